@@ -1,0 +1,235 @@
+"""The credit of every span of a prefix tree, and the advantages of its tokens (arXiv 2606.07610)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
+
+CREDITS = ("both", "global", "local")
+STD_FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class SpanCredit:
+    """The spans of every response. A response with ``d`` nodes on its path has its spans in the slots ``0 .. d``.
+
+    Slot ``b < d`` ends at node ``b``; slot ``d`` is the tail, if the response has tokens after its last node.
+
+    Attributes:
+        start: ``[N, B+1]`` int64, the first token of the span.
+        end: ``[N, B+1]`` int64, the token after its last. A node may lie past the end of a short response, and then
+            so may ``start`` and ``end``.
+        valid: ``[N, B+1]`` bool, whether there is such a span; the other fields mean nothing where there is none.
+        raw: ``[N, B+1]`` float64, the credit ``A``; 0 where not valid.
+        normalised: ``[N, B+1]`` float64, the z-score of ``A`` over the spans of the group; 0 where not valid.
+        node_value: ``[N, B]`` float64, ``V(v)`` of the nodes of the tree; 0 where there is none.
+        root_value: ``[G]`` float64, ``V0``.
+    """
+
+    start: Tensor
+    end: Tensor
+    valid: Tensor
+    raw: Tensor
+    normalised: Tensor
+    node_value: Tensor
+    root_value: Tensor
+
+
+@dataclass(frozen=True)
+class LeafAdvantages:
+    """What `leaf_advantages` computed: ``advantages`` ``[N, T]``, and the tree and span credit they come from."""
+
+    advantages: Tensor
+    tree: PrefixTree
+    credit: SpanCredit
+
+
+def span_credit(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> SpanCredit:
+    """Gives every span its credit, from the rewards of everything that grew out of it.
+
+    For the span that ends at node ``v``, with ``u`` the node before it on the path (the root if there is none):
+
+        A = ([V(v) - V0] + [V(v) - V(u)]) / sqrt(n(v))
+
+    and for the tail ``A = [r_i - V0] + [r_i - V(last)]``. ``credit="global"`` keeps the first bracket only,
+    ``"local"`` the second only, ``"both"`` is the method. Then a z-score over all spans of the group, each (response,
+    span) pair counted once, with the unbiased standard deviation floored at 1e-6. A single span scores 0.
+
+    Args:
+        tree: the groups' prefix trees.
+        rewards: ``[N]`` floats, ``r_i``. Computed with in float64.
+        credit: ``"both"``, ``"global"`` or ``"local"``.
+
+    Returns:
+        The `SpanCredit` of the batch.
+
+    Raises:
+        ValueError: ``rewards`` has a wrong shape or dtype, or ``credit`` is none of the three.
+    """
+    N, B = tree.node.shape
+    G = tree.boundaries.shape[0]
+    if rewards.shape != (N,) or not rewards.is_floating_point():
+        raise ValueError(f"rewards must be floats of the shape {(N,)}, got {rewards.dtype} {tuple(rewards.shape)}")
+    if credit not in CREDITS:
+        raise ValueError(f"credit must be one of {', '.join(CREDITS)}, got {credit!r}")
+    group, depth = tree.group, tree.depth
+    device = rewards.device
+
+    # Rewards are taken from the group's lowest, so that equal rewards give credits of exactly 0.
+    rewards = rewards.double()
+    lowest = torch.full((G,), torch.inf, device=device, dtype=rewards.dtype).scatter_reduce_(0, group, rewards, "amin")
+    r = rewards - lowest[group]
+    count = torch.zeros_like(lowest).index_add_(0, group, torch.ones_like(r)).clamp(min=1)
+    root = torch.zeros_like(lowest).index_add_(0, group, r) / count
+
+    is_node = tree.node >= 0
+    home = tree.node.clamp(min=0)
+    total = torch.zeros((N, B), device=device, dtype=r.dtype)
+    total.scatter_add_(0, home, r[:, None] * is_node)
+    value = total.gather(0, home) / tree.size.clamp(min=1)
+
+    # Slot s: the value V it ends at (r_i for the tail), the value before it, and n(v) (1 for the tail).
+    slot = torch.arange(B + 1, device=device)
+    is_tail = slot == depth[:, None]
+    before = torch.cat([root[group][:, None], value], 1)
+    after = torch.where(is_tail, r[:, None], torch.cat([value, r[:, None]], 1))
+    siblings = torch.cat([tree.size, torch.ones_like(tree.group)[:, None]], 1).masked_fill(is_tail, 1).clamp(min=1)
+    cuts = tree.boundaries[group]
+    start = torch.cat([torch.zeros_like(tree.group)[:, None], cuts], 1)
+    end = torch.where(is_tail, tree.lengths[:, None], torch.cat([cuts, tree.lengths[:, None]], 1))
+    valid = (slot < depth[:, None]) | (is_tail & (end > start))
+
+    bracket_global, bracket_local = after - before[:, :1], after - before
+    raw = {"both": bracket_global + bracket_local, "global": bracket_global, "local": bracket_local}[credit]
+    raw = (raw / siblings.sqrt()).masked_fill(~valid, 0)
+    normalised = _z_score(raw, valid, group, G, STD_FLOOR)
+    node_value = (value + lowest[group][:, None]).masked_fill(~is_node, 0)
+    return SpanCredit(start, end, valid, raw, normalised, node_value, root + lowest)
+
+
+def _z_score(raw: Tensor, valid: Tensor, group: Tensor, G: int, floor: float) -> Tensor:
+    """z-score of the valid entries of ``raw [N, S]`` within each group, with the least ``std``; 0 elsewhere."""
+
+    def per_group(x: Tensor) -> Tensor:
+        return torch.zeros(G, device=x.device, dtype=raw.dtype).index_add_(0, group, x.sum(1, dtype=raw.dtype))
+
+    count = per_group(valid)
+    mean = per_group(raw) / count.clamp(min=1)
+    centred = (raw - mean[group][:, None]).masked_fill(~valid, 0)
+    std = (per_group(centred.square()) / (count - 1).clamp(min=1)).sqrt().clamp(min=floor)
+    return centred / std[group][:, None]
+
+
+def token_advantages(tree: PrefixTree, credit: SpanCredit, policy_mask: Tensor, *, dtype: torch.dtype) -> Tensor:
+    """Gives every token the normalised credit of its span.
+
+    Args:
+        tree: the groups' prefix trees.
+        credit: their span credit.
+        policy_mask: ``[N, T]``, non-zero where the policy wrote the token.
+        dtype: of the result.
+
+    Returns:
+        ``[N, T]`` of ``dtype``: advantages, 0 outside ``policy_mask`` and past a response's length.
+
+    Raises:
+        ValueError: ``policy_mask`` has a wrong shape.
+    """
+    N, B = tree.node.shape
+    T = tree.num_tokens
+    if policy_mask.shape != (N, T):
+        raise ValueError(f"policy_mask must have the shape {(N, T)}, got {tuple(policy_mask.shape)}")
+    value = credit.normalised.to(dtype)
+    position = torch.arange(T, device=value.device)
+    advantages = value[:, :1].repeat(1, T)
+    for b in range(B):
+        inside = (position >= credit.start[:, b + 1 : b + 2]) & credit.valid[:, b + 1 : b + 2]
+        torch.where(inside, value[:, b + 1 : b + 2], advantages, out=advantages)
+    return advantages.masked_fill_((policy_mask == 0) | (position >= tree.lengths[:, None]), 0)
+
+
+def leaf_advantages(
+    responses: Tensor,
+    surprisal: Tensor,
+    rewards: Tensor,
+    mask: Tensor,
+    group: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    fork_budget: int = 2,
+    min_prefix_tokens: int = 1,
+    credit: str = "both",
+    dtype: torch.dtype | None = None,
+) -> LeafAdvantages:
+    """LEAF from end to end: `build_prefix_tree`, `span_credit`, `token_advantages` (arXiv 2606.07610).
+
+    Args:
+        responses: ``[N, T]`` integers, token ids.
+        surprisal: ``[N, T]`` floats, ``-log p(y_i[t])`` in nats.
+        rewards: ``[N]`` floats, the terminal rewards ``r_i``.
+        mask: ``[N, T]``, non-zero where the policy wrote the token.
+        group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
+        lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``: right unless
+            it ends with a token that the policy did not write.
+        fork_budget: ``B``, the most boundaries a group may get.
+        min_prefix_tokens: ``m``, the earliest position that may be a boundary.
+        credit: ``"both"`` (the method), ``"global"`` or ``"local"``.
+        dtype: of the advantages; that of ``rewards`` if not given.
+
+    Returns:
+        The advantages ``[N, T]``, the tree and the span credit.
+
+    Raises:
+        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
+    """
+    if mask.dim() != 2:
+        raise ValueError(f"mask must have the shape [N, T], got {tuple(mask.shape)}")
+    mask = mask != 0
+    if lengths is None:
+        lengths = last_position(mask) + 1
+    tree = build_prefix_tree(
+        responses, surprisal, lengths, mask, group, fork_budget=fork_budget, min_prefix_tokens=min_prefix_tokens
+    )
+    spans = span_credit(tree, rewards, credit=credit)
+    return LeafAdvantages(token_advantages(tree, spans, mask, dtype=dtype or rewards.dtype), tree, spans)
+
+
+def last_position(mask: Tensor) -> Tensor:
+    """``[N]`` int64, the last position where ``mask [N, T]`` is not 0, or -1 where it is 0 throughout."""
+    T = mask.shape[1]
+    if T == 0:
+        return torch.full(mask.shape[:1], -1, device=mask.device)
+    found, from_end = (mask != 0).flip(1).max(1)
+    return torch.where(found, T - 1 - from_end, -1)
+
+
+def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 / 3) -> Tensor:
+    """The GRPO baseline of arXiv 2606.07610: ``(r - mean) / max(std, 1/3)`` within each group, ``std`` unbiased.
+
+    Args:
+        rewards: ``[N]`` floats.
+        group: ``[N]`` integers ``0 .. G-1``.
+        floor: the least standard deviation.
+
+    Returns:
+        ``[N]`` of the dtype of ``rewards`` (float64 inside); 0 for the only response of a group.
+
+    Raises:
+        ValueError: an argument has a wrong shape, dtype or range; the message names it.
+    """
+    if rewards.dim() != 1 or not rewards.is_floating_point():
+        raise ValueError(f"rewards must be floats of the shape [N], got {rewards.dtype} {tuple(rewards.shape)}")
+    if group.shape != rewards.shape:
+        raise ValueError(f"group must have the shape {tuple(rewards.shape)} of rewards, got {tuple(group.shape)}")
+    if not floor > 0:
+        raise ValueError(f"floor must be above 0, got {floor!r}")
+    if not rewards.numel():
+        return rewards.clone()
+    group = group.long()
+    if group.min() < 0:
+        raise ValueError(f"group must not be negative, got {int(group.min())}")
+    column = rewards.double()[:, None]
+    valid = torch.ones_like(column, dtype=torch.bool)
+    return _z_score(column, valid, group, int(group.max()) + 1, floor)[:, 0].to(rewards.dtype)

@@ -1,0 +1,234 @@
+"""The prefix tree of a rollout group: where responses are cut, and which of them share the text before a cut.
+
+Letters, as in arXiv 2606.07610: ``N`` responses in the batch, ``T`` tokens, ``G`` prompt groups of ``K`` responses,
+``B`` boundaries (the fork budget), ``T_i`` the length of response ``i``, ``s_i[t]`` its surprisal at token ``t``.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PrefixTree:
+    """The trees of all groups in a batch. Every tensor is int64 and lies on the device of the inputs.
+
+    A boundary ``p`` cuts every response before its token ``p``. A node is a set of two or more responses of a group
+    that are identical before a boundary. Nodes are nested: a response that has a node at a boundary has one at every
+    earlier boundary too, so the path of response ``i`` is ``node[i, :depth[i]]``.
+
+    Attributes:
+        group: ``[N]``, the group of each response.
+        lengths: ``[N]``, ``T_i`` in tokens.
+        boundaries: ``[G, B]``, the accepted positions in ascending order, then ``num_tokens`` where fewer than ``B``
+            were accepted (no boundary can lie there).
+        boundary_row: ``[G, B]``, the response whose surprisal put the boundary there; -1 where there is none.
+        node: ``[N, B]``, the node of response ``i`` at boundary ``b``, named by its first response; -1 for none.
+        size: ``[N, B]``, ``n(v)``, the number of responses in that node; 0 for none.
+        num_tokens: ``T``, the width of the batch.
+    """
+
+    group: Tensor
+    lengths: Tensor
+    boundaries: Tensor
+    boundary_row: Tensor
+    node: Tensor
+    size: Tensor
+    num_tokens: int
+
+    @property
+    def depth(self) -> Tensor:
+        """``[N]``, the number of nodes on each response's path."""
+        return (self.node >= 0).sum(1)
+
+
+def build_prefix_tree(
+    responses: Tensor,
+    surprisal: Tensor,
+    lengths: Tensor,
+    policy_mask: Tensor,
+    group: Tensor,
+    *,
+    fork_budget: int = 2,
+    min_prefix_tokens: int = 1,
+) -> PrefixTree:
+    """Selects the boundaries of every group and finds the nodes at them (arXiv 2606.07610).
+
+    Response ``i`` scores boundary ``p`` with ``s_i[p]``, for ``max(1, m) <= p < T_i``. Pairs ``(i, p)`` are taken from
+    the highest score down (ties: lower row first, then lower position); ``p`` is accepted when it is at least
+    ``D = max(2, floor(T_min / (B + 1)))`` from every accepted one, until ``B`` are accepted. ``T_min`` is the
+    shortest non-empty response of the group. At each boundary, responses whose first ``p`` tokens are identical (all
+    tokens, for a response of ``p`` tokens or fewer) are a node if there are two or more. Token comparison is exact.
+
+    Args:
+        responses: ``[N, T]`` integers, token ids. What lies past a response's length is ignored.
+        surprisal: ``[N, T]`` floats, ``-log p(y_i[t])`` in nats. Compared in its own dtype. ``+inf`` is legal and
+            ``-inf`` is never a boundary; NaN must have been refused before.
+        lengths: ``[N]`` integers, ``T_i``: everything up to the last token of the response.
+        policy_mask: ``[N, T]``, non-zero where the policy wrote the token. Other tokens of a response (a tool's
+            reply) count in prefixes and positions but are never a boundary.
+        group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
+        fork_budget: ``B``, the most boundaries a group may get; 0 selects none.
+        min_prefix_tokens: ``m``, the earliest position that may be a boundary.
+
+    Returns:
+        The `PrefixTree` of the batch.
+
+    Raises:
+        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
+    """
+    _check_matrix("responses", responses)
+    N, T = responses.shape
+    _check("responses", _is_integer(responses), f"must hold integers, got {responses.dtype}")
+    _check("surprisal", surprisal.shape == (N, T), f"must have the shape {(N, T)} of responses, got {surprisal.shape}")
+    _check("surprisal", surprisal.is_floating_point(), f"must hold floats, got {surprisal.dtype}")
+    _check("policy_mask", policy_mask.shape == (N, T), f"must have the shape {(N, T)}, got {policy_mask.shape}")
+    for name, value in (("lengths", lengths), ("group", group)):
+        _check(name, value.shape == (N,), f"must have the shape {(N,)}, got {tuple(value.shape)}")
+        _check(name, _is_integer(value), f"must hold integers, got {value.dtype}")
+    check_count("fork_budget", fork_budget)
+    check_count("min_prefix_tokens", min_prefix_tokens)
+
+    group, lengths = group.long(), lengths.long()
+    G = 0
+    if N:
+        extremes = torch.stack([group.amin(), group.amax(), lengths.amin(), lengths.amax()]).tolist()
+        _check("group", extremes[0] >= 0, f"must not be negative, got {extremes[0]}")
+        _check("lengths", 0 <= extremes[2] and extremes[3] <= T, f"must lie in 0 .. {T}, got {extremes[2:]}")
+        G = extremes[1] + 1
+
+    boundaries, boundary_row = _select_boundaries(
+        surprisal, lengths, policy_mask, group, G, fork_budget, min_prefix_tokens
+    )
+    node, size = _find_nodes(responses, lengths, group, boundaries)
+    return PrefixTree(group, lengths, boundaries, boundary_row, node, size, T)
+
+
+def _select_boundaries(
+    surprisal: Tensor, lengths: Tensor, policy_mask: Tensor, group: Tensor, G: int, B: int, m: int
+) -> tuple[Tensor, Tensor]:
+    """Greedy choice of up to ``B`` positions a group, as ``boundaries`` and ``boundary_row`` of `PrefixTree`."""
+    N, T = surprisal.shape
+    device = surprisal.device
+    boundaries = torch.full((G, B), T, device=device)
+    boundary_row = torch.full((G, B), -1, device=device)
+    if B == 0 or N == 0 or T == 0:
+        return boundaries, boundary_row
+
+    position = torch.arange(T, device=device)
+    row = torch.arange(N, device=device)
+    shortest = torch.full((G,), T, device=device).scatter_reduce_(
+        0, group, lengths.masked_fill(lengths == 0, T), "amin"
+    )
+    distance = (shortest // (B + 1)).clamp(min=2)
+    barred = policy_mask == 0
+    barred |= position >= lengths[:, None]
+    barred[:, : max(1, m)] = True
+    score = surprisal.masked_fill(barred, -torch.inf)
+
+    for b in range(min(B, T)):
+        # A row's best candidate, then the group's: the first of the rows that reach the group's highest score.
+        best, at = score.max(dim=1)  # the first of equal positions
+        best = best.double()
+        top = torch.full((G,), -torch.inf, device=device, dtype=best.dtype).scatter_reduce_(0, group, best, "amax")
+        wins = (best == top[group]) & (best > -torch.inf)
+        winner = torch.full((G,), N, device=device).scatter_reduce_(0, group, row.masked_fill(~wins, N), "amin")
+        found = winner < N
+        chosen = at[winner.clamp(max=N - 1)]
+        boundaries[:, b] = torch.where(found, chosen, T)
+        boundary_row[:, b] = torch.where(found, winner, -1)
+        near = (position - chosen[:, None]).abs() < distance[:, None]
+        score.masked_fill_(near[group], -torch.inf)
+
+    boundaries, order = boundaries.sort(dim=1, stable=True)
+    return boundaries, boundary_row.gather(1, order)
+
+
+def _find_nodes(responses: Tensor, lengths: Tensor, group: Tensor, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+    """Sets of responses that are identical before each boundary, as ``node`` and ``size`` of `PrefixTree`.
+
+    Rows are sorted so that equal prefixes are neighbours and then compared token by token with the row before.
+    The sort goes by hashes of the prefixes. Different hashes prove different prefixes; rows with equal hashes but
+    different tokens would be seen in the comparison, and then the rows are sorted by their tokens instead.
+    """
+    N, T = responses.shape
+    B = boundaries.shape[1]
+    if B == 0 or N == 0 or T == 0:
+        return torch.full((N, B), -1, device=group.device), torch.zeros((N, B), device=group.device, dtype=torch.long)
+    before = boundaries[group]
+    cut = torch.minimum(before, lengths[:, None])  # the tokens of response i that lie before boundary b
+
+    key = _prefix_hash(responses, cut)
+    order = _sort_rows(group, key)
+    same = _equals_row_above(responses, cut, group, order)
+    claimed = (key[order[1:]] == key[order[:-1]]).long().cumprod(1).bool() & (
+        group[order[1:]] == group[order[:-1]]
+    ).unsqueeze(1)
+    if bool((claimed & ~same[1:]).any()):
+        past = torch.arange(T, device=responses.device) >= lengths[:, None]
+        tokens = responses.masked_fill(past, torch.iinfo(responses.dtype).min)
+        order = _sort_rows(group, torch.unique(tokens, dim=0, return_inverse=True)[1][:, None])
+        same = _equals_row_above(responses, cut, group, order)
+
+    family = torch.empty_like(cut)
+    family[order] = (~same).long().cumsum(0) - 1
+    row = torch.arange(N, device=group.device)[:, None].expand(N, B)
+    first = torch.full_like(cut, N).scatter_reduce_(0, family, row, "amin").gather(0, family)
+    size = torch.zeros_like(cut).scatter_add_(0, family, torch.ones_like(cut)).gather(0, family)
+    alone = (size < 2) | (before == T) | (lengths == 0)[:, None]
+    return first.masked_fill(alone, -1), size.masked_fill(alone, 0)
+
+
+def _prefix_hash(responses: Tensor, cut: Tensor) -> Tensor:
+    """``[N, B]`` int64 hashes (sums modulo 2^64) of each response's first ``cut[i, b]`` tokens and of that number."""
+    weights = _hash_weights(responses.shape[1] + 1, responses.device)
+    running = (responses * weights[1:]).cumsum_(1)
+    return torch.where(cut > 0, running.gather(1, (cut - 1).clamp(min=0)), 0) + cut * weights[0]
+
+
+def _hash_weights(count: int, device: torch.device) -> Tensor:
+    """``[count]`` fixed, well mixed int64 numbers (the finaliser of splitmix64; overflow wraps)."""
+    x = torch.arange(1, count + 1, device=device) * -0x61C8864680B583EB
+    x = (x ^ (x >> 30)) * -0x40A7B892E31B1A47
+    x = (x ^ (x >> 27)) * -0x6B2FB644ECCEEE15
+    return x ^ (x >> 31)
+
+
+def _sort_rows(group: Tensor, key: Tensor) -> Tensor:
+    """``[N]`` row numbers in the order of (group, first key, ..., last key, row)."""
+    order = torch.arange(group.shape[0], device=group.device)
+    for column in (*key.unbind(1)[::-1], group):
+        order = order[column[order].argsort(stable=True)]
+    return order
+
+
+def _equals_row_above(responses: Tensor, cut: Tensor, group: Tensor, order: Tensor) -> Tensor:
+    """``[N, B]``, row ``order[j]`` has the group and the first ``cut`` tokens of row ``order[j-1]``; row 0: False."""
+    N, T = responses.shape
+    tokens, cut, group = responses[order], cut[order], group[order]
+    different = tokens[1:] != tokens[:-1]
+    first = different.view(torch.uint8).argmax(1)
+    common = torch.where(different.gather(1, first[:, None])[:, 0], first, T)
+    same = torch.zeros_like(cut, dtype=torch.bool)
+    same[1:] = (cut[1:] == cut[:-1]) & (common[:, None] >= cut[1:]) & (group[1:] == group[:-1])[:, None]
+    return same
+
+
+def check_count(name: str, value: int) -> None:
+    """Raises ``ValueError`` unless ``value`` is an int (no bool) of 0 or more."""
+    fine = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    _check(name, fine, f"must be an integer of 0 or more, got {value!r}")
+
+
+def _check(name: str, fine: bool, complaint: str) -> None:
+    if not fine:
+        raise ValueError(f"{name} {complaint}")
+
+
+def _check_matrix(name: str, value: Tensor) -> None:
+    _check(name, value.dim() == 2, f"must have the shape [N, T], got {tuple(value.shape)}")
+
+
+def _is_integer(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)
