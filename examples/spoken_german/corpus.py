@@ -1,0 +1,101 @@
+"""The corpus on disk: wav files, and the parquet files that veRL reads."""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+import phrases
+from synthesis import Clip, write_clips
+
+INSTRUCTION = "Translate into German."
+ACCENTS = ("en-us", "en-us-nyc", "en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029")
+TRAIN_VARIANTS = ("m1", "m2", "m4", "m5", "m6", "m8", "f1", "f3", "f4", "f5")
+VAL_VARIANTS = ("m3", "m7", "f2")
+TRAIN_ROWS = 512
+VAL_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A sentence and the recording of it."""
+
+    sentence: phrases.Sentence
+    clip: Clip
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The training clips, of which the first `TRAIN_ROWS` serve the reinforcement learning too, and those held out.
+
+    The held-out sentences and voices are not among the training ones.
+    """
+
+    train: list[Utterance]
+    val: list[Utterance]
+
+
+def plan(folder: Path, clips: int, seed: int = 0) -> Corpus:
+    """What `clips` training clips, and a quarter as many up to `VAL_ROWS` for validation, are to say and in which voice."""
+    rng = random.Random(seed)
+    held_out = min(VAL_ROWS, clips // 4)
+    sentences = phrases.draw(clips + held_out, rng)
+
+    def utter(split: str, sentences: list[phrases.Sentence], variants: tuple[str, ...]) -> list[Utterance]:
+        utterances = []
+        for index, sentence in enumerate(sentences):
+            voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
+            path = folder / "wav" / split / f"{index:05d}.wav"
+            speed, pitch = rng.randint(185, 235), rng.randint(30, 70)
+            utterances.append(Utterance(sentence, Clip(phrases.english(sentence), voice, speed, pitch, path)))
+        return utterances
+
+    return Corpus(utter("train", sentences[held_out:], TRAIN_VARIANTS), utter("val", sentences[:held_out], VAL_VARIANTS))
+
+
+def swapped(utterances: list[Utterance], seed: int = 0) -> list[Utterance]:
+    """The same sentences, each with the clip of another one that differs from it in every slot if that can be had."""
+    rng = random.Random(seed)
+    sentences = [utterance.sentence for utterance in utterances]
+    order = list(range(len(utterances)))
+
+    def shared(row: int, other: int) -> int:
+        return sum(a == b for a, b in zip(sentences[row], sentences[other], strict=True))
+
+    for _ in range(100):
+        for row in order:
+            other = rng.randrange(len(order))
+            now = shared(row, order[row]) + shared(other, order[other])
+            if shared(row, order[other]) + shared(other, order[row]) <= now:
+                order[row], order[other] = order[other], order[row]
+    return [Utterance(sentence, utterances[other].clip) for sentence, other in zip(sentences, order, strict=True)]
+
+
+def write(corpus: Corpus, folder: Path) -> None:
+    """Writes the wav files and `train.parquet`, `val.parquet` and `val_swapped.parquet` beside them."""
+    write_clips([utterance.clip for utterance in corpus.train + corpus.val])
+    _write_rows(corpus.train[:TRAIN_ROWS], folder, "train", "spoken_german")
+    _write_rows(corpus.val, folder, "val", "spoken_german")
+    _write_rows(swapped(corpus.val), folder, "val_swapped", "spoken_german_swapped")
+
+
+def _write_rows(utterances: list[Utterance], folder: Path, split: str, data_source: str) -> None:
+    rows = [
+        {
+            "data_source": data_source,
+            "prompt": [{"role": "user", "content": f"<audio>{INSTRUCTION}"}],
+            "audios": [str(utterance.clip.path.relative_to(folder))],
+            "ability": "speech-translation",
+            "reward_model": {"style": "rule", "ground_truth": phrases.reference(utterance.sentence)},
+            "extra_info": {
+                "index": index,
+                "split": split,
+                "sentence": phrases.english(utterance.sentence),
+                "voice": utterance.clip.voice,
+            },
+        }
+        for index, utterance in enumerate(utterances)
+    ]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
