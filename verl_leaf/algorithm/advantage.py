@@ -142,12 +142,15 @@ def token_advantages(tree: PrefixTree, credit: SpanCredit, policy_mask: Tensor, 
     if policy_mask.shape != (N, T):
         raise ValueError(f"policy_mask must have the shape {(N, T)}, got {tuple(policy_mask.shape)}")
     value = credit.normalised.to(dtype)
-    position = torch.arange(T, device=value.device)
+    start = torch.where(credit.valid, credit.start, T).int()  # an absent span starts nowhere
+    lengths = tree.lengths.int()
+    position = torch.arange(T, device=value.device, dtype=torch.int32)
     advantages = value[:, :1].repeat(1, T)
-    for b in range(B):
-        inside = (position >= credit.start[:, b + 1 : b + 2]) & credit.valid[:, b + 1 : b + 2]
-        torch.where(inside, value[:, b + 1 : b + 2], advantages, out=advantages)
-    return advantages.masked_fill_((policy_mask == 0) | (position >= tree.lengths[:, None]), 0)
+    for b in range(1, B + 1):
+        torch.where(position >= start[:, b, None], value[:, b, None], advantages, out=advantages)
+    outside = position >= lengths[:, None]
+    outside |= ~policy_mask.bool()
+    return advantages.masked_fill_(outside, 0)
 
 
 def leaf_advantages(
@@ -186,7 +189,7 @@ def leaf_advantages(
     """
     if mask.dim() != 2:
         raise ValueError(f"mask must have the shape [N, T], got {tuple(mask.shape)}")
-    mask = mask != 0
+    mask = mask.bool()
     if lengths is None:
         lengths = last_position(mask) + 1
     tree = build_prefix_tree(
@@ -201,7 +204,7 @@ def last_position(mask: Tensor) -> Tensor:
     T = mask.shape[1]
     if T == 0:
         return torch.full(mask.shape[:1], -1, device=mask.device)
-    found, from_end = (mask != 0).flip(1).max(1)
+    found, from_end = mask.bool().flip(1).max(1)
     return torch.where(found, T - 1 - from_end, -1)
 
 

@@ -4,6 +4,7 @@ Letters, as in arXiv 2606.07610: ``N`` responses in the batch, ``T`` tokens, ``G
 ``B`` boundaries (the fork budget), ``T_i`` the length of response ``i``, ``s_i[t]`` its surprisal at token ``t``.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -116,20 +117,20 @@ def _select_boundaries(
     if B == 0 or N == 0 or T == 0:
         return boundaries, boundary_row
 
-    position = torch.arange(T, device=device)
-    row = torch.arange(N, device=device)
     shortest = torch.full((G,), T, device=device).scatter_reduce_(
         0, group, lengths.masked_fill(lengths == 0, T), "amin"
     )
     distance = (shortest // (B + 1)).clamp(min=2)
-    barred = policy_mask == 0
-    barred |= position >= lengths[:, None]
+    row = torch.arange(N, device=device)
+    position = torch.arange(T, device=device, dtype=torch.int32)
+    barred = ~policy_mask.bool()
+    barred |= position >= lengths[:, None].int()
     barred[:, : max(1, m)] = True
     score = surprisal.masked_fill(barred, -torch.inf)
 
     for b in range(min(B, T)):
-        # A row's best candidate, then the group's: the first of the rows that reach the group's highest score.
-        best, at = score.max(dim=1)  # the first of equal positions
+        # A row's best candidate (the first of equals), then the first of the rows that reach the group's best.
+        best, at = score.max(dim=1)
         best = best.double()
         top = torch.full((G,), -torch.inf, device=device, dtype=best.dtype).scatter_reduce_(0, group, best, "amax")
         wins = (best == top[group]) & (best > -torch.inf)
@@ -138,8 +139,10 @@ def _select_boundaries(
         chosen = at[winner.clamp(max=N - 1)]
         boundaries[:, b] = torch.where(found, chosen, T)
         boundary_row[:, b] = torch.where(found, winner, -1)
-        near = (position - chosen[:, None]).abs() < distance[:, None]
-        score.masked_fill_(near[group], -torch.inf)
+        if b + 1 < B:
+            near = position > (chosen - distance).int()[group, None]
+            near &= position < (chosen + distance).int()[group, None]
+            score.masked_fill_(near, -torch.inf)
 
     boundaries, order = boundaries.sort(dim=1, stable=True)
     return boundaries, boundary_row.gather(1, order)
@@ -182,9 +185,13 @@ def _find_nodes(responses: Tensor, lengths: Tensor, group: Tensor, boundaries: T
 
 def _prefix_hash(responses: Tensor, cut: Tensor) -> Tensor:
     """``[N, B]`` int64 hashes (sums modulo 2^64) of each response's first ``cut[i, b]`` tokens and of that number."""
-    weights = _hash_weights(responses.shape[1] + 1, responses.device)
-    running = (responses * weights[1:]).cumsum_(1)
-    return torch.where(cut > 0, running.gather(1, (cut - 1).clamp(min=0)), 0) + cut * weights[0]
+    N, T = responses.shape
+    weights = _hash_weights(T + 1, responses.device)
+    key = torch.empty_like(cut)
+    last = (cut - 1).clamp(min=0)
+    for rows in row_blocks(N, T, responses.device):
+        torch.gather((responses[rows] * weights[1:]).cumsum_(1), 1, last[rows], out=key[rows])
+    return key.masked_fill_(cut == 0, 0).add_(cut * weights[0])
 
 
 def _hash_weights(count: int, device: torch.device) -> Tensor:
@@ -206,13 +213,25 @@ def _sort_rows(group: Tensor, key: Tensor) -> Tensor:
 def _equals_row_above(responses: Tensor, cut: Tensor, group: Tensor, order: Tensor) -> Tensor:
     """``[N, B]``, row ``order[j]`` has the group and the first ``cut`` tokens of row ``order[j-1]``; row 0: False."""
     N, T = responses.shape
-    tokens, cut, group = responses[order], cut[order], group[order]
-    different = tokens[1:] != tokens[:-1]
-    first = different.view(torch.uint8).argmax(1)
-    common = torch.where(different.gather(1, first[:, None])[:, 0], first, T)
+    common = torch.empty(N - 1, device=order.device, dtype=torch.long)
+    for rows in row_blocks(N - 1, T, order.device):
+        tokens = responses[order[rows.start : rows.stop + 1]]
+        different, first = (tokens[1:] != tokens[:-1]).max(1)
+        common[rows] = torch.where(different, first, T)
+    cut, group = cut[order], group[order]
     same = torch.zeros_like(cut, dtype=torch.bool)
     same[1:] = (cut[1:] == cut[:-1]) & (common[:, None] >= cut[1:]) & (group[1:] == group[:-1])[:, None]
     return same
+
+
+def row_blocks(N: int, T: int, device: torch.device) -> Iterator[slice]:
+    """Slices of ``N`` rows of ``T`` tokens, each small enough that its temporaries stay in a CPU's cache.
+
+    On a CPU a whole-batch temporary costs more in page faults than in arithmetic; on an accelerator the blocks only
+    bound the memory.
+    """
+    height = max(1, (1 << (20 if device.type == "cpu" else 24)) // max(T, 1))
+    return (slice(first, min(first + height, N)) for first in range(0, N, height))
 
 
 def check_count(name: str, value: int) -> None:

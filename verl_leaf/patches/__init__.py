@@ -1,0 +1,30 @@
+"""Changes to the libraries underneath that no configuration, registry or subclass could replace. One file each.
+
+Every patch says what breaks without it and in which file and version, checks that the code it changes is as expected,
+and stops with :class:`PatchError` where it is not. ``STATUS`` tells what was done in this process, for
+``verl-leaf doctor``.
+"""
+
+from verl_leaf.patches import (
+    advantage_batch,
+    onednn_weights,
+    preflight,
+    process_group,
+    speech_processor,
+)
+from verl_leaf.patches.base import STATUS, PatchError
+
+__all__ = ["STATUS", "PatchError", "install_for_verl", "install_for_vllm"]
+
+
+def install_for_verl() -> None:
+    """Attach the patches of veRL; each takes effect when veRL imports the module it changes."""
+    speech_processor.install()
+    advantage_batch.install()
+    preflight.install()
+    process_group.install()
+
+
+def install_for_vllm() -> None:
+    """Apply the patches of vLLM."""
+    onednn_weights.install()

@@ -1,0 +1,30 @@
+"""veRL finds out about some impossible settings only after it has started its engines.
+
+verl/utils/config.py validate_config (0.9.1) is the first thing main_ppo calls with the whole configuration, before Ray.
+Our own checks are added to it.
+"""
+
+import functools
+
+import wrapt
+
+from verl_leaf.patches.base import STATUS, expect_parameters, rebind
+
+
+def install() -> None:
+    wrapt.when_imported("verl.utils.config")(_patch)
+
+
+def _patch(config_module) -> None:
+    original = config_module.validate_config
+    expect_parameters(original, "config", "use_reference_policy", "use_critic")
+
+    @functools.wraps(original)
+    def validate_config(config, use_reference_policy, use_critic):
+        from verl_leaf.checks import check_run
+
+        check_run(config)
+        return original(config, use_reference_policy, use_critic)
+
+    rebind(original, validate_config)
+    STATUS["preflight"] = "active: veRL does not check the settings of LEAF and of speech models"

@@ -1,0 +1,36 @@
+"""veRL knows no audio-only processor.
+
+verl/utils/tokenizer/tokenizer.py hf_processor (0.9.1) turns every processor class that it does not list into None, with
+a warning; the model then counts as a text model. Needed on every device.
+"""
+
+import functools
+
+import wrapt
+
+from verl_leaf.models import FAMILIES
+from verl_leaf.patches.base import STATUS, expect_parameters, rebind
+
+
+def install() -> None:
+    wrapt.when_imported("verl.utils.tokenizer.tokenizer")(_patch)
+
+
+def _patch(tokenizer_module) -> None:
+    original = tokenizer_module.hf_processor
+    expect_parameters(original, "name_or_path", "kwargs")
+
+    @functools.wraps(original)
+    def hf_processor(name_or_path, **kwargs):
+        from transformers import AutoConfig, AutoProcessor
+
+        try:
+            model_type = AutoConfig.from_pretrained(name_or_path, **kwargs).model_type
+        except (OSError, ValueError):  # no or an unknown config.json: veRL's own affair
+            model_type = None
+        if model_type in FAMILIES:
+            return AutoProcessor.from_pretrained(name_or_path, **kwargs)
+        return original(name_or_path, **kwargs)
+
+    rebind(original, hf_processor)
+    STATUS["speech_processor"] = "active: veRL drops the processors of " + ", ".join(FAMILIES)

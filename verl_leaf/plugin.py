@@ -1,0 +1,79 @@
+"""The wiring: everything the package gives to veRL and vLLM, which load it through their entry points.
+
+Both swallow the errors of plugins (verl/__init__.py logs them at DEBUG level, vllm/plugins/__init__.py logs and goes
+on), and a half-connected process would train something else than it was asked to. So an error here ends the process
+with a message.
+
+What belongs to a veRL module is attached right after that module is imported, by wrapt's post-import hooks: a process
+that never imports it pays nothing.
+"""
+
+import os
+import traceback
+
+import wrapt
+
+from verl_leaf import patches
+from verl_leaf.models import FAMILIES
+from verl_leaf.platform import vllm_distribution
+
+connected = False
+
+
+def connect_verl() -> None:
+    """Connect the package to veRL in this process.
+
+    Raises:
+        SystemExit: the installed libraries are not as the package expects them; the message says what to do.
+    """
+    global connected
+    try:
+        vllm_distribution.install_alias()
+        _select_cpu_platform()
+        wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_estimators)
+        wrapt.when_imported("verl.utils.model")(_register_model_classes)
+        patches.install_for_verl()
+    except Exception as error:
+        traceback.print_exc()
+        raise SystemExit(
+            f"verl-leaf could not connect to veRL: {error}\n"
+            "Run `verl-leaf doctor` for the remedy, or set VERL_USE_EXTERNAL_PLUGINS=none to use veRL without it."
+        ) from error
+    connected = True
+
+
+def register_vllm_models() -> None:
+    """``vllm.general_plugins`` entry point: our model classes and the patches of vLLM, in every vLLM process."""
+    from vllm import ModelRegistry
+
+    for family in FAMILIES.values():
+        ModelRegistry.register_model(family.architecture, family.vllm_class)
+    patches.install_for_vllm()
+
+
+def _select_cpu_platform() -> None:
+    """Give veRL a CPU platform where the CPU build of vLLM is installed and no accelerator answers."""
+    if not vllm_distribution.is_cpu_build():
+        return
+    from verl.plugin.platform import get_platform
+
+    from verl_leaf.platform import cpu  # noqa: F401  (importing it registers the platform)
+
+    if get_platform().device_name == "cpu":
+        # verl/workers/engine/base.py get_engine_cls: the FSDP engines are registered for cuda and npu only.
+        os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+
+
+def _register_estimators(core_algos) -> None:
+    from verl_leaf import estimator
+
+    core_algos.register_adv_est("leaf")(estimator.leaf)
+    core_algos.register_adv_est("grpo_floored")(estimator.grpo_floored)
+
+
+def _register_model_classes(_verl_utils_model) -> None:
+    """verl/utils/model.py get_hf_auto_model_class gives a config that no auto class maps an ``AutoModel``: no head."""
+    from transformers import AutoModelForImageTextToText
+
+    for family in FAMILIES.values():
+        AutoModelForImageTextToText.register(family.config_class(), family.hf_class(), exist_ok=True)

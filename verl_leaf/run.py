@@ -1,0 +1,175 @@
+"""One training run in one folder: start veRL's main_ppo, watch it, go on after an interruption.
+
+The folder holds ``command.json``, ``train.log`` (everything veRL, Ray and vLLM print), ``tensorboard/``,
+``checkpoints/`` (veRL's, each with the adapter in PEFT's format), ``validation/`` (every answer of every validation) and,
+once training has ended, ``summary.json`` and ``adapter/``.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from verl_leaf.report import summarise
+from verl_leaf.speech.swap import write_swapped
+
+STEP_LINE = re.compile(r"step:(\d+) - (.*)")
+QUIET_SECONDS = 600  # longer silence than any step of a healthy run on one machine
+
+
+def choose_folder(runs: Path, overrides: list[str]) -> Path:
+    """The last unfinished run below ``runs`` that has the same overrides, or a new numbered folder."""
+    for folder in sorted(runs.glob("[0-9][0-9][0-9]"), reverse=True):
+        command = folder / "command.json"
+        if (
+            command.exists()
+            and not (folder / "summary.json").exists()
+            and json.loads(command.read_text())["overrides"] == overrides
+        ):
+            return folder
+    numbers = [int(folder.name) for folder in runs.glob("[0-9][0-9][0-9]")]
+    return runs / f"{max(numbers, default=0) + 1:03d}"
+
+
+def train(folder: Path, overrides: list[str], validation: str) -> int:
+    """Run ``python -m verl.trainer.main_ppo`` in a run's folder until it ends, then write and show the summary.
+
+    Args:
+        folder: the run; where it holds a checkpoint, training goes on from there.
+        overrides: hydra overrides of veRL's configuration.
+        validation: parquet file to validate on; a copy in which every row has another row's audio is validated too.
+
+    Returns:
+        The exit status of veRL.
+    """
+    console = Console()
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
+    (folder / "command.json").write_text(json.dumps({"overrides": overrides, "validation": validation}, indent=1))
+    swapped = write_swapped(Path(validation), folder / "val_swapped.parquet")
+    command = [
+        sys.executable,
+        "-m",
+        "verl.trainer.main_ppo",
+        *overrides,
+        f"data.val_files=[{os.path.abspath(validation)},{swapped}]",
+        "trainer.logger=[console,tensorboard]",
+        "trainer.project_name=verl_leaf",
+        f"trainer.experiment_name={folder.name}",
+        f"trainer.default_local_dir={folder / 'checkpoints'}",
+        f"trainer.validation_data_dir={folder / 'validation'}",
+        "trainer.checkpoint_callback_class=verl_leaf.export.SaveAdapter",
+        f"trainer.val_before_train={not resumed}",
+        f"hydra.run.dir={folder / 'hydra'}",
+    ]
+    environment = {
+        **os.environ,
+        "TENSORBOARD_DIR": str(folder / "tensorboard"),
+        "HYDRA_FULL_ERROR": "1",
+        "RAY_DEDUP_LOGS": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    console.print(f"{'Going on with' if resumed else 'Starting'} {folder} (log: {folder / 'train.log'})")
+    with open(folder / "train.log", "ab") as log:
+        start = log.tell()
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+        try:
+            status = _watch(process, folder / "train.log", start, console)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait()
+            console.print(f"Stopped. The same command goes on from the last checkpoint in {folder / 'checkpoints'}")
+            raise
+    if status != 0:
+        console.print(f"[red]veRL ended with status {status}.[/red] The end of {folder / 'train.log'}:")
+        console.print(_last_error(folder / "train.log", start), markup=False, highlight=False)
+        return status
+    summarise(folder, console)
+    return 0
+
+
+def _watch(process: subprocess.Popen, log: Path, start: int, console: Console) -> int:
+    """Show what a run does, from its log, until it ends."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    warned, heard = False, time.monotonic()
+    with open(log, errors="replace") as lines, Progress(*columns, console=console) as progress:
+        lines.seek(start)
+        task = progress.add_task("Starting", total=None, note="")
+        while True:
+            ended = process.poll() is not None
+            for line in lines:
+                warned, heard = False, time.monotonic()
+                _show(line, progress, task, console)
+            if ended:
+                return process.returncode
+            if not warned and time.monotonic() - heard > QUIET_SECONDS:
+                warned = True
+                console.print(
+                    f"[yellow]No output for {QUIET_SECONDS // 60} minutes.[/yellow] veRL waits for ever, without a "
+                    "word, where Ray has too few CPUs (ray_kwargs.ray_init.num_cpus) or after a worker failed: look at "
+                    f"{log}"
+                )
+            time.sleep(0.5)
+
+
+def _show(line: str, progress: Progress, task, console: Console) -> None:
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
+    total = re.search(r"Total training steps: (\d+)", line)
+    if total:
+        progress.update(task, total=int(total[1]))
+    step = STEP_LINE.search(line)
+    if step is None:
+        text = re.sub(r"^\([^)]*pid=[^)]*\)\s*", "", line)
+        if text and not progress.tasks[task].completed:
+            progress.update(task, note=text[:60].replace("[", "\\["))
+        return
+    values = dict(item.split(":", 1) for item in step[2].split(" - ") if ":" in item)
+    number = int(step[1])
+    note = " ".join(
+        f"{label} {_number(values[name]):.{digits}f}"
+        for label, name, digits in (
+            ("reward", "critic/score/mean", 3),
+            ("s/step", "timing_s/step", 1),
+        )
+        if name in values
+    )
+    progress.update(task, description="Training", completed=number, note=note)
+    scores = [f"{name.split('/')[1]} {_number(value):.3f}" for name, value in values.items() if _is_score(name)]
+    if scores:
+        console.print(f"step {number}: validation reward: " + ", ".join(sorted(scores)))
+    elif not console.is_terminal:
+        console.print(f"step {number}: {note}")
+
+
+def _is_score(name: str) -> bool:
+    return name.startswith("val-core/") and "/mean@" in name
+
+
+def _number(text: str) -> float:
+    return float(re.sub(r"^np\.\w+\((.*)\)$", r"\1", text.strip()))
+
+
+def _last_error(log: Path, start: int) -> str:
+    """The last traceback of a log, or its last lines."""
+    with open(log, errors="replace") as file:
+        file.seek(start)
+        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line.rstrip()) for line in file]
+    tracebacks = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
+    return "\n".join(lines[max(tracebacks[-1] if tracebacks else 0, len(lines) - 40) :])

@@ -1,0 +1,90 @@
+"""Rollouts of audio prompts: the agent loop ``speech`` and the manager whose workers keep its features.
+
+Why veRL's own do not serve (verl/experimental/agent_loop, 0.9.1): the single-turn loop hands the sampling rate to the
+processor twice and takes a processor without images for a text one; and the worker computes the features a second time
+from text decoded without special tokens, where the audio placeholder is gone.
+"""
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+import ray
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.profiler import simple_timer
+
+from verl_leaf.models import family_of_processor
+from verl_leaf.speech.dataset import render_prompt
+
+# Encoded prompts that are being rolled out in this process, by their uid: the n rollouts of a prompt share one.
+_encoded_prompts: dict[str, asyncio.Future] = {}
+
+
+@register("speech")
+class SpeechAgentLoop(AgentLoopBase):
+    """One turn: render the prompt, decode and encode its audio, generate.
+
+    The trainer gets the prompt with every audio placeholder repeated once an audio token, as the actor's class expects
+    it; vLLM gets one placeholder a clip, which it expands itself.
+    """
+
+    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs) -> AgentLoopOutput:
+        prompt_ids, features, clips = await self._encode(kwargs["uid"], kwargs["raw_prompt"])
+        metrics: dict[str, Any] = {}
+        with simple_timer("generate_sequences", metrics):
+            generated = await self.server_manager.generate(
+                request_id=uuid4().hex,
+                prompt_ids=_collapse_runs(prompt_ids, self.processor.audio_token_id),
+                sampling_params=sampling_params,
+                audio_data=clips or None,
+                priority=int(priority),
+            )
+        metrics["num_preempted"] = -1 if generated.num_preempted is None else generated.num_preempted
+        response_ids = list(generated.token_ids)[: self.rollout_config.response_length]
+        output = AgentLoopOutput(
+            prompt_ids=prompt_ids,
+            response_ids=response_ids,
+            response_mask=[1] * len(response_ids),
+            response_logprobs=list(generated.log_probs)[: len(response_ids)] if generated.log_probs else None,
+            multi_modal_data={"features": features},
+            num_turns=2,
+            metrics=metrics,
+            extra_fields=generated.extra_fields,
+        )
+        output.extra_fields.update({"turn_scores": [], "tool_rewards": []})
+        return output
+
+    async def _encode(self, uid: str, messages: list[dict]):
+        if uid not in _encoded_prompts:
+            _encoded_prompts[uid] = asyncio.get_running_loop().run_in_executor(None, self._encode_now, list(messages))
+        return await _encoded_prompts[uid]
+
+    def _encode_now(self, messages: list[dict]):
+        text, clips = render_prompt(self.processor, messages, self.data_config)
+        ids, features = family_of_processor(self.processor).encode(self.processor, text, clips)
+        return ids, features, clips
+
+
+class _SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
+    async def _run_prompt(self, prompt: dict, *args, **kwargs) -> None:
+        try:
+            await super()._run_prompt(prompt, *args, **kwargs)
+        finally:
+            _encoded_prompts.pop(prompt["uid"], None)
+
+    def _compute_multi_modal_inputs(self, output, input_ids) -> dict:
+        return dict((output.multi_modal_data or {}).get("features", {}))
+
+
+class SpeechAgentLoopManager(AgentLoopManagerTQ):
+    """``+actor_rollout_ref.rollout.agent.agent_loop_manager_class=verl_leaf.speech.agent_loop.SpeechAgentLoopManager``."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(_SpeechAgentLoopWorker)
+
+
+def _collapse_runs(ids: list[int], token_id: int) -> list[int]:
+    """``ids`` with every run of ``token_id`` shortened to one."""
+    return [token for token, before in zip(ids, [None, *ids], strict=False) if not token == before == token_id]

@@ -1,0 +1,105 @@
+"""veRL's dataset with audio: ``data.custom_cls.path=pkg://verl_leaf.speech.dataset data.custom_cls.name=SpeechDataset``.
+
+Everything that can be known of the data is checked when the dataset is built: veRL does that before it starts an
+engine (verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
+"""
+
+import copy
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import datasets
+import numpy as np
+from tqdm import tqdm
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from verl_leaf.models import family_of_processor
+from verl_leaf.models.family import sampling_rate
+from verl_leaf.speech.audio import load_audio
+
+REQUIRED_COLUMNS = ("data_source", "prompt", "reward_model")
+PLACEHOLDER = "<audio>"
+
+
+class SpeechDataset(RLHFDataset):
+    """veRL's rows (``data_source``, ``prompt``, ``audios``, ``reward_model``, ``extra_info``) with audio to decode.
+
+    ``audios`` holds a list of references as :func:`verl_leaf.speech.audio.load_audio` takes them, one for each
+    ``<audio>`` in the messages. A relative path starts from the folder of its parquet file.
+
+    Raises:
+        ValueError: a file lacks a column, or a row's audio or prompt cannot be used; file, row and reason are named.
+    """
+
+    def _read_files_and_tokenize(self):
+        parts = [self._read(file) for file in self.data_files]
+        self.dataframe = datasets.concatenate_datasets(parts)
+        if 0 < self.max_samples < len(self.dataframe):
+            if self.shuffle:
+                self.dataframe = self.dataframe.shuffle(seed=self.seed)
+            self.dataframe = self.dataframe.select(range(self.max_samples))
+
+    def _read(self, file: str) -> datasets.Dataset:
+        rows = datasets.load_dataset("parquet", data_files=file, split="train")
+        missing = [name for name in (*REQUIRED_COLUMNS, self.audio_key) if name not in rows.column_names]
+        if missing:
+            raise ValueError(
+                f"{file}: no column {', '.join(map(repr, missing))}; it has {', '.join(rows.column_names)}. "
+                "veRL names columns by data.prompt_key and data.audio_key"
+            )
+        root = os.path.dirname(os.path.abspath(file))
+        rows = rows.map(lambda row: {self.audio_key: [absolute_audio(audio, root) for audio in row[self.audio_key]]})
+        with ThreadPoolExecutor() as pool:
+            results = pool.map(self._check, rows)
+            for number in tqdm(range(len(rows)), desc=f"Checking {os.path.basename(file)}", unit="row"):
+                try:
+                    next(results)
+                except ValueError as error:
+                    pool.shutdown(cancel_futures=True)
+                    raise ValueError(f"{file}, row {number}: {error}") from error
+        return rows
+
+    def _check(self, row: dict) -> None:
+        if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
+            raise ValueError("reward_model holds no ground_truth")
+        placeholders = sum(str(message["content"]).count(PLACEHOLDER) for message in row[self.prompt_key])
+        if placeholders != len(row[self.audio_key]):
+            raise ValueError(
+                f"the prompt holds {placeholders} {PLACEHOLDER} placeholder(s), the column {self.audio_key!r} "
+                f"{len(row[self.audio_key])} audio(s); they must be as many"
+            )
+        messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
+        text, clips = render_prompt(self.processor, messages, self.config)
+        length = family_of_processor(self.processor).prompt_length(self.processor, text, [len(clip) for clip in clips])
+        if length > self.max_prompt_length:
+            raise ValueError(
+                f"the prompt has {length} tokens, data.max_prompt_length is {self.max_prompt_length}: raise it, or "
+                "leave the row out"
+            )
+
+
+def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray]]:
+    """Apply the chat template to messages and decode their audio.
+
+    Args:
+        processor: Hugging Face processor of a supported family.
+        messages: chat messages whose content is text or parts, ``{"type": "audio", "audio": reference}`` among them.
+        data_config: veRL's ``data`` configuration.
+
+    Returns:
+        The rendered text and the waveforms of its audio placeholders in order, float32 mono at the processor's rate.
+    """
+    text = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False, **data_config.get("apply_chat_template_kwargs", {})
+    )
+    references = RLHFDataset._extract_audio_info(messages) or []
+    return text, [load_audio(reference, sampling_rate(processor)) for reference in references]
+
+
+def absolute_audio(audio, root: str):
+    """An audio reference whose relative path starts from ``root`` made absolute."""
+    if isinstance(audio, str):
+        return os.path.join(root, audio)
+    if isinstance(audio, dict) and isinstance(audio.get("path"), str) and audio.get("bytes") is None:
+        return {**audio, "path": os.path.join(root, audio["path"])}
+    return audio
