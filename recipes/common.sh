@@ -7,18 +7,19 @@ has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/nu
 # attempt was cut off.
 setup() {
   if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null; then return; fi
-  local venv=${VENV:-.venv}
-  local complete=$venv/verl-leaf-$1
+  local venv complete wheels
+  venv=$(realpath -m "${VENV:-.venv}")
+  complete=$venv/installed-$1
   if [[ ! $complete -nt pyproject.toml ]]; then
     echo "Installing verl-leaf[$1] into $venv"
     "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet uv
-    # uv does not read pip's configuration; wheels that lie on disk are named there.
-    local links
-    links=$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)
-    if [[ $1 == cpu* ]]; then install_cpu_torch "$venv" "${PIP_FIND_LINKS:-$links}"; fi
-    UV_FIND_LINKS=${PIP_FIND_LINKS:-$links} "$venv/bin/uv" pip install --python "$venv/bin/python" -e ".[$1]"
+    # uv does not read pip's configuration: hand it the folder of wheels, if pip knows one.
+    wheels=${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}
+    # A plain `torch` would bring gigabytes of CUDA to a machine without a GPU.
+    if [[ $1 == *cpu* ]] && ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then export UV_TORCH_BACKEND=cpu; fi
+    UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -e ".[$1]"
     touch "$complete"
   fi
-  PATH=$PWD/$venv/bin:$PATH
+  PATH=$venv/bin:$PATH
 }

@@ -1,5 +1,6 @@
 """The advantage estimators as veRL calls them: unpack, compute, pack. The maths is in :mod:`verl_leaf.algorithm`."""
 
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,7 +8,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import torch
 
-from verl_leaf.algorithm import CREDITS, grpo_floored_advantages, leaf_advantages
+from verl_leaf.algorithm import CREDITS, grpo_floored_advantages, leaf_advantages, leaf_metrics
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ class LeafOptions:
     fork_budget: int = 2  # B, the most boundaries of a group
     min_prefix_tokens: int = 1  # m, the earliest position that may be a boundary
     credit: str = "both"  # both, or for ablations: global, local
+    surprisal: str = "rollout"  # rollout: under the distribution that was sampled from; old: under the actor's
 
     @classmethod
     def parse(cls, algorithm_config) -> "LeafOptions":
@@ -39,8 +41,9 @@ class LeafOptions:
             value = getattr(options, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 0:
                 raise ValueError(f"algorithm.leaf.{name}={value!r}: valid are the integers from 0 on")
-        if options.credit not in CREDITS:
-            raise ValueError(f"algorithm.leaf.credit={options.credit!r}: valid are {', '.join(CREDITS)}")
+        for name, values in (("credit", CREDITS), ("surprisal", ("rollout", "old"))):
+            if getattr(options, name) not in values:
+                raise ValueError(f"algorithm.leaf.{name}={getattr(options, name)!r}: valid are {', '.join(values)}")
         return options
 
 
@@ -61,7 +64,8 @@ def leaf(
         index: ``[N]``, rows of one prompt have the same entry (veRL's ``uid``).
         config: veRL's ``algorithm`` section; options under ``leaf``, see :class:`LeafOptions`.
         batch: holds ``responses`` ``[N, T]`` integer and ``rollout_log_probs`` ``[N, T]`` float, natural logarithms
-            under the distribution that was sampled from, or else ``old_log_probs``.
+            under the distribution that was sampled from. ``old_log_probs``, the actor's, serve where the engine returned
+            none, and with ``surprisal=old``.
 
     Returns:
         ``(advantages, returns)``, the same tensor twice: ``[N, T]`` in the dtype of the rewards, 0 outside the mask.
@@ -71,14 +75,9 @@ def leaf(
     """
     options = LeafOptions.parse(config)
     mask = response_mask.bool()
-    log_probs = batch["rollout_log_probs"] if batch.get("rollout_log_probs") is not None else batch.get("old_log_probs")
-    if batch.get("responses") is None or log_probs is None:
-        raise ValueError(
-            f"leaf needs batch['responses'] and batch['rollout_log_probs'] or batch['old_log_probs']; it was given "
-            f"{', '.join(sorted(batch))}"
-        )
-    _refuse_nan("token_level_rewards", token_level_rewards, mask, index)
-    _refuse_nan("log-probabilities", log_probs, mask, index)
+    log_probs = _log_probs(batch, options.surprisal)
+    _refuse_nan("token_level_rewards", token_level_rewards.isnan(), index)
+    _refuse_nan("log-probabilities", log_probs.isnan() & mask, index)
 
     rewards = token_level_rewards.sum(dim=-1)
     result = leaf_advantages(
@@ -91,7 +90,7 @@ def leaf(
         min_prefix_tokens=options.min_prefix_tokens,
         credit=options.credit,
     )
-
+    _metrics.update({f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()})
     advantages = result.advantages.to(token_level_rewards.dtype)
     return advantages, advantages
 
@@ -122,10 +121,30 @@ def _dense_groups(index, device) -> torch.Tensor:
     return torch.tensor([numbers.setdefault(entry, len(numbers)) for entry in index], device=device)
 
 
-def _refuse_nan(name: str, values: torch.Tensor, mask: torch.Tensor, index) -> None:
-    bad = (values.isnan() & mask).any(dim=-1).nonzero().flatten().tolist()
-    if bad:
+def _log_probs(batch: Mapping[str, torch.Tensor], surprisal: str) -> torch.Tensor:
+    """The log-probabilities that the surprisal is taken from."""
+    for field in ("rollout_log_probs", "old_log_probs")[surprisal == "old" :]:
+        if batch.get(field) is not None and batch.get("responses") is not None:
+            if field == "old_log_probs" and surprisal == "rollout":
+                _warn_once("the engine returned no log-probabilities: LEAF takes the surprisal from old_log_probs")
+            return batch[field]
+    raise ValueError(
+        f"leaf needs responses, and {'old_log_probs' if surprisal == 'old' else 'rollout_log_probs or old_log_probs'} in "
+        f"its batch; it was given {', '.join(sorted(batch))}. veRL fills rollout_log_probs with "
+        "actor_rollout_ref.rollout.calculate_log_probs=True"
+    )
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _refuse_nan(name: str, is_nan: torch.Tensor, index) -> None:
+    """Stop where ``is_nan`` ``[N, T]`` is True anywhere."""
+    rows = is_nan.any(dim=-1).nonzero().flatten().tolist()
+    if rows:
         raise ValueError(
-            f"{name} of row {bad[0]}, prompt {index[bad[0]]}, hold NaN ({len(bad)} of {len(mask)} rows do): the actor or "
-            "the rollout engine has diverged"
+            f"{name} of row {rows[0]}, prompt {index[rows[0]]}, hold NaN ({len(rows)} of {len(is_nan)} rows do): the actor, "
+            "the rollout engine or the reward has diverged"
         )

@@ -10,6 +10,7 @@ from verl_leaf.algorithm.advantage import (
     span_credit,
     token_advantages,
 )
+from verl_leaf.algorithm.metrics import leaf_metrics
 from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "grpo_floored_advantages",
     "last_position",
     "leaf_advantages",
+    "leaf_metrics",
     "span_credit",
     "token_advantages",
 ]

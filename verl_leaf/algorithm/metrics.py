@@ -31,5 +31,48 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, policy_mask: Tensor) -
         - ``sign_changed_share``: share of the policy's tokens whose advantage has the opposite sign of GRPO's
         - ``no_signal_share``: share of the groups whose rewards are all equal
     """
-    tree, credit, advantages = result.advantages_tree_credit() if False else (result.tree, result.credit, result.advantages)
-    raise NotImplementedError
+    tree, credit, advantages = result.tree, result.credit, result.advantages
+    group, node, T = tree.group, tree.node, tree.num_tokens
+    G, B = tree.boundaries.shape
+    N = group.shape[0]
+
+    def any_in_group(flag: Tensor) -> Tensor:
+        """``[G, ...]``, whether ``flag [N, ...]`` holds for any response of the group."""
+        count = torch.zeros((G, *flag.shape[1:]), device=flag.device, dtype=torch.long)
+        return count.index_add_(0, group, flag.long()) > 0
+
+    is_node = node >= 0
+    differ = _differ(rewards[:, None].expand(N, B), torch.where(is_node, node, N), N + 1)
+    sizes = tree.size[node == torch.arange(N, device=group.device)[:, None]]  # each node once: its first response
+    selected = tree.boundaries < T
+    positions = tree.boundaries[selected]
+    relative = positions / tree.lengths[tree.boundary_row[selected]]
+    prompts = any_in_group(torch.ones_like(group)).sum()
+
+    grpo = grpo_floored_advantages(rewards.double(), group)
+    sign = grpo.sign().masked_fill(grpo.abs() < NOISE, 0).to(advantages.dtype)
+    changed = torch.count_nonzero(advantages * sign[:, None] < -NOISE)
+
+    means = {
+        "boundaries_per_prompt": (selected.sum(), prompts),
+        "fired_share": (any_in_group(is_node).sum(), selected.sum()),
+        "usable_share": (any_in_group(is_node & differ).sum(), selected.sum()),
+        "node_size": (sizes.sum(), sizes.numel()),
+        "boundary_position": (positions.sum(), positions.numel()),
+        "boundary_position_relative": (relative.sum(), positions.numel()),
+        "spans_per_response": (credit.valid.sum(), N),
+        "sign_changed_share": (changed, torch.count_nonzero(policy_mask)),
+        "no_signal_share": (prompts - any_in_group(_differ(rewards, group, G)).sum(), prompts),
+    }
+    table = [torch.as_tensor(x, device=group.device).double() for pair in means.values() for x in pair]
+    total, count = torch.stack(table).view(-1, 2).unbind(1)
+    return dict(zip(means, (total / count.clamp(min=1)).tolist(), strict=True))
+
+
+def _differ(values: Tensor, key: Tensor, size: int) -> Tensor:
+    """For each entry of ``values``, whether the entries of its column with the same ``key < size`` differ."""
+    high = torch.full((size, *values.shape[1:]), -torch.inf, device=values.device, dtype=values.dtype)
+    low = -high
+    high.scatter_reduce_(0, key, values, "amax")
+    low.scatter_reduce_(0, key, values, "amin")
+    return (high > low).gather(0, key)

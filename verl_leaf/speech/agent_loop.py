@@ -66,7 +66,9 @@ class SpeechAgentLoop(AgentLoopBase):
         return ids, features, clips
 
 
-class _SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
+class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
+    """Takes the actor's audio features from the agent loop, and forgets a prompt when its rollouts are done."""
+
     async def _run_prompt(self, prompt: dict, *args, **kwargs) -> None:
         try:
             await super()._run_prompt(prompt, *args, **kwargs)
@@ -80,9 +82,11 @@ class _SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 class SpeechAgentLoopManager(AgentLoopManagerTQ):
     """``+actor_rollout_ref.rollout.agent.agent_loop_manager_class=verl_leaf.speech.agent_loop.SpeechAgentLoopManager``."""
 
+    worker_class = SpeechAgentLoopWorker
+
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(_SpeechAgentLoopWorker)
+        self.agent_loop_workers_class = ray.remote(self.worker_class)
 
 
 def _collapse_runs(ids: list[int], token_id: int) -> list[int]:

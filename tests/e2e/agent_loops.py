@@ -1,0 +1,41 @@
+"""Agent loop managers for end-to-end tests, named in the tests' veRL configuration."""
+
+import os
+import uuid
+
+import torch
+
+from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
+
+
+class RecordingWorker(SpeechAgentLoopWorker):
+    """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the actor's inputs."""
+
+    def _compute_multi_modal_inputs(self, output, input_ids):
+        features = super()._compute_multi_modal_inputs(output, input_ids)
+        record = {
+            "prompt": output.prompt_ids,
+            "response": output.response_ids,
+            "log_probs": output.response_logprobs,
+            "features": features,
+            "step": output.extra_fields["min_global_steps"],
+        }
+        if output.response_logprobs:
+            torch.save(record, os.path.join(os.environ["ROLLOUT_RECORD"], f"{uuid.uuid4().hex}.pt"))
+        return features
+
+
+class OtherAudioWorker(SpeechAgentLoopWorker):
+    """The control: the actor gets silence where vLLM has heard the clip."""
+
+    def _compute_multi_modal_inputs(self, output, input_ids):
+        features = super()._compute_multi_modal_inputs(output, input_ids)
+        return {**features, "input_features": torch.zeros_like(features["input_features"])}
+
+
+class RecordingManager(SpeechAgentLoopManager):
+    worker_class = RecordingWorker
+
+
+class OtherAudioManager(SpeechAgentLoopManager):
+    worker_class = OtherAudioWorker

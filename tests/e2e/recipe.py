@@ -1,0 +1,70 @@
+"""The recipe, to be started, killed and read in tests."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from verl_leaf.report import read_scalars
+
+PROJECT = Path(__file__).parents[2]
+
+class Recipe:
+    """``recipes/qwen2audio_leaf.sh`` on the tiny task, in a folder of its own."""
+
+    def __init__(self, task: Path, run: Path, **environment: str):
+        self.run = run
+        self.model = task / "model"
+        self.environment = {
+            **os.environ,
+            "MODEL": str(self.model),
+            "TRAIN": str(task / "data/train.parquet"),
+            "VAL": str(task / "data/val.parquet"),
+            "RUN": str(run),
+            "PYTHONPATH": str(Path(__file__).parent),
+            **environment,
+        }
+
+    def start(self, *overrides: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            ["bash", PROJECT / "recipes/qwen2audio_leaf.sh", *map(str, overrides)],
+            env=self.environment,
+            start_new_session=True,
+        )
+
+    def finish(self, *overrides: str) -> None:
+        """Run to the end; a failure shows the end of the log."""
+        process = self.start(*overrides)
+        try:
+            status = process.wait(timeout=900)
+        finally:
+            kill(process)
+        assert status == 0, (self.run / "train.log").read_text(errors="replace")[-5000:]
+
+    def scalars(self) -> dict[str, dict[int, float]]:
+        return read_scalars(self.run / "tensorboard")
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to a recipe and, as the loss of a machine would, to everything below it."""
+    import psutil
+
+    if process.poll() is not None:
+        return
+    children = psutil.Process(process.pid).children(recursive=True)
+    for victim in (*children, psutil.Process(process.pid)):
+        try:
+            victim.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:
+            pass
+    process.wait()
+
+
+def wait_for(path: Path, process: subprocess.Popen, seconds: float = 900) -> None:
+    """Wait until a running recipe has written a file."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"the recipe ended before it wrote {path}"
+        assert time.monotonic() < deadline, f"no {path} after {seconds} s"
+        time.sleep(0.2)

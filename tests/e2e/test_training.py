@@ -1,0 +1,131 @@
+"""What must be true of a run, seen through real veRL, Ray, vLLM and FSDP2."""
+
+import json
+
+import pytest
+import torch
+from recipe import Recipe, kill, wait_for
+
+pytestmark = pytest.mark.e2e
+
+STEPS = 3
+PARITY = 1e-4  # the most that a probability may differ between rollout and actor, in fp32
+SHORT = [
+    f"trainer.total_training_steps={STEPS}",
+    "trainer.save_freq=1",
+    "trainer.test_freq=-1",
+    "trainer.max_actor_ckpt_to_keep=null",
+    "data.val_max_samples=4",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(task, tmp_path_factory):
+    """A run of three steps that was killed after its first checkpoint and started again."""
+    record = tmp_path_factory.mktemp("record")
+    recipe = Recipe(task, tmp_path_factory.mktemp("trained"), ROLLOUT_RECORD=str(record))
+    overrides = [*SHORT, "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.RecordingManager"]
+    process = recipe.start(*overrides)
+    checkpoints = recipe.run / "checkpoints"
+    try:
+        wait_for(checkpoints / "latest_checkpointed_iteration.txt", process)
+        wait_for(checkpoints / "global_step_1" / "adapter", process)
+    finally:
+        kill(process)
+    recipe.killed_at = int((checkpoints / "latest_checkpointed_iteration.txt").read_text())
+    assert recipe.killed_at < STEPS
+    recipe.finish(*overrides)
+    recipe.rollouts = [torch.load(file, weights_only=True) for file in record.glob("*.pt")]
+    return recipe
+
+
+def test_rollout_and_actor_agree_at_every_step(trained):
+    difference = trained.scalars()["training/rollout_probs_diff_max"]
+    assert sorted(difference) == [1, 2, 3]
+    assert max(difference.values()) < PARITY
+
+
+def test_goes_on_from_the_checkpoint_after_a_kill(trained):
+    log = (trained.run / "train.log").read_text(errors="replace")
+    assert f"setting global step to {trained.killed_at}" in log
+    assert "step:1 - " not in log.split("setting global step to")[1], "the resumed run began again"
+
+
+def test_only_lora_weights_change(trained):
+    first, last = (
+        torch.load(
+            trained.run / f"checkpoints/global_step_{step}/actor/model_world_size_1_rank_0.pt", weights_only=False
+        )
+        for step in (1, STEPS)
+    )
+    changed = {name for name in first if not torch.equal(_local(first[name]), _local(last[name]))}
+    assert changed == {name for name in first if "lora_" in name}
+    assert all("language_model" in name for name in changed)
+
+
+def test_adapter_reaches_vllm_and_loads_in_plain_peft(trained):
+    """The rollouts of step 3 have the log-probabilities of the adapter exported after step 2, and of no other."""
+    rollouts = [rollout for rollout in trained.rollouts if rollout["step"] == STEPS - 1]
+    assert len(rollouts) >= 32
+    current, previous = (
+        _log_prob_difference(trained.model, trained.run / f"checkpoints/global_step_{step}/adapter", rollouts)
+        for step in (STEPS - 1, STEPS - 2)
+    )
+    assert current < 1e-4
+    assert previous > 1e-3
+
+
+def test_summary(trained):
+    summary = json.loads((trained.run / "summary.json").read_text())
+    assert summary["method"] == "leaf"
+    assert summary["model"] == str(trained.model)
+    assert (summary["steps"], summary["rollouts"]) == (STEPS, STEPS * 4 * 8)
+    assert {"before", "after", "swapped_audio"} <= summary["val"].keys()
+    assert summary["rollout_probs_diff_max"] < PARITY
+    assert (trained.run / "adapter" / "adapter_model.safetensors").exists()
+
+
+def test_leaf_reports_its_metrics(trained):
+    assert sum(name.startswith("leaf/") for name in trained.scalars()) >= 8
+
+
+def test_other_audio_at_the_actor_is_seen(task, tmp_path):
+    """The control: without it, a parity check that never fails would look the same."""
+    recipe = Recipe(task, tmp_path)
+    recipe.finish(
+        *SHORT,
+        "trainer.total_training_steps=1",
+        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.OtherAudioManager",
+    )
+    assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
+
+
+def test_two_fsdp_ranks(task, tmp_path):
+    recipe = Recipe(task, tmp_path, GPUS="2")
+    recipe.finish(*SHORT, "trainer.total_training_steps=2")
+    assert max(recipe.scalars()["training/rollout_probs_diff_max"].values()) < PARITY
+    assert len(list((tmp_path / "checkpoints/global_step_2/actor").glob("model_world_size_2_rank_*.pt"))) == 2
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+
+
+def _local(tensor):
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _log_prob_difference(model_path, adapter, rollouts) -> float:
+    """Largest difference between recorded log-probabilities and those of plain transformers and peft."""
+    from peft import PeftModel
+    from transformers import Qwen2AudioForConditionalGeneration
+
+    base = Qwen2AudioForConditionalGeneration.from_pretrained(model_path, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, adapter).eval()
+    worst = 0.0
+    for rollout in rollouts:
+        ids = torch.tensor([rollout["prompt"] + rollout["response"]])
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **rollout["features"]).logits
+        logits[..., base.config.audio_token_id] = -torch.inf  # never generated, see verl_leaf/models/masking.py
+        first = len(rollout["prompt"])
+        expected = logits[0, first - 1 : -1].log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0]
+        worst = max(worst, (expected - torch.tensor(rollout["log_probs"])).abs().max().item())
+    return worst
