@@ -18,7 +18,8 @@ setup() {
     wheels=${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}
     # A plain `torch` would bring gigabytes of CUDA to a machine without a GPU.
     if [[ $1 == *cpu* ]] && ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then export UV_TORCH_BACKEND=cpu; fi
-    UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -e ".[$1]"
+    # Every process of a run imports the same gigabyte of Python: compile it once, here.
+    UV_COMPILE_BYTECODE=1 UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -e ".[$1]"
     touch "$complete"
   fi
   PATH=$venv/bin:$PATH

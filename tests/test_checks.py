@@ -88,7 +88,7 @@ def test_verl_checks_through_us(configure):
         validate_config(configure("actor_rollout_ref.rollout.n=1"), False, False)
 
 
-def test_main_ppo_stops_before_ray_without_any_flag_or_variable():
+def test_main_ppo_stops_before_ray_without_any_flag_or_variable(tmp_path):
     """The whole way: entry point, plugin, patch, message."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("VERL", "VLLM"))}
     run = subprocess.run(
@@ -96,6 +96,7 @@ def test_main_ppo_stops_before_ray_without_any_flag_or_variable():
         capture_output=True,
         text=True,
         env=environment,
+        cwd=tmp_path,
     )
     assert run.returncode != 0
     assert "actor_rollout_ref.rollout.n=1: leaf compares the responses to one prompt" in run.stderr

@@ -59,7 +59,6 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         sys.executable,
         "-m",
         "verl.trainer.main_ppo",
-        *overrides,
         f"data.val_files=[{os.path.abspath(validation)},{swapped}]",
         "trainer.logger=[console,tensorboard]",
         "trainer.project_name=verl_leaf",
@@ -69,6 +68,7 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         "trainer.checkpoint_callback_class=verl_leaf.export.SaveAdapter",
         f"trainer.val_before_train={not resumed}",
         f"hydra.run.dir={folder / 'hydra'}",
+        *overrides,  # last, so that they win
     ]
     environment = {
         **os.environ,

@@ -31,6 +31,11 @@ class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
         # then resharded while its layer still runs.
         self._no_split_modules = {"Qwen2AudioEncoderLayer", "Qwen2DecoderLayer"}
 
+    def enable_input_require_grads(self) -> None:
+        """For LoRA: only of the language model. transformers (modeling_utils.py) would do the same to the encoder's first
+        convolution, and every backward pass would go through the frozen encoder for nothing."""
+        self.model.language_model.enable_input_require_grads()
+
     @functools.wraps(_Qwen2AudioForConditionalGeneration.forward)
     def forward(self, *args, **kwargs):
         output = super().forward(*args, **kwargs)
