@@ -21,6 +21,8 @@ from synthesis import MAX_SECONDS, SAMPLE_RATE
 
 BATCH = 24
 LEARNING_RATE = 1e-3
+CLEAR_SHARE = 0.6
+"""Share of the steps in which every word has one translation. The model learns to hear in these; the rest teach doubt."""
 TEMPERATURE = 0.9
 TOP_P = 0.9
 WINDOW = round((MAX_SECONDS + 0.1) * 50)
@@ -110,7 +112,7 @@ def log_probs(model: Qwen2AudioForConditionalGeneration, batch: dict[str, torch.
 
 
 def train(model: Qwen2AudioForConditionalGeneration, speech: Speech, steps: int, seed: int = 0) -> None:
-    """Trains on transcripts drawn afresh at each step, the loss on the answers alone, in the short window."""
+    """Trains in the short window, the loss on the answers alone: first clear ones, then undecided ones drawn afresh."""
     rng, count = random.Random(seed), len(speech.utterances)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
@@ -122,7 +124,11 @@ def train(model: Qwen2AudioForConditionalGeneration, speech: Speech, steps: int,
             if not batches:
                 batches = _batches_by_length([len(prompt) for prompt in speech.prompts], rng)
             indices = batches.pop()
-            answers = [phrases.undecided(speech.utterances[index].sentence, rng) for index in indices]
+            sentences = [speech.utterances[index].sentence for index in indices]
+            if step < CLEAR_SHARE * steps:
+                answers = [phrases.favourite(sentence) for sentence in sentences]
+            else:
+                answers = [phrases.undecided(sentence, rng) for sentence in sentences]
             loss = -log_probs(model, speech.batch(indices, answers)).mean()
             optimizer.zero_grad()
             loss.backward()

@@ -25,16 +25,21 @@ class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
 
     def __init__(self, config):
         super().__init__(config)
-        tower = self.model.audio_tower
+        tower = self._parts.audio_tower
         tower.embed_positions = PositionTable(tower.embed_positions.weight)
         # transformers names the encoder's attention and the layer around it; veRL shards both, and the attention is
         # then resharded while its layer still runs.
         self._no_split_modules = {"Qwen2AudioEncoderLayer", "Qwen2DecoderLayer"}
 
+    @property
+    def _parts(self) -> torch.nn.Module:
+        """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
+        return getattr(self, "model", self)
+
     def enable_input_require_grads(self) -> None:
         """For LoRA: only of the language model. transformers (modeling_utils.py) would do the same to the encoder's first
         convolution, and every backward pass would go through the frozen encoder for nothing."""
-        self.model.language_model.enable_input_require_grads()
+        self._parts.language_model.enable_input_require_grads()
 
     @functools.wraps(_Qwen2AudioForConditionalGeneration.forward)
     def forward(self, *args, **kwargs):
