@@ -23,4 +23,5 @@ setup() {
     touch "$complete"
   fi
   PATH=$venv/bin:$PATH
+  unset VENV  # what is called from here finds the package on PATH
 }

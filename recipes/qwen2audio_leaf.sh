@@ -30,6 +30,8 @@ else
   GPUS=${GPUS:-1}
   # One process less to start, and a cache that fits a small machine (GiB).
   export VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
+  # Ray gives a worker one thread; the phases of a step take turns, so each may have all cores.
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 fi
 
 # ----- the published configuration (arXiv 2606.07610), in veRL's flags -----------------------------------------------
@@ -107,9 +109,8 @@ CPU_FLAGS=(
   actor_rollout_ref.model.lora_rank=16
   actor_rollout_ref.model.lora_alpha=32
   actor_rollout_ref.model.enable_gradient_checkpointing=False
-  actor_rollout_ref.actor.optim.lr=5e-3
-  actor_rollout_ref.actor.ppo_mini_batch_size=4
-  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32
+  actor_rollout_ref.actor.optim.lr=3e-3
+  actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4
   actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=32
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32
   # fp32 and no top-p, so that the actor's and the rollout's probabilities must agree.
