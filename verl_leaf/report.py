@@ -1,5 +1,6 @@
 """What a finished run amounts to: ``summary.json`` and a table."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -30,16 +31,19 @@ def summarise(folder: Path, console: Console) -> dict:
     scalars = read_scalars(folder / "tensorboard")
     steps = sorted(scalars["training/global_step"])
     validations = sorted(int(file.stem) for file in (folder / "validation").glob("*.jsonl"))
-    before, after = (read_validation(folder / "validation" / f"{step}.jsonl") for step in (validations[0], validations[-1]))
+    before, after = (
+        read_validation(folder / "validation" / f"{step}.jsonl") if validations else {}
+        for step in (min(validations, default=0), max(validations, default=0))
+    )
     summary = {
         "method": config.algorithm.adv_estimator,
         "model": config.actor_rollout_ref.model.path,
         "steps": int(steps[-1]),
         "rollouts": int(steps[-1]) * config.data.train_batch_size * config.actor_rollout_ref.rollout.n,
         "val": {
-            "before": before[""],
-            "after": after[""],
-            "swapped_audio": after[SUFFIX],
+            name: scores[key]
+            for name, scores, key in (("before", before, ""), ("after", after, ""), ("swapped_audio", after, SUFFIX))
+            if key in scores
         },
         "rollout_probs_diff_max": max(scalars["training/rollout_probs_diff_max"].values()),
         "seconds": {
@@ -67,13 +71,15 @@ def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
 
 
 def read_validation(file: Path) -> dict[str, dict[str, float]]:
-    """BLEU and mean reward of a validation dump, of the true rows (key ``""``) and of those with swapped audio."""
+    """BLEU and mean reward of a validation dump, of the true rows (key ``""``) and of those with swapped audio, where there are any."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     result = {}
     for key in ("", SUFFIX):
         chosen = [row for row in rows if row["data_source"].endswith(SUFFIX) == bool(key)]
+        if not chosen:
+            continue
         references = [[row["gts"]] if isinstance(row["gts"], str) else row["gts"] for row in chosen]
-        columns = [list(column) for column in zip(*references, strict=True)]
+        columns = [list(column) for column in itertools.zip_longest(*references)]
         result[key] = {
             "bleu": sacrebleu.corpus_bleu([row["output"] for row in chosen], columns, lowercase=True).score,
             "reward": sum(row["score"] for row in chosen) / len(chosen),
@@ -86,11 +92,16 @@ def _print(summary: dict, folder: Path, console: Console) -> None:
     for name in ("validation", "BLEU", "reward"):
         table.add_column(name, justify="left" if name == "validation" else "right")
     for label, key in (("before", "before"), ("after", "after"), ("after, another clip's audio", "swapped_audio")):
-        table.add_row(label, f"{summary['val'][key]['bleu']:.1f}", f"{summary['val'][key]['reward']:.3f}")
+        if key in summary["val"]:
+            table.add_row(label, f"{summary['val'][key]['bleu']:.1f}", f"{summary['val'][key]['reward']:.3f}")
     console.print(table)
     seconds = summary["seconds"]
     console.print("Seconds a step: " + ", ".join(f"{phase} {value:.2f}" for phase, value in seconds.items()))
     console.print(f"Largest difference of rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}")
-    console.print(f"Run: {folder}")
+    console.print(f"Run: {folder}", soft_wrap=True)
     console.print(f"Adapter in PEFT's format: {folder / 'adapter'}")
     console.print(f"Curves: tensorboard --logdir {folder / 'tensorboard'}")
+    console.print(
+        f"Train it longer: the same command with RUN={folder} and trainer.total_training_steps={2 * summary['steps']}; "
+        "your own data and GPU: see README.md"
+    )

@@ -74,17 +74,16 @@ def swapped(utterances: list[Utterance], seed: int = 0) -> list[Utterance]:
 
 
 def write(corpus: Corpus, folder: Path) -> None:
-    """Writes the wav files and `train.parquet`, `val.parquet` and `val_swapped.parquet` beside them."""
+    """Writes the wav files, and `train.parquet` and `val.parquet` beside them."""
     write_clips([utterance.clip for utterance in corpus.train + corpus.val])
-    _write_rows(corpus.train[:TRAIN_ROWS], folder, "train", "spoken_german")
-    _write_rows(corpus.val, folder, "val", "spoken_german")
-    _write_rows(swapped(corpus.val), folder, "val_swapped", "spoken_german_swapped")
+    _write_rows(corpus.train[:TRAIN_ROWS], folder, "train")
+    _write_rows(corpus.val, folder, "val")
 
 
-def _write_rows(utterances: list[Utterance], folder: Path, split: str, data_source: str) -> None:
+def _write_rows(utterances: list[Utterance], folder: Path, split: str) -> None:
     rows = [
         {
-            "data_source": data_source,
+            "data_source": "spoken_german",
             "prompt": [{"role": "user", "content": f"<audio>{INSTRUCTION}"}],
             "audios": [str(utterance.clip.path.relative_to(folder))],
             "ability": "speech-translation",

@@ -15,7 +15,6 @@ SHORT = [
     "trainer.save_freq=1",
     "trainer.test_freq=-1",
     "trainer.max_actor_ckpt_to_keep=null",
-    "data.val_max_samples=4",
 ]
 
 

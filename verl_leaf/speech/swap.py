@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-import datasets
+import pyarrow
+import pyarrow.parquet
 import sacrebleu
 
 MAX_ROWS = 256  # enough to see a collapse, and at most that much more to validate
@@ -28,24 +29,22 @@ def write_swapped(source: Path, destination: Path) -> Path:
     """
     from verl_leaf.speech.dataset import absolute_audio
 
-    rows = datasets.load_dataset("parquet", data_files=str(source), split="train")
-    missing = [name for name in ("data_source", "audios", "reward_model") if name not in rows.column_names]
+    table = pyarrow.parquet.read_table(source).slice(0, MAX_ROWS)
+    missing = [name for name in ("data_source", "audios", "reward_model") if name not in table.column_names]
     if missing:
-        raise ValueError(f"{source}: no column {', '.join(map(repr, missing))}; it has {', '.join(rows.column_names)}")
-    rows = rows.select(range(min(len(rows), MAX_ROWS)))
+        raise ValueError(f"{source}: no column {', '.join(map(repr, missing))}; it has {', '.join(table.column_names)}")
+    rows = table.to_pylist()
     if len(rows) < 2:
         raise ValueError(f"{source}: has {len(rows)} row(s); audio can be swapped between 2 or more")
-    references = [str(entry["ground_truth"]) for entry in rows["reward_model"]]
+    references = [str(row["reward_model"]["ground_truth"]) for row in rows]
     shifts = range(1, min(len(rows), MAX_SHIFTS + 1))
     best = min(shifts, key=lambda shift: _overlap(references, references[shift:] + references[:shift]))
-    audios = rows["audios"][:]
-    audios = audios[best:] + audios[:best]
+    audios = [row["audios"] for row in rows]
     root = str(source.resolve().parent)
-    table = rows.to_list()
-    for row, audio in zip(table, audios, strict=True):
+    for row, audio in zip(rows, audios[best:] + audios[:best], strict=True):
         row["audios"] = [absolute_audio(reference, root) for reference in audio]
         row["data_source"] += SUFFIX
-    datasets.Dataset.from_list(table, features=rows.features).to_parquet(str(destination))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), destination)
     return destination
 
 

@@ -1,0 +1,61 @@
+"""The corpus and the model of the embedded task."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+import pytest
+import torch
+
+EXAMPLE = Path(__file__).parents[2] / "examples/spoken_german"
+
+
+@pytest.fixture(scope="module")
+def phrases():
+    sys.path.insert(0, str(EXAMPLE))
+    import phrases
+
+    yield phrases
+    sys.path.remove(str(EXAMPLE))
+
+
+def test_validation_is_new_in_voice_and_sentence(task):
+    train, val = (pandas.read_parquet(task / f"data/{split}.parquet") for split in ("train", "val"))
+    for key in ("voice", "sentence"):
+        heard = {row[key] for row in train.extra_info}
+        assert not heard & {row[key] for row in val.extra_info}
+    assert all((task / "data" / audio).exists() for rows in (train, val) for row in rows.audios for audio in row)
+
+
+def test_prepare_reuses_what_is_there(task):
+    command = [sys.executable, EXAMPLE / "prepare.py", "--out", task, "--clips", "32", "--steps", "0"]
+    before = (task / "model/model.safetensors").stat().st_mtime_ns
+    assert "all there already" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert (task / "model/model.safetensors").stat().st_mtime_ns == before
+
+
+def test_model_loads_by_the_hubs_names_and_listens(task, processor):
+    from transformers import Qwen2AudioForConditionalGeneration
+
+    model, info = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    text = ["<|audio_bos|><|AUDIO|><|audio_eos|>Translate into German."]
+    logits = []
+    for seed in (0, 1):
+        wave = torch.randn(16000, generator=torch.Generator().manual_seed(seed)).numpy()
+        inputs = processor(text=text, audio=[wave], sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            logits.append(model(**inputs).logits[0, -1].log_softmax(-1))
+    assert (logits[0] - logits[1]).abs().max() > 1e-2
+
+
+def test_undecided_translations_are_heard_but_seldom_right(phrases):
+    rng = random.Random(0)
+    sentences = phrases.draw(200, rng)
+    drawn = [phrases.undecided(sentence, rng) for sentence in sentences]
+    assert all(all(phrases.heard(sentence, answer)) for sentence, answer in zip(sentences, drawn, strict=True))
+    right = sum(phrases.reference(sentence) == answer for sentence, answer in zip(sentences, drawn, strict=True))
+    assert right < 10
+    assert phrases.heard(sentences[0], "ganz etwas anderes") != [True] * len(phrases.SLOTS)

