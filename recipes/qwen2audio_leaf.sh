@@ -70,7 +70,8 @@ FLAGS=(
   actor_rollout_ref.actor.kl_loss_type=low_var_kl
   actor_rollout_ref.actor.kl_loss_coef=0.02
   actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
-  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=4
+  # A GPU's share of the 48 responses of a step must be whole micro-batches: 6 serves 1, 2, 4 and 8 GPUs.
+  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=6
 
   actor_rollout_ref.rollout.name=vllm
   actor_rollout_ref.rollout.n=8
@@ -82,7 +83,7 @@ FLAGS=(
   actor_rollout_ref.rollout.load_format=safetensors
   actor_rollout_ref.rollout.tensor_model_parallel_size=1
   actor_rollout_ref.rollout.max_model_len=1280
-  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4
+  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=6
   actor_rollout_ref.rollout.val_kwargs.do_sample=True
   actor_rollout_ref.rollout.val_kwargs.temperature=0.9
   actor_rollout_ref.rollout.val_kwargs.top_p=0.9
@@ -111,8 +112,8 @@ CPU_FLAGS=(
   actor_rollout_ref.model.enable_gradient_checkpointing=False
   actor_rollout_ref.actor.optim.lr=3e-3
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4
-  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=32
-  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=32
+  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16
+  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16
   # fp32 and no top-p, so that the actor's and the rollout's probabilities must agree.
   actor_rollout_ref.rollout.top_p=1.0
   actor_rollout_ref.rollout.dtype=float32

@@ -18,7 +18,7 @@ def pack(groups, width=None, seed=0, dtype=torch.float64):
     T = max([len(y) for group in groups for y in group["responses"]] + [0]) if width is None else width
     N = len(turns)
     batch = SimpleNamespace(
-        responses=torch.tensor([[rng.randrange(4) for _ in range(T)] for _ in range(N)]).reshape(N, T),
+        responses=torch.tensor([[rng.randrange(4) for _ in range(T)] for _ in range(N)], dtype=torch.long).reshape(N, T),
         surprisal=torch.tensor([[rng.uniform(0, 9) for _ in range(T)] for _ in range(N)], dtype=dtype).reshape(N, T),
         rewards=torch.zeros(N, dtype=dtype),
         lengths=torch.zeros(N, dtype=torch.long),
@@ -30,7 +30,7 @@ def pack(groups, width=None, seed=0, dtype=torch.float64):
         group, k = groups[g], len(batch.rows[g])
         batch.rows[g].append(row)
         n = len(group["responses"][k])
-        batch.responses[row, :n] = torch.tensor(group["responses"][k])
+        batch.responses[row, :n] = torch.tensor(group["responses"][k], dtype=torch.long)
         batch.surprisal[row, :n] = torch.tensor(group["surprisal"][k], dtype=dtype)
         batch.rewards[row] = group["rewards"][k]
         batch.lengths[row] = n

@@ -103,7 +103,7 @@ def span_credit(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> S
 
     bracket_global, bracket_local = after - before[:, :1], after - before
     raw = {"both": bracket_global + bracket_local, "global": bracket_global, "local": bracket_local}[credit]
-    raw = (raw / siblings.sqrt()).masked_fill(~valid, 0)
+    raw = (raw / siblings.double().sqrt()).masked_fill(~valid, 0)
     normalised = _z_score(raw, valid, group, G, STD_FLOOR)
     node_value = (value + lowest[group][:, None]).masked_fill(~is_node, 0)
     return SpanCredit(start, end, valid, raw, normalised, node_value, root + lowest)
