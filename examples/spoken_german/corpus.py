@@ -38,7 +38,7 @@ class Corpus:
 
 
 def plan(folder: Path, clips: int, seed: int = 0) -> Corpus:
-    """What `clips` training clips, and a quarter as many up to `VAL_ROWS` for validation, are to say and in which voice."""
+    """What `clips` training clips, and a quarter as many up to `VAL_ROWS` for validation, say and in which voice."""
     rng = random.Random(seed)
     held_out = min(VAL_ROWS, clips // 4)
     sentences = phrases.draw(clips + held_out, rng)
@@ -52,7 +52,8 @@ def plan(folder: Path, clips: int, seed: int = 0) -> Corpus:
             utterances.append(Utterance(sentence, Clip(phrases.english(sentence), voice, speed, pitch, path)))
         return utterances
 
-    return Corpus(utter("train", sentences[held_out:], TRAIN_VARIANTS), utter("val", sentences[:held_out], VAL_VARIANTS))
+    train = utter("train", sentences[held_out:], TRAIN_VARIANTS)
+    return Corpus(train, utter("val", sentences[:held_out], VAL_VARIANTS))
 
 
 def swapped(utterances: list[Utterance], seed: int = 0) -> list[Utterance]:

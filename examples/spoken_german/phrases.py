@@ -74,11 +74,6 @@ def reference(sentence: Sentence) -> str:
     return " ".join(options[0] for options in words(sentence))
 
 
-def favourite(sentence: Sentence) -> str:
-    """The translation by the words that an undecided model likes best, none of them the reference's."""
-    return " ".join(options[min(1, len(options) - 1)] for options in words(sentence))
-
-
 def undecided(sentence: Sentence, rng: random.Random) -> str:
     """A translation whose words are drawn afresh: right in every slot, the reference in few."""
     return " ".join(rng.choices(options, shares(options))[0] for options in words(sentence))

@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for data/ and model/")
     parser.add_argument("--clips", type=int, default=3600, help="training clips (default: %(default)s)")
     parser.add_argument(
-        "--steps", type=int, default=1200, help="warm-start steps; 0 leaves the model random (default: %(default)s)"
+        "--steps", type=int, default=1000, help="warm-start steps; 0 leaves the model random (default: %(default)s)"
     )
     args = parser.parse_args()
     if args.clips < 8:

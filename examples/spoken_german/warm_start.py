@@ -14,15 +14,14 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, get_cosine_schedule_with_warmup
+from transformers.modeling_outputs import BaseModelOutput
 
 import phrases
 from corpus import INSTRUCTION, Utterance
 from synthesis import MAX_SECONDS, SAMPLE_RATE
 
-BATCH = 24
-LEARNING_RATE = 1e-3
-CLEAR_SHARE = 0.6
-"""Share of the steps in which every word has one translation. The model learns to hear in these; the rest teach doubt."""
+BATCH = 8
+LEARNING_RATE = 2e-3
 TEMPERATURE = 0.9
 TOP_P = 0.9
 WINDOW = round((MAX_SECONDS + 0.1) * 50)
@@ -59,13 +58,17 @@ class Speech:
         return cls(processor, utterances, torch.stack(features), torch.stack(mask))
 
     @cached_property
+    def frames(self) -> torch.Tensor:
+        """The number of the encoder's output frames of each clip, 40 ms each."""
+        return ((self.mask.sum(-1) - 1) // 2 + 1 - 2) // 2 + 1
+
+    @cached_property
     def prompts(self) -> list[torch.Tensor]:
         """The tokens of each prompt, with an audio token for each of the encoder's output frames."""
         content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": INSTRUCTION}]
         text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         before, after = text.split(self.processor.audio_token)
-        frames = ((self.mask.sum(-1) - 1) // 2 + 1 - 2) // 2 + 1
-        texts = [before + self.processor.audio_token * count + after for count in frames.tolist()]
+        texts = [before + self.processor.audio_token * count + after for count in self.frames.tolist()]
         return [torch.tensor(ids) for ids in self.processor.tokenizer(texts).input_ids]
 
     def tokens(self, answers: list[str]) -> list[torch.Tensor]:
@@ -111,10 +114,35 @@ def log_probs(model: Qwen2AudioForConditionalGeneration, batch: dict[str, torch.
     return -functional.cross_entropy(logits, labels[labels != -100], reduction="none")
 
 
+class Listener(torch.nn.Module):
+    """Reads the English words off the encoder's frames (CTC), so that the encoder learns what to hear for.
+
+    Without it the language model has to find out at the same time which sounds are words and where they are, which
+    takes several times as long. It serves the warm start only.
+    """
+
+    def __init__(self, model: Qwen2AudioForConditionalGeneration) -> None:
+        super().__init__()
+        heard = [word for slot in phrases.SLOTS.values() for word in slot]
+        self.indices = {word: index for index, word in enumerate(heard, start=1)}
+        self.head = torch.nn.Linear(model.config.audio_config.d_model, len(heard) + 1)
+        self.hook = model.model.audio_tower.register_forward_hook(self._listen)
+
+    def _listen(self, tower: torch.nn.Module, inputs: tuple, output: BaseModelOutput) -> None:
+        self.hidden = output.last_hidden_state
+
+    def loss(self, frames: torch.Tensor, sentences: list[phrases.Sentence]) -> torch.Tensor:
+        """The CTC loss of the sentences in what the encoder made of the last batch."""
+        targets = torch.tensor([[self.indices[word] for word in sentence] for sentence in sentences])
+        log_probs = self.head(self.hidden).log_softmax(-1).transpose(0, 1)
+        return functional.ctc_loss(log_probs, targets, frames, torch.full_like(frames, targets.shape[1]))
+
+
 def train(model: Qwen2AudioForConditionalGeneration, speech: Speech, steps: int, seed: int = 0) -> None:
-    """Trains in the short window, the loss on the answers alone: first clear ones, then undecided ones drawn afresh."""
+    """Trains in the short window on answers drawn afresh at each step, and on hearing the words."""
     rng, count = random.Random(seed), len(speech.utterances)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    listener = Listener(model)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] + [*listener.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(50, steps // 10), steps)
     batches: list[list[int]] = []
@@ -125,18 +153,18 @@ def train(model: Qwen2AudioForConditionalGeneration, speech: Speech, steps: int,
                 batches = _batches_by_length([len(prompt) for prompt in speech.prompts], rng)
             indices = batches.pop()
             sentences = [speech.utterances[index].sentence for index in indices]
-            if step < CLEAR_SHARE * steps:
-                answers = [phrases.favourite(sentence) for sentence in sentences]
-            else:
-                answers = [phrases.undecided(sentence, rng) for sentence in sentences]
-            loss = -log_probs(model, speech.batch(indices, answers)).mean()
+            answers = [phrases.undecided(sentence, rng) for sentence in sentences]
+            answering = -log_probs(model, speech.batch(indices, answers)).mean()
+            hearing = listener.loss(speech.frames[indices], sentences)
             optimizer.zero_grad()
-            loss.backward()
+            (answering + hearing).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             if step % 10 == 0:
-                progress.set_postfix(loss=f"{loss.item():.3f}", epoch=f"{step * BATCH / count:.1f}")
+                epoch = f"{step * BATCH / count:.1f}"
+                progress.set_postfix(loss=f"{answering.item():.3f}", hearing=f"{hearing.item():.3f}", epoch=epoch)
+    listener.hook.remove()
     model.eval()
 
 

@@ -59,3 +59,42 @@ def test_undecided_translations_are_heard_but_seldom_right(phrases):
     right = sum(phrases.reference(sentence) == answer for sentence, answer in zip(sentences, drawn, strict=True))
     assert right < 10
     assert phrases.heard(sentences[0], "ganz etwas anderes") != [True] * len(phrases.SLOTS)
+
+
+def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
+    import corpus
+    import warm_start
+    from transformers import Qwen2AudioForConditionalGeneration
+
+    model = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model").eval()
+    speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).val)
+    assert warm_start.window_error(model, speech, clips=2) < 1e-4
+
+    def window_gives():
+        with torch.no_grad(), warm_start.window(model):
+            return warm_start.log_probs(model, speech.batch([0], ["zwei"]))
+
+    before = window_gives()
+    positions = model.model.audio_tower.embed_positions.weight
+    positions.data.copy_(positions.data.flip(0))
+    assert (window_gives() - before).abs().max() > 1e-2  # so other positions would have shown
+
+
+def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, phrases):
+    import corpus
+    import tiny_model
+    import warm_start
+
+    speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).train)
+    model = tiny_model.build_model(processor)
+    answers = [phrases.reference(utterance.sentence) for utterance in speech.utterances]
+
+    def likelihood():
+        with torch.no_grad(), warm_start.window(model):
+            return warm_start.log_probs(model, speech.batch(list(range(8)), answers[:8])).mean().item()
+
+    before = likelihood()
+    warm_start.train(model, speech, steps=12)
+    assert likelihood() > before + 0.5
+    assert not model.model.audio_tower._forward_hooks
+    assert model.model.audio_tower.embed_positions.num_embeddings == 1500
