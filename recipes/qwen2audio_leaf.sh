@@ -110,7 +110,7 @@ CPU_FLAGS=(
   actor_rollout_ref.model.lora_rank=16
   actor_rollout_ref.model.lora_alpha=32
   actor_rollout_ref.model.enable_gradient_checkpointing=False
-  actor_rollout_ref.actor.optim.lr=3e-3
+  actor_rollout_ref.actor.optim.lr=2e-3
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4
   actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16
@@ -131,7 +131,7 @@ CPU_FLAGS=(
   +actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend=uni
   actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=64
   actor_rollout_ref.rollout.agent.num_workers=1
-  actor_rollout_ref.rollout.val_kwargs.n=2
+  actor_rollout_ref.rollout.val_kwargs.n=1
   reward.num_workers=1
 
   # Ray counts logical resources: a rank takes one "GPU", and too few CPUs make it wait for ever.

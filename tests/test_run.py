@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from verl_leaf.report import read_validation
+from verl_leaf.report import read_scalars, read_validation
 from verl_leaf.run import choose_folder
 from verl_leaf.speech.swap import SUFFIX
 
@@ -40,6 +40,12 @@ def test_validation_is_scored_apart_for_swapped_audio(tmp_path):
     assert result[""]["bleu"] == pytest.approx(100)  # the case of letters does not count here
     assert result[""]["reward"] == pytest.approx(0.8)
     assert result[SUFFIX]["bleu"] == 0
+
+
+def test_metrics_of_an_interrupted_run_are_one_series(tmp_path):
+    (tmp_path / "000.jsonl").write_text('{"step":1,"data":{"a":1.0}}\n{"step":2,"data":{"a":2.0,"b":null}}\n{"step":3,"da')
+    (tmp_path / "001.jsonl").write_text('{"step":2,"data":{"a":2.5}}\n{"step":3,"data":{"a":3.0}}\n')
+    assert read_scalars(tmp_path) == {"a": {1: 1.0, 2: 2.5, 3: 3.0}}
 
 
 def python(code, **environment):

@@ -9,7 +9,6 @@ import sacrebleu
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from verl_leaf.speech.swap import SUFFIX
 
@@ -25,10 +24,10 @@ def summarise(folder: Path, console: Console) -> dict:
     Returns:
         What ``summary.json`` holds. BLEU is sacrebleu's case-insensitive corpus BLEU (0 to 100) over the sampled answers
         of a validation, as the paper reports it; ``reward`` the mean reward of the same answers. ``seconds`` are
-        veRL's timings, the mean of the steps that have them, and ``total``, the sum of all steps and validations.
+        veRL's timings, the mean of the steps that have them.
     """
     config = OmegaConf.load(folder / "hydra" / ".hydra" / "config.yaml")
-    scalars = read_scalars(folder / "tensorboard")
+    scalars = read_scalars(folder / "metrics")
     steps = sorted(scalars["training/global_step"])
     validations = sorted(int(file.stem) for file in (folder / "validation").glob("*.jsonl"))
     before, after = (
@@ -61,12 +60,15 @@ def summarise(folder: Path, console: Console) -> dict:
 
 
 def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """TensorBoard scalars as ``{name: {step: value}}``; where a step was run again, the later value."""
+    """What veRL's file loggers wrote, as ``{name: {step: value}}``; where a step was run again, the later value."""
     scalars: dict[str, dict[int, float]] = {}
-    for file in sorted(folder.glob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime):
-        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
-        for name in events.Tags()["scalars"]:
-            scalars.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
+    for file in sorted(folder.glob("*.jsonl")):
+        # A kill can cut off the last line of a file.
+        for line in filter(lambda line: line.endswith("\n"), file.open()):
+            row = json.loads(line)
+            for name, value in row["data"].items():
+                if value is not None:  # JSON has no NaN
+                    scalars.setdefault(name, {})[row["step"]] = value
     return scalars
 
 

@@ -1,8 +1,8 @@
 """One training run in one folder: start veRL's main_ppo, watch it, go on after an interruption.
 
 The folder holds ``command.json``, ``train.log`` (everything veRL, Ray and vLLM print), ``tensorboard/``,
-``checkpoints/`` (veRL's, each with the adapter in PEFT's format), ``validation/`` (every answer of every validation) and,
-once training has ended, ``summary.json`` and ``adapter/``.
+``metrics/`` (a JSON line a step, a file for each start), ``checkpoints/`` (veRL's, each with the adapter in PEFT's format),
+``validation/`` (every answer of every validation) and, once training has ended, ``summary.json`` and ``adapter/``.
 """
 
 import json
@@ -54,13 +54,15 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
     (folder / "command.json").write_text(json.dumps({"overrides": overrides, "validation": validation}, indent=1))
+    metrics = folder / "metrics"
+    metrics.mkdir(exist_ok=True)
     swapped = write_swapped(Path(validation), folder / "val_swapped.parquet")
     command = [
         sys.executable,
         "-m",
         "verl.trainer.main_ppo",
         f"data.val_files=[{os.path.abspath(validation)},{swapped}]",
-        "trainer.logger=[console,tensorboard]",
+        "trainer.logger=[console,tensorboard,file]",
         "trainer.project_name=verl_leaf",
         f"trainer.experiment_name={folder.name}",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
@@ -73,6 +75,8 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
     environment = {
         **os.environ,
         "TENSORBOARD_DIR": str(folder / "tensorboard"),
+        # TensorBoard's writer keeps two minutes back, which a kill would lose; this one writes at once, to a new file.
+        "VERL_FILE_LOGGER_PATH": str(metrics / f"{len(list(metrics.iterdir())):03d}.jsonl"),
         "HYDRA_FULL_ERROR": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",

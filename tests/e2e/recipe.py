@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from verl_leaf.report import read_scalars
 
 PROJECT = Path(__file__).parents[2]
+
 
 class Recipe:
     """``recipes/qwen2audio_leaf.sh`` on the tiny task, in a folder of its own."""
@@ -43,7 +45,7 @@ class Recipe:
         assert status == 0, (self.run / "train.log").read_text(errors="replace")[-5000:]
 
     def scalars(self) -> dict[str, dict[int, float]]:
-        return read_scalars(self.run / "tensorboard")
+        return read_scalars(self.run / "metrics")
 
 
 def kill(process: subprocess.Popen) -> None:
@@ -61,10 +63,10 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def wait_for(path: Path, process: subprocess.Popen, seconds: float = 900) -> None:
-    """Wait until a running recipe has written a file."""
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 900) -> None:
+    """Wait until a running recipe has come so far."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"the recipe ended before it wrote {path}"
-        assert time.monotonic() < deadline, f"no {path} after {seconds} s"
+    while not condition():
+        assert process.poll() is None, "the recipe ended too early"
+        assert time.monotonic() < deadline, f"nothing after {seconds} s"
         time.sleep(0.2)

@@ -75,6 +75,11 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         finally:
             _encoded_prompts.pop(prompt["uid"], None)
 
+    async def _agent_loop_postprocess(self, output, validate, **kwargs) -> None:
+        if validate:  # no actor will ask for the features, which are the bulk of what a rollout stores
+            output.multi_modal_data = None
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
+
     def _compute_multi_modal_inputs(self, output, input_ids) -> dict:
         return dict((output.multi_modal_data or {}).get("features", {}))
 
