@@ -28,8 +28,8 @@ else
   fi
   : "${MODEL:?set MODEL=, TRAIN= and VAL=, or none of them}" "${TRAIN:?set TRAIN=}" "${VAL:?set VAL=}"
   GPUS=${GPUS:-1}
-  # One process less to start, and a cache that fits a small machine (GiB).
-  export VLLM_ENABLE_V1_MULTIPROCESSING=0 VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
+  # A cache that fits a small machine (GiB).
+  export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
   # Ray gives a worker one thread; the phases of a step take turns, so each may have all cores.
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 fi

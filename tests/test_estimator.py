@@ -135,10 +135,11 @@ def test_grpo_floored_is_the_papers_baseline():
     torch.testing.assert_close(advantages, expected)
 
 
-def test_metrics_are_taken_once():
+def test_a_step_is_taken_once():
     batch, index = as_batch(DEFAULT)
-    estimator.take_metrics()
+    estimator.take_step()
     call(batch, index)
-    metrics = estimator.take_metrics()
-    assert metrics and all(name.startswith("leaf/") for name in metrics)
-    assert estimator.take_metrics() == {}
+    metrics = estimator.take_step().metrics
+    assert len(metrics) >= 9 and all(name.startswith("leaf/") for name in metrics)
+    assert 0 < metrics["leaf/seconds"] < 60
+    assert estimator.take_step() is None

@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from verl_leaf.report import read_scalars, read_validation
-from verl_leaf.run import choose_folder
+from verl_leaf.run import choose_folder, earlier_baseline
 from verl_leaf.speech.swap import SUFFIX
 
 
@@ -28,6 +29,23 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_left_alone(tmp_path):
     assert choose_folder(tmp_path, ["a=3"]).name == "003"
     (tmp_path / "001" / "summary.json").write_text("{}")
     assert choose_folder(tmp_path, ["a=1"]).name == "003"
+
+
+def test_the_answers_before_training_serve_again_while_nothing_has_changed(tmp_path):
+    model, data, runs = tmp_path / "model", tmp_path / "data", tmp_path / "runs"
+    overrides = [f"actor_rollout_ref.model.path={model}"]
+    command = (overrides, str(data / "val.parquet"))
+    for file in (model / "weights", data / "val.parquet", runs / "001/validation/0.jsonl"):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (runs / "001/command.json").write_text(json.dumps(dict(zip(("overrides", "validation"), command, strict=True))))
+    answers = runs / "001/validation/0.jsonl"
+    for file, age in ((model / "weights", 20), (model, 20), (data / "val.parquet", 20), (answers, 10)):
+        os.utime(file, (time.time() - age, time.time() - age))
+    assert earlier_baseline(runs / "002", *command) == answers
+    assert earlier_baseline(runs / "002", [*overrides, "a=1"], command[1]) is None
+    os.utime(model / "weights")
+    assert earlier_baseline(runs / "002", *command) is None
 
 
 def test_validation_is_scored_apart_for_swapped_audio(tmp_path):

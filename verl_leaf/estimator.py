@@ -2,17 +2,16 @@
 
 import functools
 import logging
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
-from verl_leaf.algorithm import CREDITS, grpo_floored_advantages, leaf_advantages, leaf_metrics
+from verl_leaf.algorithm import CREDITS, LeafAdvantages, grpo_floored_advantages, leaf_advantages, leaf_metrics
 
 logger = logging.getLogger(__name__)
-
-_metrics: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -23,6 +22,8 @@ class LeafOptions:
     min_prefix_tokens: int = 1  # m, the earliest position that may be a boundary
     credit: str = "both"  # both, or for ablations: global, local
     surprisal: str = "rollout"  # rollout: under the distribution that was sampled from; old: under the actor's
+    trace_dir: str | None = None  # folder to write the trees of a step to, see verl_leaf.trace
+    trace_every: int = 10  # steps from one trace to the next
 
     @classmethod
     def parse(cls, algorithm_config) -> "LeafOptions":
@@ -37,14 +38,31 @@ class LeafOptions:
         if unknown:
             raise ValueError(f"algorithm.leaf has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
         options = cls(**given)
-        for name in ("fork_budget", "min_prefix_tokens"):
+        for name, least in (("fork_budget", 0), ("min_prefix_tokens", 0), ("trace_every", 1)):
             value = getattr(options, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"algorithm.leaf.{name}={value!r}: valid are the integers from 0 on")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ValueError(f"algorithm.leaf.{name}={value!r}: valid are the integers from {least} on")
+        if not isinstance(options.trace_dir, str | None):
+            raise ValueError(f"algorithm.leaf.trace_dir={options.trace_dir!r}: valid are the path of a folder, and null")
         for name, values in (("credit", CREDITS), ("surprisal", ("rollout", "old"))):
             if getattr(options, name) not in values:
                 raise ValueError(f"algorithm.leaf.{name}={getattr(options, name)!r}: valid are {', '.join(values)}")
         return options
+
+
+@dataclass(frozen=True)
+class LeafStep:
+    """One call of :func:`leaf`: what it was given, what it computed, and its metrics under the tracker's names."""
+
+    responses: torch.Tensor  # [N, T]
+    log_probs: torch.Tensor  # [N, T]
+    mask: torch.Tensor  # [N, T] bool
+    rewards: torch.Tensor  # [N]
+    result: LeafAdvantages
+    metrics: dict[str, float]
+
+
+_last_step: LeafStep | None = None
 
 
 def leaf(
@@ -73,6 +91,8 @@ def leaf(
     Raises:
         ValueError: an option is unknown, ``batch`` lacks a field, or a log-probability or reward is NaN.
     """
+    global _last_step
+    began = time.perf_counter()
     options = LeafOptions.parse(config)
     mask = response_mask.bool()
     log_probs = _log_probs(batch, options.surprisal)
@@ -90,8 +110,10 @@ def leaf(
         min_prefix_tokens=options.min_prefix_tokens,
         credit=options.credit,
     )
-    _metrics.update({f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()})
     advantages = result.advantages.to(token_level_rewards.dtype)
+    metrics = {f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()}
+    metrics["leaf/seconds"] = time.perf_counter() - began
+    _last_step = LeafStep(batch["responses"], log_probs, mask, rewards, result, metrics)
     return advantages, advantages
 
 
@@ -108,10 +130,10 @@ def grpo_floored(
     return advantages, advantages
 
 
-def take_metrics() -> dict[str, float]:
-    """What the estimators have measured since the last call, under the names of veRL's tracker."""
-    taken = dict(_metrics)
-    _metrics.clear()
+def take_step() -> LeafStep | None:
+    """The last call of :func:`leaf`, once: ``None`` until the next."""
+    global _last_step
+    taken, _last_step = _last_step, None
     return taken
 
 

@@ -8,6 +8,7 @@ The folder holds ``command.json``, ``train.log`` (everything veRL, Ray and vLLM 
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,24 @@ def choose_folder(runs: Path, overrides: list[str]) -> Path:
     return runs / f"{max(numbers, default=0) + 1:03d}"
 
 
+def earlier_baseline(folder: Path, overrides: list[str], validation: str) -> Path | None:
+    """The answers before training of an earlier run beside this one, if its command, model and validation are the same.
+
+    They are taken for the same where the model is a local folder and nothing in it or in the validation's is newer than
+    the answers.
+    """
+    model = next((item.split("=", 1)[1] for item in overrides if item.startswith("actor_rollout_ref.model.path=")), "")
+    if not os.path.isdir(model):
+        return None
+    made_of = [*Path(model).rglob("*"), *Path(validation).parent.glob("*")]
+    newest = max(file.stat().st_mtime for file in made_of)
+    for answers in sorted(folder.parent.glob("[0-9][0-9][0-9]/validation/0.jsonl"), reverse=True):
+        command = json.loads((answers.parents[1] / "command.json").read_text())
+        if command == {"overrides": overrides, "validation": validation} and answers.stat().st_mtime > newest:
+            return answers
+    return None
+
+
 def train(folder: Path, overrides: list[str], validation: str) -> int:
     """Run ``python -m verl.trainer.main_ppo`` in a run's folder until it ends, then write and show the summary.
 
@@ -52,8 +71,13 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
     console = Console()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    baseline = earlier_baseline(folder, overrides, validation)
     resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
     (folder / "command.json").write_text(json.dumps({"overrides": overrides, "validation": validation}, indent=1))
+    if baseline is not None and not resumed:
+        console.print(f"The same before training as in {baseline.parents[1]}: its validation is taken over")
+        (folder / "validation").mkdir(exist_ok=True)
+        shutil.copy(baseline, folder / "validation" / "0.jsonl")
     metrics = folder / "metrics"
     metrics.mkdir(exist_ok=True)
     swapped = write_swapped(Path(validation), folder / "val_swapped.parquet")
@@ -68,7 +92,7 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         f"trainer.validation_data_dir={folder / 'validation'}",
         "trainer.checkpoint_callback_class=verl_leaf.export.SaveAdapter",
-        f"trainer.val_before_train={not resumed}",
+        f"trainer.val_before_train={not resumed and baseline is None}",
         f"hydra.run.dir={folder / 'hydra'}",
         *overrides,  # last, so that they win
     ]

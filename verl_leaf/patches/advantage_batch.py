@@ -5,7 +5,8 @@ verl/trainer/ppo/v1/trainer_base.py PPOTrainer._compute_advantage does not fetch
 proposes to pass ``batch`` to every estimator whose signature takes it. Until then this does the same for estimators with
 a parameter called ``batch``; where veRL passes one itself, veRL's wins.
 
-The same place lets an estimator say what it did: the trainer's metrics take in what :func:`estimator.take_metrics` has.
+The same place lets LEAF say what it did: its metrics join those of the trainer's step, and its trees are traced
+(:mod:`verl_leaf.trace`; by the V1 trainer only).
 """
 
 import functools
@@ -36,6 +37,19 @@ def _patch_compute_advantage(ray_trainer) -> None:
             return original(data, adv_estimator, *args, **kwargs)
 
     rebind(original, compute_advantage)
+
+    # The legacy trainer computes advantages in the middle of `fit`; this is the next it does to its metrics.
+    data_metrics = ray_trainer.compute_data_metrics
+    expect_parameters(data_metrics, "batch", "use_critic")
+
+    @functools.wraps(data_metrics)
+    def compute_data_metrics(*args, **kwargs):
+        from verl_leaf import estimator
+
+        step = estimator.take_step()
+        return {**data_metrics(*args, **kwargs), **(step.metrics if step else {})}
+
+    ray_trainer.compute_data_metrics = compute_data_metrics
     STATUS["advantage_batch"] = "active: veRL passes `batch` to GDPO only"
 
 
@@ -62,20 +76,37 @@ def _takes_batch(core_algos, name) -> bool:
 def _patch_v1_trainer(trainer_base) -> None:
     original = trainer_base.PPOTrainer._compute_advantage
     expect_parameters(original, "self", "batch", "metrics")
+    traces = None
 
     @functools.wraps(original)
     def _compute_advantage(self, batch, metrics):
-        from verl_leaf import estimator
+        from verl_leaf import estimator, trace
+
+        nonlocal traces
+        traces = traces or trace.TraceWriter()
+
+        def fetch(fields):
+            return trainer_base.tq.kv_batch_get(
+                keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
+            )
 
         if _takes_batch(trainer_base.core_algos, self.config.algorithm.adv_estimator):
-            fields = trainer_base.tq.kv_batch_get(
-                keys=batch.keys, partition_id=batch.partition_id, select_fields=["responses"]
-            )
-            _fetched.update(fields.to_padded_tensor().items())
+            _fetched.update(fetch(["responses"]).to_padded_tensor().items())
         try:
-            return original(self, batch, metrics)
+            result = original(self, batch, metrics)
         finally:
             _fetched.clear()
-            metrics.update(estimator.take_metrics())
+        step = estimator.take_step()
+        if step is not None:
+            metrics.update(step.metrics)
+            traces.write(
+                estimator.LeafOptions.parse(self.config.algorithm),
+                self.global_steps,
+                step,
+                lambda: {name: list(values) for name, values in fetch(trace.FIELDS).items()},
+                self.tokenizer,
+                append=self.local_trigger_step > 0,
+            )
+        return result
 
     trainer_base.PPOTrainer._compute_advantage = _compute_advantage
