@@ -28,11 +28,8 @@ else
   fi
   : "${MODEL:?set MODEL=, TRAIN= and VAL=, or none of them}" "${TRAIN:?set TRAIN=}" "${VAL:?set VAL=}"
   GPUS=${GPUS:-1}
-  # A cache that fits a small machine (GiB).
-  export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
-  # Ray gives a worker one thread; the phases of a step take turns, so each may have all cores.
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 fi
+on_cpu_use_all_cores
 
 # ----- the published configuration (arXiv 2606.07610), in veRL's flags -----------------------------------------------
 FLAGS=(
@@ -102,6 +99,9 @@ FLAGS=(
 
 # ----- a tiny model on a machine without a GPU -----------------------------------------------------------------------
 CPU_FLAGS=(
+  "${CPU_ENGINES[@]}"
+  +ray_kwargs.ray_init.num_gpus="$GPUS"
+
   data.train_batch_size=4
   data.max_prompt_length=160
   data.max_response_length=24
@@ -114,32 +114,9 @@ CPU_FLAGS=(
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4
   actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16
-  # fp32 and no top-p, so that the actor's and the rollout's probabilities must agree.
   actor_rollout_ref.rollout.top_p=1.0
-  actor_rollout_ref.rollout.dtype=float32
-  actor_rollout_ref.actor.fsdp_config.model_dtype=fp32
-  "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
-  actor_rollout_ref.actor.use_torch_compile=False
-  actor_rollout_ref.actor.fsdp_config.use_torch_compile=False
-
   actor_rollout_ref.rollout.max_model_len=256
-  actor_rollout_ref.rollout.max_num_seqs=64
-  actor_rollout_ref.rollout.max_num_batched_tokens=4096
-  actor_rollout_ref.rollout.enforce_eager=True
-  actor_rollout_ref.rollout.free_cache_engine=False
-  +actor_rollout_ref.rollout.enable_sleep_mode=False
-  +actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend=uni
-  actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=64
-  actor_rollout_ref.rollout.agent.num_workers=1
   actor_rollout_ref.rollout.val_kwargs.n=1
-  reward.num_workers=1
-
-  # Ray counts logical resources: a rank takes one "GPU", and too few CPUs make it wait for ever.
-  trainer.device=cpu
-  ray_kwargs.ray_init.num_cpus=16
-  +ray_kwargs.ray_init.num_gpus="$GPUS"
-  +ray_kwargs.ray_init.include_dashboard=False
-  transfer_queue.backend.SimpleStorage.num_data_storage_units=1
 
   trainer.total_epochs=100
   trainer.total_training_steps=40

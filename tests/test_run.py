@@ -61,14 +61,19 @@ def test_validation_is_scored_apart_for_swapped_audio(tmp_path):
 
 
 def test_metrics_of_an_interrupted_run_are_one_series(tmp_path):
-    (tmp_path / "000.jsonl").write_text('{"step":1,"data":{"a":1.0}}\n{"step":2,"data":{"a":2.0,"b":null}}\n{"step":3,"da')
+    (tmp_path / "000.jsonl").write_text(
+        '{"step":1,"data":{"a":1.0}}\n{"step":2,"data":{"a":2.0,"b":null}}\n{"step":3,"da'
+    )
     (tmp_path / "001.jsonl").write_text('{"step":2,"data":{"a":2.5}}\n{"step":3,"data":{"a":3.0}}\n')
     assert read_scalars(tmp_path) == {"a": {1: 1.0, 2: 2.5, 3: 3.0}}
 
 
 def python(code, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "COLUMNS": "200", **environment}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **environment},
     )
 
 

@@ -94,8 +94,7 @@ def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
 
 
 def test_pieces_join_to_the_text(processor):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from tokenizers import decoders
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

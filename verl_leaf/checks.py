@@ -26,7 +26,9 @@ def check_run(config) -> None:
         if config.algorithm.adv_estimator == "leaf":
             options = LeafOptions.parse(config.algorithm)
             if options.trace_dir is not None and not config.trainer.use_v1:
-                raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them")
+                raise ValueError(
+                    "algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them"
+                )
         n = config.actor_rollout_ref.rollout.n
         if n < 2:
             raise ValueError(

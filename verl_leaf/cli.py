@@ -15,7 +15,9 @@ def main(arguments: list[str] | None = None) -> int:
     train = commands.add_parser("train", help="run veRL's main_ppo in a run folder, watch it, summarise it")
     where = train.add_mutually_exclusive_group(required=True)
     where.add_argument("--run", type=Path, help="folder of the run")
-    where.add_argument("--runs", type=Path, help="folder of runs: go on with the last unfinished one, or begin a new one")
+    where.add_argument(
+        "--runs", type=Path, help="folder of runs: go on with the last unfinished one, or begin a new one"
+    )
     train.add_argument("--val", required=True, help="parquet file to validate on")
     train.add_argument("overrides", nargs="*", help="hydra overrides for verl.trainer.main_ppo, after --")
     train.set_defaults(function=_train)

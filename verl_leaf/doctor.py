@@ -78,7 +78,9 @@ def _versions(report: Report) -> None:
         if version.split("+")[0] in tested:
             report.ok(name, version)
         elif name == "verl":
-            report.broken(name, version, f"the patches are written for {' or '.join(tested)}: pip install verl=={tested[0]}")
+            report.broken(
+                name, version, f"the patches are written for {' or '.join(tested)}: pip install verl=={tested[0]}"
+            )
         else:
             report.note(name, f"{version}, tested with {' and '.join(tested)}")
 

@@ -43,7 +43,9 @@ class LeafOptions:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"algorithm.leaf.{name}={value!r}: valid are the integers from {least} on")
         if not isinstance(options.trace_dir, str | None):
-            raise ValueError(f"algorithm.leaf.trace_dir={options.trace_dir!r}: valid are the path of a folder, and null")
+            raise ValueError(
+                f"algorithm.leaf.trace_dir={options.trace_dir!r}: valid are the path of a folder, and null"
+            )
         for name, values in (("credit", CREDITS), ("surprisal", ("rollout", "old"))):
             if getattr(options, name) not in values:
                 raise ValueError(f"algorithm.leaf.{name}={getattr(options, name)!r}: valid are {', '.join(values)}")

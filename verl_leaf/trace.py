@@ -86,8 +86,8 @@ class TraceWriter:
                 "credit": options.credit,
             }
             with open(folder / f"step_{step:06d}.jsonl", "a" if append else "w", encoding="utf-8") as file:
-                for line in ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer):
-                    file.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+                lines = ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer)
+                file.writelines(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
         except Exception as error:
             self._warn(f"step {step}: {error!r}")
 

@@ -69,7 +69,7 @@ def plain(batch: dict, K: int, groups: int) -> None:
     for g in range(groups):
         rows = slice(g * K, (g + 1) * K)
         lengths = batch["response_mask"][rows].sum(1).tolist()
-        take = lambda name: [row[:n] for row, n in zip(batch[name][rows].tolist(), lengths, strict=True)]  # noqa: B023, E731
+        take = lambda name: [row[:n] for row, n in zip(batch[name][rows].tolist(), lengths, strict=True)]  # noqa: B023
         surprisal = [[-p for p in row] for row in take("rollout_log_probs")]
         reference.leaf(take("responses"), surprisal, batch["token_level_rewards"][rows].sum(1).tolist(), 2, 1, "both")
 
@@ -129,7 +129,10 @@ def plot(results: dict, path: str) -> None:
     import matplotlib.pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for panel, sizes, axis, label in ((panels[0], ROWS, 0, "groups of 8 x 1024"), (panels[1], TOKENS, 2, "tokens, 512 x 8")):
+    for panel, sizes, axis, label in (
+        (panels[0], ROWS, 0, "groups of 8 x 1024"),
+        (panels[1], TOKENS, 2, "tokens, 512 x 8"),
+    ):
         for name in ("LEAF", "grpo", "grpo_vectorized", "copy", "plain"):
             panel.loglog([size[axis] for size in sizes], [results[size][name] for size in sizes], "o-", label=name)
         panel.set_xlabel(label)
@@ -147,7 +150,13 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE", help="picture of the growth")
     args = parser.parse_args()
     results = {}
-    table = Table("groups x responses x tokens", *("LEAF", "grpo", "grpo_vectorized", "copy", "plain"), "/ grpo", "/ copy", "memory / inputs")
+    table = Table(
+        "groups x responses x tokens",
+        *("LEAF", "grpo", "grpo_vectorized", "copy", "plain"),
+        "/ grpo",
+        "/ copy",
+        "memory / inputs",
+    )
     for size in track(SIZES, description="Measuring"):
         results[size] = result = measure(size, args.device, args.repeats)
         row = [f"{1000 * result[name]:.1f} ms" for name in ("LEAF", "grpo", "grpo_vectorized", "copy", "plain")]

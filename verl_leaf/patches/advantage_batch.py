@@ -86,9 +86,7 @@ def _patch_v1_trainer(trainer_base) -> None:
         traces = traces or trace.TraceWriter()
 
         def fetch(fields):
-            return trainer_base.tq.kv_batch_get(
-                keys=batch.keys, partition_id=batch.partition_id, select_fields=fields
-            )
+            return trainer_base.tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
 
         if _takes_batch(trainer_base.core_algos, self.config.algorithm.adv_estimator):
             _fetched.update(fetch(["responses"]).to_padded_tensor().items())
