@@ -30,8 +30,8 @@ setup() {
 CPU_ENGINES=(
   # fp32, so that the actor's and the rollout's probabilities must agree.
   actor_rollout_ref.rollout.dtype=float32
-  actor_rollout_ref.actor.fsdp_config.model_dtype=fp32
-  "+actor_rollout_ref.actor.fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
+  actor_rollout_ref.{actor,ref}.fsdp_config.model_dtype=fp32
+  "+actor_rollout_ref."{actor,ref}".fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
   actor_rollout_ref.actor.use_torch_compile=False
   actor_rollout_ref.actor.fsdp_config.use_torch_compile=False
 

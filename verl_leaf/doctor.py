@@ -29,6 +29,7 @@ PATCHED_MODULES = (
     "verl.utils.config",
     "verl.utils.distributed",
     "verl.utils.model",
+    "verl.workers.engine.fsdp.transformer_impl",
 )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from verl_leaf.algorithm import CREDITS, LeafAdvantages, grpo_floored_advantages, leaf_advantages, leaf_metrics
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from verl_leaf.estimator import LeafOptions, LeafStep
 VERSION = 1
 FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
 
 
 class TraceWriter:
@@ -85,9 +85,9 @@ class TraceWriter:
                 "fork_budget": options.fork_budget,
                 "credit": options.credit,
             }
+            lines = ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer)
             with open(folder / f"step_{step:06d}.jsonl", "a" if append else "w", encoding="utf-8") as file:
-                lines = ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer)
-                file.writelines(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines)
+                file.write("".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
         except Exception as error:
             self._warn(f"step {step}: {error!r}")
 

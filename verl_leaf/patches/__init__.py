@@ -10,6 +10,7 @@ from verl_leaf.patches import (
     onednn_weights,
     preflight,
     process_group,
+    ref_offload,
     speech_processor,
 )
 from verl_leaf.patches.base import STATUS, PatchError
@@ -23,6 +24,7 @@ def install_for_verl() -> None:
     advantage_batch.install()
     preflight.install()
     process_group.install()
+    ref_offload.install()
 
 
 def install_for_vllm() -> None:

@@ -1,0 +1,99 @@
+"""Any veRL recipe becomes LEAF: the text example in veRL's other trainers and with its other options."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from recipe import PROJECT
+
+from verl_leaf.report import read_scalars
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def text_task(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("next_letter")
+    prepare = PROJECT / "examples/next_letter/prepare.py"
+    subprocess.run([sys.executable, prepare, "--out", folder, "--steps", "50"], check=True)
+    return folder
+
+
+def run(task, folder, *overrides: str) -> dict[str, dict[int, float]]:
+    """Two steps of ``examples/next_letter/run.sh``, and the metrics they logged."""
+    short = ("trainer.total_training_steps=2", "trainer.test_freq=-1", "trainer.val_before_train=False")
+    (folder / "metrics").mkdir()
+    with open(folder / "log", "w") as log:
+        subprocess.run(
+            ["bash", PROJECT / "examples/next_letter/run.sh", *short, "trainer.logger=[console,file]", *overrides],
+            env={**os.environ, "TASK": str(task), "VERL_FILE_LOGGER_PATH": str(folder / "metrics/0.jsonl")},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+            check=True,
+        )
+    return read_scalars(folder / "metrics")
+
+
+def leaf_worked(metrics) -> bool:
+    return sorted(metrics["leaf/boundaries_per_prompt"]) == [1, 2] and min(metrics["leaf/node_size"].values()) >= 2
+
+
+def test_colocated_asynchronous_trainer_with_a_reference_policy_and_rollout_correction(text_task, tmp_path):
+    metrics = run(
+        text_task,
+        tmp_path,
+        "trainer.v1.trainer_mode=colocate_async",
+        "actor_rollout_ref.actor.use_kl_loss=True",
+        "algorithm.rollout_correction.rollout_is=token",
+        "algorithm.rollout_correction.rollout_rs=seq_mean_k1",
+        "algorithm.rollout_correction.rollout_rs_threshold=0.5_2.0",
+    )
+    assert leaf_worked(metrics)
+    assert metrics["training/rollout_probs_diff_max"][1] < 1e-4
+    assert len(metrics["actor/kl_loss"]) == 2
+    assert any(name.startswith("rollout_corr/") for name in metrics)
+
+
+def test_legacy_trainer(text_task, tmp_path):
+    metrics = run(text_task, tmp_path, "trainer.use_v1=False")
+    assert leaf_worked(metrics)
+    assert max(metrics["training/rollout_probs_diff_max"].values()) < 1e-4
+
+
+def test_filtered_groups_and_traces(text_task, tmp_path):
+    metrics = run(
+        text_task,
+        tmp_path,
+        "algorithm.filter_groups.enable=True",
+        "algorithm.filter_groups.metric=reward",
+        f"+algorithm.leaf.trace_dir={tmp_path / 'traces'}",
+        "+algorithm.leaf.trace_every=2",
+    )
+    assert leaf_worked(metrics)
+    assert set(metrics["leaf/no_signal_share"].values()) == {0}  # that is what the filter is for
+    (file,) = (tmp_path / "traces").iterdir()
+    head, *prompts = map(json.loads, file.read_text().splitlines())
+    assert (head["step"], len(prompts)) == (2, 8)
+    for prompt in prompts:
+        assert len(prompt["responses"]) == 8 and prompt["data_source"] == "next_letter"
+        rewards = [response["reward"] for response in prompt["responses"]]
+        assert prompt["root_value"] == pytest.approx(sum(rewards) / 8)
+        for response in prompt["responses"]:
+            given = "".join(response["pieces"]).split()[:-1]
+            right = prompt["reference"].split()
+            share = sum(a == b for a, b in zip(given, right, strict=False)) / max(len(given), len(right))
+            assert response["reward"] == pytest.approx(share)
+            assert response["spans"][-1]["end"] == len(response["tokens"])
+
+
+def test_text_loads_nothing_of_speech():
+    code = (
+        "import sys, verl.trainer.main_ppo, verl.trainer.ppo.v1, verl_leaf.trace\n"
+        "names = ('verl_leaf.speech', 'verl_leaf.models.qwen2_audio.', 'soundfile', 'soxr', 'sacrebleu')\n"
+        "print('speech:', [name for name in sys.modules if name.startswith(names)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "speech: []" in done.stdout
