@@ -83,10 +83,8 @@ def test_summary(trained):
     assert (trained.run / "adapter" / "adapter_model.safetensors").exists()
 
 
-def test_the_advantage_step_is_cheap_beside_the_rest(trained):
-    """No seconds asserted: which share of the step they are, LEAF's own and those of veRL's storage around it."""
-    scalars = trained.scalars()
-    assert max(scalars["leaf/seconds"].values()) < min(scalars["timing_s/step"].values()) / 100
+def test_leaf_reports_its_metrics(trained):
+    assert sum(name.startswith("leaf/") for name in trained.scalars()) >= 10
 
 
 def test_other_audio_at_the_actor_is_seen(task, tmp_path):
