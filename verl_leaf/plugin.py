@@ -31,7 +31,6 @@ def connect_verl() -> None:
         vllm_distribution.install_alias()
         _select_cpu_platform()
         wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_estimators)
-        wrapt.when_imported("verl.utils.model")(_register_model_classes)
         patches.install_for_verl()
     except Exception as error:
         traceback.print_exc()
@@ -69,11 +68,3 @@ def _register_estimators(core_algos) -> None:
 
     core_algos.register_adv_est("leaf")(estimator.leaf)
     core_algos.register_adv_est("grpo_floored")(estimator.grpo_floored)
-
-
-def _register_model_classes(_verl_utils_model) -> None:
-    """verl/utils/model.py get_hf_auto_model_class gives a config that no auto class maps an ``AutoModel``: no head."""
-    from transformers import AutoModelForImageTextToText
-
-    for family in FAMILIES.values():
-        AutoModelForImageTextToText.register(family.config_class(), family.hf_class(), exist_ok=True)

@@ -30,7 +30,10 @@ class OtherAudioWorker(SpeechAgentLoopWorker):
 
     def _compute_multi_modal_inputs(self, output, input_ids):
         features = super()._compute_multi_modal_inputs(output, input_ids)
-        return {**features, "input_features": torch.zeros_like(features["input_features"])}
+        return {
+            name: torch.zeros_like(feature) if name == "input_features" else feature
+            for name, feature in features.items()
+        }
 
 
 class RecordingManager(SpeechAgentLoopManager):

@@ -18,16 +18,12 @@ class Family:
     model_type: str  # `model_type` in the checkpoint's config.json
     architecture: str  # `architectures[0]` in config.json: the name under which vLLM looks its class up
     processor_class: str  # name of the Hugging Face processor class
-    config: str  # Hugging Face configuration class
     hf: str  # Hugging Face model class that the actor trains
     vllm_class: str  # vLLM model class that generates the rollouts
     call_processor: Callable[..., Mapping[str, torch.Tensor]]  # (processor, text, clips) -> ids and audio features
     audio_tokens: Callable[..., int]  # (processor, samples) -> placeholder tokens that a clip of that length becomes
     min_audio_tokens: int  # a clip that becomes fewer is refused
     max_seconds: float  # a longer clip does not fit the audio encoder's window
-
-    def config_class(self) -> type:
-        return _load(self.config)
 
     def hf_class(self) -> type:
         return _load(self.hf)

@@ -7,6 +7,7 @@ and stops with :class:`PatchError` where it is not. ``STATUS`` tells what was do
 
 from verl_leaf.patches import (
     advantage_batch,
+    model_class,
     onednn_weights,
     preflight,
     process_group,
@@ -22,6 +23,7 @@ def install_for_verl() -> None:
     """Attach the patches of veRL; each takes effect when veRL imports the module it changes."""
     speech_processor.install()
     advantage_batch.install()
+    model_class.install()
     preflight.install()
     process_group.install()
     ref_offload.install()

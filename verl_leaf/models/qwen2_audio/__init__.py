@@ -17,7 +17,6 @@ QWEN2_AUDIO = Family(
     model_type="qwen2_audio",
     architecture="Qwen2AudioForConditionalGeneration",
     processor_class="Qwen2AudioProcessor",
-    config="transformers:Qwen2AudioConfig",
     hf="verl_leaf.models.qwen2_audio.hf:Qwen2AudioForConditionalGeneration",
     vllm_class="verl_leaf.models.qwen2_audio.vllm:Qwen2AudioForConditionalGeneration",
     call_processor=call_processor,
