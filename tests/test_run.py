@@ -9,7 +9,7 @@ import time
 import pytest
 
 from verl_leaf.report import read_scalars, read_validation
-from verl_leaf.run import choose_folder, earlier_baseline
+from verl_leaf.run import _lock, choose_folder, earlier_baseline, train
 from verl_leaf.speech.swap import SUFFIX
 
 
@@ -29,6 +29,15 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_left_alone(tmp_path):
     assert choose_folder(tmp_path, ["a=3"]).name == "003"
     (tmp_path / "001" / "summary.json").write_text("{}")
     assert choose_folder(tmp_path, ["a=1"]).name == "003"
+
+
+def test_two_runs_never_share_a_folder(tmp_path):
+    held = _lock(tmp_path)
+    with pytest.raises(ValueError, match="a run is at work here"):
+        train(tmp_path, [], "val.parquet")
+    held.close()
+    with pytest.raises(FileNotFoundError, match="val.parquet"):
+        train(tmp_path, [], "val.parquet")
 
 
 def test_the_answers_before_training_serve_again_while_nothing_has_changed(tmp_path):

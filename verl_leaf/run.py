@@ -5,6 +5,7 @@ The folder holds ``command.json``, ``train.log`` (everything veRL, Ray and vLLM 
 ``validation/`` (every answer of every validation) and, once training has ended, ``summary.json`` and ``adapter/``.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -67,10 +68,14 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
 
     Returns:
         The exit status of veRL.
+
+    Raises:
+        ValueError: another process trains in the folder.
     """
     console = Console()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
     baseline = earlier_baseline(folder, overrides, validation)
     resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
     (folder / "command.json").write_text(json.dumps({"overrides": overrides, "validation": validation}, indent=1))
@@ -109,8 +114,14 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
     with open(folder / "train.log", "ab") as log:
         start = log.tell()
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],  # held as long as veRL lives, whatever becomes of this process
         )
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         try:
             status = _watch(process, folder / "train.log", start, console)
         except BaseException:
@@ -124,6 +135,16 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         return status
     summarise(folder, console)
     return 0
+
+
+def _lock(folder: Path):
+    """A file in the folder that stays locked while it is open here or in a child."""
+    lock = open(folder / "lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ValueError(f"{folder}: a run is at work here; wait for it, end it, or choose another folder") from None
+    return lock
 
 
 def _watch(process: subprocess.Popen, log: Path, start: int, console: Console) -> int:
