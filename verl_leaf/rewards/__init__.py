@@ -78,7 +78,20 @@ def by_data_source(
     return dict.fromkeys(sorted(others)) | result
 
 
-REWARDS = {**{name: globals()[name] for name in METRICS}, "mix": mix, "by_data_source": by_data_source}
+REWARDS = {
+    reward.__name__: reward
+    for reward in (
+        sentence_bleu,
+        sentence_bleu_uncased,
+        chrf,
+        wer,
+        cer,
+        rouge_l,
+        exact_match,
+        mix,
+        by_data_source,
+    )
+}
 
 
 def check_reward(name: str, options: Mapping, data_sources: Iterable[str]) -> None:
@@ -95,21 +108,24 @@ def check_reward(name: str, options: Mapping, data_sources: Iterable[str]) -> No
     """
     if name not in REWARDS:
         raise ValueError(f"name={name}: no such reward; there are {', '.join(REWARDS)}")
-    parameters = inspect.signature(REWARDS[name]).parameters.values()
-    valid = {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
-    unknown, missing = options.keys() - valid.keys(), {o for o, needed in valid.items() if needed} - options.keys()
-    if unknown or missing:
-        problem = f"no option {', '.join(sorted(unknown))}" if unknown else f"needs {', '.join(sorted(missing))}"
-        raise ValueError(f"reward_kwargs: {name}: {problem}; valid: {', '.join(valid)}")
-    rewards = options.get("rewards", {})
-    for weights in [*rewards.values()] if isinstance(rewards, Mapping) else []:
-        _weights(weights)
-    tokenize = options.get("tokenize")
+    parameters = [p for p in inspect.signature(REWARDS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    valid = [p.name for p in parameters]
+    if unknown := [option for option in options if option not in valid]:
+        raise ValueError(f"reward_kwargs: {name} has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+    if missing := [p.name for p in parameters if p.default is p.empty and p.name not in options]:
+        raise ValueError(f"reward_kwargs: {name} needs {', '.join(missing)}")
+    rewards, tokenize = options.get("rewards", {}), options.get("tokenize")
+    if not isinstance(rewards, Mapping):
+        raise ValueError(f"reward_kwargs: rewards={rewards}: must be a mapping from data sources to rewards")
+    for reward in [options["weights"]] if "weights" in options else rewards.values():
+        _weights(reward)
     for tokenizer_name in tokenize.values() if isinstance(tokenize, Mapping) else [tokenize]:
         if tokenizer_name is not None:
             tokenizer(tokenizer_name)
-    for data_source in data_sources or [""]:
-        REWARDS[name](data_source, "", "", **options)
+    for option, value in options.items():
+        if option == "rewards" or isinstance(tokenize, Mapping) and option == "tokenize":
+            for data_source in data_sources:
+                _chosen(option, value, data_source)
 
 
 def _score(
@@ -128,10 +144,13 @@ def _score(
 
 def _weights(reward: str | Mapping) -> Mapping[str, float]:
     weights = {reward: 1} if isinstance(reward, str) else reward
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{reward} is neither a metric nor the weights of several")
     if unknown := [str(metric) for metric in weights if metric not in METRICS]:
         raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
-    if not all(weight > 0 for weight in weights.values()) or abs(sum(weights.values()) - 1) > 1e-6:
-        raise ValueError(f"weights must be above 0 and sum to 1, got {dict(weights)}")
+    numbers = [weight for weight in weights.values() if isinstance(weight, int | float) and weight > 0]
+    if len(numbers) < len(weights) or abs(sum(numbers) - 1) > 1e-6:
+        raise ValueError(f"weights must be numbers above 0 and sum to 1, got {dict(weights)}")
     return weights
 
 

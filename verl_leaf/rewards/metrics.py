@@ -62,9 +62,9 @@ def tokenizer(name: str) -> Callable[[str], str]:
         raise ValueError(f"tokenize={name}: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ValueError(
-            f"tokenize={name}: sacrebleu could not fetch its model ({error}). Run sacrebleu --tokenize {name} where there "
-            f"is internet and copy the file from ~/.sacrebleu/models to {os.path.join(SACREBLEU_DIR, 'models')} on every "
-            "machine; chrf and cer need no tokeniser"
+            f"tokenize={name}: sacrebleu could not fetch its model ({error}). Where there is internet, run "
+            f"`python -c \"import sacrebleu; sacrebleu.BLEU(tokenize='{name}')\"` and copy ~/.sacrebleu/models to "
+            f"{os.path.join(SACREBLEU_DIR, 'models')} on every machine; chrf and cer need no tokeniser"
         ) from error
 
 
