@@ -13,6 +13,8 @@ from verl.utils.config import validate_config
 from verl_leaf.checks import check_run
 from verl_leaf.platform import vllm_distribution
 
+KWARGS = "+reward.custom_reward_function.reward_kwargs"
+
 
 @pytest.fixture
 def configure(task):
@@ -31,6 +33,8 @@ def configure(task):
                     f"data.val_files=[{task}/data/val.parquet]",
                     "data.custom_cls.path=pkg://verl_leaf.speech.dataset",
                     "data.custom_cls.name=SpeechDataset",
+                    "reward.custom_reward_function.path=pkg://verl_leaf.rewards",
+                    "reward.custom_reward_function.name=sentence_bleu",
                     *overrides,
                 ],
             )
@@ -51,12 +55,54 @@ def test_a_good_configuration_passes(configure):
         ("+algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
         ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
+        (
+            "reward.custom_reward_function.name=bleu",
+            "name=bleu: no such reward; there are sentence_bleu, .*, by_data_source",
+        ),
+        (f"{KWARGS}.tokenise=zh", "sentence_bleu has no option tokenise; valid: tokenize"),
+        (f"{KWARGS}.tokenize=chinese", "tokenize=chinese: unknown to sacrebleu, which has none, zh, 13a"),
+        (
+            f"{KWARGS}.tokenize={{librisqa:zh}}",
+            "tokenize: no entry for the data source 'spoken_german'; there are librisqa",
+        ),
         ("data.val_files=[/no/such/file.parquet]", "data.val_files: /no/such/file.parquet does not exist"),
     ],
 )
 def test_a_bad_setting_is_named(configure, override, message):
     with pytest.raises(ValueError, match=message):
         check_run(configure(override))
+
+
+def test_a_good_reward_for_each_data_source_passes(configure):
+    check_run(
+        configure(
+            "reward.custom_reward_function.name=by_data_source",
+            f"{KWARGS}.rewards={{spoken_german:{{chrf:0.5,cer:0.5}},librisqa:rouge_l}}",
+            f"{KWARGS}.tokenize={{spoken_german:null,librisqa:zh}}",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name, option, message",
+    [
+        ("mix", "tokenize=zh", "mix needs weights"),
+        ("mix", "weights={bleu:1}", "no metric bleu; there are sentence_bleu, sentence_bleu_uncased, chrf"),
+        ("mix", "weights={chrf:0.7,cer:0.2}", r"sum to 1, got \{'chrf': 0.7, 'cer': 0.2\}"),
+        ("mix", "weights={chrf:1.5,cer:-0.5}", "numbers above 0"),
+        ("by_data_source", "rewards=chrf", "rewards=chrf: must be a mapping"),
+        ("by_data_source", "rewards={spoken_german:bleu}", "no metric bleu"),
+        ("by_data_source", "rewards={spoken_german:null}", "None is neither a metric nor the weights"),
+        (
+            "by_data_source",
+            "rewards={librisqa:chrf}",
+            "no entry for the data source 'spoken_german'; there are librisqa",
+        ),
+    ],
+)
+def test_bad_options_of_a_reward_are_named(configure, name, option, message):
+    with pytest.raises(ValueError, match=f"reward.custom_reward_function: .*{message}"):
+        check_run(configure(f"reward.custom_reward_function.name={name}", f"{KWARGS}.{option}"))
 
 
 def test_an_unsupported_family_is_named(configure, task, tmp_path):

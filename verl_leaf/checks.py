@@ -1,6 +1,10 @@
 """What can be known to be wrong with a run before Ray and the engines start."""
 
 import os
+from collections.abc import Iterator
+
+import pyarrow.parquet
+from omegaconf import OmegaConf
 
 from verl_leaf.estimator import LeafOptions
 from verl_leaf.models import FAMILIES
@@ -38,11 +42,38 @@ def check_run(config) -> None:
     if (config.data.get("custom_cls") or {}).get("name") == "SpeechDataset":
         check_vllm()
         check_speech_model(config.actor_rollout_ref.model.path)
-        for setting in ("train_files", "val_files"):
-            files = config.data[setting]
-            for file in [files] if isinstance(files, str) else files:
-                if "://" not in file and not os.path.isfile(os.path.expanduser(file)):
-                    raise ValueError(f"data.{setting}: {file} does not exist")
+        for setting, file in _local_files(config.data):
+            if not os.path.isfile(file):
+                raise ValueError(f"data.{setting}: {file} does not exist")
+    reward = config.reward.custom_reward_function
+    if reward.path in ("pkg://verl_leaf.rewards", "pkg://verl_leaf/rewards"):
+        from verl_leaf.rewards import check_reward
+
+        options = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
+        try:
+            check_reward(reward.name, options, _data_sources(config.data))
+        except ValueError as error:
+            raise ValueError(f"reward.custom_reward_function: {error}") from error
+
+
+def _local_files(data) -> Iterator[tuple[str, str]]:
+    """Setting and path of every file of rows that is not in remote storage."""
+    for setting in ("train_files", "val_files"):
+        files = data[setting]
+        for file in [files] if isinstance(files, str) else files:
+            if "://" not in file:
+                yield setting, os.path.expanduser(file)
+
+
+def _data_sources(data) -> set[str]:
+    """The values of ``data_source`` in the parquet files that can be read here."""
+    sources = set()
+    for _, file in _local_files(data):
+        if file.endswith(".parquet") and os.path.isfile(file):
+            table = pyarrow.parquet.ParquetFile(file)
+            if "data_source" in table.schema_arrow.names:
+                sources |= set(table.read(columns=["data_source"])["data_source"].to_pylist())
+    return sources
 
 
 def check_vllm() -> None:

@@ -27,4 +27,4 @@ def _patch(config_module) -> None:
         return original(config, use_reference_policy, use_critic)
 
     rebind(original, validate_config)
-    STATUS["preflight"] = "active: veRL does not check the settings of LEAF and of speech models"
+    STATUS["preflight"] = "active: veRL does not check the settings of LEAF, of speech models and of rewards"

@@ -1,0 +1,146 @@
+"""Text metrics of one answer, as sacrebleu, jiwer and rouge-score compute them."""
+
+import functools
+import os
+from collections.abc import Callable
+
+import jiwer
+from rouge_score import rouge_scorer
+from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.utils import SACREBLEU_DIR
+
+# The most characters of an answer or reference that a library sees. The slowest is ROUGE-L, whose table of tokens x tokens
+# then has at most 16 million cells: a few seconds where answer and reference both are that long, in single characters.
+MAX_CHARACTERS = 4000
+
+Result = tuple[float, float, dict[str, float]]  # score, value by the metric's own definition, what it is made of
+
+
+def measure(
+    name: str, answer: str, references: list[str], tokenize: str | None = None
+) -> tuple[float, dict[str, float]]:
+    """Score an answer.
+
+    White space is stripped and collapsed first; NUL counts as white space, and a lone surrogate becomes ``?``. All but
+    ``exact_match`` then see the first ``MAX_CHARACTERS`` characters of a string.
+
+    Args:
+        name: a key of ``METRICS``.
+        answer: the text to score; may be empty.
+        references: what it should be. None at all counts as one empty reference.
+        tokenize: sacrebleu's name of a tokeniser, which then makes the words of BLEU, the word error rate and ROUGE-L.
+            Not given, each library does it its own way: ``13a``, white space, and the runs of ``a-z0-9`` in lower case.
+
+    Returns:
+        The score, in [0, 1] and higher for better, and its parts, always the same ones: the metric's value under its
+        own name (an error rate is the raw rate, the lowest of the references, and may exceed 1; its score is
+        ``1 - min(rate, 1)``), and what it is made of, as ``{name}_{part}``.
+    """
+    references = [_collapse(reference) for reference in references] or [""]
+    score, value, parts = METRICS[name](_collapse(answer), references, tokenize)
+    return score, {name: value} | {f"{name}_{part}": number for part, number in parts.items()}
+
+
+@functools.cache
+def part_names(name: str) -> tuple[str, ...]:
+    """The parts that :func:`measure` returns for a metric."""
+    return tuple(measure(name, "", [])[1])
+
+
+@functools.cache
+def tokenizer(name: str) -> Callable[[str], str]:
+    """One of sacrebleu's tokenisers, which puts a space between tokens.
+
+    Raises:
+        ValueError: there is none of this name, or something that it needs is missing; the message says what to do.
+    """
+    if name not in BLEU.TOKENIZERS:
+        raise ValueError(f"tokenize={name}: unknown to sacrebleu, which has {', '.join(BLEU.TOKENIZERS)}")
+    try:
+        return BLEU(tokenize=name).tokenizer
+    except (RuntimeError, ImportError) as error:  # sacrebleu names the missing package
+        raise ValueError(f"tokenize={name}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ValueError(
+            f"tokenize={name}: sacrebleu could not fetch its model ({error}). Where there is internet, run "
+            f"`python -c \"import sacrebleu; sacrebleu.BLEU(tokenize='{name}')\"` and copy ~/.sacrebleu/models to "
+            f"{os.path.join(SACREBLEU_DIR, 'models')} on every machine; chrf and cer need no tokeniser"
+        ) from error
+
+
+def _bleu(lowercase: bool, answer: str, references: list[str], tokenize: str | None) -> Result:
+    bleu = _bleu_metric(lowercase, tokenize or BLEU.TOKENIZER_DEFAULT).sentence_score(
+        _cut(answer), [*map(_cut, references)]
+    )
+    value = min(bleu.score / 100, 1.0)
+    return value, value, {"brevity_penalty": bleu.bp}
+
+
+def _chrf(answer: str, references: list[str], tokenize: str | None) -> Result:
+    value = min(CHRF().sentence_score(_cut(answer), [*map(_cut, references)]).score / 100, 1.0)
+    return value, value, {}
+
+
+def _wer(answer: str, references: list[str], tokenize: str | None) -> Result:
+    words = tokenizer(tokenize or "none")
+    return _lowest(jiwer.wer, words(_cut(answer)), [words(_cut(reference)) for reference in references])
+
+
+def _cer(answer: str, references: list[str], tokenize: str | None) -> Result:
+    return _lowest(jiwer.cer, _cut(answer), [*map(_cut, references)])
+
+
+def _lowest(error_rate: Callable, answer: str, references: list[str]) -> Result:
+    lowest = min(float(error_rate(reference, answer)) for reference in references)
+    return 1 - min(lowest, 1.0), lowest, {}
+
+
+def _rouge_l(answer: str, references: list[str], tokenize: str | None) -> Result:
+    rouge = _rouge_scorer(tokenize).score_multi([*map(_cut, references)], _cut(answer))["rougeL"]
+    value = float(rouge.fmeasure)
+    return value, value, {"precision": float(rouge.precision), "recall": float(rouge.recall)}
+
+
+def _exact_match(answer: str, references: list[str], tokenize: str | None) -> Result:
+    value = float(answer in references)
+    return value, value, {}
+
+
+METRICS: dict[str, Callable[[str, list[str], str | None], Result]] = {
+    "sentence_bleu": functools.partial(_bleu, False),
+    "sentence_bleu_uncased": functools.partial(_bleu, True),
+    "chrf": _chrf,
+    "wer": _wer,
+    "cer": _cer,
+    "rouge_l": _rouge_l,
+    "exact_match": _exact_match,
+}
+
+
+# One object for all answers: sacrebleu keeps every tokeniser that has ever been called, with its dictionary or model.
+@functools.cache
+def _bleu_metric(lowercase: bool, tokenize: str) -> BLEU:
+    metric = BLEU(lowercase=lowercase, effective_order=True)
+    metric.tokenizer = tokenizer(tokenize)
+    return metric
+
+
+@functools.cache
+def _rouge_scorer(tokenize: str | None) -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenize and _RougeTokenizer(tokenizer(tokenize)))
+
+
+class _RougeTokenizer:
+    def __init__(self, words: Callable[[str], str]):
+        self.words = words
+
+    def tokenize(self, text: str) -> list[str]:
+        return self.words(text.lower()).split()
+
+
+def _collapse(text: str) -> str:
+    return " ".join(text.encode(errors="replace").decode().replace("\0", " ").split())
+
+
+def _cut(text: str) -> str:
+    return text[:MAX_CHARACTERS]
