@@ -68,9 +68,7 @@ def test_published_groups_through_verl(options):
     """All groups of the specification in one interleaved batch, through veRL's own compute_advantage."""
     groups = [group for group in GROUPS if options_of(group) == options]
     batch, index = as_batch(groups)
-    data = DataProto(
-        batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={}
-    )
+    data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
     config = OmegaConf.create({"leaf": dict(zip(("fork_budget", "min_prefix_tokens", "credit"), options, strict=True))})
     result = compute_advantage(data, "leaf", config=config).batch
     torch.testing.assert_close(

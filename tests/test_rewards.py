@@ -15,7 +15,7 @@ from verl.trainer.ppo.metric_utils import process_validation_metrics
 from verl.trainer.ppo.reward import get_custom_reward_fn
 
 from verl_leaf.rewards import REWARDS, by_data_source, cer, check_reward, mix, rouge_l, sentence_bleu, wer
-from verl_leaf.rewards.metrics import MAX_CHARACTERS, METRICS, measure
+from verl_leaf.rewards.metrics import MAX_CHARACTERS, METRICS, measure, needed_tokenizer
 
 REFERENCE = "zwei alte Hunde schlafen im Garten"
 LIBRARIES = {
@@ -166,14 +166,14 @@ def test_thai_needs_a_model_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(tokenizer_spm, "SACREBLEU_DIR", str(tmp_path))
     monkeypatch.setitem(tokenizer_spm.SPM_MODELS["flores200"], "url", f"file://{tmp_path}/none/model")
     with pytest.raises(ValueError, match="tokenize=flores200: .*could not fetch its model .* copy .* on every machine"):
-        check_reward("sentence_bleu", {"tokenize": "flores200"}, ["test"])
+        check_reward("sentence_bleu", {"tokenize": "flores200"}, {"test": ["สุนัข"]})
 
     thai = ["สุนัขแก่สองตัวนอนในสวน", "สุนัขสองตัวนอนในสวน"]
     with open(tmp_path / "models/model", "wb") as model:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(thai), model_writer=model, vocab_size=30, hard_vocab_limit=False, minloglevel=2
         )
-    check_reward("sentence_bleu", {"tokenize": "flores200"}, ["test"])
+    check_reward("sentence_bleu", {"tokenize": "flores200"}, {"test": ["สุนัข"]})
     assert 0 < sentence_bleu("test", thai[1], thai[0], tokenize="flores200")["score"] < 1
 
 
@@ -186,6 +186,33 @@ def test_of_enormous_strings_the_libraries_see_the_beginning(name, text):
     assert measure(name, text, [REFERENCE]) == measure(name, beginning, [REFERENCE])
     assert measure(name, REFERENCE, [text]) == measure(name, REFERENCE, [beginning])
     assert measure(name, text, [text]) == measure(name, beginning, [beginning])
+
+
+@pytest.mark.parametrize(
+    "references, needed",
+    [
+        (["Zwei alte Hunde", "犬"], None),
+        (["개 두 마리"], None),
+        (["老狗在花园里睡觉 (WTO)"], "zh"),
+        (["老犬が庭で眠る"], "ja-mecab"),
+        (["สุนัขแก่สองตัว"], "flores200"),
+        (["", "7"], None),
+    ],
+)
+def test_words_without_spaces_need_a_tokenizer(references, needed):
+    assert needed_tokenizer(references) == needed
+    for name, words in (("rouge_l", True), ("chrf", False)):
+        if needed and words:
+            with pytest.raises(ValueError, match=f"'test' have no spaces .* set reward_kwargs.tokenize={needed}"):
+                check_reward(name, {}, {"test": references})
+        else:
+            check_reward(name, {}, {"test": references})
+        check_reward(name, {"tokenize": None}, {"test": references})
+
+
+@pytest.mark.parametrize("ground_truth", [42, [42, "x"], np.array([42])])
+def test_references_that_are_numbers(ground_truth):
+    assert sentence_bleu("test", "42", ground_truth)["score"] == pytest.approx(1)
 
 
 def test_exact_match_sees_all_of_a_string():

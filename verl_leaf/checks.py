@@ -1,6 +1,7 @@
 """What can be known to be wrong with a run before Ray and the engines start."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pyarrow.parquet
@@ -10,6 +11,7 @@ from verl_leaf.estimator import LeafOptions
 from verl_leaf.models import FAMILIES
 from verl_leaf.platform import vllm_distribution
 
+REFERENCES_READ = 100  # of each data source, to see in what script they are
 GROUP_ESTIMATORS = ("leaf", "grpo_floored")
 
 # Versions that the package was tested against: distribution -> versions. The first vLLM of each kind is in our extras.
@@ -51,7 +53,7 @@ def check_run(config) -> None:
 
         options = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
         try:
-            check_reward(reward.name, options, _data_sources(config.data))
+            check_reward(reward.name, options, _references(config.data))
         except ValueError as error:
             raise ValueError(f"reward.custom_reward_function: {error}") from error
 
@@ -65,15 +67,22 @@ def _local_files(data) -> Iterator[tuple[str, str]]:
                 yield setting, os.path.expanduser(file)
 
 
-def _data_sources(data) -> set[str]:
-    """The values of ``data_source`` in the parquet files that can be read here."""
-    sources = set()
+def _references(data) -> dict[str, list[str]]:
+    """References of the first rows of every data source in the parquet files that can be read here."""
+    references = defaultdict(list)
     for _, file in _local_files(data):
-        if file.endswith(".parquet") and os.path.isfile(file):
-            table = pyarrow.parquet.ParquetFile(file)
-            if "data_source" in table.schema_arrow.names:
-                sources |= set(table.read(columns=["data_source"])["data_source"].to_pylist())
-    return sources
+        if not file.endswith(".parquet") or not os.path.isfile(file):
+            continue
+        table = pyarrow.parquet.ParquetFile(file)
+        if not {"data_source", "reward_model"} <= set(table.schema_arrow.names):
+            continue
+        rows = table.read(columns=["data_source", "reward_model"])
+        for row in rows.to_pylist():
+            texts = references[row["data_source"]]
+            if len(texts) < REFERENCES_READ:
+                truth = (row["reward_model"] or {}).get("ground_truth") or []
+                texts += [truth] if isinstance(truth, str) else [text for text in truth if isinstance(text, str)]
+    return dict(references)
 
 
 def check_vllm() -> None:

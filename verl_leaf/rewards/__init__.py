@@ -13,9 +13,11 @@ the parts of :func:`verl_leaf.rewards.metrics.measure`, which veRL reports for e
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
-from verl_leaf.rewards.metrics import METRICS, measure, part_names, tokenizer
+import numpy as np
+
+from verl_leaf.rewards.metrics import COUNT_WORDS, METRICS, measure, needed_tokenizer, part_names, tokenizer
 from verl_leaf.speech.swap import SUFFIX
 
 
@@ -94,17 +96,18 @@ REWARDS = {
 }
 
 
-def check_reward(name: str, options: Mapping, data_sources: Iterable[str]) -> None:
+def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]]) -> None:
     """Stop unless a reward can score all rows.
 
     Args:
         name: ``reward.custom_reward_function.name``.
         options: ``reward.custom_reward_function.reward_kwargs``.
-        data_sources: those of the rows.
+        references: data source -> some of its references.
 
     Raises:
-        ValueError: no such reward or option, a wrong value, a data source without an entry, or a tokeniser that lacks
-            something; the message says what there is or what to do.
+        ValueError: no such reward or option, a wrong value, a data source without an entry, a tokeniser that lacks
+            something, or none where a metric counts words and the references have no spaces between them; the message
+            says what there is or what to do.
     """
     if name not in REWARDS:
         raise ValueError(f"name={name}: no such reward; there are {', '.join(REWARDS)}")
@@ -122,16 +125,23 @@ def check_reward(name: str, options: Mapping, data_sources: Iterable[str]) -> No
     for tokenizer_name in tokenize.values() if isinstance(tokenize, Mapping) else [tokenize]:
         if tokenizer_name is not None:
             tokenizer(tokenizer_name)
-    for option, value in options.items():
-        if option == "rewards" or isinstance(tokenize, Mapping) and option == "tokenize":
-            for data_source in data_sources:
-                _chosen(option, value, data_source)
+    for data_source, texts in references.items():
+        reward = _chosen("rewards", rewards, data_source) if "rewards" in options else options.get("weights", name)
+        if isinstance(tokenize, Mapping):
+            _chosen("tokenize", tokenize, data_source)
+        needed = needed_tokenizer(texts)
+        if needed and "tokenize" not in options and set(_weights(reward)) & set(COUNT_WORDS):
+            raise ValueError(
+                f"the references of the data source {data_source!r} have no spaces between words, which "
+                f"{', '.join(_weights(reward))} would count: set reward_kwargs.tokenize={needed} (README, Rewards), or "
+                "null to do without"
+            )
 
 
 def _score(
     data_source: str, answer: str, ground_truth, weights: Mapping[str, float], tokenize: str | Mapping | None
 ) -> dict:
-    references = [ground_truth] if isinstance(ground_truth, str) else list(ground_truth)
+    references = [*map(str, ground_truth)] if isinstance(ground_truth, list | np.ndarray) else [str(ground_truth)]
     if isinstance(tokenize, Mapping):
         tokenize = _chosen("tokenize", tokenize, data_source)
     score, parts = 0.0, {}

@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 
 import jiwer
 from rouge_score import rouge_scorer
@@ -66,6 +67,24 @@ def tokenizer(name: str) -> Callable[[str], str]:
             f"`python -c \"import sacrebleu; sacrebleu.BLEU(tokenize='{name}')\"` and copy ~/.sacrebleu/models to "
             f"{os.path.join(SACREBLEU_DIR, 'models')} on every machine; chrf and cer need no tokeniser"
         ) from error
+
+
+# Metrics that count words, and the tokenisers that sacrebleu recommends where words are not parted by spaces.
+COUNT_WORDS = ("sentence_bleu", "sentence_bleu_uncased", "wer", "rouge_l")
+_UNSPACED = {
+    "ja-mecab": re.compile("[\u3040-\u30ff]"),  # kana
+    "zh": re.compile("[\u4e00-\u9fff]"),
+    "flores200": re.compile("[\u0e00-\u0e7f]"),  # Thai
+}
+
+
+def needed_tokenizer(references: Iterable[str]) -> str | None:
+    """sacrebleu's tokeniser for the script that most letters of the references are of, or None where spaces part words."""
+    letters = [letter for text in references for letter in text if letter.isalpha()]
+    counts = {name: sum(map(bool, map(script.match, letters))) for name, script in _UNSPACED.items()}
+    if 2 * sum(counts.values()) <= len(letters):
+        return None
+    return "ja-mecab" if 10 * counts["ja-mecab"] > counts["zh"] + counts["ja-mecab"] else max(counts, key=counts.get)
 
 
 def _bleu(lowercase: bool, answer: str, references: list[str], tokenize: str | None) -> Result:
