@@ -29,6 +29,7 @@ else
   : "${MODEL:?set MODEL=, TRAIN= and VAL=, or none of them}" "${TRAIN:?set TRAIN=}" "${VAL:?set VAL=}"
   GPUS=${GPUS:-1}
 fi
+RANKS=$((GPUS * ${NODES:-1}))
 on_cpu_use_all_cores
 
 # ----- the published configuration (arXiv 2606.07610), in veRL's flags -----------------------------------------------
@@ -67,8 +68,8 @@ FLAGS=(
   actor_rollout_ref.actor.kl_loss_type=low_var_kl
   actor_rollout_ref.actor.kl_loss_coef=0.02
   actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean
-  # A GPU's share of the 48 responses of a step must be whole micro-batches: 6 serves 1, 2, 4 and 8 GPUs.
-  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=6
+  # A GPU's share of a step must be whole micro-batches, whichever prompts failed: veRL fills it up to whole mini-batches.
+  actor_rollout_ref.{rollout,ref}.log_prob_micro_batch_size_per_gpu=$((8 > RANKS ? 8 / RANKS : 1))
 
   actor_rollout_ref.rollout.name=vllm
   actor_rollout_ref.rollout.n=8
@@ -80,7 +81,6 @@ FLAGS=(
   actor_rollout_ref.rollout.load_format=safetensors
   actor_rollout_ref.rollout.tensor_model_parallel_size=1
   actor_rollout_ref.rollout.max_model_len=1280
-  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=6
   actor_rollout_ref.rollout.val_kwargs.do_sample=True
   actor_rollout_ref.rollout.val_kwargs.temperature=0.9
   actor_rollout_ref.rollout.val_kwargs.top_p=0.9
@@ -112,8 +112,6 @@ CPU_FLAGS=(
   actor_rollout_ref.model.enable_gradient_checkpointing=False
   actor_rollout_ref.actor.optim.lr=2e-3
   actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4
-  actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=16
-  actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=16
   actor_rollout_ref.rollout.top_p=1.0
   actor_rollout_ref.rollout.max_model_len=256
   actor_rollout_ref.rollout.val_kwargs.n=1

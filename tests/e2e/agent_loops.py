@@ -11,8 +11,8 @@ from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopW
 class RecordingWorker(SpeechAgentLoopWorker):
     """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the actor's inputs."""
 
-    def _compute_multi_modal_inputs(self, output, input_ids):
-        features = super()._compute_multi_modal_inputs(output, input_ids)
+    def _actor_features(self, output):
+        features = super()._actor_features(output)
         record = {
             "prompt": output.prompt_ids,
             "response": output.response_ids,
@@ -28,8 +28,8 @@ class RecordingWorker(SpeechAgentLoopWorker):
 class OtherAudioWorker(SpeechAgentLoopWorker):
     """The control: the actor gets silence where vLLM has heard the clip."""
 
-    def _compute_multi_modal_inputs(self, output, input_ids):
-        features = super()._compute_multi_modal_inputs(output, input_ids)
+    def _actor_features(self, output):
+        features = super()._actor_features(output)
         return {
             name: torch.zeros_like(feature) if name == "input_features" else feature
             for name, feature in features.items()

@@ -1,7 +1,9 @@
 """What must be true of a run, seen through real veRL, Ray, vLLM and FSDP2."""
 
 import json
+import shutil
 
+import pyarrow.parquet
 import pytest
 import torch
 from recipe import Recipe, kill, wait_for
@@ -96,6 +98,27 @@ def test_other_audio_at_the_actor_is_seen(task, tmp_path):
         "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.OtherAudioManager",
     )
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
+
+
+def test_a_prompt_that_fails_costs_itself_and_a_whole_batch_of_them_the_run(task, tmp_path):
+    data = shutil.copytree(task / "data", tmp_path / "data")
+    recipe = Recipe(task, tmp_path / "run", TRAIN=str(data / "train.parquet"))
+    log = recipe.run / "train.log"
+    process = recipe.start(*SHORT, "data.shuffle=False")
+    try:
+        wait_for(lambda: log.exists() and "Total training steps" in log.read_text(errors="replace"), process)
+        rows = pyarrow.parquet.read_table(data / "train.parquet")["audios"].to_pylist()
+        lost = [data / audio for row in (1, 4, 5, 6, 7) for audio in rows[row]]  # one of step 1, all of step 2
+        for file in lost:
+            file.unlink()
+        assert process.wait(timeout=900) == 1
+    finally:
+        kill(process)
+    scalars = recipe.scalars()
+    assert scalars["training/failed_prompts"] == {1: 1}
+    assert scalars["training/rollout_probs_diff_max"][1] < PARITY
+    assert "5 of 8 prompts of the partition 'train' failed, 4 of the 4 in this batch" in log.read_text()
+    assert all(f"AudioError: {file}: no such file" in log.read_text() for file in lost)
 
 
 def test_two_fsdp_ranks(task, tmp_path):

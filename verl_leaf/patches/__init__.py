@@ -7,6 +7,7 @@ and stops with :class:`PatchError` where it is not. ``STATUS`` tells what was do
 
 from verl_leaf.patches import (
     advantage_batch,
+    failed_prompts,
     model_class,
     onednn_weights,
     preflight,
@@ -23,6 +24,7 @@ def install_for_verl() -> None:
     """Attach the patches of veRL; each takes effect when veRL imports the module it changes."""
     speech_processor.install()
     advantage_batch.install()
+    failed_prompts.install()
     model_class.install()
     preflight.install()
     process_group.install()

@@ -2,7 +2,8 @@
 
 Why veRL's own do not serve (verl/experimental/agent_loop, 0.9.1): the single-turn loop hands the sampling rate to the
 processor twice and takes a processor without images for a text one; and the worker computes the features a second time
-from text decoded without special tokens, where the audio placeholder is gone.
+from text decoded without special tokens, where the audio placeholder is gone. Audio is decoded, its features computed
+and stored once a prompt, for all of its rollouts.
 """
 
 import asyncio
@@ -10,12 +11,16 @@ from typing import Any
 from uuid import uuid4
 
 import ray
+import torch
+import transfer_queue as tq
 from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.profiler import simple_timer
 
 from verl_leaf.models import family_of_processor
+from verl_leaf.patches.failed_prompts import REASON
 from verl_leaf.speech.dataset import render_prompt
+from verl_leaf.speech.features import KEY, release, store
 
 # Encoded prompts that are being rolled out in this process, by their uid: the n rollouts of a prompt share one.
 _encoded_prompts: dict[str, asyncio.Future] = {}
@@ -67,7 +72,21 @@ class SpeechAgentLoop(AgentLoopBase):
 
 
 class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
-    """Takes the actor's audio features from the agent loop, and forgets a prompt when its rollouts are done."""
+    """Takes the actor's audio features from the agent loop and stores them once a prompt, until its rows are gone."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.features_keys: dict[str, asyncio.Task] = {}  # prompt -> key of its features
+
+    async def generate_sequences(self, batch) -> None:
+        await self._release_features()
+        await super().generate_sequences(batch)
+
+    async def _release_features(self) -> None:
+        """Remove the features of prompts of which veRL has removed every row."""
+        rows = (await tq.async_kv_list("train")).get("train", {})
+        alive = {key.split("_")[0] for key in rows}
+        await release([await self.features_keys.pop(uid) for uid in self.features_keys.keys() - alive])
 
     async def _run_prompt(self, prompt: dict, *args, **kwargs) -> None:
         try:
@@ -75,13 +94,32 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         finally:
             _encoded_prompts.pop(prompt["uid"], None)
 
+    async def _run_agent_loop(self, *args, uid: str, trajectory: dict, **kwargs) -> None:
+        try:
+            await super()._run_agent_loop(*args, uid=uid, trajectory=trajectory, **kwargs)
+        except Exception as error:  # veRL logs it and marks the prompt as failed
+            await tq.async_kv_put(
+                key=uid,
+                partition_id="val" if trajectory["validate"] else "train",
+                tag={REASON: f"{type(error).__name__}: {error}"},
+            )
+            raise
+
     async def _agent_loop_postprocess(self, output, validate, **kwargs) -> None:
-        if validate:  # no actor will ask for the features, which are the bulk of what a rollout stores
-            output.multi_modal_data = None
+        features = self._actor_features(output)
+        output.multi_modal_data = None
+        if features and not validate:  # at validation no actor asks for them
+            uid = kwargs["uid"]
+            if uid not in self.features_keys:
+                self.features_keys[uid] = asyncio.create_task(store(features))
+            output.multi_modal_data = {KEY: await self.features_keys[uid]}
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
+    def _actor_features(self, output: AgentLoopOutput) -> dict[str, torch.Tensor]:
+        return output.multi_modal_data["features"]
+
     def _compute_multi_modal_inputs(self, output, input_ids) -> dict:
-        return dict((output.multi_modal_data or {}).get("features", {}))
+        return dict(output.multi_modal_data or {})
 
 
 class SpeechAgentLoopManager(AgentLoopManagerTQ):

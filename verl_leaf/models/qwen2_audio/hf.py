@@ -6,6 +6,7 @@ import torch
 from transformers import Qwen2AudioForConditionalGeneration as _Qwen2AudioForConditionalGeneration
 
 from verl_leaf.models.masking import mask_token
+from verl_leaf.speech.features import fetch
 
 
 class PositionTable(torch.nn.Module):
@@ -21,7 +22,10 @@ class PositionTable(torch.nn.Module):
 
 
 class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
-    """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked."""
+    """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked.
+
+    ``features_key``, as :func:`verl_leaf.speech.features.fetch` takes it, may stand in the place of the audio features.
+    """
 
     def __init__(self, config):
         super().__init__(config)
@@ -42,7 +46,9 @@ class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
         self._parts.language_model.enable_input_require_grads()
 
     @functools.wraps(_Qwen2AudioForConditionalGeneration.forward)
-    def forward(self, *args, **kwargs):
+    def forward(self, *args, features_key=None, **kwargs):
+        if features_key is not None:
+            kwargs |= fetch(features_key)
         output = super().forward(*args, **kwargs)
         mask_token(output.logits, self.config.audio_token_id)
         return output

@@ -1,0 +1,63 @@
+"""Audio features in veRL's TransferQueue, once a prompt.
+
+veRL stores the inputs of the actor's encoder with every row, so n times for the n rollouts of a prompt
+(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row carries the prompt's key, and the actor's
+model fetches what the key stands for.
+"""
+
+import uuid
+
+import torch
+import transfer_queue as tq
+
+PARTITION = "audio_features"
+KEY = "features_key"  # name under which a row's `multi_modal_inputs` holds the key, uint8 [1, 16]
+
+_fetched: dict[str, dict[str, torch.Tensor]] = {}  # those of the last micro-batch: rows of a prompt come together
+
+
+async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Put the features of a prompt into the queue.
+
+    Args:
+        features: model input -> tensor whose first axis counts the clips.
+
+    Returns:
+        Their key, uint8 ``[1, 16]``.
+    """
+    key = uuid.uuid4()
+    await tq.async_kv_put(key=key.hex, partition_id=PARTITION, fields=features)
+    return torch.frombuffer(bytearray(key.bytes), dtype=torch.uint8)[None]
+
+
+async def release(keys: list[torch.Tensor]) -> None:
+    """Remove features from the queue."""
+    if keys:
+        await tq.async_kv_clear(keys=[name for key in keys for name in _names(key)], partition_id=PARTITION)
+
+
+def fetch(keys: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The features of a micro-batch.
+
+    Args:
+        keys: of its rows, uint8 ``[rows, 16]``.
+
+    Returns:
+        model input -> tensor on the keys' device; the clips of all rows follow each other on the first axis.
+    """
+    names = _names(keys)
+    fetched = {name: _fetched[name] if name in _fetched else _get(name) for name in dict.fromkeys(names)}
+    _fetched.clear()
+    _fetched.update(fetched)
+    return {
+        feature: torch.cat([fetched[name][feature] for name in names]).to(keys.device) for feature in fetched[names[0]]
+    }
+
+
+def _get(name: str) -> dict[str, torch.Tensor]:
+    stored = tq.kv_batch_get(keys=[name], partition_id=PARTITION)
+    return {feature: stored[feature][0] for feature in stored.keys()}
+
+
+def _names(keys: torch.Tensor) -> list[str]:
+    return [bytes(key).hex() for key in keys.tolist()]
