@@ -43,8 +43,8 @@ def test_rows_come_with_messages_that_lead_to_the_audio(build, rows, processor):
     dataset = build(rows)
     assert len(dataset) == 3
     item = dataset[2]
-    text, clips = render_prompt(processor, item["raw_prompt"], CONFIG)
-    assert [len(clip) for clip in clips] == [17600]
+    text, clips, is_long = render_prompt(processor, item["raw_prompt"], CONFIG)
+    assert [len(clip) for clip in clips] == [17600] and not is_long
     assert text.count(processor.audio_token) == 1 and "Translate into German." in text
     assert item["reward_model"]["ground_truth"] == "Antwort 2"
 
@@ -93,8 +93,11 @@ def spoil(row, tmp_path, how):
         ("placeholders", "2 <audio> placeholder.* 1 audio"),
         ("special token", "2 audio placeholder.*1 audio clip"),
         ("long prompt", r"the prompt has \d+ tokens, data.max_prompt_length is 160"),
-        ("long audio", "lasts 31.0 s; qwen2_audio hears at most 30 s"),
-        ("short audio", "would become 1 audio token"),
+        (
+            "long audio",
+            r"long.wav: lasts more than the 30 s that qwen2_audio hears: .* set \+data.long_audio=cut or skip",
+        ),
+        ("short audio", r"short.wav: lasts 0.050 s and would become 1 audio token"),
         ("no reference", "no ground_truth"),
     ],
 )
@@ -102,6 +105,40 @@ def test_bad_row_is_named(build, rows, tmp_path, how, reason):
     spoil(rows[1], tmp_path, how)
     with pytest.raises(ValueError, match=f"rows.parquet, row 1: .*{reason}"):
         build(rows)
+
+
+@pytest.fixture
+def with_long_audio(rows, tmp_path):
+    spoil(rows[1], tmp_path, "long audio")
+    return rows
+
+
+@pytest.mark.parametrize("policy, left", [("cut", 3), ("skip", 2)])
+def test_audio_longer_than_the_window(build, with_long_audio, processor, caplog, policy, left):
+    config = OmegaConf.merge(CONFIG, {"long_audio": policy, "max_prompt_length": 800})
+    dataset = build(with_long_audio, **config)
+    assert len(dataset) == left
+    assert f"1 of 3 rows have audio that is too long for the model; data.long_audio={policy}" in caplog.text
+    seconds = [len(render_prompt(processor, item["raw_prompt"], config)[1][0]) / 16000 for item in dataset]
+    assert seconds == ([1.0, 30.0, 1.1] if policy == "cut" else [1.0, 1.1])
+
+
+def test_a_policy_that_leaves_no_row_and_one_that_does_not_exist(build, with_long_audio):
+    with pytest.raises(ValueError, match="rows.parquet: no row is left"):
+        build(with_long_audio[1:2], long_audio="skip")
+    with pytest.raises(ValueError, match="data.long_audio=drop: valid are error, cut, skip"):
+        build(with_long_audio, long_audio="drop")
+
+
+def test_audio_columns_of_the_hub_are_read_here(build, rows, tmp_path, processor):
+    """`datasets` marks such a column, and decodes it with another library where it is not told not to."""
+    file = tmp_path / "hub.parquet"
+    for row in rows:
+        row["audios"] = [{"bytes": (tmp_path / row["audios"][0]).read_bytes(), "path": None}]
+    rows = datasets.Dataset.from_list(rows).cast_column("audios", datasets.List(datasets.Audio(decode=False)))
+    rows.cast_column("audios", datasets.List(datasets.Audio())).to_parquet(str(file))
+    dataset = SpeechDataset(str(file), processor.tokenizer, CONFIG, processor)
+    assert len(render_prompt(processor, dataset[2]["raw_prompt"], CONFIG)[1][0]) == 17600
 
 
 def test_prompt_length_is_what_the_processor_makes(processor):

@@ -21,7 +21,10 @@ def queue():
 
 def test_features_come_back_to_the_bit_in_the_order_of_the_rows(queue):
     one, two = (
-        {"input_features": torch.randn(clips, 8, 30), "feature_attention_mask": torch.ones(clips, 30, dtype=torch.int32)}
+        {
+            "input_features": torch.randn(clips, 8, 30),
+            "feature_attention_mask": torch.ones(clips, 30, dtype=torch.int32),
+        }
         for clips in (1, 2)
     )
 

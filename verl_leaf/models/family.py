@@ -37,7 +37,7 @@ class Family:
             samples: length of each clip in samples, at the processor's sampling rate.
 
         Raises:
-            ValueError: placeholders and clips differ in number, or a clip is too short or too long for the model.
+            ValueError: placeholders and clips differ in number.
         """
         placeholders = text.count(processor.audio_token)
         if placeholders != len(samples):
@@ -45,22 +45,7 @@ class Family:
                 f"the rendered prompt holds {placeholders} audio placeholder(s) {processor.audio_token!r}, but "
                 f"{len(samples)} audio clip(s) belong to it"
             )
-        length = len(processor.tokenizer(text)["input_ids"])
-        for number, size in enumerate(samples):
-            seconds = size / sampling_rate(processor)
-            tokens = self.audio_tokens(processor, size)
-            if seconds > self.max_seconds:
-                raise ValueError(
-                    f"audio {number} lasts {seconds:.1f} s; {self.model_type} hears at most {self.max_seconds:g} s: cut "
-                    "it, or leave the row out"
-                )
-            if tokens < self.min_audio_tokens:
-                raise ValueError(
-                    f"audio {number} lasts {seconds:.3f} s and would become {tokens} audio token(s); "
-                    f"{self.model_type} needs {self.min_audio_tokens}: leave the row out"
-                )
-            length += tokens - 1
-        return length
+        return len(processor.tokenizer(text)["input_ids"]) + sum(self.audio_tokens(processor, n) - 1 for n in samples)
 
     def encode(self, processor, text: str, clips: list[np.ndarray]) -> tuple[list[int], dict[str, torch.Tensor]]:
         """Token ids of a rendered prompt, its audio placeholders expanded, and the audio features.

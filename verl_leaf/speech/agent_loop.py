@@ -66,7 +66,7 @@ class SpeechAgentLoop(AgentLoopBase):
         return await _encoded_prompts[uid]
 
     def _encode_now(self, messages: list[dict]):
-        text, clips = render_prompt(self.processor, messages, self.data_config)
+        text, clips, _ = render_prompt(self.processor, messages, self.data_config)
         ids, features = family_of_processor(self.processor).encode(self.processor, text, clips)
         return ids, features, clips
 

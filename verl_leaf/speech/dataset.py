@@ -5,6 +5,7 @@ engine (verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
 """
 
 import copy
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,8 +16,11 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.models import family_of_processor
 from verl_leaf.models.family import sampling_rate
-from verl_leaf.speech.audio import load_audio
+from verl_leaf.speech.audio import AudioError, audio_name, load_audio
 
+logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
+
+LONG_AUDIO = ("error", "cut", "skip")
 REQUIRED_COLUMNS = ("data_source", "prompt", "reward_model")
 PLACEHOLDER = "<audio>"
 
@@ -47,19 +51,33 @@ class SpeechDataset(RLHFDataset):
                 f"{file}: no column {', '.join(map(repr, missing))}; it has {', '.join(rows.column_names)}. "
                 "veRL names columns by data.prompt_key and data.audio_key"
             )
+        if "Audio(" in str(rows.features[self.audio_key]):  # datasets would decode it, with a library of its own
+            rows = rows.cast_column(self.audio_key, datasets.List(datasets.Audio(decode=False)))
         root = os.path.dirname(os.path.abspath(file))
         rows = rows.map(lambda row: {self.audio_key: [absolute_audio(audio, root) for audio in row[self.audio_key]]})
+        kept, too_long = [], 0
         with ThreadPoolExecutor() as pool:
             results = pool.map(self._check, rows)
             for number in tqdm(range(len(rows)), desc=f"Checking {os.path.basename(file)}", unit="row"):
                 try:
-                    next(results)
+                    is_long = next(results)
                 except ValueError as error:
                     pool.shutdown(cancel_futures=True)
                     raise ValueError(f"{file}, row {number}: {error}") from error
-        return rows
+                too_long += is_long
+                if not (is_long and long_audio(self.config) == "skip"):
+                    kept.append(number)
+        if too_long:
+            logger.warning(
+                "%s: %d of %d rows have audio that is too long for the model; data.long_audio=%s",
+                *(file, too_long, len(rows), long_audio(self.config)),
+            )
+        if not kept:
+            raise ValueError(f"{file}: no row is left")
+        return rows.select(kept)
 
-    def _check(self, row: dict) -> None:
+    def _check(self, row: dict) -> bool:
+        """Whether a clip of the row is too long, where that is no error."""
         if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
             raise ValueError("reward_model holds no ground_truth")
         placeholders = sum(str(message["content"]).count(PLACEHOLDER) for message in row[self.prompt_key])
@@ -69,16 +87,33 @@ class SpeechDataset(RLHFDataset):
                 f"{len(row[self.audio_key])} audio(s); they must be as many"
             )
         messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
-        text, clips = render_prompt(self.processor, messages, self.config)
+        text, clips, is_long = render_prompt(self.processor, messages, self.config)
+        if is_long and long_audio(self.config) == "skip":
+            return True
         length = family_of_processor(self.processor).prompt_length(self.processor, text, [len(clip) for clip in clips])
         if length > self.max_prompt_length:
             raise ValueError(
                 f"the prompt has {length} tokens, data.max_prompt_length is {self.max_prompt_length}: raise it, or "
                 "leave the row out"
             )
+        return is_long
 
 
-def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray]]:
+def long_audio(data_config) -> str:
+    """What to do with a clip that is longer than the model's window: ``data.long_audio``.
+
+    ``error`` stops before training and is the default, ``cut`` takes the beginning, ``skip`` leaves the row out.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    value = data_config.get("long_audio", "error")
+    if value not in LONG_AUDIO:
+        raise ValueError(f"data.long_audio={value}: valid are {', '.join(LONG_AUDIO)}")
+    return value
+
+
+def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
     """Apply the chat template to messages and decode their audio.
 
     Args:
@@ -87,13 +122,35 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
         data_config: veRL's ``data`` configuration.
 
     Returns:
-        The rendered text and the waveforms of its audio placeholders in order, float32 mono at the processor's rate.
+        The rendered text; the waveforms of its audio placeholders in order, float32 mono at the processor's rate, cut to
+        the model's window; and whether one was longer.
+
+    Raises:
+        AudioError: a clip cannot be used, or is too long and ``data.long_audio`` is ``error``.
     """
     text = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=False, **data_config.get("apply_chat_template_kwargs", {})
     )
-    references = RLHFDataset._extract_audio_info(messages) or []
-    return text, [load_audio(reference, sampling_rate(processor)) for reference in references]
+    family, rate = family_of_processor(processor), sampling_rate(processor)
+    window = int(family.max_seconds * rate)
+    clips, is_long = [], False
+    for reference in RLHFDataset._extract_audio_info(messages) or []:
+        clip = load_audio(reference, rate, seconds=family.max_seconds + 1)  # enough to see that it is longer
+        if len(clip) > window:
+            if long_audio(data_config) == "error":
+                raise AudioError(
+                    f"{audio_name(reference)}: lasts more than the {family.max_seconds:g} s that {family.model_type} "
+                    "hears: leave the row out, or set +data.long_audio=cut or skip"
+                )
+            clip, is_long = clip[:window], True
+        tokens = family.audio_tokens(processor, len(clip))
+        if tokens < family.min_audio_tokens:
+            raise AudioError(
+                f"{audio_name(reference)}: lasts {len(clip) / rate:.3f} s and would become {tokens} audio token(s); "
+                f"{family.model_type} needs {family.min_audio_tokens}: leave the row out"
+            )
+        clips.append(clip)
+    return text, clips, is_long
 
 
 def absolute_audio(audio, root: str):
