@@ -4,6 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from verl_leaf.prepare import add_arguments
+from verl_leaf.prepare import main as prepare_main
+
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="verl-leaf", description="LEAF and speech models for veRL.")
@@ -22,6 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
     train.add_argument("overrides", nargs="*", help="hydra overrides for verl.trainer.main_ppo, after --")
     train.set_defaults(function=_train)
 
+    prepare = commands.add_parser("prepare", help="make veRL's parquet files of a corpus on disk")
+    add_arguments(prepare)
+    prepare.set_defaults(function=prepare_main)
+
+    data = commands.add_parser("data", help="show a parquet file and check its rows as the trainer would")
+    data.add_argument("file", type=Path)
+    how = data.add_mutually_exclusive_group()
+    how.add_argument("--model", help="check the lengths of prompts and clips for this model, too")
+    how.add_argument("--fast", action="store_true", help="look at a sample of the rows")
+    data.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
+    data.set_defaults(function=_data)
+
     options = parser.parse_args(arguments)
     try:
         return options.function(options)
@@ -30,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+
+
+def _data(options) -> int:
+    from verl_leaf.prepare.show import show
+
+    return show(options.file, options.model, options.max_prompt_length, options.fast)
 
 
 def _doctor(options) -> int:

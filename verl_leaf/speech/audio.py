@@ -12,6 +12,7 @@ import soxr
 MAX_SECONDS = 3600  # no longer stretch is decoded in one go
 MAX_CHANNELS = 64
 SAMPLING_RATES = range(1000, 768_001)  # Hz; others are taken for damage
+PRE_ROLL = 1.0  # seconds that an m4a decoder gets to hear before what is wanted
 BLOCK = 2**16  # frames that are decoded at a time: memory follows what a file holds, not what its header claims
 
 Blocks = Iterator[np.ndarray]  # float32 [frames, channels] each
@@ -168,9 +169,13 @@ def _mp4_blocks(name: str, container, stream, start: float) -> Blocks:
     import av
 
     to_float = av.AudioResampler(format="fltp")
-    skip = round(start * stream.rate)
+    skip = None
     try:
+        if start > PRE_ROLL:
+            container.seek(int((start - PRE_ROLL) * av.time_base))
         for frame in container.decode(stream):
+            if skip is None:
+                skip = max(0, round((start - (frame.time or 0.0)) * stream.rate))
             for part in to_float.resample(frame):
                 _check_header(name, part.sample_rate, part.layout.nb_channels)
                 block = part.to_ndarray().T[skip:]

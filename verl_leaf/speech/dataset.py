@@ -45,12 +45,7 @@ class SpeechDataset(RLHFDataset):
 
     def _read(self, file: str) -> datasets.Dataset:
         rows = datasets.load_dataset("parquet", data_files=file, split="train")
-        missing = [name for name in (*REQUIRED_COLUMNS, self.audio_key) if name not in rows.column_names]
-        if missing:
-            raise ValueError(
-                f"{file}: no column {', '.join(map(repr, missing))}; it has {', '.join(rows.column_names)}. "
-                "veRL names columns by data.prompt_key and data.audio_key"
-            )
+        check_columns(file, rows.column_names, self.audio_key)
         if "Audio(" in str(rows.features[self.audio_key]):  # datasets would decode it, with a library of its own
             rows = rows.cast_column(self.audio_key, datasets.List(datasets.Audio(decode=False)))
         root = os.path.dirname(os.path.abspath(file))
@@ -78,14 +73,7 @@ class SpeechDataset(RLHFDataset):
 
     def _check(self, row: dict) -> bool:
         """Whether a clip of the row is too long, where that is no error."""
-        if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
-            raise ValueError("reward_model holds no ground_truth")
-        placeholders = sum(str(message["content"]).count(PLACEHOLDER) for message in row[self.prompt_key])
-        if placeholders != len(row[self.audio_key]):
-            raise ValueError(
-                f"the prompt holds {placeholders} {PLACEHOLDER} placeholder(s), the column {self.audio_key!r} "
-                f"{len(row[self.audio_key])} audio(s); they must be as many"
-            )
+        check_row(row, self.prompt_key, self.audio_key)
         messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
         text, clips, is_long = render_prompt(self.processor, messages, self.config)
         if is_long and long_audio(self.config) == "skip":
@@ -97,6 +85,36 @@ class SpeechDataset(RLHFDataset):
                 "leave the row out"
             )
         return is_long
+
+
+def check_columns(file: str, names: list[str], audio_key: str = "audios") -> None:
+    """Stop unless a file has the columns that a row needs.
+
+    Raises:
+        ValueError: it lacks some.
+    """
+    missing = [name for name in (*REQUIRED_COLUMNS, audio_key) if name not in names]
+    if missing:
+        raise ValueError(
+            f"{file}: no column {', '.join(map(repr, missing))}; it has {', '.join(names)}. "
+            "veRL names columns by data.prompt_key and data.audio_key"
+        )
+
+
+def check_row(row: dict, prompt_key: str = "prompt", audio_key: str = "audios") -> None:
+    """Stop unless a row has a reference, and as many audios as placeholders.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
+        raise ValueError("reward_model holds no ground_truth")
+    placeholders = sum(str(message["content"]).count(PLACEHOLDER) for message in row[prompt_key])
+    if placeholders != len(row[audio_key]):
+        raise ValueError(
+            f"the prompt holds {placeholders} {PLACEHOLDER} placeholder(s), the column {audio_key!r} "
+            f"{len(row[audio_key])} audio(s); they must be as many"
+        )
 
 
 def long_audio(data_config) -> str:

@@ -1,0 +1,45 @@
+"""``verl-leaf prepare``: corpora on disk into the parquet files that veRL trains on.
+
+A corpus is one module with ``HELP``, ``add_arguments(parser)`` and ``read(options) -> Corpus``; ``write.py`` does the
+rest.
+"""
+
+import importlib
+
+CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "manifest")
+
+
+def add_arguments(parser) -> None:
+    """The command's arguments: one sub-command a corpus."""
+    from pathlib import Path
+
+    names = parser.add_subparsers(dest="corpus", required=True)
+    for name in CORPORA:
+        module = importlib.import_module(f"verl_leaf.prepare.{name}")
+        corpus = names.add_parser(name, help=module.HELP, description=module.__doc__)
+        module.add_arguments(corpus)
+        corpus.add_argument("--out", type=Path, required=True, help="folder to write to; give it again to go on")
+        corpus.add_argument("--prompt", help="one phrasing for all rows, with {question} where there are questions")
+        corpus.add_argument("--embed", action="store_true", help="audio into the parquet files instead of its path")
+        corpus.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+        corpus.add_argument("--shard-rows", type=int, default=20000, help="rows a file (default: %(default)s)")
+
+
+def main(options) -> int:
+    """Read a corpus and write it.
+
+    Raises:
+        ValueError: something that the corpus needs is not there, or no row is left.
+    """
+    from verl_leaf.prepare.write import write
+
+    corpus = importlib.import_module(f"verl_leaf.prepare.{options.corpus}").read(options)
+    write(
+        corpus,
+        options.out,
+        prompt=options.prompt,
+        embed=options.embed,
+        workers=options.workers,
+        shard_rows=options.shard_rows,
+    )
+    return 0
