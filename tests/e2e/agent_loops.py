@@ -9,7 +9,7 @@ from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopW
 
 
 class RecordingWorker(SpeechAgentLoopWorker):
-    """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the actor's inputs."""
+    """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the inputs."""
 
     def _actor_features(self, output):
         features = super()._actor_features(output)
