@@ -86,7 +86,9 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         """Remove the features of prompts of which veRL has removed every row."""
         rows = (await tq.async_kv_list("train")).get("train", {})
         alive = {key.split("_")[0] for key in rows}
-        await release([await self.features_keys.pop(uid) for uid in self.features_keys.keys() - alive])
+        gone = [self.features_keys.pop(uid) for uid in self.features_keys.keys() - alive]
+        stored = await asyncio.gather(*gone, return_exceptions=True)
+        await release([key for key in stored if isinstance(key, torch.Tensor)])  # else it failed, and so did the prompt
 
     async def _run_prompt(self, prompt: dict, *args, **kwargs) -> None:
         try:
