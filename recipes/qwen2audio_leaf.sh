@@ -102,6 +102,8 @@ CPU_FLAGS=(
   "${CPU_ENGINES[@]}"
   +ray_kwargs.ray_init.num_gpus="$GPUS"
 
+  +algorithm.leaf.trace_every=4
+
   data.train_batch_size=4
   data.max_prompt_length=160
   data.max_response_length=24

@@ -42,8 +42,8 @@ ROWS = {
 }
 
 
-def test_a_trace_holds_the_tree_and_its_credit(step, processor):
-    (prompt,) = prompts_of(step, ROWS, processor.tokenizer)
+def test_a_trace_holds_the_tree_and_its_credit(step, processor, tmp_path):
+    (prompt,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
     assert prompt["reference"] == "ja" and prompt["audio"] == ["/a.wav"]
     assert prompt["root_value"] == pytest.approx(sum(REWARDS) / 4)
     assert [boundary["position"] for boundary in prompt["boundaries"]] == [2, 4]
@@ -75,7 +75,7 @@ def test_a_file_a_step_that_is_due(step, processor, tmp_path):
     (file,) = (tmp_path / "traces").iterdir()
     head, prompt = map(json.loads, file.read_text().splitlines())
     assert file.name == "step_000002.jsonl" and (head["format"], head["step"]) == ("leaf-trace", 2)
-    assert prompt == json.loads(json.dumps(prompts_of(step, ROWS, processor.tokenizer)[0]))
+    assert prompt == json.loads(json.dumps(prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0]))
 
 
 def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
@@ -108,10 +108,13 @@ def test_pieces_join_to_the_text(processor):
     assert "".join(pieces(processor.tokenizer, processor.tokenizer("zwei alte")["input_ids"])).strip() == "zwei alte"
 
 
-def test_audio_of():
+def test_audio_is_found_again(tmp_path):
     content = [
-        {"type": "audio", "audio": {"bytes": b"...", "path": None}},
+        {"type": "audio", "audio": {"bytes": b"...", "path": "name.wav"}},
+        {"type": "audio", "audio": {"array": [0.0], "sampling_rate": 16000}},
         {"type": "text", "text": "and"},
         {"type": "audio", "audio": "/b.wav"},
     ]
-    assert audio_of([{"role": "system", "content": "hear"}, {"role": "user", "content": content}]) == [None, "/b.wav"]
+    messages = [{"role": "system", "content": "hear"}, {"role": "user", "content": content}]
+    stored, nothing, path = audio_of(messages, tmp_path)
+    assert (tmp_path / stored).read_bytes() == b"..." and nothing is None and path == "/b.wav"

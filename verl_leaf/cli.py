@@ -37,6 +37,24 @@ def main(arguments: list[str] | None = None) -> int:
     data.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
     data.set_defaults(function=_data)
 
+    tree = commands.add_parser("tree", help="the traced trees of a run as an HTML page")
+    tree.add_argument("run", type=Path, help="folder of a run, or of traces")
+    tree.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
+    tree.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly chosen)")
+    tree.set_defaults(function=_tree)
+
+    for name, function, text in (
+        ("forks", _forks, "how often boundaries fire in the traces of runs, as a figure"),
+        ("curves", _curves, "rewards and validation scores of runs, as a figure"),
+    ):
+        figure = commands.add_parser(name, help=text)
+        figure.add_argument("runs", type=Path, nargs="+", help="folders of runs, finished or not")
+        figure.add_argument(
+            "--out", type=Path, help=f"path less .png, .svg, .csv (default: {name}, in the folder if there is one)"
+        )
+        figure.set_defaults(function=function)
+    figure.add_argument("--score", type=float, action="append", default=[], help="find where runs reach it; repeatable")
+
     options = parser.parse_args(arguments)
     try:
         return options.function(options)
@@ -51,6 +69,35 @@ def _data(options) -> int:
     from verl_leaf.prepare.show import show
 
     return show(options.file, options.model, options.max_prompt_length, options.fast)
+
+
+def _tree(options) -> int:
+    from rich.console import Console
+
+    from verl_leaf.show.tree import write_tree
+
+    write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console())
+    return 0
+
+
+def _forks(options) -> int:
+    from rich.console import Console
+
+    from verl_leaf.show.figures import default_out
+    from verl_leaf.show.forks import write_forks
+
+    write_forks(options.runs, options.out or default_out(options.runs, "forks"), Console())
+    return 0
+
+
+def _curves(options) -> int:
+    from rich.console import Console
+
+    from verl_leaf.show.curves import write_curves
+    from verl_leaf.show.figures import default_out
+
+    write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
+    return 0
 
 
 def _doctor(options) -> int:

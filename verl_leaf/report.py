@@ -102,8 +102,3 @@ def _print(summary: dict, folder: Path, console: Console) -> None:
     console.print(f"Largest difference of rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}")
     console.print(f"Run: {folder}", soft_wrap=True)
     console.print(f"Adapter in PEFT's format: {folder / 'adapter'}")
-    console.print(f"Curves: tensorboard --logdir {folder / 'tensorboard'}")
-    console.print(
-        f"Train it longer: the same command with RUN={folder} and trainer.total_training_steps={2 * summary['steps']}; "
-        "your own data and GPU: see README.md"
-    )

@@ -1,8 +1,9 @@
 """One training run in one folder: start veRL's main_ppo, watch it, go on after an interruption.
 
 The folder holds ``command.json``, ``train.log`` (everything veRL, Ray and vLLM print), ``tensorboard/``,
-``metrics/`` (a JSON line a step, a file for each start), ``checkpoints/`` (veRL's, each with the adapter in PEFT's format),
-``validation/`` (every answer of every validation) and, once training has ended, ``summary.json`` and ``adapter/``.
+``metrics/`` (a JSON line a step, a file for each start), ``traces/`` (LEAF's trees) with the page ``tree.html``,
+``checkpoints/`` (veRL's, each with the adapter in PEFT's format), ``validation/`` (every answer of every validation) and,
+once training has ended, ``summary.json`` and ``adapter/``.
 """
 
 import fcntl
@@ -16,10 +17,12 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from verl_leaf.report import summarise
+from verl_leaf.show.tree import write_tree
 from verl_leaf.speech.swap import write_swapped
 
 STEP_LINE = re.compile(r"step:(\d+) - (.*)")
@@ -46,7 +49,7 @@ def earlier_baseline(folder: Path, overrides: list[str], validation: str) -> Pat
     They are taken for the same where the model is a local folder and nothing in it or in the validation's is newer than
     the answers.
     """
-    model = next((item.split("=", 1)[1] for item in overrides if item.startswith("actor_rollout_ref.model.path=")), "")
+    model = _value(overrides, "actor_rollout_ref.model.path")
     if not os.path.isdir(model):
         return None
     made_of = [*Path(model).rglob("*"), *Path(validation).parent.glob("*")]
@@ -91,7 +94,6 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         "-m",
         "verl.trainer.main_ppo",
         f"data.val_files=[{os.path.abspath(validation)},{swapped}]",
-        "trainer.logger=[console,tensorboard,file]",
         "trainer.project_name=verl_leaf",
         f"trainer.experiment_name={folder.name}",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
@@ -99,7 +101,9 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         "trainer.checkpoint_callback_class=verl_leaf.export.SaveAdapter",
         f"trainer.val_before_train={not resumed and baseline is None}",
         f"hydra.run.dir={folder / 'hydra'}",
+        *_trace_flags(folder, overrides),
         *overrides,  # last, so that they win
+        f"trainer.logger=[{','.join(_loggers(overrides))}]",
     ]
     environment = {
         **os.environ,
@@ -133,8 +137,38 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         console.print(f"[red]veRL ended with status {status}.[/red] The end of {folder / 'train.log'}:")
         console.print(_last_error(folder / "train.log", start), markup=False, highlight=False)
         return status
-    summarise(folder, console)
+    summary = summarise(folder, console)
+    if any((folder / "traces").glob("*.jsonl")):
+        write_tree(folder, folder / "tree.html", None, console)
+        console.print(f"How often its boundaries fire: verl-leaf forks {folder}", soft_wrap=True)
+    console.print(f"Its curves, beside other runs: verl-leaf curves {folder} ...", soft_wrap=True)
+    console.print(
+        f"Train it longer: the same command with RUN={folder} and trainer.total_training_steps={2 * summary['steps']}; "
+        "your own data and GPU: see README.md",
+        soft_wrap=True,
+    )
     return 0
+
+
+def _value(overrides: list[str], name: str) -> str:
+    """What overrides set a setting to at last; empty if they do not."""
+    values = [item.partition("=")[2] for item in overrides if item.partition("=")[0].lstrip("+") == name]
+    return values[-1] if values else ""
+
+
+def _trace_flags(folder: Path, overrides: list[str]) -> list[str]:
+    """LEAF's traces go into the run, unless overrides place them, or ask for the trainer that has none."""
+    if _value(overrides, "algorithm.adv_estimator") != "leaf" or _value(overrides, "algorithm.leaf.trace_dir"):
+        return []
+    if _value(overrides, "trainer.use_v1").lower() == "false":
+        return []
+    return [f"+algorithm.leaf.trace_dir={folder / 'traces'}"]
+
+
+def _loggers(overrides: list[str]) -> list[str]:
+    """The run's own loggers, which it is watched and summarised by, and those that overrides ask for."""
+    asked = yaml.safe_load(_value(overrides, "trainer.logger") or "[]")
+    return list(dict.fromkeys(["console", "tensorboard", "file", *([asked] if isinstance(asked, str) else asked)]))
 
 
 def _lock(folder: Path):

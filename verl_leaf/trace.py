@@ -7,7 +7,8 @@
 followed by a line for each prompt::
 
     {"prompt": "what the model read, special tokens left out",
-     "data_source": "...", "reference": ..., "audio": ["path of each clip, null where the data holds its bytes"],
+     "data_source": "...", "reference": ...,
+     "audio": ["path of each clip; audio/... in this folder where the data holds a file's bytes, null where samples"],
      "root_value": V0,
      "boundaries": [{"position": p, "response": the index in `responses` whose surprisal put it there}],
      "nodes": [{"boundary": index in `boundaries`, "responses": [indices], "value": V(v)}],
@@ -21,6 +22,7 @@ The pieces of a response join to its text; a character that several tokens make 
 have the advantage 0; every other token has that of its span.
 """
 
+import hashlib
 import json
 import logging
 import math
@@ -85,7 +87,7 @@ class TraceWriter:
                 "fork_budget": options.fork_budget,
                 "credit": options.credit,
             }
-            lines = ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer)
+            lines = ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer, folder)
             with open(folder / f"step_{step:06d}.jsonl", "a" if append else "w", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
         except Exception as error:
@@ -97,8 +99,11 @@ class TraceWriter:
         self._warned = True
 
 
-def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer) -> list[dict]:
-    """The lines of a trace: a dictionary for each prompt whose responses the policy wrote, in the batch's order."""
+def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder: Path) -> list[dict]:
+    """The lines of a trace: a dictionary for each prompt whose responses the policy wrote, in the batch's order.
+
+    Encoded audio that the data holds is written to ``folder/audio``.
+    """
     tree, credit = leaf_step.result.tree, leaf_step.result.credit
     lengths, policy = tree.lengths.tolist(), leaf_step.mask.long().tolist()
     tokens, surprisal = leaf_step.responses.tolist(), (-leaf_step.log_probs.double()).tolist()
@@ -156,7 +161,7 @@ def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer) -> list
                 "prompt": tokenizer.decode(rows["prompts"][first], skip_special_tokens=True),
                 "data_source": rows["data_source"][first],
                 "reference": (rows["reward_model"][first] or {}).get("ground_truth"),
-                "audio": audio_of(rows["raw_prompt"][first]),
+                "audio": audio_of(rows["raw_prompt"][first], folder),
                 "root_value": root_value[group],
                 "boundaries": [
                     {"position": p, "response": index[row]}
@@ -177,14 +182,27 @@ def pieces(tokenizer, tokens: list[int]) -> list[str]:
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in tokens]
 
 
-def audio_of(messages) -> list[str | None]:
-    """The path of every audio in chat messages, ``None`` where the message holds the audio itself."""
-    references = [
-        part.get("audio")
+def audio_of(messages, folder: Path) -> list[str | None]:
+    """Where every audio in chat messages can be found: a path, which for encoded bytes is a file below ``folder``."""
+    return [
+        _audio_path(part.get("audio"), folder)
         for message in messages
         if isinstance(message["content"], list | tuple)
         for part in message["content"]
         if part["type"] == "audio"
     ]
-    paths = [reference.get("path") if isinstance(reference, dict) else reference for reference in references]
-    return [os.fspath(path) if isinstance(path, str | os.PathLike) else None for path in paths]
+
+
+def _audio_path(reference, folder: Path) -> str | None:
+    path, data = reference, None
+    if isinstance(reference, dict):
+        path, data = reference.get("path"), reference.get("bytes")
+    elif isinstance(reference, bytes):
+        data = reference
+    if data is not None:
+        file = folder / "audio" / hashlib.sha256(data).hexdigest()[:16]
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(data)
+        return f"audio/{file.name}"
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else None

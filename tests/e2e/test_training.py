@@ -2,11 +2,16 @@
 
 import json
 import shutil
+import statistics
 
 import pyarrow.parquet
 import pytest
 import torch
 from recipe import Recipe, kill, wait_for
+
+from verl_leaf.cli import main
+from verl_leaf.show.forks import collect
+from verl_leaf.show.traces import read_trace
 
 pytestmark = pytest.mark.e2e
 
@@ -17,6 +22,7 @@ SHORT = [
     "trainer.save_freq=1",
     "trainer.test_freq=-1",
     "trainer.max_actor_ckpt_to_keep=null",
+    "algorithm.leaf.trace_every=1",
 ]
 
 
@@ -87,6 +93,23 @@ def test_summary(trained):
 
 def test_leaf_reports_its_metrics(trained):
     assert sum(name.startswith("leaf/") for name in trained.scalars()) >= 10
+
+
+def test_a_run_can_be_looked_at(trained, tmp_path):
+    """The page is there when the run ends; the figures can be had of it."""
+    scalars = trained.scalars()
+    for step in range(1, STEPS + 1):
+        trace = read_trace(step, trained.run / f"traces/step_{step:06d}.jsonl", skipped := [])
+        assert not skipped and len(trace.prompts) == 4
+        rewards = [response.reward for prompt in trace.prompts.values() for response in prompt.responses]
+        assert statistics.fmean(rewards) == pytest.approx(scalars["critic/score/mean"][step], abs=1e-5)
+        forks = collect((step, prompt) for prompt in trace.prompts.values())
+        share = statistics.fmean(fired for _, _, fired, _ in forks.boundaries)
+        assert share == pytest.approx(scalars["leaf/fired_share"][step])
+    assert "data:audio/mpeg" in (trained.run / "tree.html").read_text()
+    for command in ("forks", "curves"):
+        assert main([command, str(trained.run), "--out", str(tmp_path / command)]) == 0
+        assert {file.suffix for file in tmp_path.glob(f"{command}.*")} == {".png", ".svg", ".csv"}
 
 
 def test_other_audio_at_the_actor_is_seen(task, tmp_path):

@@ -67,7 +67,7 @@ def test_paths_spell_the_responses_and_stay_in_their_spans(group):
             assert span_at(prompt, index, edge) is not None
         for index in edge.ends:
             ended.append(index)
-            assert sum((responses[index][e.start : e.end] for e in path), []) == responses[index]
+            assert [token for e in path for token in responses[index][e.start : e.end]] == responses[index]
         # No two edges that leave the same place begin with the same token.
         firsts = [responses[child.responses[0]][child.start] for child in edge.children]
         assert len(set(firsts)) == len(firsts)

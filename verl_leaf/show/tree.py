@@ -51,14 +51,18 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
     skipped: list[str] = []
     ranked: dict[int, list[dict]] = {}
     audio_of: dict[int, list[list[str | None]]] = {}
-    for step in track(sorted(set(chosen)), "Reading traces", console=console, transient=True):
+    for step in track(
+        sorted(set(chosen)), "Reading traces", console=console, transient=True, disable=not console.is_terminal
+    ):
         trace = read_trace(step, traced[step], skipped)
         drawn = sorted(
             ((page_prompt(number, prompt), prompt.audio) for number, prompt in trace.prompts.items()),
             key=lambda pair: -pair[0]["change"],
         )
         if len(drawn) > PROMPTS:
-            left_out.append(f"the {len(drawn) - PROMPTS} of {len(drawn)} prompts of step {step} that LEAF changed least")
+            left_out.append(
+                f"the {len(drawn) - PROMPTS} of {len(drawn)} prompts of step {step} that LEAF changed least"
+            )
         if drawn:
             ranked[step] = [prompt for prompt, _ in drawn[:PROMPTS]]
             audio_of[step] = [audio for _, audio in drawn[:PROMPTS]]

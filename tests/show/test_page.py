@@ -1,0 +1,285 @@
+"""The tree page in a real browser: it opens from disk, shows the trace's numbers, and data stays data."""
+
+import json
+import shutil
+import socket
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from rich.console import Console
+from traced import PIECES, WORKED, traced_prompt, write_trace
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+from verl_leaf.show import tree
+from verl_leaf.show.tree import write_tree
+
+CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+ITEM = "[role=treeitem]"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def show(browser, tmp_path):
+    """Open the page of ``{step: prompts}`` from disk; at the end nothing must have been loaded or complained of."""
+    complaints = []
+    pages = []
+
+    def opened(traces: dict[int, list[dict]], address: str = "", **context):
+        for step, prompts in traces.items():
+            write_trace(tmp_path / "run" / "traces", step, prompts)
+        out = tmp_path / "page" / "tree.html"
+        write_tree(tmp_path / "run", out, None, Console(quiet=True))
+        page = browser.new_page(**context)
+        pages.append(page)
+        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: complaints.append(request.url) if request.url[:5] not in ("file:", "data:") else 0,
+        )
+        page.goto(f"file://{out}{address}")
+        page.wait_for_selector(ITEM)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert not complaints
+
+
+def worked(**changes):
+    return traced_prompt(**{**WORKED, **changes})
+
+
+def rows(page) -> list[list[str]]:
+    """The cells of the details."""
+    return [row.locator("td").all_inner_texts() for row in page.locator(".details tbody tr").all()]
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-"))
+
+
+def test_the_numbers_are_those_of_the_trace(show):
+    prompt = worked()
+    page = show({10: [prompt]})
+    seen = set()
+    for item in page.locator(ITEM).all():
+        item.focus()
+        for responses, first, span, ends, value, n, toward_root, toward_node, credit, leaf, _ in rows(page):
+            start, end = (int(at) for at in span.split("–"))
+            for index, nats in zip((int(i) - 1 for i in responses.split(", ")), first.split(", "), strict=True):
+                response = prompt["responses"][index]
+                (told,) = (s for s in response["spans"] if (s["start"], s["end"] - 1) == (start, end))
+                seen.add((index, start))
+                assert number(leaf) == pytest.approx(told["advantage"], abs=6e-5)
+                assert number(credit) == pytest.approx(told["credit"], abs=6e-5)
+                assert float(nats) in [pytest.approx(s, abs=6e-4) for s in response["surprisal"]]
+                node = None if told["node"] is None else prompt["nodes"][told["node"]]
+                assert ends == ("its end" if node is None else f"node {told['node'] + 1}")
+                assert number(value) == pytest.approx(node["value"] if node else response["reward"], abs=6e-5)
+                assert int(n) == (len(node["responses"]) if node else 1)
+                whole = (number(toward_root) + number(toward_node)) / int(n) ** 0.5
+                assert whole == pytest.approx(told["credit"], abs=2e-4)
+    assert seen == {(i, s["start"]) for i, response in enumerate(prompt["responses"]) for s in response["spans"]}
+    rewards = page.locator(".leaf div").all_inner_texts()
+    assert sorted(rewards) == ["0.000 #3", "0.500 #2", "0.800 #4", "1.000 #1"]
+    assert page.locator(".node").all_inner_texts() == ["◆\n0.57", "◆\n0.90"]
+    assert page.locator(".bar").count() == 20 and page.locator(".bar.cut").count() == 8
+    assert page.locator(".bar.cut.idle").count() == 2  # responses 1 and 2 share no prefix of 4 tokens with another
+
+
+def test_the_switch_shows_what_verl_s_grpo_pays(show):
+    page = show({10: [worked()]})
+    rewards = torch.tensor([[r, 0.0] for r in WORKED["rewards"]])
+    paid, _ = compute_grpo_outcome_advantage(rewards, torch.ones(4, 2), np.array(["a"] * 4, dtype=object))
+    page.locator(ITEM).first.focus()
+    cells = ", ".join(row[-1] for row in rows(page))
+    assert [number(cell) for cell in cells.split(", ")] == pytest.approx(paid[:, 0].tolist(), abs=1e-3)
+    first = page.locator(".edge .paid b").first
+    assert first.inner_text() == "−0.06"
+    colour = page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor")
+    page.get_by_role("button", name="GRPO", exact=True).click()
+    assert number(first.inner_text()) == pytest.approx(paid[:, 0].mean().item(), abs=6e-3)
+    assert page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor") != colour
+    page.keyboard.press("g")
+    assert first.inner_text() == "−0.06"
+
+
+def test_keys_links_and_addresses(show):
+    equal = worked(rewards=[0.5] * 4)
+    page = show({10: [equal, worked()], 20: [worked(rewards=[0, 0, 1.0, 0])]})
+
+    def here():
+        return page.evaluate("Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
+
+    current = page.locator("nav ol [aria-current=true] .number")
+    assert current.inner_text().startswith("prompt 2 ")  # LEAF changed it most
+    page.keyboard.press("n")
+    assert here() == {"step": "10", "prompt": "1", "view": "leaf", "sort": "change"}
+    assert current.inner_text().startswith("prompt 1 ")
+    page.keyboard.press("n")  # there is no other
+    assert here()["prompt"] == "1"
+    page.keyboard.press("s")
+    assert page.locator("nav ol .number").first.inner_text().startswith("prompt 1 ")
+    page.keyboard.press(".")
+    assert page.locator(".steps [aria-current=true]").inner_text() == "20"
+    assert page.locator(".leaf").all_inner_texts().count("1.000 #3") == 1
+    page.get_by_role("link", name="10", exact=True).click()
+    page.keyboard.press("p")
+    page.go_back()
+    address = page.url[page.url.index("#") :]
+    shown = page.locator("main").inner_text()
+    page.goto("about:blank")
+    page = show({}, address)
+    assert page.locator("main").inner_text() == shown
+
+
+def test_the_tree_is_walked_by_arrow_keys(show):
+    page = show({10: [worked()]})
+    labels = [item.get_attribute("aria-label") for item in page.locator(ITEM).all()]
+    assert labels[0].startswith(" zwei Hunde. 4 responses. LEAF −0.06, GRPO ")
+    page.locator(ITEM).first.focus()
+    for key, expected in (("ArrowRight", 1), ("ArrowDown", 2), ("End", 6), ("ArrowLeft", 0), ("ArrowUp", 0)):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == labels[expected]
+    levels = [int(item.get_attribute("aria-level")) for item in page.locator(ITEM).all()]
+    assert levels == [1, 2, 3, 4, 4, 3, 2]
+    assert page.locator(f"{ITEM}[tabindex='0']").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", ["leaf", "grpo"])
+def test_nothing_stands_in_the_way_of_screen_readers_and_weak_eyes(show, scheme, view):
+    from axe_playwright_python.sync_playwright import Axe
+
+    page = show({10: [worked()], 20: [worked()]}, f"#view={view}", color_scheme=scheme)
+    page.wait_for_timeout(300)  # the colours fade in
+    found = Axe().run(page).response["violations"]
+    assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
+
+
+EVIL = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>{{7*7}}<!--${1+1}\u202e\u2028\x00&amp;"
+
+
+def test_text_is_data(show):
+    pieces = [*PIECES, EVIL]
+    evil = len(pieces) - 1
+    responses = [[*tokens[:4], evil] for tokens in WORKED["responses"]]
+    prompt = traced_prompt(**{**WORKED, "responses": responses, "pieces": pieces}, question=[evil], reference=EVIL)
+    prompt["data_source"] = EVIL
+    prompt["audio"] = [EVIL.replace("\x00", "")]
+    page = show({10: [prompt]})
+    page.wait_for_timeout(200)
+    assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
+    shown = page.locator("dl.about dd").all_text_contents()
+    assert shown[1:4] == [EVIL] * 3
+    assert page.locator(".edge .text").last.text_content() == " drei schlafen" + EVIL
+
+
+@pytest.mark.parametrize("text", ["הכלבים ישנים בגן", "الكلاب تنام في الحديقة", "二匹の犬が寝る", "कुत्ते सो रहे हैं"])
+def test_scripts_are_kept_whole(show, text):
+    """A piece a character; letters that join must not be torn apart by elements of their own."""
+    pieces = ["<unk>", *dict.fromkeys(text)]
+    tokens = [pieces.index(letter) for letter in text]
+    responses = [tokens, tokens[:-1] + [0]]
+    page = show({1: [traced_prompt(responses, [[0.1] * len(tokens)] * 2, [1.0, 0.0], pieces, fork_budget=0)]})
+    stem = page.locator(".edge .text").first
+    assert stem.text_content() == text[:-1]
+    assert stem.locator("span").count() == 1
+    direction = stem.evaluate("node => getComputedStyle(node).direction")
+    assert direction == ("rtl" if text[0] in "הا" else "ltr")
+
+
+def test_pieces_that_are_no_whole_characters(show):
+    pieces = ["<unk>", "", "", "犬", "猫"]
+    prompt = traced_prompt([[1, 2, 3], [1, 2, 4]], [[0, 0, 1.0]] * 2, [1.0, 0.0], pieces)
+    page = show({1: [prompt]})
+    assert page.locator(".edge .text").all_inner_texts() == ["⟨part of a character⟩", "犬", "猫"]
+
+
+def test_boundaries_that_did_not_fire_are_marked(show):
+    responses = [[1, 2, 3, 4], [5, 6, 7, 8]]
+    page = show({1: [traced_prompt(responses, [[0, 0, 5.0, 0], [0, 0, 0, 0]], [1.0, 0.0], PIECES, fork_budget=1)]})
+    assert page.locator(".edge .mark").count() == 1
+    assert page.locator(".edge .text").first.text_content() == ".!◇ drei alte"
+    assert "token 2 ◇ did not fire (put there by #1)" in page.locator("dl.about").inner_text()
+
+
+def test_long_branches_fold(show):
+    page = show({1: [traced_prompt([[5] * 200, [6] * 200], [[1.0] * 200] * 2, [1.0, 0.0], PIECES)]})
+    text = page.locator(".edge .text").first
+    folded = text.bounding_box()["height"]
+    page.locator(ITEM).first.focus()
+    page.keyboard.press("Enter")
+    assert text.bounding_box()["height"] > 3 * folded
+
+
+def test_audio_can_be_heard(show, tmp_path):
+    soundfile.write(tmp_path / "clip.wav", np.sin(np.arange(32000) / 9) / 3, 16000)
+    page = show({1: [worked(audio=[tmp_path / "clip.wav", tmp_path / "lost.wav"])]})
+    load = "node => new Promise(done => { node.onloadedmetadata = () => done(node.duration); node.load(); })"
+    assert page.locator("audio").first.evaluate(load) == pytest.approx(2.0, abs=0.2)
+    assert "lost.wav: no such file" in page.locator("dl.about").inner_text()
+
+
+def test_what_is_left_out_and_skipped_is_said(show, tmp_path, monkeypatch):
+    monkeypatch.setattr(tree, "PROMPTS", 1)
+    monkeypatch.setattr(tree, "STEPS", 2)
+    traces = tmp_path / "run" / "traces"
+    write_trace(traces, 1, [worked()])
+    write_trace(traces, 2, [worked(), worked()])
+    with open(write_trace(traces, 3, [worked()]), "a") as file:
+        file.write('{"prompt": 1}\n{"prompt": "cut o')
+    page = show({})
+    notes = " ".join(page.locator(".notes").all_inner_texts())
+    assert "Left out: 1 of 3 traced steps" in notes
+    assert "step_000003.jsonl: its last line is cut off, or being written" in notes
+    assert "step_000003.jsonl (version 1), line 3: prompt: " in notes
+
+
+def test_a_large_run_stays_a_few_megabytes(tmp_path):
+    generator = np.random.default_rng(0)
+    words = [f" w{number:04d}" for number in range(2000)]
+    noise = generator.normal(size=20 * 16000) / 9
+    for clip in range(12):
+        soundfile.write(tmp_path / f"{clip}.wav", np.roll(noise, clip), 16000)
+    for step in range(0, 120, 10):
+        prompts = []
+        for clip in range(12):
+            responses = generator.integers(0, 2000, (8, 200)).tolist()
+            surprisal = generator.exponential(size=(8, 200)).tolist()
+            audio = [tmp_path / f"{(step + clip) % 12}.wav"]
+            prompts.append(traced_prompt(responses, surprisal, generator.random(8).tolist(), words, audio=audio))
+        write_trace(tmp_path / "traces", step, prompts)
+    output = SimpleNamespace(lines=[])
+    console = Console(width=200, file=SimpleNamespace(write=output.lines.append, flush=lambda: None))
+    write_tree(tmp_path, tmp_path / "tree.html", None, console)
+    assert (tmp_path / "tree.html").stat().st_size < 7_500_000
+    assert "144 trees of 12 steps" in "".join(output.lines)
+
+
+def test_wanted_steps(tmp_path):
+    for step in (1, 2):
+        write_trace(tmp_path, step, [worked()])
+    write_tree(tmp_path, tmp_path / "tree.html", [2], Console(quiet=True))
+    page = (tmp_path / "tree.html").read_text()
+    data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+    assert [step["step"] for step in data["steps"]] == [2]
+    with pytest.raises(ValueError, match="no trace of step 3; there are 1, 2"):
+        write_tree(tmp_path, tmp_path / "tree.html", [3], Console(quiet=True))

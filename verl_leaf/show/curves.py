@@ -1,0 +1,154 @@
+"""``verl-leaf curves``: reward and validation score against steps, rollouts and time, methods and seeds compared."""
+
+import re
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student_t
+
+from verl_leaf.show.figures import COLOURS, save
+from verl_leaf.show.runs import Run, read_runs
+from verl_leaf.speech.swap import SUFFIX
+
+VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
+REWARD = "critic/score/mean"
+SMOOTH = 5  # steps that the training reward is averaged over
+
+
+def write_curves(folders: list[Path], scores: list[float], out: Path, console: Console) -> None:
+    """Write figure and numbers, and a table to the terminal.
+
+    Args:
+        folders: of the runs; those that differ in seeds only are taken together.
+        scores: validation scores to look for. Half way from the lowest first to the highest last one if empty.
+        out: path of the files, less their suffixes.
+        console: of the table.
+
+    Raises:
+        ValueError: a folder holds no logs.
+    """
+    runs = read_runs(folders)
+    rows = [row for run in runs for row in points(run)]
+    if not rows:
+        raise ValueError(f"{folders[0]}: nothing is logged yet but what precedes the first step")
+    scores = scores or _half_way(runs)
+    save(out, _figure(runs, rows), rows, console)
+    console.print(_table(runs, scores))
+
+
+def validation_scores(run: Run) -> dict[str, dict[int, float]]:
+    """Mean validation score by data source and step; rows with swapped audio are a control and left out."""
+    scores = {}
+    for name, values in run.scalars.items():
+        match = VALIDATION.fullmatch(name)
+        if match and not match[1].endswith(SUFFIX):
+            scores[match[1]] = dict(sorted(values.items()))
+    return scores
+
+
+def points(run: Run) -> list[dict]:
+    """All numbers of a run's curves, one a row."""
+    series = {f"validation: {source}": values for source, values in validation_scores(run).items()}
+    series["training reward"] = smoothed(run.scalars.get(REWARD, {}))
+    return [
+        {
+            **{"run": run.name, "method": run.label, "score": name, "step": step},
+            "rollouts": None if run.rollouts_a_step is None else step * run.rollouts_a_step,
+            "seconds": run.seconds(step),
+            "value": value,
+        }
+        for name, values in series.items()
+        for step, value in values.items()
+    ]
+
+
+def smoothed(values: dict[int, float]) -> dict[int, float]:
+    """Means over each step and those before it, ``SMOOTH`` in all."""
+    ordered = sorted(values.items())
+    return {
+        step: statistics.fmean(value for _, value in ordered[max(0, index - SMOOTH + 1) : index + 1])
+        for index, (step, _) in enumerate(ordered)
+    }
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval by Student's t; 0 for a single value."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+
+
+def crossing(values: dict[int, float], score: float) -> int | None:
+    """The first step whose validation has at least a score."""
+    return next((step for step, value in sorted(values.items()) if value >= score), None)
+
+
+def _half_way(runs: list[Run]) -> list[float]:
+    ends = [(values[min(values)], values[max(values)]) for run in runs for values in validation_scores(run).values()]
+    return [round((min(first for first, _ in ends) + max(last for _, last in ends)) / 2, 2)] if ends else []
+
+
+def _figure(runs: list[Run], rows: list[dict]) -> Figure:
+    names = sorted({row["score"] for row in rows}, reverse=True)  # validation first
+    methods = list(dict.fromkeys(run.label for run in runs))
+    axes_of = [("step", "step", 1.0), ("seconds", "minutes of training", 60.0)]
+    if all(run.rollouts_a_step for run in runs):
+        axes_of.insert(1, ("rollouts", "rollouts", 1.0))
+    figure = Figure(figsize=(3.4 * len(axes_of) + 0.6, 2.6 * len(names) + 0.5), layout="constrained")
+    axes = figure.subplots(len(names), len(axes_of), sharey="row", squeeze=False)
+    for line, name in enumerate(names):
+        for method, colour in zip(methods, COLOURS * len(methods), strict=False):
+            by_step = defaultdict(list)
+            for row in rows:
+                if (row["score"], row["method"]) == (name, method):
+                    by_step[row["step"]].append(row)
+            steps = sorted(by_step)
+            curve = [mean_and_interval([row["value"] for row in by_step[step]]) for step in steps]
+            seeds = max((len(own) for own in by_step.values()), default=0)
+            for axis, (key, label, unit) in zip(axes[line], axes_of, strict=True):
+                x = [statistics.fmean(row[key] for row in by_step[step]) / unit for step in steps]
+                shown = f"{method} ({seeds} runs)" if seeds > 1 else method
+                axis.plot(x, [mean for mean, _ in curve], color=colour, label=shown, marker="o", markersize=2.5)
+                low, high = [mean - half for mean, half in curve], [mean + half for mean, half in curve]
+                axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+                axis.set_xlabel(label, fontsize=8)
+        values = [row["value"] for row in rows if row["score"] == name]
+        margin = (max(values) - min(values)) / 5 or 0.1
+        for axis in axes[line]:
+            # Two seeds have intervals that would leave no room for the curves.
+            axis.set_ylim(min(values) - margin, max(values) + margin)
+            axis.tick_params(labelsize=8)
+            axis.grid(alpha=0.25)
+        smooth = f", mean of {SMOOTH} steps" if name == "training reward" else ""
+        axes[line][0].set_ylabel(name + smooth, fontsize=8)
+    axes[0][0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _table(runs: list[Run], scores: list[float]) -> Table:
+    table = Table(title="Runs, and where their validation first has a score")
+    for name in ("method", "run", "data", "steps", "first", "last", "BLEU", *(f"{score:g} at" for score in scores)):
+        table.add_column(name, justify="left" if name in ("method", "run", "data") else "right")
+    for run in sorted(runs, key=lambda run: run.label):
+        steps = max(run.scalars.get("training/global_step", {0: 0}))
+        bleu = run.summary.get("val", {}).get("after", {}).get("bleu")
+        for source, values in validation_scores(run).items() or [("", {})]:
+            ends = [f"{values[end(values)]:.3f}" if values else "" for end in (min, max)]
+            found = [_crossing(run, values, score) for score in scores]
+            table.add_row(
+                *(run.label, run.name, source, str(steps), *ends, "" if bleu is None else f"{bleu:.1f}", *found)
+            )
+    return table
+
+
+def _crossing(run: Run, values: dict[int, float], score: float) -> str:
+    step = crossing(values, score)
+    if step is None:
+        return "not yet"
+    rollouts = f", {step * run.rollouts_a_step} rollouts" if run.rollouts_a_step else ""
+    return f"step {step}{rollouts}, {run.seconds(step) / 60:.1f} min"

@@ -1,0 +1,30 @@
+"""What the figures have in common."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+from rich.console import Console
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+
+
+def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> None:
+    """Write ``out.png``, ``out.svg`` and ``out.csv``, and say so."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context({"svg.hashsalt": "verl-leaf", "svg.fonttype": "none"}):  # the same bytes, real text
+        figure.savefig(f"{out}.svg", metadata={"Date": None})
+    figure.savefig(f"{out}.png", dpi=160)
+    rows = list(rows)
+    with open(f"{out}.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    console.print(f"Written: {out}.png, .svg, .csv", soft_wrap=True)
+
+
+def default_out(runs: list[Path], name: str) -> Path:
+    """Beside the run if there is one, in the working directory for several."""
+    return runs[0] / name if len(runs) == 1 else Path(name)
