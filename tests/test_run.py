@@ -9,7 +9,7 @@ import time
 import pytest
 
 from verl_leaf.report import read_scalars, read_validation
-from verl_leaf.run import _lock, choose_folder, earlier_baseline, train
+from verl_leaf.run import _lock, _loggers, _trace_flags, choose_folder, earlier_baseline, train
 from verl_leaf.speech.swap import SUFFIX
 
 
@@ -116,3 +116,19 @@ def test_a_changed_library_is_noticed():
     expect_parameters(choose_folder, "runs", "overrides")
     with pytest.raises(PatchError, match=r"takes \(runs, overrides\), the patch was written for \(runs\)"):
         expect_parameters(choose_folder, "runs")
+
+
+def test_what_a_run_adds_to_its_overrides(tmp_path):
+    leaf = "algorithm.adv_estimator=leaf"
+    assert _trace_flags(tmp_path, [leaf]) == [f"+algorithm.leaf.trace_dir={tmp_path}/traces"]
+    for other in (
+        [],
+        [leaf, "algorithm.adv_estimator=grpo"],
+        [leaf, "++algorithm.leaf.trace_dir=/x"],
+        [leaf, "trainer.use_v1=False"],
+    ):
+        assert _trace_flags(tmp_path, other) == []
+    own = ["console", "tensorboard", "file"]
+    assert _loggers([]) == own
+    assert _loggers(["trainer.logger=['console','wandb']"]) == [*own, "wandb"]
+    assert _loggers(["trainer.logger=[wandb]", "trainer.logger=mlflow"]) == [*own, "mlflow"]

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import soundfile
 import torch
 from rich.console import Console
+from playwright.sync_api import expect, sync_playwright
 from traced import PIECES, WORKED, traced_prompt, write_trace
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
@@ -23,8 +23,6 @@ ITEM = "[role=treeitem]"
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -115,10 +113,11 @@ def test_the_switch_shows_what_verl_s_grpo_pays(show):
     assert first.inner_text() == "−0.06"
     colour = page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor")
     page.get_by_role("button", name="GRPO", exact=True).click()
-    assert number(first.inner_text()) == pytest.approx(paid[:, 0].mean().item(), abs=6e-3)
+    assert paid[:, 0].mean().abs() < 1e-6
+    expect(first).to_have_text("0.00")
     assert page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor") != colour
     page.keyboard.press("g")
-    assert first.inner_text() == "−0.06"
+    expect(first).to_have_text("−0.06")
 
 
 def test_keys_links_and_addresses(show):
@@ -129,20 +128,19 @@ def test_keys_links_and_addresses(show):
         return page.evaluate("Object.fromEntries(new URLSearchParams(location.hash.slice(1)))")
 
     current = page.locator("nav ol [aria-current=true] .number")
-    assert current.inner_text().startswith("prompt 2 ")  # LEAF changed it most
+    expect(current).to_contain_text("prompt 2 ")  # LEAF changed it most
     page.keyboard.press("n")
     assert here() == {"step": "10", "prompt": "1", "view": "leaf", "sort": "change"}
-    assert current.inner_text().startswith("prompt 1 ")
+    expect(current).to_contain_text("prompt 1 ")
     page.keyboard.press("n")  # there is no other
     assert here()["prompt"] == "1"
     page.keyboard.press("s")
-    assert page.locator("nav ol .number").first.inner_text().startswith("prompt 1 ")
+    expect(page.locator("nav ol .number").first).to_contain_text("prompt 1 ")
     page.keyboard.press(".")
-    assert page.locator(".steps [aria-current=true]").inner_text() == "20"
+    expect(page.locator(".steps [aria-current=true]")).to_have_text("20")
     assert page.locator(".leaf").all_inner_texts().count("1.000 #3") == 1
     page.get_by_role("link", name="10", exact=True).click()
-    page.keyboard.press("p")
-    page.go_back()
+    expect(page.locator(".steps [aria-current=true]")).to_have_text("10")
     address = page.url[page.url.index("#") :]
     shown = page.locator("main").inner_text()
     page.goto("about:blank")
@@ -157,7 +155,7 @@ def test_the_tree_is_walked_by_arrow_keys(show):
     page.locator(ITEM).first.focus()
     for key, expected in (("ArrowRight", 1), ("ArrowDown", 2), ("End", 6), ("ArrowLeft", 0), ("ArrowUp", 0)):
         page.keyboard.press(key)
-        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == labels[expected]
+        assert page.evaluate("document.activeElement.getAttribute('aria-label')") == labels[expected], key
     levels = [int(item.get_attribute("aria-level")) for item in page.locator(ITEM).all()]
     assert levels == [1, 2, 3, 4, 4, 3, 2]
     assert page.locator(f"{ITEM}[tabindex='0']").count() == 1
@@ -189,7 +187,7 @@ def test_text_is_data(show):
     assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
     shown = page.locator("dl.about dd").all_text_contents()
     assert shown[1:4] == [EVIL] * 3
-    assert page.locator(".edge .text").last.text_content() == " drei schlafen" + EVIL
+    assert page.locator(".edge .text").last.text_content() == " drei im" + EVIL
 
 
 @pytest.mark.parametrize("text", ["הכלבים ישנים בגן", "الكلاب تنام في الحديقة", "二匹の犬が寝る", "कुत्ते सो रहे हैं"])

@@ -23,6 +23,7 @@ TREE_BYTES = 4_000_000
 AUDIO_BYTES = 2_000_000
 AUDIO_RATE = 16_000  # Hz
 AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
+JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py compute_grpo_outcome_advantage
 
 
@@ -76,7 +77,7 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
             if rank >= len(prompts):
                 continue
             prompt = prompts[rank]
-            size = len(json.dumps(prompt, ensure_ascii=False).encode())
+            size = len(json.dumps(prompt, **JSON).encode())
             if size > room and any(shown.values()):
                 too_large += 1
                 continue
@@ -232,7 +233,7 @@ def render(data: dict) -> str:
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "vendor/htm-preact.js", "page.js")
     )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+    environment.policies["json.dumps_kwargs"] = JSON
     template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
     scripts = [library, script]
     return template.render(

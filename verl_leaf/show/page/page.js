@@ -5,7 +5,7 @@
   const FOLD = 150; // characters of a branch from which on it folds
   const STRONG = 2; // |advantage| that has the full colour
 
-  const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
+  const signed = (x) => (Math.abs(x) < 0.005 ? "" : x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
   const exact = (x) => (x < 0 ? "−" : "") + Math.abs(x).toFixed(4);
   const nats = (x) => (x === null ? "∞" : x.toFixed(3));
   const plural = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
@@ -84,15 +84,13 @@
     const count = edge.responses.length;
     const label = `${text}. ${plural(count, "response")}. LEAF ${signed(edge.leaf)}, GRPO ${signed(edge.grpo)}.`
       + edge.ends.map((i) => ` Response ${i + 1} ends, reward ${exact(prompt.responses[i].reward)}.`).join("");
-    const self = useRef();
-    useEffect(() => { if (focused === path && focus.wanted()) self.current.focus(); }, [focused]);
     return html`
-      <li role="treeitem" ref=${self} aria-label=${label} aria-level=${level} aria-posinset=${position} aria-setsize=${siblings}
+      <li role="treeitem" aria-label=${label} aria-level=${level} aria-posinset=${position} aria-setsize=${siblings}
           aria-expanded=${edge.children.length ? "true" : null} aria-selected=${focused === path ? "true" : "false"}
           tabindex=${focused === path ? 0 : -1} data-path=${path} style=${{ "--n": count }}
           onFocus=${(event) => { event.stopPropagation(); focus.on(path); }}
           onKeyDown=${(event) => {
-            if (event.target === self.current && event.key === "Enter") { event.stopPropagation(); setOpen(!open); }
+            if (event.target === event.currentTarget && event.key === "Enter") { event.stopPropagation(); setOpen(!open); }
           }}>
         <div class="edge" style=${tint(paid)} onMouseEnter=${() => hover(edge)} onMouseLeave=${() => hover(null)}
              onClick=${() => focus.to(path)}>
@@ -116,7 +114,7 @@
   function Tree({ prompt, view }) {
     const [focused, setFocused] = useState("0");
     const [hovered, setHovered] = useState(null);
-    const moving = useRef(false);
+    const root = useRef();
     const at = (path) => path.split(".").map(Number).reduce((found, i) => ({ ...found.children[i], raw: found.children[i] }), { children: prompt.edges });
     const paths = new Map();
     (function walk(edges, before) {
@@ -126,8 +124,7 @@
     const focus = {
       path: (edge) => paths.get(edge),
       on: (path) => setFocused(path),
-      to: (path) => { moving.current = true; setFocused(path); },
-      wanted: () => { const was = moving.current; moving.current = false; return was; },
+      to: (path) => root.current.querySelector(`[data-path="${path}"]`).focus(),
     };
     const keys = (event) => {
       const next = {
@@ -145,7 +142,7 @@
     const edge = hovered || at(focused).raw;
     return html`
       <${Details} prompt=${prompt} edge=${edge} />
-      <div class="scroll"><ul class="tree" role="tree" aria-label="Responses, from their first token to their rewards" onKeyDown=${keys}>
+      <div class="scroll"><ul class="tree" role="tree" ref=${root} aria-label="Responses, from their first token to their rewards" onKeyDown=${keys}>
         ${prompt.edges.map((edge, index) => html`<${Branch} key=${index} ...${{ prompt, view, edge, focused, focus }} hover=${setHovered}
           level=${1} position=${index + 1} siblings=${prompt.edges.length} />`)}
       </ul></div>`;
@@ -162,7 +159,7 @@
       else if (span) lines.push({ responses: [index], span, previous: edge.spans[k] ? response.spans[edge.spans[k] - 1].node : null });
     });
     const node = (i) => prompt.nodes[i];
-    return html`<div class="details" aria-live="off">
+    return html`<div class="details" role="region" aria-label="Numbers of the branch" tabindex="0">
       <p><span class="text" dir="auto"><${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} /></span>
         <span class="dim"> · tokens ${edge.start} to ${edge.end - 1} · ${plural(edge.responses.length, "response")} · root value V₀ ${exact(prompt.rootValue)}</span></p>
       <table><thead><tr><th>response</th><th>surprisal of the first token</th><th>span</th><th>ends at</th><th>value V</th><th>n</th>

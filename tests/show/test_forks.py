@@ -1,0 +1,69 @@
+"""Forks are counted as the paper counts them, and intervals are Wilson's."""
+
+import csv
+
+import pytest
+from rich.console import Console
+from traced import WORKED, traced_prompt, write_trace
+
+from verl_leaf.cli import main
+from verl_leaf.show.forks import collect, measures, write_forks
+from verl_leaf.show.traces import Prompt
+
+
+def prompt(**changes):
+    return Prompt.model_validate(traced_prompt(**{**WORKED, **changes}))
+
+
+def only(rows, measure, over="all"):
+    return [row for row in rows if (row["measure"], row["over"]) == (measure, over)]
+
+
+def test_fired_and_usable():
+    forks = collect([(1, prompt()), (2, prompt(rewards=[1.0, 0.5, 0.0, 1.0])), (2, prompt(rewards=[1.0] * 4))])
+    # The node of 0 and 3 has one reward in the second prompt; the third has one reward in all.
+    assert [usable for *_, usable in forks.boundaries] == [True, True, True, False, False, False]
+    assert all(fired for *_, fired, _ in forks.boundaries)
+    assert {at for _, at, *_ in forks.boundaries} == {2 / 5, 4 / 5}
+    assert forks.nodes[:2] == [(1, 4, 1.0), (1, 2, pytest.approx(0.2))]
+
+
+def test_wilson_s_interval():
+    # 8 of 10: Wilson (1927) by hand with z = 1.959964.
+    forks = collect([(1, prompt())] * 4 + [(1, prompt(rewards=[0.5] * 4))])
+    (usable,) = only(measures(forks), "usable")
+    assert (usable["count"], usable["value"]) == (10, 0.8)
+    assert (usable["low"], usable["high"]) == (pytest.approx(0.490162, abs=1e-5), pytest.approx(0.943318, abs=1e-5))
+
+
+def test_shares_of_places_and_stretches_are_those_of_the_whole():
+    rows = measures(collect([(step, prompt(rewards=[1.0, 0.5, 0.0, step % 2])) for step in range(1, 31)]))
+    for measure in ("fired", "usable"):
+        (total,) = only(rows, measure)
+        for over in ("position", "step"):
+            parts = only(rows, measure, over)
+            assert sum(row["count"] for row in parts) == total["count"]
+            whole = sum(row["count"] * row["value"] for row in parts) / total["count"]
+            assert whole == pytest.approx(total["value"])
+    assert len(only(rows, "node_size", "step")) == 10
+
+
+def test_runs_side_by_side(tmp_path, capsys):
+    for run in ("a", "b"):
+        for step in (10, 20):
+            write_trace(tmp_path / run / "traces", step, [traced_prompt(**WORKED)] * 3, end="\n{cut")
+    assert main(["forks", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out/forks")]) == 0
+    rows = list(csv.DictReader((tmp_path / "out/forks.csv").open()))
+    assert {row["run"] for row in rows} == {"a", "b"}
+    assert (tmp_path / "out/forks.png").read_bytes()[:4] == b"\x89PNG"
+    assert "reward spread in a node" in (tmp_path / "out/forks.svg").read_text()
+    printed = capsys.readouterr().out
+    assert printed.count("its last line is cut off, or being written") == 4 and "100 % (76-100)" in printed
+
+
+def test_a_run_without_traces(tmp_path, capsys):
+    assert main(["forks", str(tmp_path)]) == 2
+    assert "no traces (step_*.jsonl)" in capsys.readouterr().err
+    write_trace(tmp_path / "traces", 1, [traced_prompt(**WORKED, fork_budget=0)])
+    with pytest.raises(ValueError, match="hold no boundary"):
+        write_forks([tmp_path], tmp_path / "forks", Console(quiet=True))
