@@ -48,7 +48,8 @@ def test_shares_of_places_and_stretches_are_those_of_the_whole():
     assert len(only(rows, "node_size", "step")) == 10
 
 
-def test_runs_side_by_side(tmp_path, capsys):
+def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     for run in ("a", "b"):
         for step in (10, 20):
             write_trace(tmp_path / run / "traces", step, [traced_prompt(**WORKED)] * 3, end="\n{cut")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from rich.console import Console
 from playwright.sync_api import expect, sync_playwright
+from rich.console import Console
 from traced import PIECES, WORKED, traced_prompt, write_trace
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 

@@ -168,12 +168,12 @@
         const value = span.node === null ? prompt.responses[responses[0]].reward : node(span.node).value;
         const before = previous === null ? prompt.rootValue : node(previous).value;
         return html`<tr><td>${responses.map((i) => i + 1).join(", ")}</td>
-          <td>${responses.map((i) => nats(prompt.responses[i].surprisal[edge.start])).join(", ")}</td>
+          <td class="list">${responses.map((i) => nats(prompt.responses[i].surprisal[edge.start])).join(", ")}</td>
           <td>${span.start}–${span.end - 1}</td><td>${span.node === null ? "its end" : `node ${span.node + 1}`}</td>
           <td>${exact(value)}</td><td>${span.node === null ? 1 : node(span.node).responses.length}</td>
           <td>${exact(value - prompt.rootValue)}</td><td>${exact(value - before)}</td>
-          <td>${exact(span.credit)}</td><td data-leaf>${exact(span.advantage)}</td>
-          <td data-grpo>${responses.map((i) => exact(prompt.responses[i].grpo)).join(", ")}</td></tr>`;
+          <td>${exact(span.credit)}</td><td>${exact(span.advantage)}</td>
+          <td class="list">${responses.map((i) => exact(prompt.responses[i].grpo)).join(", ")}</td></tr>`;
       })}</tbody></table></div>`;
   }
 
