@@ -62,6 +62,14 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert printed.count("its last line is cut off, or being written") == 4 and "100 % (76-100)" in printed
 
 
+def test_a_run_in_which_nothing_fires(tmp_path):
+    alone = traced_prompt([[1, 2], [3, 4]], [[0.1, 1.0]] * 2, [1.0, 0.0], WORKED["pieces"])
+    write_trace(tmp_path / "traces", 1, [alone])
+    assert main(["forks", str(tmp_path)]) == 0
+    rows = list(csv.DictReader((tmp_path / "forks.csv").open()))
+    assert {(row["measure"], row["value"]) for row in rows} == {("fired", "0.0"), ("usable", "0.0")}
+
+
 def test_a_run_without_traces(tmp_path, capsys):
     assert main(["forks", str(tmp_path)]) == 2
     assert "no traces (step_*.jsonl)" in capsys.readouterr().err

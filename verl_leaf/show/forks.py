@@ -109,7 +109,9 @@ def measures(forks: Forks) -> list[dict]:
 def _step_bins(steps: list[int]) -> list[tuple[int, int]]:
     """Stretches of training with about as many traced steps each, as their first and last step."""
     distinct = sorted(set(steps))
-    return [(int(part[0]), int(part[-1])) for part in np.array_split(distinct, min(BINS, len(distinct))) if len(part)]
+    if not distinct:
+        return []
+    return [(int(part[0]), int(part[-1])) for part in np.array_split(distinct, min(BINS, len(distinct)))]
 
 
 def _share(kind: str, over: str, start: float, end: float, flags: list[bool]) -> dict:
