@@ -106,7 +106,7 @@ def check_speech_model(path: str) -> None:
     """Stop unless a path or hub name holds a speech model that the package supports.
 
     Raises:
-        ValueError: it does not exist, or is of another family.
+        ValueError: it does not exist, is of another family, or has an adapter of its own.
     """
     from transformers import AutoConfig
 
@@ -114,14 +114,20 @@ def check_speech_model(path: str) -> None:
     if "://" in path:  # remote storage: veRL copies it later
         return
     try:
-        model_type = AutoConfig.from_pretrained(path).model_type
+        config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"actor_rollout_ref.model.path={path} is neither a folder with a readable config.json nor a model that the "
             f"Hugging Face hub gives out here ({error})"
         ) from error
-    if model_type not in FAMILIES:
+    if getattr(config, "has_lora_adapter", False):
         raise ValueError(
-            f"actor_rollout_ref.model.path={path} is of the family {model_type!r}; supported speech models: "
+            f"actor_rollout_ref.model.path={path} has a LoRA adapter of its own (has_lora_adapter in config.json), which the "
+            "actor would load and the rollout engine would not: merge it into the weights, and set has_lora_adapter to "
+            "false in the merged model's config.json"
+        )
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"actor_rollout_ref.model.path={path} is of the family {config.model_type!r}; supported speech models: "
             f"{', '.join(FAMILIES)}"
         )

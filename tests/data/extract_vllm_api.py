@@ -44,7 +44,7 @@ def our_uses(*sources: str) -> tuple[dict[str, list], dict[str, str | None], dic
             if isinstance(node, ast.Attribute) and not ours and (name := _dotted(node, scope)):
                 names.setdefault(name, [])
             if isinstance(node, ast.Call) and not _is_name(node.func, "super") and (name := _dotted(node.func, scope)):
-                names.setdefault(name, []).append((len(node.args), [keyword.arg for keyword in node.keywords]))
+                names.setdefault(name, []).append((len(node.args), [keyword.arg for keyword in node.keywords if keyword.arg]))
                 # the strings that a model class hands over by keyword name its parts: "language_model.lm_head."
                 for value in (keyword.value for keyword in node.keywords if "self" in scope):
                     for part in value.values if isinstance(value, ast.Dict) else [value]:

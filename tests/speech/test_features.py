@@ -7,7 +7,7 @@ import ray
 import torch
 import transfer_queue as tq
 
-from verl_leaf.speech.features import PARTITION, fetch, release, store
+from verl_leaf.speech.features import PARTITION, concatenate, fetch, release, store
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,9 @@ def test_features_come_back_to_the_bit_in_the_order_of_the_rows(queue):
         return [await store(features) for features in (one, two)]
 
     keys = asyncio.run(put())
-    fetched = fetch(torch.cat([keys[1], keys[0], keys[1]]))
+    rows = fetch(torch.cat([keys[1], keys[0], keys[1]]))
+    assert rows[0] is rows[2]
+    fetched = concatenate(rows)
     for name, tensor in fetched.items():
         assert tensor.dtype == one[name].dtype
         assert torch.equal(tensor, torch.cat([two[name], one[name], two[name]]))

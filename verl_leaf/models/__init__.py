@@ -1,9 +1,10 @@
 """The model families that the speech path trains. The rest of the package asks a family's declaration, never its name."""
 
 from verl_leaf.models.family import Family
+from verl_leaf.models.granite_speech import GRANITE_SPEECH
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_AUDIO,)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH)}
 
 
 def family_of_processor(processor) -> Family:

@@ -18,15 +18,25 @@ class Family:
     model_type: str  # `model_type` in the checkpoint's config.json
     architecture: str  # `architectures[0]` in config.json: the name under which vLLM looks its class up
     processor_class: str  # name of the Hugging Face processor class
+    extractor: str  # the processor's attribute that holds its feature extractor
     hf: str  # Hugging Face model class that the actor trains
     vllm_class: str  # vLLM model class that generates the rollouts
     call_processor: Callable[..., Mapping[str, torch.Tensor]]  # (processor, text, clips) -> ids and audio features
     audio_tokens: Callable[..., int]  # (processor, samples) -> placeholder tokens that a clip of that length becomes
     min_audio_tokens: int  # a clip that becomes fewer is refused
+    max_clips: int | None  # a prompt with more is refused
     max_seconds: float  # a longer clip does not fit the audio encoder's window
 
     def hf_class(self) -> type:
         return _load(self.hf)
+
+    def sampling_rate(self, processor) -> int:
+        """Sampling rate in Hz of the waveforms that a processor takes."""
+        return int(getattr(processor, self.extractor).sampling_rate)
+
+    def audio_token_id(self, processor) -> int:
+        """The placeholder's token."""
+        return processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
 
     def prompt_length(self, processor, text: str, samples: list[int]) -> int:
         """Number of tokens that a rendered prompt has once its audio placeholders are expanded.
@@ -37,13 +47,17 @@ class Family:
             samples: length of each clip in samples, at the processor's sampling rate.
 
         Raises:
-            ValueError: placeholders and clips differ in number.
+            ValueError: placeholders and clips differ in number, or are more than the family takes.
         """
         placeholders = text.count(processor.audio_token)
         if placeholders != len(samples):
             raise ValueError(
                 f"the rendered prompt holds {placeholders} audio placeholder(s) {processor.audio_token!r}, but "
                 f"{len(samples)} audio clip(s) belong to it"
+            )
+        if self.max_clips is not None and placeholders > self.max_clips:
+            raise ValueError(
+                f"the prompt holds {placeholders} audio clips, {self.model_type} takes {self.max_clips}: leave it out"
             )
         return len(processor.tokenizer(text)["input_ids"]) + sum(self.audio_tokens(processor, n) - 1 for n in samples)
 
@@ -68,11 +82,6 @@ class Family:
         ids = encoded.pop("input_ids")[0].tolist()
         encoded.pop("attention_mask")
         return ids, encoded
-
-
-def sampling_rate(processor) -> int:
-    """Sampling rate in Hz of the waveforms that a processor takes."""
-    return int(processor.feature_extractor.sampling_rate)
 
 
 def _load(name: str) -> type:

@@ -8,6 +8,7 @@ and stops with :class:`PatchError` where it is not. ``STATUS`` tells what was do
 from verl_leaf.patches import (
     advantage_batch,
     failed_prompts,
+    granite_mel,
     model_class,
     onednn_weights,
     preflight,
@@ -25,6 +26,7 @@ def install_for_verl() -> None:
     speech_processor.install()
     advantage_batch.install()
     failed_prompts.install()
+    granite_mel.install()
     model_class.install()
     preflight.install()
     process_group.install()
@@ -33,4 +35,5 @@ def install_for_verl() -> None:
 
 def install_for_vllm() -> None:
     """Apply the patches of vLLM."""
+    granite_mel.install()
     onednn_weights.install()

@@ -40,7 +40,9 @@ class SpeechAgentLoop(AgentLoopBase):
         with simple_timer("generate_sequences", metrics):
             generated = await self.server_manager.generate(
                 request_id=uuid4().hex,
-                prompt_ids=_collapse_runs(prompt_ids, self.processor.audio_token_id),
+                prompt_ids=_collapse_runs(
+                    prompt_ids, family_of_processor(self.processor).audio_token_id(self.processor)
+                ),
                 sampling_params=sampling_params,
                 audio_data=clips or None,
                 priority=int(priority),

@@ -15,7 +15,6 @@ from tqdm import tqdm
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.models import family_of_processor
-from verl_leaf.models.family import sampling_rate
 from verl_leaf.speech.audio import AudioError, audio_name, load_audio
 
 logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
@@ -149,7 +148,8 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
     text = processor.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=False, **data_config.get("apply_chat_template_kwargs", {})
     )
-    family, rate = family_of_processor(processor), sampling_rate(processor)
+    family = family_of_processor(processor)
+    rate = family.sampling_rate(processor)
     window = int(family.max_seconds * rate)
     clips, is_long = [], False
     for reference in RLHFDataset._extract_audio_info(messages) or []:

@@ -36,22 +36,29 @@ async def release(keys: list[torch.Tensor]) -> None:
         await tq.async_kv_clear(keys=[name for key in keys for name in _names(key)], partition_id=PARTITION)
 
 
-def fetch(keys: torch.Tensor) -> dict[str, torch.Tensor]:
+def fetch(keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
     """The features of a micro-batch.
 
     Args:
         keys: of its rows, uint8 ``[rows, 16]``.
 
     Returns:
-        model input -> tensor on the keys' device; the clips of all rows follow each other on the first axis.
+        For each row: model input -> tensor on the keys' device. Rows of one prompt have the same dictionary.
     """
     names = _names(keys)
     fetched = {name: _fetched[name] if name in _fetched else _get(name) for name in dict.fromkeys(names)}
     _fetched.clear()
     _fetched.update(fetched)
-    return {
-        feature: torch.cat([fetched[name][feature] for name in names]).to(keys.device) for feature in fetched[names[0]]
+    here = {
+        name: {feature: tensor.to(keys.device) for feature, tensor in features.items()}
+        for name, features in fetched.items()
     }
+    return [here[name] for name in names]
+
+
+def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The features of all rows, whose clips follow each other on the first axis."""
+    return {feature: torch.cat([features[feature] for features in rows]) for feature in rows[0]}
 
 
 def _get(name: str) -> dict[str, torch.Tensor]:

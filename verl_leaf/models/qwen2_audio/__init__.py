@@ -1,10 +1,12 @@
 """Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens a second) before a Qwen2 language model."""
 
-from verl_leaf.models.family import Family, sampling_rate
+from verl_leaf.models.family import Family
 
 
 def call_processor(processor, text, clips):
-    return processor(text=[text], audio=clips, sampling_rate=sampling_rate(processor), return_tensors="pt")
+    return processor(
+        text=[text], audio=clips, sampling_rate=processor.feature_extractor.sampling_rate, return_tensors="pt"
+    )
 
 
 def audio_tokens(processor, samples: int) -> int:
@@ -17,6 +19,7 @@ QWEN2_AUDIO = Family(
     model_type="qwen2_audio",
     architecture="Qwen2AudioForConditionalGeneration",
     processor_class="Qwen2AudioProcessor",
+    extractor="feature_extractor",
     hf="verl_leaf.models.qwen2_audio.hf:Qwen2AudioForConditionalGeneration",
     vllm_class="verl_leaf.models.qwen2_audio.vllm:Qwen2AudioForConditionalGeneration",
     call_processor=call_processor,
@@ -24,5 +27,6 @@ QWEN2_AUDIO = Family(
     # transformers tells expanded prompts from others by two audio tokens in a row
     # (modeling_qwen2_audio.py `legacy_processing`).
     min_audio_tokens=2,
+    max_clips=None,
     max_seconds=30.0,
 )

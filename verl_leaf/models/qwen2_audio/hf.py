@@ -6,7 +6,7 @@ import torch
 from transformers import Qwen2AudioForConditionalGeneration as _Qwen2AudioForConditionalGeneration
 
 from verl_leaf.models.masking import mask_token
-from verl_leaf.speech.features import fetch
+from verl_leaf.speech.features import concatenate, fetch
 
 
 class PositionTable(torch.nn.Module):
@@ -48,7 +48,7 @@ class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
     @functools.wraps(_Qwen2AudioForConditionalGeneration.forward)
     def forward(self, *args, features_key=None, **kwargs):
         if features_key is not None:
-            kwargs |= fetch(features_key)
+            kwargs |= concatenate(fetch(features_key))
         output = super().forward(*args, **kwargs)
         mask_token(output.logits, self.config.audio_token_id)
         return output

@@ -1,0 +1,34 @@
+"""Granite Speech: a conformer of any length behind a windowed Q-Former (10 audio tokens a second) before a Granite model.
+
+IBM's checkpoints of 3.3 (2B, 8B) and 4.0 (1B) are of this family.
+"""
+
+import torch
+
+from verl_leaf.models.family import Family
+
+
+def call_processor(processor, text, clips):
+    """The extractor pads before it measures, so a prompt's clip must stay alone: its mask is then all ones."""
+    encoded = dict(processor(text=[text], audio=[torch.from_numpy(clip) for clip in clips], return_tensors="pt"))
+    encoded.pop("input_features_mask")
+    return encoded
+
+
+def audio_tokens(processor, samples: int) -> int:
+    return processor.audio_processor._get_num_audio_features([samples])[0]
+
+
+GRANITE_SPEECH = Family(
+    model_type="granite_speech",
+    architecture="GraniteSpeechForConditionalGeneration",
+    processor_class="GraniteSpeechProcessor",
+    extractor="audio_processor",
+    hf="verl_leaf.models.granite_speech.hf:GraniteSpeechForConditionalGeneration",
+    vllm_class="verl_leaf.models.granite_speech.vllm:GraniteSpeechForConditionalGeneration",
+    call_processor=call_processor,
+    audio_tokens=audio_tokens,
+    min_audio_tokens=1,
+    max_clips=1,  # vllm/model_executor/models/granite_speech.py get_supported_mm_limits
+    max_seconds=500.0,  # the same file, get_max_audio_len
+)

