@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from verl_leaf.models import FAMILIES
 from verl_leaf.prepare import add_arguments
 from verl_leaf.prepare import main as prepare_main
 
@@ -12,7 +13,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="verl-leaf", description="LEAF and speech models for veRL.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    doctor = commands.add_parser("doctor", help="check that this environment can train; says what to do if not")
+    doctor = commands.add_parser(
+        "doctor", help="check that this environment, or a model, can be trained, and say what to do"
+    )
+    doctor.add_argument("model", nargs="?", help="model folder or hub name; without one, the environment")
     doctor.set_defaults(function=_doctor)
 
     train = commands.add_parser("train", help="run veRL's main_ppo in a run folder, watch it, summarise it")
@@ -22,8 +26,26 @@ def main(arguments: list[str] | None = None) -> int:
         "--runs", type=Path, help="folder of runs: go on with the last unfinished one, or begin a new one"
     )
     train.add_argument("--val", required=True, help="parquet file to validate on")
+    train.add_argument(
+        "--family", choices=FAMILIES, help="family of the speech model, whose settings precede the overrides"
+    )
+    train.add_argument(
+        "--epochs", type=int, default=1, help="warm restarts, each a run of its own (default: %(default)s)"
+    )
+    train.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     train.add_argument("overrides", nargs="*", help="hydra overrides for verl.trainer.main_ppo, after --")
     train.set_defaults(function=_train)
+
+    export = commands.add_parser("export", help="the adapter of a run, or its merged model, in the hub's layout")
+    export.add_argument("run", type=Path, help="folder of a run")
+    export.add_argument("--out", type=Path, required=True, help="folder to write")
+    export.add_argument("--merged", action="store_true", help="write the whole model")
+    export.set_defaults(function=_export)
+
+    merge = commands.add_parser("merge", help="a model with the LoRA adapter of its own merged into its weights")
+    merge.add_argument("model", help="model folder or hub name")
+    merge.add_argument("--out", type=Path, required=True, help="folder to write")
+    merge.set_defaults(function=_merge)
 
     prepare = commands.add_parser("prepare", help="make veRL's parquet files of a corpus on disk")
     add_arguments(prepare)
@@ -101,16 +123,44 @@ def _curves(options) -> int:
 
 
 def _doctor(options) -> int:
-    from verl_leaf.doctor import examine
+    from verl_leaf.doctor import examine, examine_model
 
-    return examine()
+    return examine_model(options.model) if options.model else examine()
 
 
 def _train(options) -> int:
     from verl_leaf.run import choose_folder, train
 
-    folder = options.run or choose_folder(options.runs, options.overrides)
-    return train(folder, options.overrides, options.val)
+    if options.epochs < 1:
+        raise ValueError(f"--epochs {options.epochs}: must be 1 or more")
+    return train(
+        options.run or choose_folder(options.runs, options.overrides),
+        options.overrides,
+        options.val,
+        family=options.family,
+        epochs=options.epochs,
+        dry=options.dry_run,
+    )
+
+
+def _export(options) -> int:
+    from rich.console import Console
+
+    from verl_leaf.export import export_run
+
+    export_run(options.run, options.out, options.merged, Console())
+    print(options.out)
+    return 0
+
+
+def _merge(options) -> int:
+    from rich.console import Console
+
+    from verl_leaf.export import merge
+
+    merge(options.model, None, options.out, Console(stderr=True))
+    print(options.out)
+    return 0
 
 
 if __name__ == "__main__":

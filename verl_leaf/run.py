@@ -3,13 +3,14 @@
 The folder holds ``command.json``, ``train.log`` (everything veRL, Ray and vLLM print), ``tensorboard/``,
 ``metrics/`` (a JSON line a step, a file for each start), ``traces/`` (LEAF's trees) with the page ``tree.html``,
 ``checkpoints/`` (veRL's, each with the adapter in PEFT's format), ``validation/`` (every answer of every validation) and,
-once training has ended, ``summary.json`` and ``adapter/``.
+once training has ended, ``summary.json`` and ``adapter/``. A run of several epochs has such a folder for each.
 """
 
 import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -21,10 +22,14 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from verl_leaf.report import summarise
+from verl_leaf.checks import check_speech_model
+from verl_leaf.models import FAMILIES
+from verl_leaf.report import summarise, summarise_epochs
 from verl_leaf.show.tree import write_tree
 from verl_leaf.speech.swap import write_swapped
 
+MODEL_PATH = "actor_rollout_ref.model.path"
+SWAPPED = "val_swapped.parquet"
 STEP_LINE = re.compile(r"step:(\d+) - (.*)")
 QUIET_SECONDS = 600  # longer silence than any step of a healthy run on one machine
 
@@ -49,7 +54,7 @@ def earlier_baseline(folder: Path, overrides: list[str], validation: str) -> Pat
     They are taken for the same where the model is a local folder and nothing in it or in the validation's is newer than
     the answers.
     """
-    model = _value(overrides, "actor_rollout_ref.model.path")
+    model = _value(overrides, MODEL_PATH)
     if not os.path.isdir(model):
         return None
     made_of = [*Path(model).rglob("*"), *Path(validation).parent.glob("*")]
@@ -61,55 +66,123 @@ def earlier_baseline(folder: Path, overrides: list[str], validation: str) -> Pat
     return None
 
 
-def train(folder: Path, overrides: list[str], validation: str) -> int:
+def train(
+    folder: Path,
+    overrides: list[str],
+    validation: str,
+    *,
+    family: str | None = None,
+    epochs: int = 1,
+    dry: bool = False,
+) -> int:
     """Run ``python -m verl.trainer.main_ppo`` in a run's folder until it ends, then write and show the summary.
 
     Args:
         folder: the run; where it holds a checkpoint, training goes on from there.
         overrides: hydra overrides of veRL's configuration.
         validation: parquet file to validate on; a copy in which every row has another row's audio is validated too.
+        family: ``model_type`` of a speech model, whose own overrides come before ``overrides``.
+        epochs: runs after each other in ``epoch_1``, ``epoch_2``, ..., with the adapter of the one before but an
+            optimiser, a schedule and an order of the rows of their own.
+        dry: only print the commands.
 
     Returns:
         The exit status of veRL.
 
     Raises:
-        ValueError: another process trains in the folder.
+        ValueError: another process trains in the folder, or the model is not of the family.
     """
     console = Console()
     folder = folder.resolve()
+    parts = _epochs(folder, [*(FAMILIES[family].verl_flags() if family else []), *overrides], epochs)
+    if dry:
+        for part, flags in parts:
+            print(" \\\n  ".join(shlex.quote(word) for word in _command(part, flags, validation, before=True)))
+        return 0
+    if family:
+        check_speech_model(_value(overrides, MODEL_PATH), family)
     folder.mkdir(parents=True, exist_ok=True)
     lock = _lock(folder)
-    baseline = earlier_baseline(folder, overrides, validation)
-    resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
+    answers = earlier_baseline(folder, overrides, validation)
     (folder / "command.json").write_text(json.dumps({"overrides": overrides, "validation": validation}, indent=1))
-    if baseline is not None and not resumed:
-        console.print(f"The same before training as in {baseline.parents[1]}: its validation is taken over")
-        (folder / "validation").mkdir(exist_ok=True)
-        shutil.copy(baseline, folder / "validation" / "0.jsonl")
+    for part, flags in parts:
+        if epochs == 1 or not (part / "summary.json").exists():
+            status = _train(part, flags, validation, answers, lock, console)
+            if status != 0:
+                return status
+        answers = max((part / "validation").glob("*.jsonl"), key=lambda file: int(file.stem), default=None)
+    if epochs > 1:
+        summarise_epochs(folder, [part for part, _ in parts], console)
+    console.print(f"Its curves, beside other runs: verl-leaf curves {folder} ...", soft_wrap=True)
+    console.print(
+        f"A model of it, or its adapter alone: verl-leaf export {folder} --out FOLDER [--merged]", soft_wrap=True
+    )
+    if epochs == 1:
+        steps = json.loads((folder / "summary.json").read_text())["steps"]
+        console.print(
+            f"Train it longer: the same command with RUN={folder} and trainer.total_training_steps={2 * steps}; "
+            "your own data and GPU: see README.md",
+            soft_wrap=True,
+        )
+    return 0
+
+
+def _epochs(folder: Path, overrides: list[str], epochs: int) -> list[tuple[Path, list[str]]]:
+    """Folder and overrides of each epoch."""
+    if epochs == 1:
+        return [(folder, overrides)]
+    parts = []
+    for number in range(1, epochs + 1):
+        flags = [f"data.seed={number}", *overrides]
+        if number > 1:
+            flags.append(f"actor_rollout_ref.model.lora_adapter_path={folder / f'epoch_{number - 1}' / 'adapter'}")
+        parts.append((folder / f"epoch_{number}", flags))
+    return parts
+
+
+def _command(folder: Path, overrides: list[str], validation: str, before: bool) -> list[str]:
+    """veRL's command of a run; ``before``: validate before training."""
     metrics = folder / "metrics"
-    metrics.mkdir(exist_ok=True)
-    swapped = write_swapped(Path(validation), folder / "val_swapped.parquet")
-    command = [
+    environment = {
+        "TENSORBOARD_DIR": folder / "tensorboard",
+        # TensorBoard's writer keeps two minutes back, which a kill would lose; this one writes at once, to a new file.
+        "VERL_FILE_LOGGER_PATH": metrics / f"{len(list(metrics.glob('*'))):03d}.jsonl",
+    }
+    return [
         sys.executable,
         "-m",
         "verl.trainer.main_ppo",
-        f"data.val_files=[{os.path.abspath(validation)},{swapped}]",
+        f"data.val_files=[{os.path.abspath(validation)},{folder / SWAPPED}]",
         "trainer.project_name=verl_leaf",
         f"trainer.experiment_name={folder.name}",
         f"trainer.default_local_dir={folder / 'checkpoints'}",
         f"trainer.validation_data_dir={folder / 'validation'}",
         "trainer.checkpoint_callback_class=verl_leaf.export.SaveAdapter",
-        f"trainer.val_before_train={not resumed and baseline is None}",
+        f"trainer.val_before_train={before}",
         f"hydra.run.dir={folder / 'hydra'}",
+        # The trainer may run on any node of a cluster, which does not inherit our environment.
+        *(f"++ray_kwargs.ray_init.runtime_env.env_vars.{name}={value}" for name, value in environment.items()),
         *_trace_flags(folder, overrides),
         *overrides,  # last, so that they win
         f"trainer.logger=[{','.join(_loggers(overrides))}]",
     ]
+
+
+def _train(folder: Path, overrides: list[str], validation: str, answers: Path | None, lock, console: Console) -> int:
+    """One start of veRL in a folder, its summary and its page; the exit status.
+
+    ``answers``: those of the same model to the same validation, which need not be asked for again.
+    """
+    resumed = (folder / "checkpoints" / "latest_checkpointed_iteration.txt").exists()
+    for name in ("validation", "metrics"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    write_swapped(Path(validation), folder / SWAPPED)
+    if answers is not None and not resumed:
+        console.print(f"The same before training as in {answers.parents[1]}: its validation is taken over")
+        shutil.copy(answers, folder / "validation" / "0.jsonl")
+    command = _command(folder, overrides, validation, before=not resumed and answers is None)
     environment = {
         **os.environ,
-        "TENSORBOARD_DIR": str(folder / "tensorboard"),
-        # TensorBoard's writer keeps two minutes back, which a kill would lose; this one writes at once, to a new file.
-        "VERL_FILE_LOGGER_PATH": str(metrics / f"{len(list(metrics.iterdir())):03d}.jsonl"),
         "HYDRA_FULL_ERROR": "1",
         "RAY_DEDUP_LOGS": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -137,16 +210,10 @@ def train(folder: Path, overrides: list[str], validation: str) -> int:
         console.print(f"[red]veRL ended with status {status}.[/red] The end of {folder / 'train.log'}:")
         console.print(_last_error(folder / "train.log", start), markup=False, highlight=False)
         return status
-    summary = summarise(folder, console)
+    summarise(folder, console)
     if any((folder / "traces").glob("*.jsonl")):
         write_tree(folder, folder / "tree.html", None, console)
         console.print(f"How often its boundaries fire: verl-leaf forks {folder}", soft_wrap=True)
-    console.print(f"Its curves, beside other runs: verl-leaf curves {folder} ...", soft_wrap=True)
-    console.print(
-        f"Train it longer: the same command with RUN={folder} and trainer.total_training_steps={2 * summary['steps']}; "
-        "your own data and GPU: see README.md",
-        soft_wrap=True,
-    )
     return 0
 
 

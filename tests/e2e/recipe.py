@@ -13,11 +13,14 @@ PROJECT = Path(__file__).parents[2]
 
 
 class Recipe:
-    """``recipes/qwen2audio_leaf.sh`` on the tiny task, in a folder of its own."""
+    """A recipe on the tiny task, in a folder of its own."""
 
-    def __init__(self, task: Path, run: Path, **environment: str):
+    def __init__(
+        self, task: Path, run: Path, name: str = "qwen2audio_leaf", model: Path | None = None, **environment: str
+    ):
+        self.script = PROJECT / f"recipes/{name}.sh"
         self.run = run
-        self.model = task / "model"
+        self.model = model or task / "model"
         self.environment = {
             **os.environ,
             "MODEL": str(self.model),
@@ -30,7 +33,7 @@ class Recipe:
 
     def start(self, *overrides: str) -> subprocess.Popen:
         return subprocess.Popen(
-            ["bash", PROJECT / "recipes/qwen2audio_leaf.sh", *map(str, overrides)],
+            ["bash", self.script, *map(str, overrides)],
             env=self.environment,
             start_new_session=True,
         )
@@ -42,10 +45,11 @@ class Recipe:
             status = process.wait(timeout=900)
         finally:
             kill(process)
-        assert status == 0, (self.run / "train.log").read_text(errors="replace")[-5000:]
+        logs = sorted(self.run.rglob("train.log"), key=lambda file: file.stat().st_mtime)
+        assert status == 0, logs[-1].read_text(errors="replace")[-5000:] if logs else "no log"
 
-    def scalars(self) -> dict[str, dict[int, float]]:
-        return read_scalars(self.run / "metrics")
+    def scalars(self, part: str = ".") -> dict[str, dict[int, float]]:
+        return read_scalars(self.run / part / "metrics")
 
 
 def kill(process: subprocess.Popen) -> None:

@@ -1,10 +1,11 @@
 """The model families that the speech path trains. The rest of the package asks a family's declaration, never its name."""
 
+from verl_leaf.models.audioflamingo3 import AUDIO_FLAMINGO_3
 from verl_leaf.models.family import Family
 from verl_leaf.models.granite_speech import GRANITE_SPEECH
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH)}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH, AUDIO_FLAMINGO_3)}
 
 
 def family_of_processor(processor) -> Family:

@@ -105,7 +105,13 @@ def method_labels(configs: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
+def _epochs(folder: Path) -> list[Path]:
+    """The folders of a run's epochs, in order; those that have not begun are not there."""
+    return sorted(folder.glob("epoch_*"), key=lambda epoch: int(epoch.name.removeprefix("epoch_")))
+
+
 def _flat_config(folder: Path) -> dict[str, Any]:
+    folder = next(iter(_epochs(folder)), folder)
     file = folder / "hydra" / ".hydra" / "config.yaml"
     if not file.exists():
         return {}
@@ -123,6 +129,8 @@ def _flat_config(folder: Path) -> dict[str, Any]:
 
 
 def _scalars(folder: Path) -> Scalars:
+    if epochs := _epochs(folder):
+        return _joined([read_scalars(epoch / "metrics") for epoch in epochs])
     if scalars := read_scalars(folder / "metrics"):
         return scalars
     scalars = {}
@@ -136,4 +144,15 @@ def _scalars(folder: Path) -> Scalars:
             f"{folder}: holds no metrics/*.jsonl and no TensorBoard files: give the folder of `verl-leaf train`, or one "
             "that trainer.logger=[tensorboard] wrote to. A run that has just begun has none yet"
         )
+    return scalars
+
+
+def _joined(epochs: list[Scalars]) -> Scalars:
+    """Scalars of epochs as of one run, whose steps go on."""
+    scalars: Scalars = {}
+    done = 0
+    for epoch in epochs:
+        for name, values in epoch.items():
+            scalars.setdefault(name, {}).update({done + step: value for step, value in values.items()})
+        done += max(epoch.get("training/global_step", {0: 0}))
     return scalars

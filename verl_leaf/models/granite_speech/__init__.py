@@ -7,6 +7,13 @@ import torch
 
 from verl_leaf.models.family import Family
 
+LAYOUT = {
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+    "model.encoder.": "encoder.",
+    "model.projector.": "projector.",
+}
+
 
 def call_processor(processor, text, clips):
     """The extractor pads before it measures, so a prompt's clip must stay alone: its mask is then all ones."""
@@ -17,6 +24,13 @@ def call_processor(processor, text, clips):
 
 def audio_tokens(processor, samples: int) -> int:
     return processor.audio_processor._get_num_audio_features([samples])[0]
+
+
+def unfit(config) -> str | None:
+    """Why a model of this configuration cannot be served; None if it can (modeling_granite_speech.py, the projector)."""
+    if config.window_size % config.downsample_rate:
+        return f"window_size {config.window_size} is no multiple of downsample_rate {config.downsample_rate}"
+    return None
 
 
 GRANITE_SPEECH = Family(
@@ -31,4 +45,8 @@ GRANITE_SPEECH = Family(
     min_audio_tokens=1,
     max_clips=1,  # vllm/model_executor/models/granite_speech.py get_supported_mm_limits
     max_seconds=500.0,  # the same file, get_max_audio_len
+    layout=LAYOUT,
+    frozen=".*(encoder|projector).*",
+    attn_implementation="eager",  # transformers' Q-Former has no other
+    unfit=unfit,
 )

@@ -1,4 +1,4 @@
-"""Granite Speech as the FSDP actor trains it: transformers' class, made fit for micro-batches (transformers 5.10)."""
+"""Granite Speech as the FSDP actor trains it: transformers' class, made fit for micro-batches (transformers 5.9 to 5.10)."""
 
 import functools
 
@@ -17,17 +17,22 @@ class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGenerati
     in a batch its result would depend on its neighbours, and differ from the rollout engine's.
     """
 
+    @property
+    def _parts(self):
+        """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
+        return getattr(self, "model", self)
+
     def train(self, mode: bool = True):
         """As the base class, but the frozen encoder stays as it is: its BatchNorm would take the statistics of the
         batch, and let those of the checkpoint drift away from the rollout engine's."""
         super().train(mode)
-        self.model.encoder.eval()
-        self.model.projector.eval()
+        self._parts.encoder.eval()
+        self._parts.projector.eval()
         return self
 
     def enable_input_require_grads(self) -> None:
         """For LoRA: only of the language model, so that no backward pass goes through the frozen encoder."""
-        self.model.language_model.enable_input_require_grads()
+        self._parts.language_model.enable_input_require_grads()
 
     @functools.wraps(_GraniteSpeechForConditionalGeneration.forward)
     def forward(self, input_ids=None, features_key=None, **kwargs):
@@ -48,4 +53,4 @@ class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGenerati
                     [self.get_audio_features(clip[None], return_dict=True).pooler_output[0] for clip in clips]
                 )
         audio = torch.cat([encoded[id(features)] for features in rows])
-        return self.model.get_merged_audio_embeddings(input_ids, audio)
+        return self._parts.get_merged_audio_embeddings(input_ids, audio)

@@ -1,18 +1,13 @@
 """Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens a second) before a Qwen2 language model."""
 
 from verl_leaf.models.family import Family
+from verl_leaf.models.whisper import LAYOUT, audio_tokens, unfit
 
 
 def call_processor(processor, text, clips):
     return processor(
         text=[text], audio=clips, sampling_rate=processor.feature_extractor.sampling_rate, return_tensors="pt"
     )
-
-
-def audio_tokens(processor, samples: int) -> int:
-    """One mel frame a hop, halved by the second convolution and again by the pooling (modeling_qwen2_audio.py)."""
-    frames = -(-samples // processor.feature_extractor.hop_length)
-    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 QWEN2_AUDIO = Family(
@@ -29,4 +24,7 @@ QWEN2_AUDIO = Family(
     min_audio_tokens=2,
     max_clips=None,
     max_seconds=30.0,
+    layout=LAYOUT,
+    frozen=".*(audio_tower|multi_modal_projector).*",
+    unfit=unfit,
 )

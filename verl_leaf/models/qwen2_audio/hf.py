@@ -2,23 +2,11 @@
 
 import functools
 
-import torch
 from transformers import Qwen2AudioForConditionalGeneration as _Qwen2AudioForConditionalGeneration
 
 from verl_leaf.models.masking import mask_token
+from verl_leaf.models.whisper import PositionTable
 from verl_leaf.speech.features import concatenate, fetch
-
-
-class PositionTable(torch.nn.Module):
-    """The encoder's position table: an ``nn.Embedding``'s parameter without being one.
-
-    verl/utils/fsdp_utils.py _select_fsdp2_wrap_targets (0.9.1) shards every ``nn.Embedding`` by itself and gathers it
-    when it is called. Qwen2AudioEncoder reads ``embed_positions.weight`` without a call, so it would find a shard.
-    """
-
-    def __init__(self, weight: torch.nn.Parameter):
-        super().__init__()
-        self.weight = weight
 
 
 class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
@@ -36,7 +24,7 @@ class Qwen2AudioForConditionalGeneration(_Qwen2AudioForConditionalGeneration):
         self._no_split_modules = {"Qwen2AudioEncoderLayer", "Qwen2DecoderLayer"}
 
     @property
-    def _parts(self) -> torch.nn.Module:
+    def _parts(self):
         """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
         return getattr(self, "model", self)
 

