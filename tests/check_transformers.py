@@ -1,10 +1,11 @@
-"""Hold our Hugging Face class against another version of transformers, 5.9.0 of veRL's own GPU stack by default.
+"""Hold our Hugging Face classes against another version of transformers, 5.9.0 of veRL's own GPU stack by default.
 
     pip download --no-deps --dest wheels transformers==5.9.0 && unzip -d source wheels/transformers-5.9.0*.whl
     python tests/check_transformers.py source MODEL
 
-A tiny Qwen2-Audio (MODEL, made by examples/spoken_german/prepare.py) must give the logits that it gives with the
-installed version, and gradients in the language model alone. tests/test_gpu_stack.py does the same for vLLM, by reading.
+A tiny model of each family must give the logits that it gives with the installed version, and gradients in the language
+model alone. MODEL is the tiny Qwen2-Audio of examples/spoken_german/prepare.py; the others are made with its tokenizer.
+tests/test_gpu_stack.py does the same for vLLM, by reading.
 """
 
 import os
@@ -15,24 +16,31 @@ from pathlib import Path
 
 import torch
 
+from verl_leaf.models import FAMILIES
+
 PROBE = """
-import sys, torch, transformers
-from transformers import AutoProcessor
-from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration
+import re, sys, torch, transformers
+from verl_leaf.patches import granite_mel
+granite_mel.install()
+from transformers import AutoConfig, AutoProcessor
+from verl_leaf.models import FAMILIES
+family = FAMILIES[AutoConfig.from_pretrained(sys.argv[1]).model_type]
 processor = AutoProcessor.from_pretrained(sys.argv[1])
-model = Qwen2AudioForConditionalGeneration.from_pretrained(sys.argv[1], dtype=torch.float32)
+model = family.hf_class().from_pretrained(
+    sys.argv[1], dtype=torch.float32, attn_implementation=family.attn_implementation)
 torch.manual_seed(0)
-inputs = processor(text=["<|audio_bos|><|AUDIO|><|audio_eos|>Translate"], audio=[torch.randn(16000).numpy()],
-                   sampling_rate=16000, return_tensors="pt")
+ids, features = family.encode(processor, processor.audio_token + "Translate", [torch.randn(16000).numpy()])
 model.requires_grad_(False)
 model.enable_input_require_grads()
 seen = []
-model._parts.multi_modal_projector.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
-logits = model(**inputs).logits
+for name, module in model.named_modules():
+    if re.search(r"projector$", name):
+        module.register_forward_hook(lambda module, args, output: seen.append(output.requires_grad))
+logits = model.train()(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids)).long(), **features).logits
 assert seen == [False] and logits.requires_grad, "gradients must reach the language model, and it alone"
 assert (logits[..., model.config.audio_token_id] == -1e4).all()
 torch.save(logits.detach(), sys.argv[2])
-print("transformers", transformers.__version__, tuple(logits.shape))
+print("transformers", transformers.__version__, family.model_type, tuple(logits.shape))
 """
 
 
@@ -44,6 +52,13 @@ def logits(model: Path, *search_path: Path) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    source, model = map(Path, sys.argv[1:])
-    torch.testing.assert_close(logits(model, source), logits(model), rtol=0, atol=1e-5)
+    source, qwen = map(Path, sys.argv[1:])
+    tiny = Path(__file__).parent / "models/tiny.py"
+    with tempfile.TemporaryDirectory() as scratch:
+        for family in FAMILIES:
+            model = qwen
+            if family != "qwen2_audio":
+                model = Path(scratch) / family
+                subprocess.run([sys.executable, tiny, family, qwen, model], check=True)
+            torch.testing.assert_close(logits(model, source), logits(model), rtol=0, atol=1e-5)
     print("same logits with both versions of transformers")

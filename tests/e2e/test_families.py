@@ -22,6 +22,7 @@ FLAGS = [
     "trainer.save_freq=2",
     "trainer.test_freq=-1",
     "trainer.val_before_train=False",
+    "reward.custom_reward_function.name=chrf",  # a random model gets some of it
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # the whole batch: one update a step
 ]
 
