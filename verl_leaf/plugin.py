@@ -31,6 +31,7 @@ def connect_verl() -> None:
         vllm_distribution.install_alias()
         _select_cpu_platform()
         wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_estimators)
+        wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_register_engine)
         patches.install_for_verl()
     except Exception as error:
         traceback.print_exc()
@@ -68,3 +69,12 @@ def _register_estimators(core_algos) -> None:
 
     core_algos.register_adv_est("leaf")(estimator.leaf)
     core_algos.register_adv_est("grpo_floored")(estimator.grpo_floored)
+
+
+def _register_engine(_transformer_impl) -> None:
+    from verl.workers.engine.base import EngineRegistry
+
+    from verl_leaf.sharing.engine import SharingEngine
+
+    # veRL asks for an engine of the vendor first, and registers its own without one.
+    EngineRegistry.register("language_model", ["fsdp", "fsdp2"], "cuda", ["nvidia", "cpu"])(SharingEngine)
