@@ -73,6 +73,30 @@ def test_a_bad_setting_is_named(configure, override, message):
         check_run(configure(override))
 
 
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True: set it to False"),
+        ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True: set it to False"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2: set it to 1"),
+        (
+            "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+            "flash_attention_2: set it to sdpa",
+        ),
+        ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni: set it to fsdp2"),
+    ],
+)
+def test_what_does_not_go_with_sharing_is_named(configure, override, message):
+    good = [
+        "+actor_rollout_ref.model.override_config.share_prompts=True",
+        "actor_rollout_ref.model.use_remove_padding=False",
+    ]
+    attention = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    check_run(configure(*good, attention))
+    with pytest.raises(ValueError, match=message):
+        check_run(configure(*good, *([] if "attn" in override else [attention]), override))
+
+
 def test_a_good_reward_for_each_data_source_passes(configure):
     check_run(
         configure(

@@ -47,6 +47,8 @@ def check_run(config) -> None:
         for setting, file in _local_files(config.data):
             if not os.path.isfile(file):
                 raise ValueError(f"data.{setting}: {file} does not exist")
+    if config.actor_rollout_ref.model.override_config.get("share_prompts", False):
+        check_sharing(config.actor_rollout_ref)
     reward = config.reward.custom_reward_function
     if reward.path in ("pkg://verl_leaf.rewards", "pkg://verl_leaf/rewards"):
         from verl_leaf.rewards import check_reward
@@ -83,6 +85,32 @@ def _references(data) -> dict[str, list[str]]:
                 truth = (row["reward_model"] or {}).get("ground_truth") or []
                 texts += [truth] if isinstance(truth, str) else [text for text in truth if isinstance(text, str)]
     return dict(references)
+
+
+def check_sharing(actor_rollout_ref) -> None:
+    """Stop where the actor cannot share prompts (verl_leaf/sharing).
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    model, actor = actor_rollout_ref.model, actor_rollout_ref.actor
+    attention = model.override_config.get("attn_implementation", "flash_attention_2")
+    for setting, value, wrong, remedy in (
+        ("actor.strategy", actor.strategy, actor.strategy not in ("fsdp", "fsdp2"), "fsdp2"),
+        ("model.override_config.attn_implementation", attention, attention not in ("sdpa", "eager"), "sdpa"),
+        ("model.use_remove_padding", True, model.use_remove_padding, "False"),
+        ("model.use_fused_kernels", True, model.use_fused_kernels, "False"),
+        *(
+            (f"{role}.ulysses_sequence_parallel_size", size, size > 1, "1")
+            for role in ("actor", "ref")
+            if (size := actor_rollout_ref[role].get("ulysses_sequence_parallel_size", 1))
+        ),
+    ):
+        if wrong:
+            raise ValueError(
+                "actor_rollout_ref.model.override_config.share_prompts=True does not go with "
+                f"actor_rollout_ref.{setting}={value}: set it to {remedy}, or do not share"
+            )
 
 
 def check_vllm() -> None:

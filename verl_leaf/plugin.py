@@ -72,9 +72,4 @@ def _register_estimators(core_algos) -> None:
 
 
 def _register_engine(_transformer_impl) -> None:
-    from verl.workers.engine.base import EngineRegistry
-
-    from verl_leaf.sharing.engine import SharingEngine
-
-    # veRL asks for an engine of the vendor first, and registers its own without one.
-    EngineRegistry.register("language_model", ["fsdp", "fsdp2"], "cuda", ["nvidia", "cpu"])(SharingEngine)
+    import verl_leaf.sharing.engine  # noqa: F401  (importing it registers the engine)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import comparing
 import pytest
 import torch
 from recipe import Recipe
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.e2e
 HERE = Path(__file__).parent
 PARITY = 1e-4
 FLAGS = [
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
     "trainer.save_freq=2",
     "trainer.test_freq=-1",
     "trainer.val_before_train=False",
@@ -38,8 +40,9 @@ def models(task, tmp_path_factory):
 
 
 def test_granite_rollout_actor_and_reference_agree(task, models, tmp_path):
-    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models["granite_speech"])
-    recipe.finish(*FLAGS, "trainer.total_training_steps=2")
+    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models["granite_speech"], COMPARED=str(tmp_path))
+    recipe.finish(*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=2")
+    comparing.assert_the_same(tmp_path, updates=2)
     scalars = recipe.scalars()
     assert sorted(scalars["training/rollout_probs_diff_max"]) == [1, 2]
     assert max(scalars["training/rollout_probs_diff_max"].values()) < PARITY

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import comparing
 import pytest
 from recipe import PROJECT
 
@@ -29,7 +30,13 @@ def run(task, folder, *overrides: str) -> dict[str, dict[int, float]]:
     with open(folder / "log", "w") as log:
         subprocess.run(
             ["bash", PROJECT / "examples/next_letter/run.sh", *short, "trainer.logger=[console,file]", *overrides],
-            env={**os.environ, "TASK": str(task), "VERL_FILE_LOGGER_PATH": str(folder / "metrics/0.jsonl")},
+            env={
+                **os.environ,
+                "TASK": str(task),
+                "VERL_FILE_LOGGER_PATH": str(folder / "metrics/0.jsonl"),
+                "PYTHONPATH": str(PROJECT / "tests/e2e"),
+                "COMPARED": str(folder),
+            },
             stdout=log,
             stderr=subprocess.STDOUT,
             timeout=600,
@@ -51,7 +58,12 @@ def test_colocated_asynchronous_trainer_with_a_reference_policy_and_rollout_corr
         "algorithm.rollout_correction.rollout_is=token",
         "algorithm.rollout_correction.rollout_rs=seq_mean_k1",
         "algorithm.rollout_correction.rollout_rs_threshold=0.5_2.0",
+        *comparing.FLAGS,
+        comparing.FLAG,
+        "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=512",
     )
+    comparing.assert_the_same(tmp_path, updates=4)
     assert leaf_worked(metrics)
     assert metrics["training/rollout_probs_diff_max"][1] < 1e-4
     assert len(metrics["actor/kl_loss"]) == 2
@@ -59,7 +71,8 @@ def test_colocated_asynchronous_trainer_with_a_reference_policy_and_rollout_corr
 
 
 def test_legacy_trainer(text_task, tmp_path):
-    metrics = run(text_task, tmp_path, "trainer.use_v1=False")
+    metrics = run(text_task, tmp_path, "trainer.use_v1=False", *comparing.FLAGS, comparing.FLAG)
+    comparing.assert_the_same(tmp_path, updates=4)
     assert leaf_worked(metrics)
     assert max(metrics["training/rollout_probs_diff_max"].values()) < 1e-4
 

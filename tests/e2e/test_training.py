@@ -4,6 +4,7 @@ import json
 import shutil
 import statistics
 
+import comparing
 import pyarrow.parquet
 import pytest
 import torch
@@ -144,12 +145,24 @@ def test_a_prompt_that_fails_costs_itself_and_a_whole_batch_of_them_the_run(task
     assert all(f"AudioError: {file}: no such file" in log.read_text() for file in lost)
 
 
-def test_two_fsdp_ranks(task, tmp_path):
-    recipe = Recipe(task, tmp_path, GPUS="2")
-    recipe.finish(*SHORT, "trainer.total_training_steps=2")
+def test_two_fsdp_ranks_share_prompts_and_change_nothing(task, tmp_path):
+    compared = tmp_path / "compared"
+    compared.mkdir()
+    recipe = Recipe(task, tmp_path / "run", GPUS="2", COMPARED=str(compared))
+    recipe.finish(
+        *SHORT,
+        "trainer.total_training_steps=2",
+        *comparing.FLAGS,
+        "actor_rollout_ref.actor.entropy_coeff=0.01",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",  # two to accumulate
+        "actor_rollout_ref.model.enable_gradient_checkpointing=True",
+    )
+    comparing.assert_the_same(compared, updates=2 * 2 * 2)
+    assert len(list(compared.glob("*.jsonl"))) == 2
     assert max(recipe.scalars()["training/rollout_probs_diff_max"].values()) < PARITY
-    assert len(list((tmp_path / "checkpoints/global_step_2/actor").glob("model_world_size_2_rank_*.pt"))) == 2
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()
+    assert len(list((recipe.run / "checkpoints/global_step_2/actor").glob("model_world_size_2_rank_*.pt"))) == 2
+    assert (recipe.run / "adapter" / "adapter_model.safetensors").exists()
 
 
 def _local(tensor):

@@ -9,6 +9,7 @@ from verl_leaf.patches import (
     advantage_batch,
     failed_prompts,
     granite_mel,
+    groups_together,
     model_class,
     onednn_weights,
     preflight,
@@ -27,6 +28,7 @@ def install_for_verl() -> None:
     advantage_batch.install()
     failed_prompts.install()
     granite_mel.install()
+    groups_together.install()
     model_class.install()
     preflight.install()
     process_group.install()

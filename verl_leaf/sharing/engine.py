@@ -12,6 +12,7 @@ import torch
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional as verl_F
 from verl.utils.model import extract_multi_modal_inputs
+from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_leaf.sharing.pack import Packed, pack
@@ -20,14 +21,19 @@ FLAG = "share_prompts"
 KEY = "features_key"  # verl_leaf/speech/features.py, which a text run must not import
 
 
+# veRL asks for an engine of the vendor first, and registers its own without one.
+@EngineRegistry.register(
+    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "cpu"]
+)
 class SharingEngine(FSDPEngineWithLMHead):
     """As its base class; with the flag, the same numbers for less work."""
 
     def initialize(self):
         self.shares = bool(self.model_config.override_config.get(FLAG, False))
-        if self.shares:
-            check(self.model_config, self.engine_config)
         super().initialize()
+        kinds = set(getattr(self._text_config, "layer_types", None) or ["full_attention"])
+        if self.shares and kinds != {"full_attention"}:
+            raise ValueError(f"{FLAG} needs full attention in all layers, the model has {', '.join(sorted(kinds))}")
 
     def prepare_model_inputs(self, micro_batch):
         packed = self._pack(micro_batch) if self.shares else None
@@ -95,6 +101,9 @@ class SharingEngine(FSDPEngineWithLMHead):
         """The micro-batch with its common beginnings merged; None where that would save nothing."""
         input_ids, features = micro_batch["input_ids"], micro_batch.get("multi_modal_inputs", None)
         count = len(input_ids)
+        stock = ("distillation_use_topk", "distillation_only", "enable_routing_replay")  # what only the base class does
+        if any(tu.get_non_tensor_data(data=micro_batch, key=name, default=False) for name in stock):
+            return None
         if micro_batch["position_ids"].dim() == 3 or _one_temperature(micro_batch["temperature"]) is None:
             return None
         roots = [b""] * count
@@ -113,35 +122,12 @@ class SharingEngine(FSDPEngineWithLMHead):
             return None
         packed = pack(sequences, prompts, roots, tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0))
         hidden = self._text_config.hidden_size
-        stock = _cost(count, max(map(len, sequences)), hidden)
-        return packed if _cost(*packed.ids.shape, hidden) < stock else None
+        alone = _cost(count, max(map(len, sequences)), hidden)
+        return packed if _cost(*packed.ids.shape, hidden) < alone else None
 
     @property
     def _text_config(self):
         return _base_model(self.module).config.get_text_config()
-
-
-def check(model_config, engine_config) -> None:
-    """Stop where prompts cannot be shared.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
-    flag = f"actor_rollout_ref.model.override_config.{FLAG}=True"
-    text = model_config.hf_config.get_text_config()
-    attention = model_config.override_config.get("attn_implementation", "flash_attention_2")
-    for wrong, setting in (
-        (attention not in ("sdpa", "eager"), f"attn_implementation={attention} takes no mask of ours: set sdpa"),
-        (model_config.use_remove_padding, "actor_rollout_ref.model.use_remove_padding=True: set it to False"),
-        (model_config.use_fused_kernels, "actor_rollout_ref.model.use_fused_kernels=True: set it to False"),
-        (engine_config.ulysses_sequence_parallel_size > 1, "ulysses_sequence_parallel_size: set it to 1"),
-        (
-            any("full" not in kind for kind in getattr(text, "layer_types", None) or []),
-            f"the model's layer_types {sorted(set(getattr(text, 'layer_types', None) or []))}: only full attention",
-        ),
-    ):
-        if wrong:
-            raise ValueError(f"{flag} does not go with {setting}")
 
 
 def _cost(rows: int, width: int, hidden: int) -> int:
