@@ -157,6 +157,7 @@ def test_a_slurm_job_starts_a_cluster_and_the_recipe(tmp_path):
         "scontrol": "echo one; echo two",
         "srun": f'echo "$*" >> {calls}; sleep 60',
         "python": "echo 2",
+        "ray": "exit 0",
         "verl-leaf": f'echo "$RAY_ADDRESS verl-leaf $*" >> {calls}',
         "nvidia-smi": "echo GPU 0: NVIDIA",
     }

@@ -31,9 +31,8 @@ class SharingEngine(FSDPEngineWithLMHead):
     def initialize(self):
         self.shares = bool(self.model_config.override_config.get(FLAG, False))
         super().initialize()
-        kinds = set(getattr(self._text_config, "layer_types", None) or ["full_attention"])
-        if self.shares and kinds != {"full_attention"}:
-            raise ValueError(f"{FLAG} needs full attention in all layers, the model has {', '.join(sorted(kinds))}")
+        if self.shares:
+            check_attention(self._text_config)
 
     def prepare_model_inputs(self, micro_batch):
         packed = self._pack(micro_batch) if self.shares else None
@@ -102,7 +101,9 @@ class SharingEngine(FSDPEngineWithLMHead):
         input_ids, features = micro_batch["input_ids"], micro_batch.get("multi_modal_inputs", None)
         count = len(input_ids)
         stock = ("distillation_use_topk", "distillation_only", "enable_routing_replay")  # what only the base class does
-        if any(tu.get_non_tensor_data(data=micro_batch, key=name, default=False) for name in stock):
+        if "prompts" not in micro_batch or any(
+            tu.get_non_tensor_data(data=micro_batch, key=name, default=False) for name in stock
+        ):
             return None
         if micro_batch["position_ids"].dim() == 3 or _one_temperature(micro_batch["temperature"]) is None:
             return None
@@ -128,6 +129,21 @@ class SharingEngine(FSDPEngineWithLMHead):
     @property
     def _text_config(self):
         return _base_model(self.module).config.get_text_config()
+
+
+def check_attention(text_config) -> None:
+    """Stop unless all layers of a language model attend to everything before a token.
+
+    Raises:
+        ValueError: some do not, and a mask of ours would let them.
+    """
+    kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(text_config, "sliding_window", None) is not None:
+        raise ValueError(
+            f"actor_rollout_ref.model.override_config.{FLAG}=True needs full attention in all layers; this "
+            f"{text_config.model_type} has {', '.join(sorted(kinds))}, "
+            f"sliding_window={getattr(text_config, 'sliding_window', None)}: do not share"
+        )
 
 
 def _cost(rows: int, width: int, hidden: int) -> int:
