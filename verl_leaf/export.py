@@ -142,10 +142,9 @@ def merge(model: str, adapter: Path | None, destination: Path, console: Console)
 
 def _adapter_of(run: Path) -> Path:
     """The adapter of a finished run, or of the last checkpoint of another."""
-    checkpoints = sorted(
-        run.glob("**/checkpoints/global_step_*/adapter"), key=lambda path: (path.parents[2], int(path.parent.name[12:]))
-    )
-    found = [path for path in (run / "adapter", *checkpoints[::-1]) if (path / "adapter_config.json").exists()]
+    checkpoints = run.glob("**/checkpoints/global_step_*/adapter")  # of the run, or of its epochs
+    newest = sorted(checkpoints, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [path for path in (run / "adapter", *newest) if (path / "adapter_config.json").exists()]
     if not found:
         raise ValueError(
             f"{run}: holds no adapter: give the folder of a run of `verl-leaf train` that has a checkpoint"
@@ -159,6 +158,8 @@ def _check_new(destination: Path) -> None:
 
 
 def _family(model: str) -> Family | None:
+    if "://" in model:  # remote storage: veRL's own copy is not known here
+        return None
     return FAMILIES.get(model_config(os.path.expanduser(model)).model_type)
 
 

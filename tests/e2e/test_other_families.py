@@ -27,6 +27,7 @@ FLAGS = [
     "reward.custom_reward_function.name=chrf",  # a random model gets some of it
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # the whole batch: one update a step
 ]
+RESTARTED = [*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=1"]
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +66,13 @@ def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
 def restarted(task, models, tmp_path_factory):
     """Audio Flamingo 3, two epochs of one step."""
     run = tmp_path_factory.mktemp("restarted")
-    recipe = Recipe(task, run, "audioflamingo3_leaf", models["audioflamingo3"], EPOCHS="2")
-    recipe.finish(*FLAGS, "trainer.total_training_steps=1")
+    recipe = Recipe(task, run, "audioflamingo3_leaf", models["audioflamingo3"], EPOCHS="2", COMPARED=str(run))
+    recipe.finish(*RESTARTED)
     return recipe
+
+
+def test_sharing_prompts_changes_nothing_in_audio_flamingo(restarted):
+    comparing.assert_the_same(restarted.run, updates=2)
 
 
 def test_an_epoch_is_a_warm_restart(restarted):
@@ -87,7 +92,7 @@ def test_an_epoch_is_a_warm_restart(restarted):
 
 def test_the_same_command_leaves_finished_epochs_alone(restarted):
     before = {file: file.stat().st_mtime for file in restarted.run.rglob("train.log")}
-    restarted.finish(*FLAGS, "trainer.total_training_steps=1")
+    restarted.finish(*RESTARTED)
     assert {file: file.stat().st_mtime for file in restarted.run.rglob("train.log")} == before and len(before) == 2
 
 
