@@ -76,7 +76,7 @@ def build_engine(folder: Path, share: bool):
 def build_batch(processor, seconds: float, count: int, length: int, alike: int):
     """A prompt of so many seconds of noise, and responses of so many tokens."""
     from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
-    from verl_leaf.sharing.engine import KEY
+    from verl_leaf.models.family import FEATURES_KEY as KEY
 
     generator = torch.Generator().manual_seed(0)
     clip = torch.randn(int(16000 * seconds), generator=generator).numpy()

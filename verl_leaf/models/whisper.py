@@ -22,6 +22,28 @@ class PositionTable(torch.nn.Module):
         self.weight = weight
 
 
+class WhisperFront:
+    """Mixin before transformers' class of a model with a Whisper encoder (5.9 to 5.10): makes it fit for FSDP2 and LoRA."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        tower = self._parts.audio_tower
+        tower.embed_positions = PositionTable(tower.embed_positions.weight)
+        # transformers names the encoder's attention, alone or beside the layer around it. veRL shards what is named, and
+        # the attention would be resharded while its layer still runs.
+        self._no_split_modules = {type(tower.layers[0]).__name__, "Qwen2DecoderLayer"}
+
+    @property
+    def _parts(self) -> torch.nn.Module:
+        """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
+        return getattr(self, "model", self)
+
+    def enable_input_require_grads(self) -> None:
+        """For LoRA: only of the language model. transformers (modeling_utils.py) would do the same to the encoder's first
+        convolution, and every backward pass would go through the frozen encoder for nothing."""
+        self._parts.language_model.enable_input_require_grads()
+
+
 def audio_tokens(processor, samples: int) -> int:
     """One mel frame a hop, halved by the second convolution and again by the pooling (modeling_qwen2_audio.py)."""
     frames = -(-samples // processor.feature_extractor.hop_length)

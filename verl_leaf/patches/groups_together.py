@@ -6,13 +6,11 @@ that is worth more than equal lengths. Only with ``share_prompts``, and only wit
 """
 
 import functools
-from unittest import mock
 
 import wrapt
 
 from verl_leaf.patches.base import STATUS, expect_parameters
-
-FLAG = "share_prompts"  # verl_leaf/sharing/engine.py
+from verl_leaf.sharing import FLAG
 
 
 def install() -> None:
@@ -20,16 +18,19 @@ def install() -> None:
 
 
 def _patch(module) -> None:
-    original = module.PPOTrainer._balance_batch
+    original, by_length = module.PPOTrainer._balance_batch, module.get_seqlen_balanced_partitions
     expect_parameters(original, "self", "batch", "metrics", "logging_prefix", "keep_minibatch")
-    expect_parameters(module.get_seqlen_balanced_partitions, "seqlen_list", "k_partitions", "equal_size")
+    expect_parameters(by_length, "seqlen_list", "k_partitions", "equal_size")
 
     @functools.wraps(original)
     def balance_batch(self, *args, **kwargs):
         if not self.config.actor_rollout_ref.model.override_config.get(FLAG, False):
             return original(self, *args, **kwargs)
-        with mock.patch.object(module, "get_seqlen_balanced_partitions", in_order):
+        module.get_seqlen_balanced_partitions = in_order
+        try:
             return original(self, *args, **kwargs)
+        finally:
+            module.get_seqlen_balanced_partitions = by_length
 
     module.PPOTrainer._balance_batch = balance_batch
     STATUS["groups_together"] = "active: veRL spreads the rollouts of a prompt over the ranks"

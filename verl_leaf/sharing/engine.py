@@ -15,10 +15,9 @@ from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from verl_leaf.models.family import FEATURES_KEY
+from verl_leaf.sharing import FLAG
 from verl_leaf.sharing.pack import Packed, pack
-
-FLAG = "share_prompts"
-KEY = "features_key"  # verl_leaf/speech/features.py, which a text run must not import
 
 
 # veRL asks for an engine of the vendor first, and registers its own without one.
@@ -110,9 +109,9 @@ class SharingEngine(FSDPEngineWithLMHead):
         roots = [b""] * count
         if features is not None:
             rows = [getattr(row, "data", row) or {} for row in features]
-            if any(set(row) - {KEY} for row in rows) or len({KEY in row for row in rows}) > 1:
+            if any(set(row) - {FEATURES_KEY} for row in rows) or len({FEATURES_KEY in row for row in rows}) > 1:
                 return None
-            roots = [bytes(row[KEY].flatten().tolist()) if row else b"" for row in rows]
+            roots = [bytes(row[FEATURES_KEY].flatten().tolist()) if row else b"" for row in rows]
         tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
         sequences = [tokens[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
         prompts = _prompt_lengths(micro_batch)

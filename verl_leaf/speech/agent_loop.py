@@ -18,9 +18,10 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.profiler import simple_timer
 
 from verl_leaf.models import family_of_processor
+from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.patches.failed_prompts import REASON
 from verl_leaf.speech.dataset import render_prompt
-from verl_leaf.speech.features import KEY, release, store
+from verl_leaf.speech.features import release, store
 
 # Encoded prompts that are being rolled out in this process, by their uid: the n rollouts of a prompt share one.
 _encoded_prompts: dict[str, asyncio.Future] = {}
@@ -116,7 +117,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             uid = kwargs["uid"]
             if uid not in self.features_keys:
                 self.features_keys[uid] = asyncio.create_task(store(features))
-            output.multi_modal_data = {KEY: await self.features_keys[uid]}
+            output.multi_modal_data = {FEATURES_KEY: await self.features_keys[uid]}
         await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     def _actor_features(self, output: AgentLoopOutput) -> dict[str, torch.Tensor]:

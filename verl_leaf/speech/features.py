@@ -11,7 +11,6 @@ import torch
 import transfer_queue as tq
 
 PARTITION = "audio_features"
-KEY = "features_key"  # name under which a row's `multi_modal_inputs` holds the key, uint8 [1, 16]
 
 _fetched: dict[str, dict[str, torch.Tensor]] = {}  # those of the last micro-batch: rows of a prompt come together
 
