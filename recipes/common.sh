@@ -1,6 +1,7 @@
 # What recipes and tests share; to be sourced from the project's root.
 
-has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; }
+# (Not `| grep -q`: it may leave before nvidia-smi has listed all, which pipefail takes for a failure.)
+has_gpu() { [[ $(nvidia-smi --list-gpus 2>/dev/null) == *GPU* ]]; }
 
 # setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. An activated environment that has the package is used
 # as it is, unless VENV names another; otherwise one is made in $VENV (default .venv), or completed where an earlier
