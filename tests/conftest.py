@@ -5,6 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+# The tensors of tests are tiny: threads would only wait for each other.
+torch.set_num_threads(1)
 
 PROJECT = Path(__file__).parents[1]
 
