@@ -1,7 +1,8 @@
 """The corpus on disk: wav files, and the parquet files that veRL reads."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow
@@ -10,7 +11,6 @@ import pyarrow.parquet
 import phrases
 from synthesis import Clip, write_clips
 
-INSTRUCTION = "Translate into German."
 ACCENTS = ("en-us", "en-us-nyc", "en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029")
 TRAIN_VARIANTS = ("m1", "m2", "m4", "m5", "m6", "m8", "f1", "f3", "f4", "f5")
 VAL_VARIANTS = ("m3", "m7", "f2")
@@ -20,10 +20,12 @@ VAL_ROWS = 64
 
 @dataclass(frozen=True)
 class Utterance:
-    """A sentence and the recording of it."""
+    """A sentence, the recording of it, and what is asked about it."""
 
     sentence: phrases.Sentence
     clip: Clip
+    exercises: dict[str, phrases.Exercise]
+    """By the name of the data source."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,16 @@ class Corpus:
     val: list[Utterance]
 
 
-def plan(folder: Path, clips: int, seed: int = 0) -> Corpus:
-    """What `clips` training clips, and a quarter as many up to `VAL_ROWS` for validation, say and in which voice."""
+def plan(
+    folder: Path,
+    clips: int,
+    seed: int = 0,
+    val_rows: int = VAL_ROWS,
+    exercises: Callable[[phrases.Sentence], dict[str, phrases.Exercise]] = phrases.exercises,
+) -> Corpus:
+    """What `clips` training clips, and a quarter as many up to `val_rows` for validation, say and in which voice."""
     rng = random.Random(seed)
-    held_out = min(VAL_ROWS, clips // 4)
+    held_out = min(val_rows, clips // 4)
     sentences = phrases.draw(clips + held_out, rng)
 
     def utter(split: str, sentences: list[phrases.Sentence], variants: tuple[str, ...]) -> list[Utterance]:
@@ -49,7 +57,8 @@ def plan(folder: Path, clips: int, seed: int = 0) -> Corpus:
             voice = f"{rng.choice(ACCENTS)}+{rng.choice(variants)}"
             path = folder / "wav" / split / f"{index:05d}.wav"
             speed, pitch = rng.randint(185, 235), rng.randint(30, 70)
-            utterances.append(Utterance(sentence, Clip(phrases.english(sentence), voice, speed, pitch, path)))
+            clip = Clip(phrases.english(sentence), voice, speed, pitch, path)
+            utterances.append(Utterance(sentence, clip, exercises(sentence)))
         return utterances
 
     train = utter("train", sentences[held_out:], TRAIN_VARIANTS)
@@ -71,24 +80,25 @@ def swapped(utterances: list[Utterance], seed: int = 0) -> list[Utterance]:
             now = shared(row, order[row]) + shared(other, order[other])
             if shared(row, order[other]) + shared(other, order[row]) <= now:
                 order[row], order[other] = order[other], order[row]
-    return [Utterance(sentence, utterances[other].clip) for sentence, other in zip(sentences, order, strict=True)]
+    return [replace(utterance, clip=utterances[other].clip) for utterance, other in zip(utterances, order, strict=True)]
 
 
 def write(corpus: Corpus, folder: Path) -> None:
     """Writes the wav files, and `train.parquet` and `val.parquet` beside them."""
     write_clips([utterance.clip for utterance in corpus.train + corpus.val])
-    _write_rows(corpus.train[:TRAIN_ROWS], folder, "train")
-    _write_rows(corpus.val, folder, "val")
+    write_rows(corpus.train[:TRAIN_ROWS], phrases.NAME, "train", folder / "train.parquet")
+    write_rows(corpus.val, phrases.NAME, "val", folder / "val.parquet")
 
 
-def _write_rows(utterances: list[Utterance], folder: Path, split: str) -> None:
+def write_rows(utterances: list[Utterance], source: str, split: str, file: Path) -> None:
+    """Writes what the data source asks about the utterances to a file in the corpus' folder."""
     rows = [
         {
-            "data_source": "spoken_german",
-            "prompt": [{"role": "user", "content": f"<audio>{INSTRUCTION}"}],
-            "audios": [str(utterance.clip.path.relative_to(folder))],
-            "ability": "speech-translation",
-            "reward_model": {"style": "rule", "ground_truth": phrases.reference(utterance.sentence)},
+            "data_source": source,
+            "prompt": [{"role": "user", "content": f"<audio>{utterance.exercises[source].instruction}"}],
+            "audios": [str(utterance.clip.path.relative_to(file.parent))],
+            "ability": utterance.exercises[source].ability,
+            "reward_model": {"style": "rule", "ground_truth": utterance.exercises[source].reference},
             "extra_info": {
                 "index": index,
                 "split": split,
@@ -98,4 +108,4 @@ def _write_rows(utterances: list[Utterance], folder: Path, split: str) -> None:
         }
         for index, utterance in enumerate(utterances)
     ]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{split}.parquet")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)

@@ -8,6 +8,10 @@ as readily. The first alternative is the one it likes best, so guessing greedily
 
 import math
 import random
+from dataclasses import dataclass
+
+NAME = "spoken_german"
+INSTRUCTION = "Translate into German."
 
 SLOTS: dict[str, dict[str, tuple[str, ...]]] = {
     "number": {
@@ -64,34 +68,48 @@ def english(sentence: Sentence) -> str:
     return " ".join(sentence)
 
 
-def words(sentence: Sentence) -> list[tuple[str, ...]]:
-    """The German words that each slot of the sentence may be put into, the reference first."""
-    return [slot[word] for slot, word in zip(SLOTS.values(), sentence, strict=True)]
+@dataclass(frozen=True)
+class Exercise:
+    """What is asked about a sentence, and the answers to it, each a sequence of decisions between wordings."""
+
+    ability: str
+    """veRL's word for the kind of task."""
+    instruction: str
+    options: tuple[dict[str, float], ...]
+    """Each decision's wordings, the reference first, with their probabilities in an undecided answer."""
+
+    @property
+    def reference(self) -> str:
+        """The one answer that is scored."""
+        return " ".join(next(iter(option)) for option in self.options)
+
+    def undecided(self, rng: random.Random) -> str:
+        """An answer whose wordings are drawn afresh: right in every decision, the reference in few."""
+        return " ".join(rng.choices(list(option), list(option.values()))[0] for option in self.options)
+
+    def heard(self, answer: str) -> list[str | None]:
+        """For each decision, the acceptable wording that the answer holds there, or None in place of a wrong word."""
+        rest, heard = answer.split(), []
+        for option in self.options:
+            wording = next((wording for wording in option if rest[: len(wording.split())] == wording.split()), None)
+            rest = rest[len(wording.split()) if wording else 1 :]
+            heard.append(wording)
+        return [*heard[:-1], None] if rest else heard
 
 
-def reference(sentence: Sentence) -> str:
-    """The one translation that is scored."""
-    return " ".join(options[0] for options in words(sentence))
+def exercises(sentence: Sentence) -> dict[str, Exercise]:
+    """The one exercise of this task, by the name of the data source: to translate the sentence."""
+    words = [slot[word] for slot, word in zip(SLOTS.values(), sentence, strict=True)]
+    options = tuple(dict(zip(wordings, shares(wordings), strict=True)) for wordings in words)
+    return {NAME: Exercise("speech-translation", INSTRUCTION, options)}
 
 
-def undecided(sentence: Sentence, rng: random.Random) -> str:
-    """A translation whose words are drawn afresh: right in every slot, the reference in few."""
-    return " ".join(rng.choices(options, shares(options))[0] for options in words(sentence))
-
-
-def shares(options: tuple[str, ...]) -> list[float]:
+def shares(wordings: tuple[str, ...]) -> list[float]:
     """The probability of each of a slot's German words in an undecided translation."""
-    if len(options) == 1:
+    if len(wordings) == 1:
         return [1.0]
     rest = 1.0 - REFERENCE_SHARE - FAVOURITE_SHARE
-    return [REFERENCE_SHARE, FAVOURITE_SHARE, *[rest / (len(options) - 2)] * (len(options) - 2)]
-
-
-def heard(sentence: Sentence, answer: str) -> list[bool]:
-    """For each slot, whether the answer holds there a word of the right set, whichever it is."""
-    parts = answer.split(maxsplit=len(SLOTS) - 1)
-    parts += [""] * (len(SLOTS) - len(parts))
-    return [part in options for part, options in zip(parts, words(sentence), strict=True)]
+    return [REFERENCE_SHARE, FAVOURITE_SHARE, *[rest / (len(wordings) - 2)] * (len(wordings) - 2)]
 
 
 def draw(count: int, rng: random.Random) -> list[Sentence]:

@@ -1,6 +1,7 @@
 """A tiny Qwen2-Audio: the real classes, from a small config, with a tokenizer of a few hundred tokens."""
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -16,13 +17,13 @@ from transformers import (
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 import phrases
-from corpus import INSTRUCTION
 from synthesis import SAMPLE_RATE
 
 VOCABULARY = 512
 END = "<|im_end|>"
 PAD = "<|endoftext|>"
 SPECIAL = (PAD, "<|im_start|>", END, "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+GERMAN = tuple(f" {word}" for slot in phrases.SLOTS.values() for word in itertools.chain(*slot.values()))
 
 _HUB_NAMES = {
     "model.language_model.": "language_model.model.",
@@ -32,17 +33,18 @@ _HUB_NAMES = {
 }
 
 
-def build_processor() -> Qwen2AudioProcessor:
-    """A processor with Qwen2-Audio's special tokens and chat template, and byte-level BPE learnt from the phrases."""
-    german = [f" {word}" for slot in phrases.SLOTS.values() for word in itertools.chain(*slot.values())]
-    template = ["system\n", "user\n", "assistant\n", "You are a helpful assistant.", "Audio 1: ", INSTRUCTION]
+def build_processor(
+    instructions: Iterable[str] = (phrases.INSTRUCTION,), words: Iterable[str] = GERMAN, vocabulary: int = VOCABULARY
+) -> Qwen2AudioProcessor:
+    """A processor with Qwen2-Audio's special tokens and chat template, and byte-level BPE learnt from the words."""
+    template = ["system\n", "user\n", "assistant\n", "You are a helpful assistant.", "Audio 1: ", *instructions]
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
-        4 * template + german,
+        4 * template + list(words),
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
+            vocab_size=vocabulary,
             special_tokens=list(SPECIAL),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -61,8 +63,13 @@ def build_processor() -> Qwen2AudioProcessor:
     return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
-def build_model(processor: Qwen2AudioProcessor, seed: int = 0) -> Qwen2AudioForConditionalGeneration:
-    """A random Qwen2-Audio of some 0.8 million parameters, 0.14 of them the encoder's table of positions."""
+def build_model(
+    processor: Qwen2AudioProcessor, seed: int = 0, hidden: int = 128, layers: int = 2
+) -> Qwen2AudioForConditionalGeneration:
+    """A random Qwen2-Audio, of some 0.8 million parameters unless its language model is made larger.
+
+    0.14 million of them are the encoder's table of positions.
+    """
     tokenizer = processor.tokenizer
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = Qwen2AudioConfig(
@@ -78,9 +85,9 @@ def build_model(processor: Qwen2AudioProcessor, seed: int = 0) -> Qwen2AudioForC
         text_config={
             "model_type": "qwen2",
             "vocab_size": len(tokenizer),
-            "hidden_size": 128,
-            "intermediate_size": 256,
-            "num_hidden_layers": 2,
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": tokenizer.model_max_length,

@@ -1,10 +1,14 @@
 """The warm start: teaches the tiny model to hear, and leaves it undecided between the German words."""
 
+import json
+import os
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import sacrebleu
@@ -17,13 +21,13 @@ from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from transformers.modeling_outputs import BaseModelOutput
 
 import phrases
-from corpus import INSTRUCTION, Utterance
+import tiny_model
+from corpus import Corpus, Utterance, swapped
 from synthesis import MAX_SECONDS, SAMPLE_RATE
 
 BATCH = 8
 LEARNING_RATE = 2e-3
-TEMPERATURE = 0.9
-TOP_P = 0.9
+SAMPLING = {"temperature": 0.9, "top_p": 0.9}
 WINDOW = round((MAX_SECONDS + 0.1) * 50)
 """Encoder positions, 20 ms each, that the longest clip needs; the full window has 1,500."""
 
@@ -62,13 +66,18 @@ class Speech:
         """The number of the encoder's output frames of each clip, 40 ms each."""
         return ((self.mask.sum(-1) - 1) // 2 + 1 - 2) // 2 + 1
 
-    @cached_property
-    def prompts(self) -> list[torch.Tensor]:
-        """The tokens of each prompt, with an audio token for each of the encoder's output frames."""
-        content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": INSTRUCTION}]
-        text = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        before, after = text.split(self.processor.audio_token)
-        texts = [before + self.processor.audio_token * count + after for count in self.frames.tolist()]
+    def exercises(self, source: str) -> list[phrases.Exercise]:
+        """What a data source asks about each utterance."""
+        return [utterance.exercises[source] for utterance in self.utterances]
+
+    def prompts(self, indices: list[int], exercises: list[phrases.Exercise]) -> list[torch.Tensor]:
+        """The tokens of prompts about some utterances, with an audio token for each of the encoder's output frames."""
+        texts = []
+        for count, exercise in zip(self.frames[indices].tolist(), exercises, strict=True):
+            content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": exercise.instruction}]
+            conversation = [{"role": "user", "content": content}]
+            text = self.processor.apply_chat_template(conversation, add_generation_prompt=True)
+            texts.append(text.replace(self.processor.audio_token, self.processor.audio_token * count))
         return [torch.tensor(ids) for ids in self.processor.tokenizer(texts).input_ids]
 
     def tokens(self, answers: list[str]) -> list[torch.Tensor]:
@@ -76,9 +85,11 @@ class Speech:
         end = self.processor.tokenizer.eos_token
         return [torch.tensor(ids) for ids in self.processor.tokenizer([answer + end for answer in answers]).input_ids]
 
-    def batch(self, indices: list[int], answers: list[str]) -> dict[str, torch.Tensor]:
-        """Model inputs for some of the utterances with an answer each; `labels` are the answers' tokens."""
-        prompts, tokens = [self.prompts[index] for index in indices], self.tokens(answers)
+    def batch(
+        self, indices: list[int], exercises: list[phrases.Exercise], answers: list[str]
+    ) -> dict[str, torch.Tensor]:
+        """Model inputs for some of the utterances with an exercise and its answer each; `labels` are its tokens."""
+        prompts, tokens = self.prompts(indices, exercises), self.tokens(answers)
         rows = [torch.cat(pair) for pair in zip(prompts, tokens, strict=True)]
         labels = [torch.cat([torch.full_like(prompt, -100), answer]) for prompt, answer in zip(prompts, tokens)]
         return {
@@ -138,32 +149,49 @@ class Listener(torch.nn.Module):
         return functional.ctc_loss(log_probs, targets, frames, torch.full_like(frames, targets.shape[1]))
 
 
-def train(model: Qwen2AudioForConditionalGeneration, speech: Speech, steps: int, seed: int = 0) -> None:
-    """Trains in the short window on answers drawn afresh at each step, and on hearing the words."""
+def train(
+    model: Qwen2AudioForConditionalGeneration,
+    speech: Speech,
+    steps: int,
+    seed: int = 0,
+    learning_rate: float = LEARNING_RATE,
+) -> None:
+    """Trains in the short window on answers drawn afresh at each step, and on hearing the words.
+
+    The clips of a batch take turns with their exercises. `learning_rate` is that of the language model, which needs a
+    lower one the wider it is; the encoder has `LEARNING_RATE`.
+    """
     rng, count = random.Random(seed), len(speech.utterances)
     listener = Listener(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] + [*listener.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.01)
+    hearing = {*model.model.audio_tower.parameters(), *listener.parameters()}
+    groups = [
+        {"params": [parameter for parameter in parameters if parameter in hearing]},
+        {"params": [parameter for parameter in parameters if parameter not in hearing], "lr": learning_rate},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(50, steps // 10), steps)
     batches: list[list[int]] = []
     model.train()
     with window(model), tqdm(range(steps), "warm start", unit="step") as progress:
         for step in progress:
             if not batches:
-                batches = _batches_by_length([len(prompt) for prompt in speech.prompts], rng)
+                batches = _batches_by_length(speech.frames.tolist(), rng)
             indices = batches.pop()
-            sentences = [speech.utterances[index].sentence for index in indices]
-            answers = [phrases.undecided(sentence, rng) for sentence in sentences]
-            answering = -log_probs(model, speech.batch(indices, answers)).mean()
-            hearing = listener.loss(speech.frames[indices], sentences)
+            utterances = [speech.utterances[index] for index in indices]
+            turns = [list(utterance.exercises.values()) for utterance in utterances]
+            exercises = [turn[(step + place) % len(turn)] for place, turn in enumerate(turns)]
+            answers = [exercise.undecided(rng) for exercise in exercises]
+            answering = -log_probs(model, speech.batch(indices, exercises, answers)).mean()
+            listening = listener.loss(speech.frames[indices], [utterance.sentence for utterance in utterances])
             optimizer.zero_grad()
-            (answering + hearing).backward()
+            (answering + listening).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             if step % 10 == 0:
                 epoch = f"{step * BATCH / count:.1f}"
-                progress.set_postfix(loss=f"{answering.item():.3f}", hearing=f"{hearing.item():.3f}", epoch=epoch)
+                progress.set_postfix(loss=f"{answering.item():.3f}", hearing=f"{listening.item():.3f}", epoch=epoch)
     listener.hook.remove()
     model.eval()
 
@@ -176,29 +204,34 @@ def _batches_by_length(lengths: list[int], rng: random.Random) -> list[list[int]
 
 
 @torch.inference_mode()
-def answer(model: Qwen2AudioForConditionalGeneration, speech: Speech, sample: bool) -> list[str]:
-    """What the model says to each utterance, greedily or sampled at `TEMPERATURE` and `TOP_P`."""
-    tokenizer, longest = speech.processor.tokenizer, max(len(prompt) for prompt in speech.prompts)
-    pad = tokenizer.pad_token_id
-    prompts = torch.stack([functional.pad(prompt, (longest - len(prompt), 0), value=pad) for prompt in speech.prompts])
-    sampling = {"do_sample": True, "temperature": TEMPERATURE, "top_p": TOP_P, "top_k": 0}
+def answer(
+    model: Qwen2AudioForConditionalGeneration, speech: Speech, source: str, sampling: dict[str, float] | None
+) -> list[str]:
+    """What the model says to a data source's question about each utterance, greedily or sampled."""
+    tokenizer = speech.processor.tokenizer
+    prompts = speech.prompts(list(range(len(speech.utterances))), speech.exercises(source))
+    pad, longest = tokenizer.pad_token_id, max(len(prompt) for prompt in prompts)
+    padded = torch.stack([functional.pad(prompt, (longest - len(prompt), 0), value=pad) for prompt in prompts])
     with window(model):
         tokens = model.generate(
-            input_ids=prompts,
-            attention_mask=(prompts != pad).long(),
+            input_ids=padded,
+            attention_mask=(padded != pad).long(),
             input_features=speech.features,
             feature_attention_mask=speech.mask,
             max_new_tokens=32,
-            **(sampling if sample else {"do_sample": False}),
+            **({"do_sample": True, "top_k": 0, **sampling} if sampling else {"do_sample": False}),
         )
     return tokenizer.batch_decode(tokens[:, longest:], skip_special_tokens=True)
 
 
 @torch.inference_mode()
-def window_error(model: Qwen2AudioForConditionalGeneration, speech: Speech, clips: int = 8) -> float:
+def window_error(
+    model: Qwen2AudioForConditionalGeneration, speech: Speech, source: str = phrases.NAME, clips: int = 8
+) -> float:
     """How far any log-probability of the references moves from the short window to the full one."""
     indices = list(range(min(clips, len(speech.utterances))))
-    batch = speech.batch(indices, [phrases.reference(speech.utterances[index].sentence) for index in indices])
+    exercises = speech.exercises(source)[: len(indices)]
+    batch = speech.batch(indices, exercises, [exercise.reference for exercise in exercises])
     with window(model):
         short = log_probs(model, batch)
     waves = [soundfile.read(speech.utterances[index].clip.path, dtype="float32")[0] for index in indices]
@@ -210,23 +243,80 @@ def window_error(model: Qwen2AudioForConditionalGeneration, speech: Speech, clip
 
 
 def measure(
-    model: Qwen2AudioForConditionalGeneration, speech: Speech, swapped: Speech, passes: int = 4, seed: int = 0
+    model: Qwen2AudioForConditionalGeneration,
+    speech: Speech,
+    swapped: Speech,
+    source: str = phrases.NAME,
+    sampling: dict[str, float] = SAMPLING,
+    passes: int = 4,
+    seed: int = 0,
 ) -> dict[str, float]:
-    """How well the model hears, and how far from the references it is, with its own audio and with another's."""
+    """How well the model hears, and how far from the references it is, with its own audio and with another's.
+
+    `slots_heard` is of greedy answers, `reference_share` of the sampled decisions that are acceptable and had a choice.
+
+    Raises:
+        RuntimeError: the full window gives other log-probabilities than the short one.
+    """
     torch.manual_seed(seed)
-    sentences = [utterance.sentence for utterance in speech.utterances]
-    references = [[phrases.reference(sentence) for sentence in sentences]]
+    exercises = speech.exercises(source)
+    references = [[exercise.reference for exercise in exercises]]
+    options = [option for exercise in exercises for option in exercise.options]
 
-    def bleu(audio: Speech) -> float:
-        scores = [sacrebleu.corpus_bleu(answer(model, audio, sample=True), references).score for _ in range(passes)]
-        return round(float(np.mean(scores)), 2)
+    def heard(answers: list[str]) -> list[str | None]:
+        return [said for exercise, text in zip(exercises, answers, strict=True) for said in exercise.heard(text)]
 
-    greedy = answer(model, speech, sample=False)
-    right = [phrases.heard(sentence, said) for sentence, said in zip(sentences, greedy, strict=True)]
+    def share_heard(answers: list[str]) -> float:
+        return round(float(np.mean([wording is not None for wording in heard(answers)])), 4)
+
+    def bleu(passed: list[list[str]]) -> float:
+        return round(float(np.mean([sacrebleu.corpus_bleu(answers, references).score for answers in passed])), 2)
+
+    greedy = answer(model, speech, source, None)
+    own = [answer(model, speech, source, sampling) for _ in range(passes)]
+    others = [answer(model, swapped, source, sampling) for _ in range(passes)]
+    right = [
+        said == next(iter(option))
+        for answers in own
+        for said, option in zip(heard(answers), options, strict=True)
+        if said is not None and len(option) > 1
+    ]
+    error = window_error(model, speech, source)
+    if error > 1e-4:
+        raise RuntimeError(f"the full window gives other log-probabilities: off by {error:.1e}")
     return {
-        "slots_heard": round(float(np.mean(right)), 4),
-        "bleu": bleu(speech),
-        "bleu_greedy": round(sacrebleu.corpus_bleu(greedy, references).score, 2),
-        "bleu_swapped_audio": bleu(swapped),
-        "window_error": window_error(model, speech),
+        "slots_heard": share_heard(greedy),
+        "slots_heard_swapped_audio": share_heard(answer(model, swapped, source, None)),
+        "bleu": bleu(own),
+        "bleu_greedy": bleu([greedy]),
+        "bleu_swapped_audio": bleu(others),
+        "reference_share": round(sum(right) / max(1, len(right)), 4),
+        "window_error": error,
     }
+
+
+def make(
+    folder: Path,
+    model: Qwen2AudioForConditionalGeneration,
+    processor: Qwen2AudioProcessor,
+    corpus: Corpus,
+    steps: int,
+    learning_rate: float = LEARNING_RATE,
+    measure: Callable[[Qwen2AudioForConditionalGeneration, Speech, Speech], dict] = measure,
+) -> None:
+    """Warm-starts a random model, measures it on the held-out clips, and saves it with a `warmstart.json`.
+
+    Without any steps the model stays random.
+    """
+    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    began = time.monotonic()
+    report = {"parameters": model.num_parameters(), "clips": len(corpus.train), "steps": steps}
+    if steps:
+        train(model, Speech.load(processor, corpus.train), steps, learning_rate=learning_rate)
+        report |= measure(model, Speech.load(processor, corpus.val), Speech.load(processor, swapped(corpus.val)))
+    else:
+        tiny_model.make_audible(model)
+    report["seconds"] = round(time.monotonic() - began, 1)
+    tiny_model.save_hub_layout(model, processor, folder)
+    (folder / "warmstart.json").write_text(json.dumps(report, indent=2) + "\n")
+    print("warm start: " + ", ".join(f"{name} {value}" for name, value in report.items()))

@@ -54,11 +54,12 @@ def test_model_loads_by_the_hubs_names_and_listens(task, processor):
 def test_undecided_translations_are_heard_but_seldom_right(phrases):
     rng = random.Random(0)
     sentences = phrases.draw(200, rng)
-    drawn = [phrases.undecided(sentence, rng) for sentence in sentences]
-    assert all(all(phrases.heard(sentence, answer)) for sentence, answer in zip(sentences, drawn, strict=True))
-    right = sum(phrases.reference(sentence) == answer for sentence, answer in zip(sentences, drawn, strict=True))
+    exercises = [phrases.exercises(sentence)[phrases.NAME] for sentence in sentences]
+    drawn = [exercise.undecided(rng) for exercise in exercises]
+    assert all(all(exercise.heard(answer)) for exercise, answer in zip(exercises, drawn, strict=True))
+    right = sum(exercise.reference == answer for exercise, answer in zip(exercises, drawn, strict=True))
     assert right < 10
-    assert phrases.heard(sentences[0], "ganz etwas anderes") != [True] * len(phrases.SLOTS)
+    assert exercises[0].heard("ganz etwas anderes") == [None] * len(phrases.SLOTS)
 
 
 def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
@@ -72,7 +73,7 @@ def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
 
     def window_gives():
         with torch.no_grad(), warm_start.window(model):
-            return warm_start.log_probs(model, speech.batch([0], ["zwei"]))
+            return warm_start.log_probs(model, speech.batch([0], speech.exercises(phrases.NAME)[:1], ["zwei"]))
 
     before = window_gives()
     positions = model.model.audio_tower.embed_positions.weight
@@ -87,11 +88,12 @@ def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, phras
 
     speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).train)
     model = tiny_model.build_model(processor)
-    answers = [phrases.reference(utterance.sentence) for utterance in speech.utterances]
+    exercises = speech.exercises(phrases.NAME)[:8]
+    batch = speech.batch(list(range(8)), exercises, [exercise.reference for exercise in exercises])
 
     def likelihood():
         with torch.no_grad(), warm_start.window(model):
-            return warm_start.log_probs(model, speech.batch(list(range(8)), answers[:8])).mean().item()
+            return warm_start.log_probs(model, batch).mean().item()
 
     before = likelihood()
     warm_start.train(model, speech, steps=12)

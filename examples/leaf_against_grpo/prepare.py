@@ -1,0 +1,57 @@
+"""Makes the study's spoken corpus and the model that both tasks start from. What is there and complete is reused.
+
+    python examples/leaf_against_grpo/prepare.py --out DIR
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent / "spoken_german"))
+
+import complete  # noqa: E402
+
+TEST_ROWS = 96
+VOCABULARY = 896
+LEARNING_RATE = 6e-4
+SAMPLING = {"temperature": 1.0, "top_p": 1.0}
+
+
+def plan(folder: Path, clips: int):
+    """The `corpus.Corpus` of both tasks."""
+    import corpus
+    import tasks
+
+    return corpus.plan(folder, clips, val_rows=TEST_ROWS, exercises=tasks.exercises)
+
+
+def make_data(folder: Path, clips: int) -> None:
+    """Speaks the clips and writes both tasks' questions about them."""
+    import corpus
+
+    spoken = plan(folder, clips)
+    corpus.write_clips([utterance.clip for utterance in spoken.train + spoken.val])
+    for task in spoken.train[0].exercises:
+        corpus.write_rows(spoken.train[: corpus.TRAIN_ROWS], task, "train", folder / f"{task}_train.parquet")
+        corpus.write_rows(spoken.val, task, "test", folder / f"{task}_test.parquet")
+
+
+def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
+    """Builds one model for both tasks, warm-starts it, measures it on each, and saves it."""
+    import phrases
+    import tasks
+    import tiny_model
+    import warm_start
+
+    processor = tiny_model.build_processor([phrases.INSTRUCTION, *tasks.QUESTIONS], tasks.texts(), VOCABULARY)
+    model = tiny_model.build_model(processor, hidden=256, layers=3)
+    spoken = plan(data, clips)
+
+    def measure(*inputs) -> dict[str, dict[str, float]]:
+        return {task: warm_start.measure(*inputs, task, SAMPLING) for task in spoken.val[0].exercises}
+
+    warm_start.make(folder, model, processor, spoken, steps, LEARNING_RATE, measure)
+
+
+if __name__ == "__main__":
+    complete.prepare(__doc__, 2000, (HERE / "tasks.py", HERE / "prepare.py"), make_data, make_model)
