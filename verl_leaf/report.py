@@ -29,10 +29,10 @@ def summarise(folder: Path, console: Console) -> dict:
     config = OmegaConf.load(folder / "hydra" / ".hydra" / "config.yaml")
     scalars = read_scalars(folder / "metrics")
     steps = sorted(scalars["training/global_step"])
-    validations = sorted(int(file.stem) for file in (folder / "validation").glob("*.jsonl"))
+    validations = [int(file.stem) for file in (folder / "validation").glob("*.jsonl")]
     before, after = (
-        read_validation(folder / "validation" / f"{step}.jsonl") if validations else {}
-        for step in (min(validations, default=0), max(validations, default=0))
+        read_validation(folder / "validation" / f"{step}.jsonl") if step in validations else {}
+        for step in (0, max(validations, default=0))
     )
     summary = {
         "method": config.algorithm.adv_estimator,

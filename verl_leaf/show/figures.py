@@ -17,12 +17,16 @@ def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> N
     with matplotlib.rc_context({"svg.hashsalt": "verl-leaf", "svg.fonttype": "none"}):  # the same bytes, real text
         figure.savefig(f"{out}.svg", metadata={"Date": None})
     figure.savefig(f"{out}.png", dpi=160)
-    rows = list(rows)
-    with open(f"{out}.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+    write_csv(Path(f"{out}.csv"), list(rows))
+    console.print(f"Written: {out}.png, .svg, .csv", soft_wrap=True)
+
+
+def write_csv(file: Path, rows: list[dict]) -> None:
+    """Write rows that all have the keys of the first."""
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    console.print(f"Written: {out}.png, .svg, .csv", soft_wrap=True)
 
 
 def default_out(runs: list[Path], name: str) -> Path:

@@ -1,0 +1,163 @@
+"""A lane of the study: veRL's trainer with its engines started once, which serves one cell after another.
+
+    python lane.py FOLDER CELLS.json [hydra overrides of veRL's configuration]
+
+Everything that trains is veRL's own `main_ppo`: its task runner, its `sync` trainer, its workers. A cell begins by loading
+the checkpoint that the study starts from (adapter, optimiser, schedule, random state), or the cell's own last one if it was
+interrupted. Several lanes may work on the same cells; each claims those that no other is at.
+
+Prompts come in the same order, and responses are sampled with the same seeds, for all methods of a seed.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import ray
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf, open_dict
+from rich.console import Console
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.utils import tensordict_utils as tu
+from verl.utils.config import validate_config
+
+from verl_leaf.report import summarise
+from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
+
+POLL_SECONDS = 0.05
+"""How often the trainer looks for finished rollouts; veRL's 2 s would be most of such a small model's step."""
+
+
+class SeededWorker(SpeechAgentLoopWorker):
+    """Samples each response with a seed that depends on the cell's seed, the step, the row and the response's number."""
+
+    async def _run_agent_loop(self, sampling_params: dict, *, trajectory: dict, sampling_seed: int, **kwargs) -> None:
+        kind = "validation" if trajectory["validate"] else "training"
+        own = f"{sampling_seed} {kind} {trajectory['step']} {kwargs['index']} {kwargs['session_id']}"
+        seed = int.from_bytes(hashlib.sha256(own.encode()).digest()[:4], "big")
+        await super()._run_agent_loop({**sampling_params, "seed": seed}, trajectory=trajectory, **kwargs)
+
+
+class SeededManager(SpeechAgentLoopManager):
+    """Hands the current cell's seed and number of responses to the workers, which live longer than a cell."""
+
+    worker_class = SeededWorker
+    seed: int
+    responses: int
+
+    def generate_sequences(self, prompts) -> None:
+        tu.assign_non_tensor_data(prompts, "sampling_seed", self.seed)
+        if "validate" not in prompts:
+            tu.assign_non_tensor_data(prompts, "__rollout_n__", self.responses)
+        super().generate_sequences(prompts)
+
+
+class CellsTrainer(PPOTrainerSync):
+    """veRL's trainer, whose `fit` trains every cell that is not done."""
+
+    def fit(self, agent_loop_manager: SeededManager) -> None:
+        study = self.config
+        self.replay_buffer.poll_interval = POLL_SECONDS
+        start = self._start_checkpoint(Path(study.study.folder) / "start")
+        for cell, overrides in study.study.cells.items():
+            folder = Path(study.study.folder) / cell
+            with claimed(folder) as mine:
+                if mine and not (folder / "summary.json").exists():
+                    self.config = OmegaConf.merge(study, OmegaConf.from_dotlist(list(overrides)))
+                    self._fit_cell(folder, start, agent_loop_manager)
+
+    def _fit_cell(self, folder: Path, start: Path, agent_loop_manager: SeededManager) -> None:
+        trainer, metrics = self.config.trainer, folder / "metrics"
+        metrics.mkdir(exist_ok=True)
+        with open_dict(self.config):
+            trainer.experiment_name = str(folder)
+            trainer.default_local_dir = str(folder / "checkpoints")
+            trainer.validation_data_dir = str(folder / "validation")
+            self.config.algorithm.leaf.trace_dir = str(folder / "traces")
+            resumed = (folder / "checkpoints/latest_checkpointed_iteration.txt").exists()
+            if not resumed:
+                trainer.resume_mode, trainer.resume_from_path = "resume_path", str(start)
+            trainer.val_before_train = trainer.val_before_train and not resumed
+        (folder / "hydra/.hydra").mkdir(parents=True, exist_ok=True)  # where `verl-leaf curves` looks for it
+        OmegaConf.save(self.config, folder / "hydra/.hydra/config.yaml")
+        os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics / f"{len(list(metrics.iterdir())):03d}.jsonl")
+        agent_loop_manager.seed = self.config.data.seed
+        agent_loop_manager.responses = self.config.actor_rollout_ref.rollout.n
+        self._init_dataloader()
+        self._init_dump_executor()
+        self._load_checkpoint()
+        self.on_init_end()  # the rollout engine gets the weights
+        if self.global_steps < self.total_training_steps:
+            super().fit(agent_loop_manager)
+            self.logger.finish()
+        summarise(folder, Console())
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def _compute_advantage(self, batch, metrics):
+        """As veRL; where the cell asks for it, one estimator after the other on the same rollouts, each timed."""
+        methods = list(self.config.study.side_by_side) or [self.config.algorithm.adv_estimator]
+        if self.global_steps % 2:
+            methods.reverse()
+        for method in methods:
+            self.config.algorithm.adv_estimator = method
+            began = time.perf_counter()
+            result = super()._compute_advantage(batch, metrics)
+            metrics[f"timing_s/adv_{method}"] = time.perf_counter() - began
+        return result
+
+    def _start_checkpoint(self, folder: Path) -> Path:
+        """The checkpoint that all cells begin with; the first lane saves it."""
+        checkpoint = folder / "global_step_0"
+        with claimed(folder, wait=True):
+            if not (folder / "latest_checkpointed_iteration.txt").exists():
+                with open_dict(self.config):
+                    self.config.trainer.default_local_dir = str(folder)
+                self._save_checkpoint()
+                (checkpoint / "data.pt").unlink()  # a cell's order of prompts is its seed's
+        return checkpoint
+
+
+@contextmanager
+def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Whether the folder is this process's for the time of the block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+class Lane(TaskRunnerV1.__ray_metadata__.modified_class):
+    """veRL's task runner with the trainer of cells in the place of the `sync` one."""
+
+    def run(self, config) -> None:
+        TRAINER_REGISTRY["sync"] = CellsTrainer
+        super().run(config)
+
+
+def main(folder: Path, cells: dict[str, list[str]], overrides: list[str]) -> None:
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides)
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    with open_dict(config):
+        config.study = {"folder": str(folder), "cells": cells, "side_by_side": []}
+    run_ppo(config, task_runner_class=ray.remote(Lane))
+
+
+if __name__ == "__main__":
+    import lane  # by its name, so that Ray's workers import the classes
+
+    lane.main(Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), sys.argv[3:])

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# LEAF against GRPO on two spoken tasks: make the tasks and the model, run the study, write its report. See README.md here.
+#
+#   bash examples/leaf_against_grpo/run.sh                         the whole study; given again, it goes on
+#   bash examples/leaf_against_grpo/run.sh translation/leaf/1      one cell of it
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source recipes/common.sh
+if has_gpu; then setup gpu,examples; else setup cpu,examples; fi
+python examples/leaf_against_grpo/prepare.py --out work/leaf_against_grpo
+python examples/leaf_against_grpo/study.py "$@"

@@ -1,0 +1,125 @@
+"""The study of LEAF against GRPO: its plan, its report, and the lane that serves several cells with the same engines."""
+
+import csv
+import gzip
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from verl_leaf.report import read_scalars
+
+STUDY = Path(__file__).parents[2] / "examples/leaf_against_grpo"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_path():
+    sys.path.insert(0, str(STUDY))
+    yield
+    sys.path.remove(str(STUDY))
+
+
+def test_all_cells_have_as_many_rollouts_and_updates():
+    from cells import ROLLOUTS_A_STEP, ROLLOUTS_AN_UPDATE, plan
+
+    cells = plan()
+    assert max(Counter(cell.name for cell in cells).values()) == 1
+    for cell in cells:
+        flags = dict(flag.split("=", 1) for flag in cell.overrides("data"))
+        n = int(flags["actor_rollout_ref.rollout.n"])
+        assert n * int(flags["data.train_batch_size"]) == ROLLOUTS_A_STEP
+        assert n * int(flags["actor_rollout_ref.actor.ppo_mini_batch_size"]) == ROLLOUTS_AN_UPDATE
+        assert flags["data.seed"] == str(cell.seed) and flags["data.train_files"] == f"data/{cell.task}_train.parquet"
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds of three methods on one task. The reward of step s is s / 100 with GRPO, a tenth more with LEAF."""
+    from cells import STEPS
+
+    for method, factor, answer in (("leaf", 1.1, "a b c d e"), ("grpo", 1.0, "a b c x e"), ("grpo_floored", 0.5, "y")):
+        for seed in (1, 2):
+            folder = tmp_path / f"translation/{method}/{seed}"
+            for name in ("metrics", "validation"):
+                (folder / name).mkdir(parents=True)
+            with open(folder / "metrics/000.jsonl", "w") as file:
+                for step in range(1, STEPS + 1):
+                    data = {"critic/score/mean": factor * step / 100, "training/rollout_probs_diff_max": 1e-6 * seed}
+                    if method == "leaf":
+                        data |= {"leaf/fired_share": 0.8, "leaf/usable_share": 0.4 + seed / 10}
+                    file.write(json.dumps({"step": step, "data": data}) + "\n")
+            rows = [
+                {"output": answer, "gts": f"a b c d e {word}", "score": factor / 2, "data_source": "translation"}
+                for word in "fghij"
+            ]
+            for step in (0, STEPS) if method == "grpo" else (STEPS,):
+                (folder / f"validation/{step}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+            (folder / "summary.json").write_text("{}")
+    return tmp_path
+
+
+def test_report(runs):
+    import report
+    from cells import ROLLOUTS_A_STEP, SCORES, STEPS
+
+    report.write(runs, runs / "report", Console(quiet=True))
+    rows = {(row["method"], row["seed"]): row for row in csv.DictReader(open(runs / "report/cells.csv"))}
+    assert len(rows) == 6
+    mean_step = (STEPS + 1) / 2
+    assert float(rows["leaf", "1"]["area"]) == pytest.approx(1.1 * mean_step / 100)
+    # The mean of 5 steps of s / 100 reaches x when the last of them is 100 x + 2.
+    score = SCORES["translation"][0]
+    assert int(rows["grpo", "1"][f"rollouts_to_{score}"]) == round(100 * score + 2) * ROLLOUTS_A_STEP
+    assert rows["grpo_floored", "1"][f"rollouts_to_{score}"] == ""
+    assert float(rows["leaf", "2"]["usable"]) == pytest.approx(0.6)
+    text = (runs / "report/report.md").read_text()
+    assert f"{0.1 * mean_step / 100:.3f} ± 0.000" in text  # LEAF's area above GRPO's
+    assert "0 of 2 did" in text and "| translation | 80 % | 55 % |" in text
+    leaf = next(line for line in text.splitlines() if line.startswith("| leaf |"))
+    assert float(leaf.split("|")[-2]) < 0.01  # every one of its answers is better: no resample is not
+    with gzip.open(runs / "report/answers.jsonl.gz", "rt") as file:
+        assert sum(len(json.loads(line)["answers"]) for line in file) == 6 * 5
+    assert all((runs / f"report/curves.{kind}").stat().st_size for kind in ("png", "svg", "csv"))
+
+
+@pytest.mark.e2e
+def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
+    import study
+    from cells import Cell
+
+    task, out = tmp_path / "task", tmp_path / "runs"
+    prepare = [sys.executable, STUDY / "prepare.py", "--out", task, "--clips", "64", "--steps", "0"]
+    subprocess.run(prepare, check=True)
+    cells = {
+        "first": Cell("translation", "grpo", 1),
+        "leaf": Cell("translation", "leaf", 1),
+        "k16": Cell("translation", "leaf_k16", 1),
+        "other_seed": Cell("translation", "grpo_floored", 2),
+        "again": Cell("translation", "grpo", 1),
+    }
+    out.mkdir()
+    plan = {name: cell.overrides(str(task / "data")) for name, cell in cells.items()}
+    (out / "cells.json").write_text(json.dumps(plan))
+    short = ["trainer.total_training_steps=2", "trainer.save_freq=1", "reward.custom_reward_function.name=chrf"]
+    command = [sys.executable, STUDY / "lane.py", out, out / "cells.json", *study.recipe(out, task), *short]
+    process = study.start(out, 0, list(map(str, command)))
+    assert process.wait(timeout=900) == 0, (out / "lane_0.log").read_text()[-5000:]
+
+    scalars = {name: read_scalars(out / name / "metrics") for name in cells}
+    # A random model gives all the same reward now and then; what it says hardly ever.
+    rewards, gradients, lengths = (
+        {name: own[key] for name, own in scalars.items()}
+        for key in ("critic/score/mean", "actor/grad_norm", "response_length/mean")
+    )
+    for key in ("critic/score/mean", "actor/grad_norm", "actor/lr", "response_length/mean"):
+        assert scalars["again"][key] == pytest.approx(scalars["first"][key], rel=1e-4), key
+    assert rewards["leaf"][1] == pytest.approx(rewards["first"][1], rel=1e-6)
+    assert gradients["leaf"][1] != pytest.approx(gradients["first"][1], rel=1e-3)
+    assert (rewards["other_seed"][1], lengths["other_seed"][1]) != (rewards["first"][1], lengths["first"][1])
+    for own in scalars.values():
+        assert max(own["training/rollout_probs_diff_max"].values()) < 1e-4
+    assert scalars["k16"]["leaf/node_size"][1] > 2 and (out / "first/summary.json").exists()
