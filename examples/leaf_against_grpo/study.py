@@ -118,6 +118,7 @@ def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # to cores: all lanes would bind to the same ones
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or vLLM starts one more process a lane, in spite of the `uni` executor
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     with open(out / f"lane_{lane}.log", "a") as log:

@@ -13,6 +13,7 @@ import torch
 from verl_leaf.checks import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES, family_of_processor
+from verl_leaf.models.whisper import WhisperFront
 from verl_leaf.speech.features import concatenate
 
 HERE = Path(__file__).parent
@@ -80,6 +81,24 @@ def test_a_micro_batch_gives_what_each_row_gives_alone(loaded, monkeypatch):
     for row, logits in zip(rows, batch, strict=True):
         torch.testing.assert_close(logits[-len(alone[row]) :], alone[row], rtol=0, atol=2e-5)
     assert (batch[..., model.config.audio_token_id] == -1e4).all()
+
+
+def test_the_encoder_leaves_out_what_no_clip_reaches_and_nothing_changes(loaded, folder):
+    family, processor, model = loaded
+    if not isinstance(model, WhisperFront):
+        pytest.skip("its encoder takes clips as they are")
+    stock = type(model).__mro__[2].from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    assert type(stock).__module__.startswith("transformers.")
+    positions = []
+    for each in (model, stock):
+        tower = getattr(each, "model", each).audio_tower
+        tower.layers[-1].register_forward_hook(lambda layer, args, output: positions.append(args[0].shape[1]))
+    ids, features = family.encode(processor, prompt(processor), clips(1.3))
+    with torch.no_grad():
+        ours, theirs = (each.eval()(input_ids=torch.tensor([ids]), **features).logits for each in (model, stock))
+    theirs[..., model.config.audio_token_id] = -1e4
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert positions == [65, 1500]  # 50 a second
 
 
 def test_lora_takes_the_language_model_alone_and_the_encoder_gets_no_gradient(loaded):

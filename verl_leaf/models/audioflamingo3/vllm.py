@@ -5,7 +5,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.masking import mask_token
-from verl_leaf.models.whisper import LAYOUT
+from verl_leaf.models.whisper import LAYOUT, leave_out_padding
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -17,6 +17,10 @@ class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGe
     """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
 
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=LAYOUT)
+
+    def __init__(self, *, vllm_config, prefix=""):
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        leave_out_padding(self.audio_tower)
 
     def load_weights(self, weights):
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

@@ -7,7 +7,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.masking import mask_token
-from verl_leaf.models.whisper import LAYOUT
+from verl_leaf.models.whisper import LAYOUT, leave_out_padding
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -23,6 +23,10 @@ class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=LAYOUT)
+
+    def __init__(self, *, vllm_config, prefix=""):
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        leave_out_padding(self.audio_tower)
 
     def get_mm_mapping(self) -> MultiModelKeys:
         return MultiModelKeys.from_string_field(
