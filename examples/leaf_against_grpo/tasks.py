@@ -1,8 +1,7 @@
 """The study's two tasks on the sentences of `spoken_german`: translating them, and answering a question about them.
 
-Every word has wordings that a fluent but undecided model uses equally often. Which one the reference has depends on
-whom the sentence is about, as animals *saufen* and people *trinken*: the first wording stands in it where animals are
-meant, the second where people are, the others never.
+Every word has wordings that a fluent but undecided model uses equally often. The reference has the first of them; only of
+a verb's, the first where animals are meant and the second where people are, as animals *saufen* and people *trinken*.
 """
 
 import itertools
@@ -102,19 +101,23 @@ def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
     heard = dict(zip(phrases.SLOTS, sentence, strict=True))
     question = random.Random(phrases.english(sentence)).choice(list(QUESTIONS))
     opening, slots = QUESTIONS[question]
-    german = [GERMAN[slot][word] for slot, word in heard.items()]
-    english = [opening, *(ENGLISH[slot][heard[slot]] for slot in slots)]
-    place = 0 if heard["noun"] in ANIMALS else 1
+
+    def options(slot: str, language: dict[str, dict[str, tuple[str, ...]]]) -> dict[str, float]:
+        wordings = language[slot][heard[slot]]
+        if slot == "verb" and heard["noun"] not in ANIMALS:
+            wordings = (*wordings[1:], wordings[0])
+        return _equally(wordings)
+
+    german = tuple(options(slot, GERMAN) for slot in heard)
+    english = (_equally(opening), *(options(slot, ENGLISH) for slot in slots))
     return {
-        "translation": phrases.Exercise("speech-translation", phrases.INSTRUCTION, _options(german, place)),
-        "answering": phrases.Exercise("spoken-question-answering", question, _options(english, place)),
+        "translation": phrases.Exercise("speech-translation", phrases.INSTRUCTION, german),
+        "answering": phrases.Exercise("spoken-question-answering", question, english),
     }
 
 
-def _options(decisions: list[tuple[str, ...]], place: int) -> tuple[dict[str, float], ...]:
-    """The decisions' wordings, all equally likely, with the one at `place` in front unless there is only one."""
-    ordered = [(*wordings[place:], *wordings[:place]) for wordings in decisions]
-    return tuple(dict.fromkeys(wordings, 1 / len(wordings)) for wordings in ordered)
+def _equally(wordings: tuple[str, ...]) -> dict[str, float]:
+    return dict.fromkeys(wordings, 1 / len(wordings))
 
 
 def texts() -> list[str]:
