@@ -16,6 +16,7 @@ from verl_leaf.patches import (
     process_group,
     ref_offload,
     speech_processor,
+    weight_socket,
 )
 from verl_leaf.patches.base import STATUS, PatchError
 
@@ -33,6 +34,7 @@ def install_for_verl() -> None:
     preflight.install()
     process_group.install()
     ref_offload.install()
+    weight_socket.install()
 
 
 def install_for_vllm() -> None:

@@ -1,0 +1,58 @@
+"""Two runs on one host, each with a Ray of its own, send their weights through the same socket.
+
+The actor hands weights to vLLM through a file in /tmp that is named after Ray's job (verl/workers/rollout/vllm_rollout/
+vllm_rollout.py ServerAdapter.__init__ and utils.py _get_zmq_handle, 0.9.1). The first job of every Ray cluster has the
+same name, so two such runs hang, or take each other's weights. The port of the cluster's control store tells them apart.
+"""
+
+import functools
+import os
+
+import ray
+import wrapt
+
+from verl_leaf.patches.base import STATUS, PatchError
+
+JOB = "VERL_RAY_JOB_ID"
+
+
+def install() -> None:
+    wrapt.when_imported("verl.workers.rollout.vllm_rollout.vllm_rollout")(_patch_sender)
+    wrapt.when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server")(_patch_receiver)
+
+
+def _names() -> tuple[str, str]:
+    """The job's name, and one that no other job on the host has."""
+    context = ray.get_runtime_context()
+    job = context.get_job_id()
+    return job, f"{job}-{context.gcs_address.rpartition(':')[2]}"
+
+
+def _patch_sender(module) -> None:
+    original = module.ServerAdapter.__init__
+
+    @functools.wraps(original)
+    def __init__(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        job, own = _names()
+        prefix = f"ipc:///tmp/rl-colocate-zmq-{job}-"
+        if not self.zmq_handle.startswith(prefix):
+            raise PatchError(f"veRL sends weights through {self.zmq_handle}, the patch was written for {prefix}...")
+        self.zmq_handle = self.zmq_handle.replace(job, own, 1)
+
+    module.ServerAdapter.__init__ = __init__
+    STATUS["weight_socket"] = "active: veRL names the socket of weights after the job alone"
+
+
+def _patch_receiver(module) -> None:
+    original = module.vLLMHttpServer.__init__
+
+    @functools.wraps(original)
+    def __init__(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        job, own = _names()
+        if os.environ.get(JOB) != job:
+            raise PatchError(f"veRL tells vLLM no {JOB}={job}: the patch was written for 0.9.1")
+        os.environ[JOB] = own  # vLLM's processes start later
+
+    module.vLLMHttpServer.__init__ = __init__
