@@ -9,7 +9,7 @@ STEPS = 40
 ROLLOUTS_A_STEP = 48
 ROLLOUTS_AN_UPDATE = 16
 SCORES = {"translation": (0.3, 0.4), "answering": (0.3, 0.4)}
-"""Rewards of the rollouts to reach: what GRPO had half way and towards the end of a pilot run of each task."""
+"""Rewards of the rollouts to reach, chosen before methods were compared, from a pilot run of GRPO."""
 
 COMMON = (
     f"trainer.total_training_steps={STEPS}",
