@@ -60,8 +60,6 @@ ABLATIONS: dict[str, tuple[str, ...]] = {
     "leaf_b4": (LEAF, "algorithm.leaf.fork_budget=4", *_responses(8)),
     "leaf_k4": (LEAF, *_responses(4)),
     "leaf_k16": (LEAF, *_responses(16)),
-    "grpo_k4": (GRPO, *_responses(4)),
-    "grpo_k16": (GRPO, *_responses(16)),
 }
 """Run on the first task, where `leaf` has both credits, B = 2 and K = 8."""
 COST: dict[str, tuple[str, ...]] = {"cost": (LEAF, "study.side_by_side=[grpo,leaf]", *_responses(8))}

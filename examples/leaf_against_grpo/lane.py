@@ -2,9 +2,9 @@
 
     python lane.py FOLDER CELLS.json [hydra overrides of veRL's configuration]
 
-Everything that trains is veRL's own `main_ppo`: its task runner, its `sync` trainer, its workers. A cell begins by loading
-the checkpoint that the study starts from (adapter, optimiser, schedule, random state), or the cell's own last one if it was
-interrupted. Several lanes may work on the same cells; each claims those that no other is at.
+Everything that trains is veRL's own `main_ppo`: its task runner, its `sync` trainer, its workers. A cell begins by
+loading the checkpoint that the study starts from (adapter, optimiser, schedule, random state), or the cell's own last one
+if it was interrupted. Several lanes may work on the same cells; each claims those that no other is at.
 
 Prompts come in the same order, and responses are sampled with the same seeds, for all methods of a seed.
 """
@@ -39,7 +39,7 @@ POLL_SECONDS = 0.05
 
 
 class SeededWorker(SpeechAgentLoopWorker):
-    """Samples each response with a seed that depends on the cell's seed, the step, the row and the response's number."""
+    """Samples each response with a seed made of the cell's seed, the step, the row and the response's number."""
 
     async def _run_agent_loop(self, sampling_params: dict, *, trajectory: dict, sampling_seed: int, **kwargs) -> None:
         kind = "validation" if trajectory["validate"] else "training"

@@ -1,9 +1,9 @@
 """What the cells of the study amount to: numbers, tests, a figure.
 
-    python examples/leaf_against_grpo/report.py RUNS [--out FOLDER]
+    python examples/leaf_against_grpo/report.py [--runs FOLDER] [--task FOLDER] [--out FOLDER]
 
-Writes `report.md` (the tables), `curves.png`, `.svg` and `.csv`, `cells.csv` (a row a cell), and `answers.jsonl.gz` (what
-each cell answered to the test set at last).
+Writes `report.md` (the tables), `curves.png`, `.svg` and `.csv`, `cells.csv` (a row a cell), and `answers.jsonl.gz`
+(what each cell answered to the test set at last).
 """
 
 import argparse
@@ -18,6 +18,7 @@ from rich.console import Console
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
+import credit
 from cells import ABLATIONS, COMPARED, COST, ROLLOUTS_A_STEP, SCORES, SEEDS, STEPS, TASKS, Cell, plan
 from verl_leaf.report import read_scalars, read_validation
 from verl_leaf.show.curves import REWARD, crossing, mean_and_interval, smoothed
@@ -25,13 +26,14 @@ from verl_leaf.show.figures import COLOURS, save, write_csv
 
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
 BASELINE, OURS = "grpo", "leaf"
+QUALITY = ("credit_leaf", "credit_grpo", "size")
 
 
-def write(runs: Path, out: Path, console: Console) -> None:
-    """Reads the cells that are done and writes the report of them."""
+def write(runs: Path, data: Path, out: Path, console: Console) -> None:
+    """Reads the cells that are done and writes the report of them; `data` holds the tasks' parquet files."""
     cells = [cell for cell in plan() if (runs / cell.name / "summary.json").exists()]
     scalars = {cell: read_scalars(runs / cell.name / "metrics") for cell in cells}
-    measured = {cell: measure(runs / cell.name, cell, scalars[cell]) for cell in cells if cell.method not in COST}
+    measured = {cell: measure(runs / cell.name, data, cell, scalars[cell]) for cell in cells if cell.method not in COST}
     answers = {cell: read_answers(runs / cell.name) for cell in measured}
     out.mkdir(parents=True, exist_ok=True)
     rows = [{"task": cell.task, "method": cell.method, "seed": cell.seed, **own} for cell, own in measured.items()]
@@ -45,12 +47,13 @@ def write(runs: Path, out: Path, console: Console) -> None:
     save(out / "curves", figure(measured, scalars), curve_rows(scalars), console)
 
 
-def measure(folder: Path, cell: Cell, scalars: dict[str, dict[int, float]]) -> dict[str, float | None]:
+def measure(folder: Path, data: Path, cell: Cell, scalars: dict[str, dict[int, float]]) -> dict[str, float | None]:
     """The numbers of one cell.
 
     `bleu` and `reward` are those of the unseen test set after the last step, `bleu_start` the model's before training
     where it was measured; `area` is the mean reward of all rollouts, the area under the learning curve over its length;
-    `rollouts_to_x` the rollouts until the reward of the last 5 steps reached x, empty if it never did.
+    `rollouts_to_x` the rollouts until the reward of the last 5 steps reached x, empty if it never did. Cells of LEAF as
+    it is published also have what :func:`credit.quality` finds.
     """
     validations = folder / "validation"
     start, end = (
@@ -69,6 +72,7 @@ def measure(folder: Path, cell: Cell, scalars: dict[str, dict[int, float]]) -> d
         **{f"rollouts_to_{x}": step and step * ROLLOUTS_A_STEP for x, step in reached.items()},
         **shares,
         "probs_diff_max": max(scalars["training/rollout_probs_diff_max"].values()),
+        **(credit.quality(folder, cell.task, data) if cell.method == OURS else dict.fromkeys(QUALITY)),
     }
 
 
@@ -126,7 +130,7 @@ def comparison(task: str, measured, answers) -> str:
 
 
 def bootstrap(task: str, answers: dict[Cell, list]) -> dict[str, float]:
-    """sacrebleu's paired bootstrap: p-values of the methods' corpus BLEU against GRPO's, over all answers of all seeds."""
+    """sacrebleu's paired bootstrap: p-values of the methods' BLEU against GRPO's, over all answers of all seeds."""
     seeds = [seed for seed in SEEDS if all(Cell(task, method, seed) in answers for method in COMPARED)]
     if not seeds:
         return {}
@@ -145,14 +149,16 @@ def bootstrap(task: str, answers: dict[Cell, list]) -> dict[str, float]:
 def forks(measured) -> str:
     """How forkable each task is, beside what LEAF gained on it."""
     header = ["task", "boundaries that fire", "usable forks", "BLEU above GRPO", "area above GRPO"]
+    header += ["credit, LEAF", "credit, GRPO", "size of advantages, LEAF / GRPO"]
     rows = []
     for task in TASKS:
         own = [values for cell, values in measured.items() if (cell.task, cell.method) == (task, OURS)]
         if own:
             shares = [f"{100 * statistics.fmean(values[key] for values in own):.0f} %" for key in ("fired", "usable")]
             gains = [spread(differences(measured, task, OURS, BASELINE, key), key) for key in ("bleu", "area")]
-            rows.append([task, *shares, *gains])
-    return f"**Forks and gain**\n\n{markdown(header, rows)}"
+            rows.append([task, *shares, *gains, *(spread([values[key] for values in own], key) for key in QUALITY)])
+    note = "Credit: the correlation of a wording's advantage with its being the reference, on the same rollouts of the LEAF runs."
+    return f"**Forks, gain and credit**. {note}\n\n{markdown(header, rows)}"
 
 
 def ablations(measured) -> str:
@@ -245,7 +251,10 @@ def figure(measured, scalars) -> Figure:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, help="folder of the study's runs")
-    parser.add_argument("--out", type=Path, help="folder to write (default: report/ in it)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/leaf_against_grpo"), help="the study's (default: %(default)s)"
+    )
+    parser.add_argument("--task", type=Path, default=Path("work/leaf_against_grpo"), help="what prepare.py has made")
+    parser.add_argument("--out", type=Path, help="folder to write (default: report/ beside the runs)")
     args = parser.parse_args()
-    write(args.runs, args.out or args.runs / "report", Console())
+    write(args.runs, args.task / "data", args.out or args.runs / "report", Console())

@@ -49,7 +49,7 @@ def main() -> int:
     for together, lanes in (([cell for cell in left if cell not in costs], args.lanes), (costs, 1)):
         if together:
             run(out, task, together, min(lanes, len(together)), console)
-    report.write(out, out / "report", console)
+    report.write(out, task / "data", out / "report", console)
     return 0
 
 

@@ -3,11 +3,13 @@
 import csv
 import gzip
 import json
+import statistics
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 from rich.console import Console
 
@@ -59,14 +61,50 @@ def runs(tmp_path):
             for step in (0, STEPS) if method == "grpo" else (STEPS,):
                 (folder / f"validation/{step}.jsonl").write_text("\n".join(map(json.dumps, rows)))
             (folder / "summary.json").write_text("{}")
+            if method == "leaf":
+                write_trace(folder / "traces")
+    row = {"audios": ["wav/0.wav"], "extra_info": {"sentence": "two tired horses sleep by the river"}}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "translation_train.parquet")
     return tmp_path
+
+
+def write_trace(folder):
+    """Two answers, right in two wordings and in one of the three that both leave open. LEAF pays right ones 1, others -1."""
+
+    def response(reward, pieces, advantages):
+        spans = [
+            {"start": token, "end": token + 1, "node": None, "credit": 0, "advantage": advantage}
+            for token, advantage in enumerate(advantages)
+        ]
+        count = len(pieces)
+        tokens = {"tokens": [7] * count, "pieces": pieces, "surprisal": [0.5] * count, "policy": [1] * count}
+        return {"reward": reward, **tokens, "spans": spans}
+
+    prompt = {
+        **{"prompt": "", "data_source": "translation", "reference": "", "audio": ["/elsewhere/wav/0.wav"]},
+        **{"root_value": 0.5, "boundaries": [], "nodes": []},
+        "responses": [
+            # What is averaged over a wording's tokens is 1 for "dösen" and -1 for "am Flüsschen".
+            response(
+                1.0,
+                ["zwei", " matte", " Rösser", " dö", "sen", " am", " Fl", "üsschen", "<end>"],
+                [9, 1, 1, 0, 2, -2, -1, 0, 9],
+            ),
+            response(
+                0.0, ["zwei", " müde", " Rösser", " schlafen", " am", " Ufer", "<end>"], [9, -1, 1, -1, -1, -1, 9]
+            ),
+        ],
+    }
+    folder.mkdir()
+    head = {"format": "leaf-trace", "version": 1, "step": 4, "fork_budget": 2, "credit": "both"}
+    (folder / "step_000004.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, prompt)))
 
 
 def test_report(runs):
     import report
     from cells import ROLLOUTS_A_STEP, SCORES, STEPS
 
-    report.write(runs, runs / "report", Console(quiet=True))
+    report.write(runs, runs, runs / "report", Console(quiet=True))
     rows = {(row["method"], row["seed"]): row for row in csv.DictReader(open(runs / "report/cells.csv"))}
     assert len(rows) == 6
     mean_step = (STEPS + 1) / 2
@@ -76,6 +114,9 @@ def test_report(runs):
     assert int(rows["grpo", "1"][f"rollouts_to_{score}"]) == round(100 * score + 2) * ROLLOUTS_A_STEP
     assert rows["grpo_floored", "1"][f"rollouts_to_{score}"] == ""
     assert float(rows["leaf", "2"]["usable"]) == pytest.approx(0.6)
+    right, grpo = [1, 1, 1, 0, 0, 1, 0, 0], [1] * 4 + [-1] * 4  # of each wording; GRPO pays by the answer alone
+    assert float(rows["leaf", "1"]["credit_leaf"]) == pytest.approx(1)
+    assert float(rows["leaf", "1"]["credit_grpo"]) == pytest.approx(statistics.correlation(right, grpo))
     text = (runs / "report/report.md").read_text()
     assert f"{0.1 * mean_step / 100:.3f} ± 0.000" in text  # LEAF's area above GRPO's
     assert "0 of 2 did" in text and "| translation | 80 % | 55 % |" in text

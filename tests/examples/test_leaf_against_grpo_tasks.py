@@ -45,7 +45,12 @@ def made(tmp_path_factory):
         ("horses", "by the river", "zwei matte Rösser dösen am Wasser", "These weary steeds doze"),
         ("women", "by the river", "zwei matte Frauen schlummern am Wasser", "These weary women take naps"),
         ("horses", "in the garden", "zwei matte Rösser dösen im Grünen", "There are two weary steeds"),
-        ("women", "under the tree", "zwei matte Frauen schlummern unter den Zweigen", "You find two women in the shade"),
+        (
+            "women",
+            "under the tree",
+            "zwei matte Frauen schlummern unter den Zweigen",
+            "You find two women in the shade",
+        ),
     ],
 )
 def test_the_verb_of_a_reference_depends_on_whom_it_is_about(tasks, noun, place, translation, answering):
@@ -114,8 +119,6 @@ def test_the_questions_are_even(tasks, sentences):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_prepare_writes_what_verl_reads(made, task):
-    import phrases
-
     train, test = (pandas.read_parquet(made / f"data/{task}_{split}.parquet") for split in ("train", "test"))
     assert (len(train), len(test)) == (32, 8)
     columns = ["data_source", "prompt", "audios", "ability", "reward_model", "extra_info"]
