@@ -58,6 +58,8 @@ on_cpu_use_all_cores() {
   if has_gpu; then return; fi
   # A cache that fits a small machine (GiB).
   export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
+  # Or vLLM's CPU platform (0.27.1, platforms/cpu.py) takes `mp` for `uni`, and starts one more process.
+  export VLLM_ENABLE_V1_MULTIPROCESSING=0
   # Ray gives a worker one thread; the phases of a step take turns, so each may have all cores.
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
 }

@@ -199,12 +199,12 @@ def cost(scalars) -> str:
 
 
 def spread(values: list[float], key: str) -> str:
-    """Mean and half the width of its 95 % interval."""
-    if not values:
-        return ""
-    mean, half = mean_and_interval(values)
+    """Mean and half the width of its 95 % interval; of fewer than 3 values themselves."""
     digits = 1 if key == "bleu" else 3
-    return f"{mean:.{digits}f} ± {half:.{digits}f}" if len(values) > 1 else f"{mean:.{digits}f}"
+    if len(values) < 3:
+        return ", ".join(f"{value:.{digits}f}" for value in values)
+    mean, half = mean_and_interval(values)
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def reached(rollouts: list[int | None]) -> str:
@@ -240,11 +240,11 @@ def figure(measured, scalars) -> Figure:
     curves[0].set_ylabel("reward of the rollouts, mean of 5 steps")
     shown = [method for method in ABLATIONS if differences(measured, TASKS[0], method, OURS, "area")]
     for place, method in enumerate(reversed(shown)):
-        mean, half = mean_and_interval(differences(measured, TASKS[0], method, OURS, "area"))
-        bars.errorbar(mean, place, xerr=half, fmt="o", color=COLOURS[0], capsize=3)
+        values = differences(measured, TASKS[0], method, OURS, "area")
+        bars.plot(values, [place] * len(values), "o", color=COLOURS[0])
     bars.axvline(0, color="black", linewidth=0.8)
     bars.set_yticks(range(len(shown)), list(reversed(shown)))
-    bars.set_title(f"{TASKS[0]}: area under the curve, above leaf's (B 2, K 8)", fontsize=10)
+    bars.set_title(f"{TASKS[0]}: area above leaf's (B 2, K 8), each seed", fontsize=10)
     bars.grid(alpha=0.25)
     return drawn
 
