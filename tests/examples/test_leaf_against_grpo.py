@@ -40,11 +40,11 @@ def test_all_cells_have_as_many_rollouts_and_updates():
 
 @pytest.fixture
 def runs(tmp_path):
-    """Two seeds of three methods on one task. The reward of step s is s / 100 with GRPO, a tenth more with LEAF."""
+    """Three seeds of three methods on one task. The reward of step s is s / 100 with GRPO, a tenth more with LEAF."""
     from cells import STEPS
 
     for method, factor, answer in (("leaf", 1.1, "a b c d e"), ("grpo", 1.0, "a b c x e"), ("grpo_floored", 0.5, "y")):
-        for seed in (1, 2):
+        for seed in (1, 2, 3):
             folder = tmp_path / f"translation/{method}/{seed}"
             for name in ("metrics", "validation"):
                 (folder / name).mkdir(parents=True)
@@ -106,7 +106,7 @@ def test_report(runs):
 
     report.write(runs, runs, runs / "report", Console(quiet=True))
     rows = {(row["method"], row["seed"]): row for row in csv.DictReader(open(runs / "report/cells.csv"))}
-    assert len(rows) == 6
+    assert len(rows) == 9
     mean_step = (STEPS + 1) / 2
     assert float(rows["leaf", "1"]["area"]) == pytest.approx(1.1 * mean_step / 100)
     # The mean of 5 steps of s / 100 reaches x when the last of them is 100 x + 2.
@@ -119,11 +119,11 @@ def test_report(runs):
     assert float(rows["leaf", "1"]["credit_grpo"]) == pytest.approx(statistics.correlation(right, grpo))
     text = (runs / "report/report.md").read_text()
     assert f"{0.1 * mean_step / 100:.3f} ± 0.000" in text  # LEAF's area above GRPO's
-    assert "0 of 2 did" in text and "| translation | 80 % | 55 % |" in text
+    assert "0 of 3 did" in text and "| translation | 80 % | 60 % |" in text
     leaf = next(line for line in text.splitlines() if line.startswith("| leaf |"))
     assert float(leaf.split("|")[-2]) < 0.01  # every one of its answers is better: no resample is not
     with gzip.open(runs / "report/answers.jsonl.gz", "rt") as file:
-        assert sum(len(json.loads(line)["answers"]) for line in file) == 6 * 5
+        assert sum(len(json.loads(line)["answers"]) for line in file) == 9 * 5
     assert all((runs / f"report/curves.{kind}").stat().st_size for kind in ("png", "svg", "csv"))
 
 
