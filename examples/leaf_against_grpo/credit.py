@@ -1,7 +1,9 @@
-"""How well advantages tell right wordings from wrong ones: on the same rollouts, as LEAF and as GRPO pay them.
+"""How well advantages push a model towards what is right: on the same rollouts, as LEAF and as GRPO pay them.
 
-These tasks know what no real one does: which of an answer's wordings are the reference's. So each wording's advantage
-(the mean over its tokens) can be held against that.
+These tasks know what no real one does: which of an answer's wordings are the reference's. For a decision of a prompt, the
+policy gradient pushes the right wording's logit by `sum_i A_i (right_i - p)` over its responses i, where A is the
+advantage (the mean over the wording's tokens) and p the wording's probability. A method's pushes have a mean, which is
+what is learnt, and a spread, which is noise.
 """
 
 import functools
@@ -9,7 +11,7 @@ import itertools
 import re
 import statistics
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet
@@ -23,7 +25,7 @@ from verl_leaf.show.traces import Prompt, read_trace, trace_files, traces_folder
 
 
 def quality(run: Path, task: str, data: Path) -> dict[str, float]:
-    """How well a LEAF run's advantages tell right from wrong, over all traced steps.
+    """What a LEAF run's advantages are worth, over all decisions of all traced prompts.
 
     Args:
         run: folder of the cell.
@@ -31,27 +33,30 @@ def quality(run: Path, task: str, data: Path) -> dict[str, float]:
         data: folder of the tasks' parquet files.
 
     Returns:
-        `credit_leaf` and `credit_grpo`, the correlation of a wording's advantage with its being the reference, on the
-        same rollouts; and `size`, the standard deviation of LEAF's advantages over that of GRPO's.
+        On the same rollouts `signal_leaf` and `signal_grpo`, the mean of the pushes over their standard deviation, with
+        the share of right wordings in a step as p; and `sum_leaf` and `sum_grpo`, the standard deviation of the sum of a
+        decision's advantages over the prompt's responses, which is no signal.
     """
-    rows = [
-        row
-        for step, file in trace_files(traces_folder(run)).items()
-        for prompt in read_trace(step, file, []).prompts.values()
-        for row in wordings(prompt, _exercise(prompt, task, data))
-    ]
-    right, leaf, grpo = zip(*rows, strict=True)
+    pushes, sums = defaultdict(list), defaultdict(list)
+    for step, file in trace_files(traces_folder(run)).items():
+        prompts = read_trace(step, file, []).prompts.values()
+        decisions = [own for prompt in prompts for own in wordings(prompt, _exercise(prompt, task, data)).values()]
+        p = statistics.fmean(right for own in decisions for right, *_ in own)
+        for own in decisions:
+            for column, method in enumerate(("leaf", "grpo"), start=1):
+                pushes[method].append(sum(row[column] * (row[0] - p) for row in own))
+                sums[method].append(sum(row[column] for row in own))
     return {
-        "credit_leaf": statistics.correlation(right, leaf),
-        "credit_grpo": statistics.correlation(right, grpo),
-        "size": statistics.stdev(leaf) / statistics.stdev(grpo),
+        **{f"signal_{name}": statistics.fmean(own) / statistics.stdev(own) for name, own in pushes.items()},
+        **{f"sum_{name}": statistics.stdev(own) for name, own in sums.items()},
     }
 
 
-def wordings(prompt: Prompt, exercise: phrases.Exercise) -> Iterator[tuple[float, float, float]]:
-    """Of each acceptable wording that had an alternative: is it the reference's, its LEAF and its GRPO advantage."""
+def wordings(prompt: Prompt, exercise: phrases.Exercise) -> dict[int, list[tuple[float, float, float]]]:
+    """For each decision that had alternatives, of every acceptable wording: is it right, its LEAF and GRPO advantage."""
     rewards = [response.reward for response in prompt.responses]
     mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
+    found = defaultdict(list)
     for response in prompt.responses:
         paid = [0.0] * len(response.tokens)
         for span in response.spans:
@@ -60,14 +65,15 @@ def wordings(prompt: Prompt, exercise: phrases.Exercise) -> Iterator[tuple[float
         text = "".join(response.pieces[:-1])
         words = [match.span() for match in re.finditer(r"\S+", text)]
         first = 0
-        for said, option in zip(exercise.heard(text), exercise.options, strict=True):
+        for decision, (said, option) in enumerate(zip(exercise.heard(text), exercise.options, strict=True)):
             last = first + (len(said.split()) if said else 1)
             if said and len(option) > 1:
                 tokens = sorted(set(of_character[words[first][0] : words[last - 1][1]]))
                 leaf = statistics.fmean(paid[token] for token in tokens)
                 grpo = (response.reward - mean) / (spread + 1e-6)
-                yield float(said == next(iter(option))), leaf, grpo
+                found[decision].append((float(said == next(iter(option))), leaf, grpo))
             first = last
+    return found
 
 
 def _exercise(prompt: Prompt, task: str, data: Path) -> phrases.Exercise:

@@ -26,7 +26,7 @@ from verl_leaf.show.figures import COLOURS, save, write_csv
 
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
 BASELINE, OURS = "grpo", "leaf"
-QUALITY = ("credit_leaf", "credit_grpo", "size")
+QUALITY = ("signal_leaf", "signal_grpo", "sum_leaf", "sum_grpo")
 
 
 def write(runs: Path, data: Path, out: Path, console: Console) -> None:
@@ -149,7 +149,7 @@ def bootstrap(task: str, answers: dict[Cell, list]) -> dict[str, float]:
 def forks(measured) -> str:
     """How forkable each task is, beside what LEAF gained on it."""
     header = ["task", "boundaries that fire", "usable forks", "BLEU above GRPO", "area above GRPO"]
-    header += ["credit, LEAF", "credit, GRPO", "size of advantages, LEAF / GRPO"]
+    header += ["signal, LEAF", "signal, GRPO", "sum, LEAF", "sum, GRPO"]
     rows = []
     for task in TASKS:
         own = [values for cell, values in measured.items() if (cell.task, cell.method) == (task, OURS)]
@@ -157,8 +157,8 @@ def forks(measured) -> str:
             shares = [f"{100 * statistics.fmean(values[key] for values in own):.0f} %" for key in ("fired", "usable")]
             gains = [spread(differences(measured, task, OURS, BASELINE, key), key) for key in ("bleu", "area")]
             rows.append([task, *shares, *gains, *(spread([values[key] for values in own], key) for key in QUALITY)])
-    note = "Credit: the correlation of a wording's advantage with its being the reference, on the same rollouts of the LEAF runs."
-    return f"**Forks, gain and credit**. {note}\n\n{markdown(header, rows)}"
+    note = "Signal and sum, on the same rollouts of the LEAF runs: see `credit.py`."
+    return f"**Forks, gain and signal**. {note}\n\n{markdown(header, rows)}"
 
 
 def ablations(measured) -> str:

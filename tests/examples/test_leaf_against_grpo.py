@@ -69,7 +69,7 @@ def runs(tmp_path):
 
 
 def write_trace(folder):
-    """Two answers, right in two wordings and in one of the three that both leave open. LEAF pays right ones 1, others -1."""
+    """Two answers: matte and dösen are right, Rösser in both, am Flüsschen and am Ufer are wrong."""
 
     def response(reward, pieces, advantages):
         spans = [
@@ -91,7 +91,7 @@ def write_trace(folder):
                 [9, 1, 1, 0, 2, -2, -1, 0, 9],
             ),
             response(
-                0.0, ["zwei", " müde", " Rösser", " schlafen", " am", " Ufer", "<end>"], [9, -1, 1, -1, -1, -1, 9]
+                0.0, ["zwei", " müde", " Rösser", " schlafen", " am", " Ufer", "<end>"], [9, -1, 1, -1, -3, -3, 9]
             ),
         ],
     }
@@ -114,9 +114,11 @@ def test_report(runs):
     assert int(rows["grpo", "1"][f"rollouts_to_{score}"]) == round(100 * score + 2) * ROLLOUTS_A_STEP
     assert rows["grpo_floored", "1"][f"rollouts_to_{score}"] == ""
     assert float(rows["leaf", "2"]["usable"]) == pytest.approx(0.6)
-    right, grpo = [1, 1, 1, 0, 0, 1, 0, 0], [1] * 4 + [-1] * 4  # of each wording; GRPO pays by the answer alone
-    assert float(rows["leaf", "1"]["credit_leaf"]) == pytest.approx(1)
-    assert float(rows["leaf", "1"]["credit_grpo"]) == pytest.approx(statistics.correlation(right, grpo))
+    # Half of the wordings are right, so a decision is pushed by half the advantages: 1, 1, 1, and 2 for the place.
+    assert float(rows["leaf", "1"]["signal_leaf"]) == pytest.approx(1.25 / 0.5)
+    assert float(rows["leaf", "1"]["signal_grpo"]) == pytest.approx(3**0.5 / 2, rel=1e-5)  # of a, 0, a, 0
+    assert float(rows["leaf", "1"]["sum_leaf"]) == pytest.approx(statistics.stdev([0, 2, 0, -4]))
+    assert float(rows["leaf", "1"]["sum_grpo"]) == pytest.approx(0, abs=1e-6)
     text = (runs / "report/report.md").read_text()
     assert f"{0.1 * mean_step / 100:.3f} ± 0.000" in text  # LEAF's area above GRPO's
     assert "0 of 3 did" in text and "| translation | 80 % | 60 % |" in text
