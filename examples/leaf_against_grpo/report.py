@@ -34,6 +34,9 @@ def write(runs: Path, data: Path, out: Path, console: Console) -> None:
     cells = [cell for cell in plan() if (runs / cell.name / "summary.json").exists()]
     scalars = {cell: read_scalars(runs / cell.name / "metrics") for cell in cells}
     measured = {cell: measure(runs / cell.name, data, cell, scalars[cell]) for cell in cells if cell.method not in COST}
+    if not measured:
+        console.print(cost(scalars), markup=False, soft_wrap=True)
+        return
     answers = {cell: read_answers(runs / cell.name) for cell in measured}
     out.mkdir(parents=True, exist_ok=True)
     rows = [{"task": cell.task, "method": cell.method, "seed": cell.seed, **own} for cell, own in measured.items()]

@@ -6,6 +6,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
-if has_gpu; then setup gpu,examples; else setup cpu,examples; fi
+if has_gpu; then
+  echo "The study's model is too small for a GPU: run it on a machine without one" >&2
+  exit 2
+fi
+setup cpu,examples
 python examples/leaf_against_grpo/prepare.py --out work/leaf_against_grpo
 python examples/leaf_against_grpo/study.py "$@"

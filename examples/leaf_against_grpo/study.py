@@ -46,9 +46,13 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     left = [cell for cell in cells if not done(out, cell)]
     costs = [cell for cell in left if cell.method in COST]
-    for together, lanes in (([cell for cell in left if cell not in costs], args.lanes), (costs, 1)):
-        if together:
-            run(out, task, together, min(lanes, len(together)), console)
+    try:
+        for together, lanes in (([cell for cell in left if cell not in costs], args.lanes), (costs, 1)):
+            if together:
+                run(out, task, together, min(lanes, len(together)), console)
+    except KeyboardInterrupt:
+        console.print("Stopped. The same command goes on from the last checkpoints")
+        return 130
     report.write(out, task / "data", out / "report", console)
     return 0
 
