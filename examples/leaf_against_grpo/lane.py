@@ -123,7 +123,7 @@ class CellsTrainer(PPOTrainerSync):
                 with open_dict(self.config):
                     self.config.trainer.default_local_dir = str(folder)
                 self._save_checkpoint()
-                (checkpoint / "data.pt").unlink()  # a cell's order of prompts is its seed's
+            (checkpoint / "data.pt").unlink(missing_ok=True)  # a cell's order of prompts is its seed's
         return checkpoint
 
 
