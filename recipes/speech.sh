@@ -44,7 +44,7 @@ else
   setup cpu,examples
   GPUS=${GPUS:-1}
   if [[ -z ${TRAIN:-}${VAL:-}${MODEL:-} && $FAMILY == qwen2_audio ]]; then
-    python examples/spoken_german/prepare.py --out "${TASK:=work/spoken_german}"
+    python -m examples.spoken_german.prepare --out "${TASK:=work/spoken_german}"
     MODEL=$TASK/model TRAIN=$TASK/data/train.parquet VAL=$TASK/data/val.parquet
   fi
   : "${MODEL:?without a GPU, set MODEL= to a small model of the family $FAMILY}"

@@ -1,16 +1,18 @@
 """What several tests need: the spoken task with a random model, made once."""
 
+import functools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.helpers import PROJECT
+
 # The tensors of tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
-
-PROJECT = Path(__file__).parents[1]
 
 
 def pytest_collection_modifyitems(items):
@@ -22,9 +24,26 @@ def pytest_collection_modifyitems(items):
 def task(tmp_path_factory) -> Path:
     """Folder with ``model/`` and ``data/`` of the spoken task, the model random."""
     folder = tmp_path_factory.mktemp("task")
-    prepare = PROJECT / "examples/spoken_german/prepare.py"
-    subprocess.run([sys.executable, prepare, "--out", folder, "--clips", "32", "--steps", "0"], check=True)
+    prepare = [sys.executable, "-m", "examples.spoken_german.prepare"]
+    subprocess.run([*prepare, "--out", folder, "--clips", "32", "--steps", "0"], cwd=PROJECT, check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def models(task, tmp_path_factory) -> Callable[[str], Path]:
+    """The folder of a tiny random model of a family, made when first asked for."""
+
+    @functools.cache
+    def model(family: str) -> Path:
+        if family == "qwen2_audio":
+            return task / "model"
+        folder = tmp_path_factory.mktemp(family)
+        # In a process of its own: building replaces what the tests of patches look at.
+        command = [sys.executable, "-m", "tests.helpers.tiny_models", family, task / "model", folder]
+        subprocess.run(command, cwd=PROJECT, check=True)
+        return folder
+
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 """The estimators as veRL finds and calls them."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +11,10 @@ from verl import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
+from tests.helpers import PROJECT
 from verl_leaf import estimator
 
-GROUPS = [json.loads(line) for line in open(Path(__file__).parent / "algorithm/groups.jsonl")]
+GROUPS = [json.loads(line) for line in open(PROJECT / "tests/algorithm/groups.jsonl")]
 
 
 def as_batch(groups, field="rollout_log_probs", dtype=torch.float64):

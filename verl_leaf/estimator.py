@@ -22,7 +22,7 @@ class LeafOptions:
     min_prefix_tokens: int = 1  # m, the earliest position that may be a boundary
     credit: str = "both"  # both, or for ablations: global, local
     surprisal: str = "rollout"  # rollout: under the distribution that was sampled from; old: under the actor's
-    trace_dir: str | None = None  # folder to write the trees of a step to, see verl_leaf.trace
+    trace_dir: str | None = None  # folder to write the trees of a step to, see verl_leaf.traces.writer
     trace_every: int = 10  # steps from one trace to the next
 
     @classmethod

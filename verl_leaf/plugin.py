@@ -14,8 +14,8 @@ import traceback
 import wrapt
 
 from verl_leaf import patches
+from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES
-from verl_leaf.platform import vllm_distribution
 
 connected = False
 
@@ -57,7 +57,7 @@ def _select_cpu_platform() -> None:
         return
     from verl.plugin.platform import get_platform
 
-    from verl_leaf.platform import cpu  # noqa: F401  (importing it registers the platform)
+    from verl_leaf.cpu import platform  # noqa: F401  (importing it registers the platform)
 
     if get_platform().device_name == "cpu":
         # verl/workers/engine/base.py get_engine_cls: the FSDP engines are registered for cuda and npu only.

@@ -27,7 +27,7 @@ COMMON = (
     f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={ROLLOUTS_AN_UPDATE}",
     "actor_rollout_ref.rollout.top_p=1.0",
     "actor_rollout_ref.rollout.val_kwargs.n=1",
-    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=lane.SeededManager",
+    "actor_rollout_ref.rollout.agent.agent_loop_manager_class=examples.leaf_against_grpo.lane.SeededManager",
     # vLLM 0.27.1 cannot put back a CPU generator when it cuts a prompt in two (v1/worker/gpu_model_runner.py
     # _bookkeeping_sync): responses with seeds need prompts that are read at once.
     "actor_rollout_ref.rollout.enable_chunked_prefill=False",

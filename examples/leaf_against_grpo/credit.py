@@ -10,18 +10,15 @@ import functools
 import itertools
 import re
 import statistics
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "spoken_german"))
-
-import phrases  # noqa: E402
-import tasks  # noqa: E402
-from verl_leaf.show.traces import Prompt, read_trace, trace_files, traces_folder  # noqa: E402
+from examples.leaf_against_grpo import tasks
+from examples.spoken_german import phrases
+from verl_leaf.traces.reader import read_trace, trace_files, traces_folder  # noqa: E402
+from verl_leaf.traces.schema import Prompt
 
 
 def quality(run: Path, task: str, data: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """A lane of the study: veRL's trainer with its engines started once, which serves one cell after another.
 
-    python lane.py FOLDER CELLS.json [hydra overrides of veRL's configuration]
+    python -m examples.leaf_against_grpo.lane FOLDER CELLS.json [hydra overrides of veRL's configuration]
 
 Everything that trains is veRL's own `main_ppo`: its task runner, its `sync` trainer, its workers. A cell begins by
 loading the checkpoint that the study starts from (adapter, optimiser, schedule, random state), or the cell's own last one
@@ -31,7 +31,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import validate_config
 
-from verl_leaf.report import summarise
+from verl_leaf.runs.summary import summarise
 from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
 
 POLL_SECONDS = 0.05
@@ -158,6 +158,6 @@ def main(folder: Path, cells: dict[str, list[str]], overrides: list[str]) -> Non
 
 
 if __name__ == "__main__":
-    import lane  # by its name, so that Ray's workers import the classes
+    from examples.leaf_against_grpo import lane  # by its name, so that Ray's workers import the classes
 
     lane.main(Path(sys.argv[1]).resolve(), json.loads(Path(sys.argv[2]).read_text()), sys.argv[3:])

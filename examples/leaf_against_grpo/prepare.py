@@ -1,15 +1,12 @@
 """Makes the study's spoken corpus and the model that both tasks start from. What is there and complete is reused.
 
-    python examples/leaf_against_grpo/prepare.py --out DIR
+python -m examples.leaf_against_grpo.prepare --out DIR
 """
 
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parent / "spoken_german"))
-
-import complete  # noqa: E402
+from examples.leaf_against_grpo import tasks
+from examples.spoken_german import complete
 
 TEST_ROWS = 96
 VOCABULARY = 896
@@ -19,15 +16,14 @@ SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 
 def plan(folder: Path, clips: int):
     """The `corpus.Corpus` of both tasks."""
-    import corpus
-    import tasks
+    from examples.spoken_german import corpus
 
     return corpus.plan(folder, clips, val_rows=TEST_ROWS, exercises=tasks.exercises)
 
 
 def make_data(folder: Path, clips: int) -> None:
     """Speaks the clips and writes both tasks' questions about them."""
-    import corpus
+    from examples.spoken_german import corpus
 
     spoken = plan(folder, clips)
     corpus.write_clips([utterance.clip for utterance in spoken.train + spoken.val])
@@ -38,10 +34,7 @@ def make_data(folder: Path, clips: int) -> None:
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
     """Builds one model for both tasks, warm-starts it, measures it on each, and saves it."""
-    import phrases
-    import tasks
-    import tiny_model
-    import warm_start
+    from examples.spoken_german import phrases, tiny_model, warm_start
 
     processor = tiny_model.build_processor([phrases.INSTRUCTION, *tasks.QUESTIONS], tasks.texts(), VOCABULARY)
     model = tiny_model.build_model(processor, hidden=256, layers=3)
@@ -54,4 +47,4 @@ def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    complete.prepare(__doc__, 2000, (HERE / "tasks.py", HERE / "prepare.py"), make_data, make_model)
+    complete.prepare(__doc__, 2000, (Path(tasks.__file__), Path(__file__)), make_data, make_model)

@@ -1,6 +1,6 @@
 """What the cells of the study amount to: numbers, tests, a figure.
 
-    python examples/leaf_against_grpo/report.py [--runs FOLDER] [--task FOLDER] [--out FOLDER]
+    python -m examples.leaf_against_grpo.report [--runs FOLDER] [--task FOLDER] [--out FOLDER]
 
 Writes `report.md` (the tables), `curves.png`, `.svg` and `.csv`, `cells.csv` (a row a cell), and `answers.jsonl.gz`
 (what each cell answered to the test set at last).
@@ -18,9 +18,20 @@ from rich.console import Console
 from sacrebleu.metrics import BLEU
 from sacrebleu.significance import PairedTest
 
-import credit
-from cells import ABLATIONS, COMPARED, COST, ROLLOUTS_A_STEP, SCORES, SEEDS, STEPS, TASKS, Cell, plan
-from verl_leaf.report import read_scalars, read_validation
+from examples.leaf_against_grpo import credit
+from examples.leaf_against_grpo.cells import (
+    ABLATIONS,
+    COMPARED,
+    COST,
+    ROLLOUTS_A_STEP,
+    SCORES,
+    SEEDS,
+    STEPS,
+    TASKS,
+    Cell,
+    plan,
+)
+from verl_leaf.runs.summary import read_scalars, read_validation
 from verl_leaf.show.curves import REWARD, crossing, mean_and_interval, smoothed
 from verl_leaf.show.figures import COLOURS, save, write_csv
 

@@ -11,5 +11,5 @@ if has_gpu; then
   exit 2
 fi
 setup cpu,examples
-python examples/leaf_against_grpo/prepare.py --out work/leaf_against_grpo
-python examples/leaf_against_grpo/study.py "$@"
+python -m examples.leaf_against_grpo.prepare --out work/leaf_against_grpo
+python -m examples.leaf_against_grpo.study "$@"

@@ -1,6 +1,6 @@
 """Runs the cells of the study that are not done, then writes its report.
 
-    python examples/leaf_against_grpo/study.py [CELLS ...]
+    python -m examples.leaf_against_grpo.study [CELLS ...]
 
 Stopped and given again, the same command goes on: cells that are done are left alone, those begun go on from their last
 checkpoint.
@@ -20,8 +20,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import report
-from cells import COMMON, COST, STEPS, Cell, plan
+from examples.leaf_against_grpo import report
+from examples.leaf_against_grpo.cells import COMMON, COST, STEPS, Cell, plan
 
 HERE = Path(__file__).parent.resolve()
 PROJECT = HERE.parents[1]
@@ -77,7 +77,14 @@ def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) 
         RuntimeError: a lane fails again and again; the message names its log.
     """
     (out / "cells.json").write_text(json.dumps({cell.name: cell.overrides(str(task / "data")) for cell in cells}))
-    command = [sys.executable, str(HERE / "lane.py"), str(out), str(out / "cells.json"), *recipe(out, task)]
+    command = [
+        sys.executable,
+        "-m",
+        "examples.leaf_against_grpo.lane",
+        str(out),
+        str(out / "cells.json"),
+        *recipe(out, task),
+    ]
     processes = {lane: start(out, lane, command) for lane in range(lanes)}
     failures, finished = 0, 0
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -117,7 +124,7 @@ def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) 
 def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
     environment = {
         **os.environ,
-        "PYTHONPATH": str(HERE),
+        "PYTHONPATH": str(PROJECT),
         "HYDRA_FULL_ERROR": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",

@@ -7,7 +7,7 @@ a verb's, the first where animals are meant and the second where people are, as 
 import itertools
 import random
 
-import phrases
+from examples.spoken_german import phrases
 
 ANIMALS = frozenset({"dogs", "horses", "birds"})
 

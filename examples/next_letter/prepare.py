@@ -1,6 +1,6 @@
 """Makes the data and the warm-started tiny Llama of this example, unless they are there.
 
-    python examples/next_letter/prepare.py --out DIR
+python -m examples.next_letter.prepare --out DIR
 """
 
 import argparse
@@ -12,7 +12,7 @@ import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tqdm import trange
-from transformers import PreTrainedTokenizerFast, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LETTERS = string.ascii_lowercase
 END, PAD, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
@@ -84,7 +84,10 @@ def warm_start(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, step
             [chat[:1] for chat in chats], add_generation_prompt=True, tokenize=False
         )
         batch = tokenizer(
-            tokenizer.apply_chat_template(chats, tokenize=False), padding=True, padding_side="right", return_tensors="pt"
+            tokenizer.apply_chat_template(chats, tokenize=False),
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
         )
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         for row, prompt in zip(labels, prompts, strict=True):

@@ -9,7 +9,7 @@ if has_gpu; then setup gpu; else setup cpu; fi
 on_cpu_use_all_cores
 GPUS=${GPUS:-1}
 TASK=$(realpath -m "${TASK:-work/next_letter}")
-python examples/next_letter/prepare.py --out "$TASK"
+python -m examples.next_letter.prepare --out "$TASK"
 
 FLAGS=(
   algorithm.adv_estimator=leaf

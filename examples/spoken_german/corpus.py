@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-import phrases
-from synthesis import Clip, write_clips
+from examples.spoken_german import phrases
+from examples.spoken_german.synthesis import Clip, write_clips
 
 ACCENTS = ("en-us", "en-us-nyc", "en", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-gb-scotland", "en-029")
 TRAIN_VARIANTS = ("m1", "m2", "m4", "m5", "m6", "m8", "f1", "f3", "f4", "f5")

@@ -1,25 +1,23 @@
 """Makes the spoken corpus and the warm-started tiny Qwen2-Audio. What is there and complete is reused.
 
-    python examples/spoken_german/prepare.py --out DIR
+python -m examples.spoken_german.prepare --out DIR
 """
 
 from pathlib import Path
 
-import complete
+from examples.spoken_german import complete
 
 
 def make_data(folder: Path, clips: int) -> None:
     """Speaks the corpus and writes it."""
-    import corpus
+    from examples.spoken_german import corpus
 
     corpus.write(corpus.plan(folder, clips), folder)
 
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
     """Builds the model, warm-starts it, measures it, and saves it."""
-    import corpus
-    import tiny_model
-    import warm_start
+    from examples.spoken_german import corpus, tiny_model, warm_start
 
     processor = tiny_model.build_processor()
     warm_start.make(folder, tiny_model.build_model(processor), processor, corpus.plan(data, clips), steps)

@@ -16,8 +16,8 @@ from transformers import (
 )
 from transformers.models.whisper.modeling_whisper import sinusoids
 
-import phrases
-from synthesis import SAMPLE_RATE
+from examples.spoken_german import phrases
+from examples.spoken_german.synthesis import SAMPLE_RATE
 
 VOCABULARY = 512
 END = "<|im_end|>"

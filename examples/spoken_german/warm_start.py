@@ -20,10 +20,9 @@ from tqdm import tqdm
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, get_cosine_schedule_with_warmup
 from transformers.modeling_outputs import BaseModelOutput
 
-import phrases
-import tiny_model
-from corpus import Corpus, Utterance, swapped
-from synthesis import MAX_SECONDS, SAMPLE_RATE
+from examples.spoken_german import phrases, tiny_model
+from examples.spoken_german.corpus import Corpus, Utterance, swapped
+from examples.spoken_german.synthesis import MAX_SECONDS, SAMPLE_RATE
 
 BATCH = 8
 LEARNING_RATE = 2e-3

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from batches import flat, pack, shape, unpack
-from reference import leaf
 
+from tests.helpers.batches import flat, pack, shape, unpack
+from tests.helpers.reference import leaf
 from verl_leaf.algorithm import build_prefix_tree, leaf_advantages, span_credit, token_advantages
 
 GROUPS = [json.loads(line) for line in (Path(__file__).parent / "groups.jsonl").read_text().splitlines()]

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from batches import flat, pack, shape, unpack
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import leaf
 
+from tests.helpers.batches import flat, pack, shape, unpack
+from tests.helpers.reference import leaf
 from verl_leaf.algorithm import (
     CREDITS,
     build_prefix_tree,
@@ -62,9 +62,7 @@ def test_agrees_with_the_definition(groups, setting, seed):
     result = run(batch, setting)
     for rows, group in zip(batch.rows, groups, strict=True):
         found = unpack(result, rows, group["responses"])
-        wanted = leaf(
-            group["responses"], group["surprisal"], group["rewards"], **setting, policy=group["policy"]
-        )
+        wanted = leaf(group["responses"], group["surprisal"], group["rewards"], **setting, policy=group["policy"])
         assert found[0] == wanted[0]
         assert shape(found) == shape(wanted)
         assert flat(found) == pytest.approx(flat(wanted), abs=1e-8, rel=0)
@@ -213,7 +211,9 @@ def test_any_integer_and_mask_dtype(integers, mask):
 
 
 def test_lengths_default_to_the_last_token_in_the_mask():
-    batch = pack([{"responses": [[1, 2, 3], [1, 3], []], "surprisal": [[0, 1, 2.0], [1.0, 1], []], "rewards": [1, 0, 0]}])
+    batch = pack(
+        [{"responses": [[1, 2, 3], [1, 3], []], "surprisal": [[0, 1, 2.0], [1.0, 1], []], "rewards": [1, 0, 0]}]
+    )
     found = leaf_advantages(batch.responses, batch.surprisal, batch.rewards, batch.mask, batch.group)
     assert found.tree.lengths.tolist() == batch.lengths.tolist()
 

@@ -4,20 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-import comparing
 import pytest
 import torch
-from recipe import Recipe
 from safetensors.torch import load_file
 
+from tests.helpers import PROJECT, comparing
+from tests.helpers.recipe import Recipe
 from verl_leaf.cli import main
-from verl_leaf.show.runs import read_runs
+from verl_leaf.runs.compare import read_runs
 
 pytestmark = pytest.mark.e2e
 
-HERE = Path(__file__).parent
 PARITY = 1e-4
 FLAGS = [
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
@@ -30,18 +28,8 @@ FLAGS = [
 RESTARTED = [*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=1"]
 
 
-@pytest.fixture(scope="module")
-def models(task, tmp_path_factory):
-    def build(family: str) -> Path:
-        folder = tmp_path_factory.mktemp(family)
-        subprocess.run([sys.executable, HERE.parent / "models/tiny.py", family, task / "model", folder], check=True)
-        return folder
-
-    return {family: build(family) for family in ("granite_speech", "audioflamingo3")}
-
-
 def test_granite_rollout_actor_and_reference_agree(task, models, tmp_path):
-    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models["granite_speech"], COMPARED=str(tmp_path))
+    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models("granite_speech"), COMPARED=str(tmp_path))
     recipe.finish(*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=2")
     comparing.assert_the_same(tmp_path, updates=2)
     scalars = recipe.scalars()
@@ -53,11 +41,11 @@ def test_granite_rollout_actor_and_reference_agree(task, models, tmp_path):
 
 
 def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
-    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models["granite_speech"])
+    recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models("granite_speech"))
     recipe.finish(
         *FLAGS,
         "trainer.total_training_steps=1",
-        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.OtherAudioManager",
+        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
     )
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
 
@@ -66,7 +54,7 @@ def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
 def restarted(task, models, tmp_path_factory):
     """Audio Flamingo 3, two epochs of one step."""
     run = tmp_path_factory.mktemp("restarted")
-    recipe = Recipe(task, run, "audioflamingo3_leaf", models["audioflamingo3"], EPOCHS="2", COMPARED=str(run))
+    recipe = Recipe(task, run, "audioflamingo3_leaf", models("audioflamingo3"), EPOCHS="2", COMPARED=str(run))
     recipe.finish(*RESTARTED)
     return recipe
 
@@ -104,7 +92,8 @@ def test_exports_load_in_vllm_without_our_plugin(task, restarted, tmp_path):
     run = subprocess.run(
         [
             sys.executable,
-            HERE / "stock_vllm.py",
+            "-m",
+            "tests.helpers.stock_vllm",
             restarted.model,
             adapter,
             merged,
@@ -114,6 +103,7 @@ def test_exports_load_in_vllm_without_our_plugin(task, restarted, tmp_path):
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
+        cwd=PROJECT,
     )
     assert run.returncode == 0, run.stderr[-5000:]
     with_adapter, of_merged, of_base = json.loads(run.stdout.splitlines()[-1])

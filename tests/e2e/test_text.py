@@ -6,11 +6,10 @@ import re
 import subprocess
 import sys
 
-import comparing
 import pytest
-from recipe import PROJECT
 
-from verl_leaf.report import read_scalars
+from tests.helpers import PROJECT, comparing
+from verl_leaf.runs.summary import read_scalars
 
 pytestmark = pytest.mark.e2e
 
@@ -18,8 +17,8 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture(scope="module")
 def text_task(tmp_path_factory):
     folder = tmp_path_factory.mktemp("next_letter")
-    prepare = PROJECT / "examples/next_letter/prepare.py"
-    subprocess.run([sys.executable, prepare, "--out", folder, "--steps", "50"], check=True)
+    prepare = [sys.executable, "-m", "examples.next_letter.prepare", "--out", folder, "--steps", "50"]
+    subprocess.run(prepare, cwd=PROJECT, check=True)
     return folder
 
 
@@ -34,7 +33,7 @@ def run(task, folder, *overrides: str) -> dict[str, dict[int, float]]:
                 **os.environ,
                 "TASK": str(task),
                 "VERL_FILE_LOGGER_PATH": str(folder / "metrics/0.jsonl"),
-                "PYTHONPATH": str(PROJECT / "tests/e2e"),
+                "PYTHONPATH": str(PROJECT),
                 "COMPARED": str(folder),
             },
             stdout=log,
@@ -105,7 +104,7 @@ def test_filtered_groups_and_traces(text_task, tmp_path):
 
 def test_text_loads_nothing_of_speech():
     code = (
-        "import sys, verl.trainer.main_ppo, verl.trainer.ppo.v1, verl_leaf.trace\n"
+        "import sys, verl.trainer.main_ppo, verl.trainer.ppo.v1, verl_leaf.traces.writer\n"
         "names = ('verl_leaf.speech', 'verl_leaf.models.qwen2_audio.', 'soxr', 'sacrebleu')\n"
         "print('speech:', [name for name in sys.modules if name.startswith(names)])"
     )

@@ -4,15 +4,15 @@ import json
 import shutil
 import statistics
 
-import comparing
 import pyarrow.parquet
 import pytest
 import torch
-from recipe import Recipe, kill, wait_for
 
+from tests.helpers import comparing
+from tests.helpers.recipe import Recipe, kill, wait_for
 from verl_leaf.cli import main
 from verl_leaf.show.forks import collect
-from verl_leaf.show.traces import read_trace
+from verl_leaf.traces.reader import read_trace
 
 pytestmark = pytest.mark.e2e
 
@@ -32,7 +32,10 @@ def trained(task, tmp_path_factory):
     """A run of three steps that was killed after its first checkpoint and started again."""
     record = tmp_path_factory.mktemp("record")
     recipe = Recipe(task, tmp_path_factory.mktemp("trained"), ROLLOUT_RECORD=str(record))
-    overrides = [*SHORT, "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.RecordingManager"]
+    overrides = [
+        *SHORT,
+        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.RecordingManager",
+    ]
     process = recipe.start(*overrides)
     checkpoints = recipe.run / "checkpoints"
     try:
@@ -119,7 +122,7 @@ def test_other_audio_at_the_actor_is_seen(task, tmp_path):
     recipe.finish(
         *SHORT,
         "trainer.total_training_steps=1",
-        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=agent_loops.OtherAudioManager",
+        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
     )
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
 
@@ -181,7 +184,7 @@ def _log_prob_difference(model_path, adapter, rollouts) -> float:
         ids = torch.tensor([rollout["prompt"] + rollout["response"]])
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **rollout["features"]).logits
-        logits[..., base.config.audio_token_id] = -torch.inf  # never generated, see verl_leaf/models/masking.py
+        logits[..., base.config.audio_token_id] = -torch.inf  # never generated, see verl_leaf/models/placeholder.py
         first = len(rollout["prompt"])
         expected = logits[0, first - 1 : -1].log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0]
         worst = max(worst, (expected - torch.tensor(rollout["log_probs"])).abs().max().item())

@@ -7,26 +7,16 @@ import statistics
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 from rich.console import Console
 
-from verl_leaf.report import read_scalars
-
-STUDY = Path(__file__).parents[2] / "examples/leaf_against_grpo"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def on_path():
-    sys.path.insert(0, str(STUDY))
-    yield
-    sys.path.remove(str(STUDY))
+from verl_leaf.runs.summary import read_scalars
 
 
 def test_all_cells_have_as_many_rollouts_and_updates():
-    from cells import ROLLOUTS_A_STEP, ROLLOUTS_AN_UPDATE, plan
+    from examples.leaf_against_grpo.cells import ROLLOUTS_A_STEP, ROLLOUTS_AN_UPDATE, plan
 
     cells = plan()
     assert max(Counter(cell.name for cell in cells).values()) == 1
@@ -41,7 +31,7 @@ def test_all_cells_have_as_many_rollouts_and_updates():
 @pytest.fixture
 def runs(tmp_path):
     """Three seeds of three methods on one task. The reward of step s is s / 100 with GRPO, a tenth more with LEAF."""
-    from cells import STEPS
+    from examples.leaf_against_grpo.cells import STEPS
 
     for method, factor, answer in (("leaf", 1.1, "a b c d e"), ("grpo", 1.0, "a b c x e"), ("grpo_floored", 0.5, "y")):
         for seed in (1, 2, 3):
@@ -101,8 +91,8 @@ def write_trace(folder):
 
 
 def test_report(runs):
-    import report
-    from cells import ROLLOUTS_A_STEP, SCORES, STEPS
+    from examples.leaf_against_grpo import report
+    from examples.leaf_against_grpo.cells import ROLLOUTS_A_STEP, SCORES, STEPS
 
     report.write(runs, runs, runs / "report", Console(quiet=True))
     rows = {(row["method"], row["seed"]): row for row in csv.DictReader(open(runs / "report/cells.csv"))}
@@ -131,11 +121,21 @@ def test_report(runs):
 
 @pytest.mark.e2e
 def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
-    import study
-    from cells import Cell
+    from examples.leaf_against_grpo import study
+    from examples.leaf_against_grpo.cells import Cell
 
     task, out = tmp_path / "task", tmp_path / "runs"
-    prepare = [sys.executable, STUDY / "prepare.py", "--out", task, "--clips", "64", "--steps", "0"]
+    prepare = [
+        sys.executable,
+        "-m",
+        "examples.leaf_against_grpo.prepare",
+        "--out",
+        task,
+        "--clips",
+        "64",
+        "--steps",
+        "0",
+    ]
     subprocess.run(prepare, check=True)
     cells = {
         "first": Cell("translation", "grpo", 1),
@@ -155,7 +155,15 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
     }
     (out / "cells.json").write_text(json.dumps(plan))
     short = ["trainer.total_training_steps=2", "trainer.save_freq=1", "reward.custom_reward_function.name=chrf"]
-    command = [sys.executable, STUDY / "lane.py", out, out / "cells.json", *study.recipe(out, task), *short]
+    command = [
+        sys.executable,
+        "-m",
+        "examples.leaf_against_grpo.lane",
+        out,
+        out / "cells.json",
+        *study.recipe(out, task),
+        *short,
+    ]
     process = study.start(out, 0, list(map(str, command)))
     assert process.wait(timeout=900) == 0, (out / "lane_0.log").read_text()[-5000:]
 

@@ -4,29 +4,23 @@ import itertools
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas
 import pytest
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 TASKS = ("translation", "answering")
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    folders = [str(EXAMPLES / name) for name in ("spoken_german", "leaf_against_grpo")]
-    sys.path[:0] = folders
-    import tasks
+    from examples.leaf_against_grpo import tasks
 
-    yield tasks
-    for folder in folders:
-        sys.path.remove(folder)
+    return tasks
 
 
 @pytest.fixture(scope="module")
 def sentences(tasks):
-    import phrases
+    from examples.spoken_german import phrases
 
     return phrases.draw(300, random.Random(0))
 
@@ -34,7 +28,7 @@ def sentences(tasks):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
-    command = [sys.executable, EXAMPLES / "leaf_against_grpo/prepare.py", "--out", folder]
+    command = [sys.executable, "-m", "examples.leaf_against_grpo.prepare", "--out", folder]
     subprocess.run([*command, "--clips", "32", "--steps", "0"], check=True)
     return folder
 
@@ -61,7 +55,7 @@ def test_the_verb_of_a_reference_depends_on_whom_it_is_about(tasks, noun, place,
 
 @pytest.mark.parametrize("task", TASKS)
 def test_each_word_has_a_reference_and_a_verb_two(tasks, task):
-    import phrases
+    from examples.spoken_german import phrases
 
     references, wordings = set(), set()
     for sentence in phrases.draw(5184, random.Random(0)):
@@ -89,7 +83,7 @@ def test_undecided_answers_are_heard_and_a_quarter_are_references(tasks, sentenc
 
 
 def test_an_answer_about_another_sentence_is_not_heard(tasks):
-    import phrases
+    from examples.spoken_german import phrases
 
     said = tasks.exercises(("ten", "brave", "dogs", "sing", "by the river"))["translation"].reference
     other = tasks.exercises(("two", "old", "women", "wait", "on the roof"))["translation"]

@@ -3,22 +3,17 @@
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas
 import pytest
 import torch
 
-EXAMPLE = Path(__file__).parents[2] / "examples/spoken_german"
-
 
 @pytest.fixture(scope="module")
 def phrases():
-    sys.path.insert(0, str(EXAMPLE))
-    import phrases
+    from examples.spoken_german import phrases
 
-    yield phrases
-    sys.path.remove(str(EXAMPLE))
+    return phrases
 
 
 def test_validation_is_new_in_voice_and_sentence(task):
@@ -30,7 +25,7 @@ def test_validation_is_new_in_voice_and_sentence(task):
 
 
 def test_prepare_reuses_what_is_there(task):
-    command = [sys.executable, EXAMPLE / "prepare.py", "--out", task, "--clips", "32", "--steps", "0"]
+    command = [sys.executable, "-m", "examples.spoken_german.prepare", "--out", task, "--clips", "32", "--steps", "0"]
     before = (task / "model/model.safetensors").stat().st_mtime_ns
     assert "all there already" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert (task / "model/model.safetensors").stat().st_mtime_ns == before
@@ -63,9 +58,9 @@ def test_undecided_translations_are_heard_but_seldom_right(phrases):
 
 
 def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
-    import corpus
-    import warm_start
     from transformers import Qwen2AudioForConditionalGeneration
+
+    from examples.spoken_german import corpus, warm_start
 
     model = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model").eval()
     speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).val)
@@ -82,9 +77,7 @@ def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
 
 
 def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, phrases):
-    import corpus
-    import tiny_model
-    import warm_start
+    from examples.spoken_german import corpus, tiny_model, warm_start
 
     speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).train)
     model = tiny_model.build_model(processor)

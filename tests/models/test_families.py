@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,22 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from verl_leaf.checks import check_speech_model
+from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES, family_of_processor
+from verl_leaf.models.features import concatenate
 from verl_leaf.models.whisper import WhisperFront
-from verl_leaf.speech.features import concatenate
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
-def folder(request, task, tmp_path_factory) -> Path:
-    if request.param == "qwen2_audio":
-        return task / "model"
-    folder = tmp_path_factory.mktemp(request.param)
-    subprocess.run([sys.executable, HERE / "tiny.py", request.param, task / "model", folder], check=True)
-    return folder
+def folder(request, models) -> Path:
+    return models(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -1,16 +1,16 @@
 """Granite Speech: features without torchaudio, and a clip that rows share encoded once."""
 
 import json
-from pathlib import Path
 
 import torch
 
+from tests.helpers import PROJECT
 from verl_leaf.models.granite_speech import hf
 from verl_leaf.patches import granite_mel
 
 
 def test_a_clip_that_rows_share_is_encoded_once(task, tmp_path, monkeypatch):
-    from tiny import build
+    from tests.helpers.tiny_models import build
 
     build("granite_speech", task / "model", tmp_path)
     model = hf.GraniteSpeechForConditionalGeneration.from_pretrained(
@@ -35,5 +35,5 @@ def test_mel_spectrogram():
     chirp = torch.sin(2 * torch.pi * (200 * time + 8000 * time**2))
     mel = granite_mel.MelSpectrogram(sample_rate=16000, n_fft=512, win_length=400, hop_length=160, n_mels=80)(chirp)
     assert mel.shape == (80, 21)
-    expected = json.loads((Path(__file__).parents[1] / "data/torchaudio_2.11.0_mel.json").read_text())
+    expected = json.loads((PROJECT / "tests/patches/torchaudio_2.11.0_mel.json").read_text())
     torch.testing.assert_close(mel[::8, ::5].log10(), torch.tensor(expected), rtol=0, atol=1e-3)

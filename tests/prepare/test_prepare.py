@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 
-import corpora
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from tests.helpers import corpora
 from verl_leaf.cli import main
 from verl_leaf.prepare.corpus import choose, fraction
 from verl_leaf.speech.audio import load_audio

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from torch.utils.tensorboard import SummaryWriter
 
 from verl_leaf.cli import main
+from verl_leaf.runs.compare import method_labels, read_runs
 from verl_leaf.show.curves import crossing, mean_and_interval, smoothed, validation_scores
-from verl_leaf.show.runs import method_labels, read_runs
 
 VALIDATION = "val-core/spoken/reward/mean@1"
 

@@ -4,11 +4,11 @@ import csv
 
 import pytest
 from rich.console import Console
-from traced import WORKED, traced_prompt, write_trace
 
+from tests.helpers.traced import WORKED, traced_prompt, write_trace
 from verl_leaf.cli import main
 from verl_leaf.show.forks import collect, measures, write_forks
-from verl_leaf.show.traces import Prompt
+from verl_leaf.traces.schema import Prompt
 
 
 def prompt(**changes):

@@ -10,11 +10,11 @@ import soundfile
 import torch
 from playwright.sync_api import expect, sync_playwright
 from rich.console import Console
-from traced import PIECES, WORKED, traced_prompt, write_trace
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
+from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
 from verl_leaf.show import tree
-from verl_leaf.show.tree import write_tree
+from verl_leaf.show.tree_page.build import write_tree
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traced import PIECES, WORKED, traced_prompt
 
-from verl_leaf.show.traces import Prompt
-from verl_leaf.show.trie import prefix_trie, span_at
+from tests.helpers.traced import PIECES, WORKED, traced_prompt
+from verl_leaf.show.tree_page.trie import prefix_trie, span_at
+from verl_leaf.traces.schema import Prompt
 
 
 def walk(edges, path=()):

@@ -2,12 +2,12 @@ import io
 import sys
 
 import av
-import fuzz_audio
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
+from tests.benchmarks import fuzz_audio
 from verl_leaf.speech.audio import AudioError, load_audio
 
 RATE = 16000

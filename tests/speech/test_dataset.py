@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from verl_leaf.models import FAMILIES, family_of_processor
 from verl_leaf.speech.agent_loop import _collapse_runs
 from verl_leaf.speech.dataset import SpeechDataset, render_prompt
-from verl_leaf.speech.swap import SUFFIX, write_swapped
+from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.speech.swap import write_swapped
 
 CONFIG = OmegaConf.create({"max_prompt_length": 160})
 
@@ -166,5 +167,5 @@ def test_swapped_rows_have_the_audio_of_others(build, rows, tmp_path):
     originals = [str(tmp_path / row["audios"][0]) for row in rows]
     assert sorted(row["audios"][0] for row in swapped) == originals
     assert all(row["audios"][0] != original for row, original in zip(swapped, originals, strict=True))
-    assert {row["data_source"] for row in swapped} == {"test" + SUFFIX}
+    assert {row["data_source"] for row in swapped} == {"test" + SWAPPED_AUDIO_SUFFIX}
     assert [row["reward_model"]["ground_truth"] for row in swapped] == ["Antwort 0", "Antwort 1", "Antwort 2"]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-FEATURES_KEY = "features_key"  # the model input that stands for a row's audio features (verl_leaf/speech/features.py)
+FEATURES_KEY = "features_key"  # the model input that stands for a row's audio features (verl_leaf/models/features.py)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ proposes to pass ``batch`` to every estimator whose signature takes it. Until th
 a parameter called ``batch``; where veRL passes one itself, veRL's wins.
 
 The same place lets LEAF say what it did: its metrics join those of the trainer's step, and its trees are traced
-(:mod:`verl_leaf.trace`; by the V1 trainer only).
+(:mod:`verl_leaf.traces.writer`; by the V1 trainer only).
 """
 
 import functools
@@ -80,7 +80,8 @@ def _patch_v1_trainer(trainer_base) -> None:
 
     @functools.wraps(original)
     def _compute_advantage(self, batch, metrics):
-        from verl_leaf import estimator, trace
+        from verl_leaf import estimator
+        from verl_leaf.traces import writer as trace
 
         nonlocal traces
         traces = traces or trace.TraceWriter()

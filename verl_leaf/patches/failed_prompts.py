@@ -12,8 +12,8 @@ from collections import Counter
 import wrapt
 
 from verl_leaf.patches.base import STATUS, expect_parameters
+from verl_leaf.speech.names import FAILURE_REASON
 
-REASON = "failure_reason"  # tag of a prompt
 MAX_FAILED_SHARE = 0.05  # trainer.v1.sampler.sampler_kwargs.max_failed_share
 AT_LEAST = 100  # prompts that the share is taken of
 
@@ -42,7 +42,7 @@ def _patch(module) -> None:
         if failed:
             tags = module.tq.kv_list(partition_id)[partition_id]
             reasons = self.__dict__.setdefault("failure_reasons", Counter())
-            reasons.update(tags[uid].get(REASON, "see the log") for uid in failed)
+            reasons.update(tags[uid].get(FAILURE_REASON, "see the log") for uid in failed)
             self.failed_prompts = len(failed)
             share = self.sampler_kwargs.get("max_failed_share", MAX_FAILED_SHARE)
             nothing_left = failed.issuperset(selected) and not any(key.split("_")[0] in failed for key in rows)

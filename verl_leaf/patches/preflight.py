@@ -21,7 +21,7 @@ def _patch(config_module) -> None:
 
     @functools.wraps(original)
     def validate_config(config, use_reference_policy, use_critic):
-        from verl_leaf.checks import check_run
+        from verl_leaf.checks.config import check_run
 
         check_run(config)
         return original(config, use_reference_policy, use_critic)

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student_t
 
+from verl_leaf.runs.compare import Run, read_runs
 from verl_leaf.show.figures import COLOURS, save
-from verl_leaf.show.runs import Run, read_runs
-from verl_leaf.speech.swap import SUFFIX
+from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
 REWARD = "critic/score/mean"
@@ -45,7 +45,7 @@ def validation_scores(run: Run) -> dict[str, dict[int, float]]:
     scores = {}
     for name, values in run.scalars.items():
         match = VALIDATION.fullmatch(name)
-        if match and not match[1].endswith(SUFFIX):
+        if match and not match[1].endswith(SWAPPED_AUDIO_SUFFIX):
             scores[match[1]] = dict(sorted(values.items()))
     return scores
 

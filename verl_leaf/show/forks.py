@@ -13,9 +13,10 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import binomtest
 
+from verl_leaf.runs.compare import run_names
 from verl_leaf.show.figures import COLOURS, save
-from verl_leaf.show.runs import run_names
-from verl_leaf.show.traces import Prompt, read_trace, trace_files, traces_folder
+from verl_leaf.traces.reader import read_trace, trace_files, traces_folder
+from verl_leaf.traces.schema import Prompt
 
 BINS = 10  # of the response, and at most of training
 KINDS = {"fired": ("fired", COLOURS[0]), "usable": ("fired, usable", COLOURS[1])}

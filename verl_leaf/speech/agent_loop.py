@@ -19,9 +19,9 @@ from verl.utils.profiler import simple_timer
 
 from verl_leaf.models import family_of_processor
 from verl_leaf.models.family import FEATURES_KEY
-from verl_leaf.patches.failed_prompts import REASON
-from verl_leaf.speech.dataset import render_prompt
-from verl_leaf.speech.features import release, store
+from verl_leaf.models.features import release, store
+from verl_leaf.speech.names import FAILURE_REASON
+from verl_leaf.speech.prompt import render_prompt
 
 # Encoded prompts that are being rolled out in this process, by their uid: the n rollouts of a prompt share one.
 _encoded_prompts: dict[str, asyncio.Future] = {}
@@ -106,7 +106,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             await tq.async_kv_put(
                 key=uid,
                 partition_id="val" if trajectory["validate"] else "train",
-                tag={REASON: f"{type(error).__name__}: {error}"},
+                tag={FAILURE_REASON: f"{type(error).__name__}: {error}"},
             )
             raise
 

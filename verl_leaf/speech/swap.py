@@ -6,10 +6,11 @@ import pyarrow
 import pyarrow.parquet
 import sacrebleu
 
+from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.speech.rows import absolute_audio
+
 MAX_ROWS = 256  # enough to see a collapse, and at most that much more to validate
 MAX_SHIFTS = 16
-
-SUFFIX = "_swapped_audio"
 
 
 def write_swapped(source: Path, destination: Path) -> Path:
@@ -27,8 +28,6 @@ def write_swapped(source: Path, destination: Path) -> Path:
     Raises:
         ValueError: the file has fewer than 2 rows or lacks a column.
     """
-    from verl_leaf.speech.dataset import absolute_audio
-
     table = pyarrow.parquet.read_table(source).slice(0, MAX_ROWS)
     missing = [name for name in ("data_source", "audios", "reward_model") if name not in table.column_names]
     if missing:
@@ -43,7 +42,7 @@ def write_swapped(source: Path, destination: Path) -> Path:
     root = str(source.resolve().parent)
     for row, audio in zip(rows, audios[best:] + audios[:best], strict=True):
         row["audios"] = [absolute_audio(reference, root) for reference in audio]
-        row["data_source"] += SUFFIX
+        row["data_source"] += SWAPPED_AUDIO_SUFFIX
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=table.schema), destination)
     return destination
 

@@ -4,7 +4,7 @@ from vllm.model_executor.models import audioflamingo3 as base
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.masking import mask_token
+from verl_leaf.models.placeholder import mask_token
 from verl_leaf.models.whisper import LAYOUT, leave_out_padding
 
 

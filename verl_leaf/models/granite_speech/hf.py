@@ -5,14 +5,14 @@ import functools
 import torch
 from transformers import GraniteSpeechForConditionalGeneration as _GraniteSpeechForConditionalGeneration
 
-from verl_leaf.models.masking import mask_token
-from verl_leaf.speech.features import fetch
+from verl_leaf.models.features import fetch
+from verl_leaf.models.placeholder import mask_token
 
 
 class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGeneration):
     """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked.
 
-    ``features_key``, as :func:`verl_leaf.speech.features.fetch` takes it, may stand in the place of the audio features.
+    ``features_key``, as :func:`verl_leaf.models.features.fetch` takes it, may stand in the place of the audio features.
     Each clip is then encoded alone, and once however many rows share it: the conformer sees what a clip is padded with, so
     in a batch its result would depend on its neighbours, and differ from the rollout engine's.
     """

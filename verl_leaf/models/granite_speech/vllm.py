@@ -5,7 +5,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.granite_speech import LAYOUT
-from verl_leaf.models.masking import mask_token
+from verl_leaf.models.placeholder import mask_token
 
 
 @MULTIMODAL_REGISTRY.register_processor(

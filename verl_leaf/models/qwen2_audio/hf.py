@@ -4,15 +4,15 @@ import functools
 
 from transformers import Qwen2AudioForConditionalGeneration as _Qwen2AudioForConditionalGeneration
 
-from verl_leaf.models.masking import mask_token
+from verl_leaf.models.features import concatenate, fetch
+from verl_leaf.models.placeholder import mask_token
 from verl_leaf.models.whisper import WhisperFront
-from verl_leaf.speech.features import concatenate, fetch
 
 
 class Qwen2AudioForConditionalGeneration(WhisperFront, _Qwen2AudioForConditionalGeneration):
     """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked.
 
-    ``features_key``, as :func:`verl_leaf.speech.features.fetch` takes it, may stand in the place of the audio features.
+    ``features_key``, as :func:`verl_leaf.models.features.fetch` takes it, may stand in the place of the audio features.
     """
 
     @functools.wraps(_Qwen2AudioForConditionalGeneration.forward)

@@ -1,0 +1,177 @@
+"""What the advantage step costs: LEAF beside veRL's GRPO, one copy of the inputs, and plain Python.
+
+    python -m tests.benchmarks.advantage [--device cuda] [--plot bench.png]
+
+All of a row is measured in turn in one process, so the ratios hold where the seconds vary. "LEAF" is the estimator as
+veRL calls it, metrics included. "plain" is ``reference.py`` on a few groups, scaled to all of them.
+"""
+
+import argparse
+import ctypes
+import math
+import re
+import statistics
+import time
+
+import numpy as np
+import reference
+import torch
+import verl  # noqa: F401  (registers our estimators)
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from verl.trainer.ppo import core_algos
+
+TOKENS = [(512, 8, tokens) for tokens in (256, 512, 1024, 2048, 4096)]
+ROWS = [(groups, 8, 1024) for groups in (64, 128, 256, 512, 1024)]
+SIZES = [(64, 8, 256), *dict.fromkeys(TOKENS + ROWS), (1024, 16, 4096)]
+PLAIN_GROUPS = 8
+TARGET = (512, 8, 1024)
+MIB = 2**20
+
+
+def make_batch(G: int, K: int, T: int, device: str) -> dict:
+    """Groups whose responses part at random positions, of random lengths from T/2 on."""
+    generator = torch.Generator().manual_seed(0)
+    N = G * K
+    group = torch.arange(N) // K
+    position = torch.arange(T)
+    responses = torch.randint(0, 50_000, (N, T), generator=generator)
+    stem = torch.randint(0, 50_000, (G, T), generator=generator)[group]
+    part = torch.randint(0, T, (N, 1), generator=generator)
+    responses = torch.where(position < part, stem, responses)
+    del stem
+    lengths = torch.randint(T // 2, T + 1, (N, 1), generator=generator)
+    mask = (position < lengths).long()
+    rewards = torch.zeros(N, T).scatter_(1, lengths - 1, torch.rand(N, 1, generator=generator))
+    tensors = {
+        "token_level_rewards": rewards,
+        "response_mask": mask,
+        "responses": responses,
+        "rollout_log_probs": -torch.rand(N, T, generator=generator).exponential_() * mask,
+    }
+    batch = {name: tensor.to(device) for name, tensor in tensors.items()}
+    return batch | {"index": np.array([f"prompt-{g}" for g in group.tolist()], dtype=object)}
+
+
+def contestants(batch: dict) -> dict:
+    given = {name: batch[name] for name in ("token_level_rewards", "response_mask", "index")}
+    tensors = [batch[name] for name in ("responses", "rollout_log_probs", "response_mask")]
+    return {
+        "LEAF": lambda: core_algos.get_adv_estimator_fn("leaf")(**given, config=None, batch=batch),
+        "grpo": lambda: core_algos.get_adv_estimator_fn("grpo")(**given),
+        "grpo_vectorized": lambda: core_algos.get_adv_estimator_fn("grpo_vectorized")(**given),
+        "copy": lambda: [tensor.clone() for tensor in tensors],
+    }
+
+
+def plain(batch: dict, K: int, groups: int) -> None:
+    for g in range(groups):
+        rows = slice(g * K, (g + 1) * K)
+        lengths = batch["response_mask"][rows].sum(1).tolist()
+        take = lambda name: [row[:n] for row, n in zip(batch[name][rows].tolist(), lengths, strict=True)]  # noqa: B023
+        surprisal = [[-p for p in row] for row in take("rollout_log_probs")]
+        reference.leaf(take("responses"), surprisal, batch["token_level_rewards"][rows].sum(1).tolist(), 2, 1, "both")
+
+
+def seconds(call, device: str) -> float:
+    began = time.perf_counter()
+    call()
+    if device != "cpu":
+        torch.accelerator.synchronize()
+    return time.perf_counter() - began
+
+
+def peak_extra(call, device: str) -> int:
+    """Bytes that a call needs at its peak beyond what was there."""
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget the peak so far
+    before = _status("VmRSS")
+    call()
+    return max(0, _status("VmHWM") - before)
+
+
+def _status(field: str) -> int:
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", open("/proc/self/status").read())[1])
+
+
+def measure(size: tuple[int, int, int], device: str, repeats: int) -> dict:
+    G, K, _ = size
+    batch = make_batch(*size, device)
+    calls = contestants(batch)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            spent = seconds(call, device)
+            if turn:  # the first warms up
+                times[name].append(spent)
+    result = {name: statistics.median(values) for name, values in times.items()}
+    few = min(PLAIN_GROUPS, G)
+    result["plain"] = seconds(lambda: plain(batch, K, few), "cpu") * G / few
+    inputs = sum(tensor.nbytes for tensor in batch.values() if isinstance(tensor, torch.Tensor))
+    return result | {"inputs": inputs, "memory": peak_extra(calls["LEAF"], device)}
+
+
+def exponent(results: dict, sizes: list, axis: int) -> float:
+    """Slope of log(seconds) over log(size)."""
+    x = [math.log(size[axis]) for size in sizes]
+    y = [math.log(results[size]["LEAF"]) for size in sizes]
+    return statistics.linear_regression(x, y).slope
+
+
+def plot(results: dict, path: str) -> None:
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+    for panel, sizes, axis, label in (
+        (panels[0], ROWS, 0, "groups of 8 x 1024"),
+        (panels[1], TOKENS, 2, "tokens, 512 x 8"),
+    ):
+        for name in ("LEAF", "grpo", "grpo_vectorized", "copy", "plain"):
+            panel.loglog([size[axis] for size in sizes], [results[size][name] for size in sizes], "o-", label=name)
+        panel.set_xlabel(label)
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("seconds")
+    panels[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--plot", metavar="FILE", help="picture of the growth")
+    args = parser.parse_args()
+    results = {}
+    table = Table(
+        "groups x responses x tokens",
+        *("LEAF", "grpo", "grpo_vectorized", "copy", "plain"),
+        "/ grpo",
+        "/ copy",
+        "memory / inputs",
+    )
+    for size in track(SIZES, description="Measuring"):
+        results[size] = result = measure(size, args.device, args.repeats)
+        row = [f"{1000 * result[name]:.1f} ms" for name in ("LEAF", "grpo", "grpo_vectorized", "copy", "plain")]
+        row += [f"{result['LEAF'] / result[name]:.2f}" for name in ("grpo", "copy")]
+        table.add_row(" x ".join(map(str, size)), *row, f"{result['memory'] / result['inputs']:.2f}")
+    console = Console(width=140)
+    console.print(table)
+    console.print(
+        f"LEAF grows with rows as n^{exponent(results, ROWS, 0):.2f}, with tokens as n^{exponent(results, TOKENS, 2):.2f}; "
+        f"at {' x '.join(map(str, TARGET))} it needs {results[TARGET]['memory'] / MIB:.0f} MiB beside inputs of "
+        f"{results[TARGET]['inputs'] / MIB:.0f} MiB"
+    )
+    if args.plot:
+        plot(results, args.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Runs that cannot work are stopped by `main_ppo` itself, before Ray and the engines start."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from hydra import compose, initialize_config_module
+from verl.utils.config import validate_config
+
+from verl_leaf.checks.config import check_run
+from verl_leaf.cpu import vllm_distribution
+
+KWARGS = "+reward.custom_reward_function.reward_kwargs"
+
+
+@pytest.fixture
+def configure(task):
+    """veRL's own configuration with overrides, on the spoken task."""
+
+    def configure(*overrides):
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            return compose(
+                "ppo_trainer",
+                [
+                    "algorithm.adv_estimator=leaf",
+                    "actor_rollout_ref.rollout.n=8",
+                    f"actor_rollout_ref.model.path={task}/model",
+                    "actor_rollout_ref.rollout.name=vllm",
+                    f"data.train_files={task}/data/train.parquet",
+                    f"data.val_files=[{task}/data/val.parquet]",
+                    "data.custom_cls.path=pkg://verl_leaf.speech.dataset",
+                    "data.custom_cls.name=SpeechDataset",
+                    "reward.custom_reward_function.path=pkg://verl_leaf.rewards",
+                    "reward.custom_reward_function.name=sentence_bleu",
+                    *overrides,
+                ],
+            )
+
+    return configure
+
+
+def test_a_good_configuration_passes(configure):
+    check_run(configure("+algorithm.leaf.fork_budget=3", "+algorithm.leaf.credit=local"))
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("actor_rollout_ref.rollout.n=1", r"rollout.n=1: leaf compares .* needs at least 2"),
+        ("+algorithm.leaf.forks=3", "no option forks; valid: fork_budget, min_prefix_tokens, credit, surprisal"),
+        ("+algorithm.leaf.fork_budget=-1", "fork_budget=-1: valid are the integers from 0 on"),
+        ("+algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
+        ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
+        ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
+        (
+            "reward.custom_reward_function.name=bleu",
+            "name=bleu: no such reward; there are sentence_bleu, .*, by_data_source",
+        ),
+        (f"{KWARGS}.tokenise=zh", "sentence_bleu has no option tokenise; valid: tokenize"),
+        (f"{KWARGS}.tokenize=chinese", "tokenize=chinese: unknown to sacrebleu, which has none, zh, 13a"),
+        (
+            f"{KWARGS}.tokenize={{librisqa:zh}}",
+            "tokenize: no entry for the data source 'spoken_german'; there are librisqa",
+        ),
+        ("data.val_files=[/no/such/file.parquet]", "data.val_files: /no/such/file.parquet does not exist"),
+    ],
+)
+def test_a_bad_setting_is_named(configure, override, message):
+    with pytest.raises(ValueError, match=message):
+        check_run(configure(override))
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True: set it to False"),
+        ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True: set it to False"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2: set it to 1"),
+        (
+            "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
+            "flash_attention_2: set it to sdpa",
+        ),
+        ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni: set it to fsdp2"),
+    ],
+)
+def test_what_does_not_go_with_sharing_is_named(configure, override, message):
+    good = [
+        "+actor_rollout_ref.model.override_config.share_prompts=True",
+        "actor_rollout_ref.model.use_remove_padding=False",
+    ]
+    attention = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    check_run(configure(*good, attention))
+    with pytest.raises(ValueError, match=message):
+        check_run(configure(*good, *([] if "attn" in override else [attention]), override))
+
+
+def test_a_good_reward_for_each_data_source_passes(configure):
+    check_run(
+        configure(
+            "reward.custom_reward_function.name=by_data_source",
+            f"{KWARGS}.rewards={{spoken_german:{{chrf:0.5,cer:0.5}},librisqa:rouge_l}}",
+            f"{KWARGS}.tokenize={{spoken_german:null,librisqa:zh}}",
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    "name, option, message",
+    [
+        ("mix", "tokenize=zh", "mix needs weights"),
+        ("mix", "weights={bleu:1}", "no metric bleu; there are sentence_bleu, sentence_bleu_uncased, chrf"),
+        ("mix", "weights={chrf:0.7,cer:0.2}", r"sum to 1, got \{'chrf': 0.7, 'cer': 0.2\}"),
+        ("mix", "weights={chrf:1.5,cer:-0.5}", "numbers above 0"),
+        ("by_data_source", "rewards=chrf", "rewards=chrf: must be a mapping"),
+        ("by_data_source", "rewards={spoken_german:bleu}", "no metric bleu"),
+        ("by_data_source", "rewards={spoken_german:null}", "None is neither a metric nor the weights"),
+        (
+            "by_data_source",
+            "rewards={librisqa:chrf}",
+            "no entry for the data source 'spoken_german'; there are librisqa",
+        ),
+    ],
+)
+def test_bad_options_of_a_reward_are_named(configure, name, option, message):
+    with pytest.raises(ValueError, match=f"reward.custom_reward_function: .*{message}"):
+        check_run(configure(f"reward.custom_reward_function.name={name}", f"{KWARGS}.{option}"))
+
+
+def test_an_unsupported_family_is_named(configure, task, tmp_path):
+    shutil.copytree(task / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    config["model_type"] = "whisper"
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="of the family 'whisper'; supported speech models: qwen2_audio"):
+        check_run(configure(f"actor_rollout_ref.model.path={tmp_path}/model"))
+
+
+@pytest.mark.parametrize(
+    "found, message",
+    [(None, "vLLM is not installed"), (("vllm", "0.1.0"), "vllm 0.1.0 is installed, .* tested with 0.24.0")],
+)
+def test_vllm_missing_or_untested(configure, monkeypatch, found, message):
+    monkeypatch.setattr(vllm_distribution, "installed", lambda: found)
+    with pytest.raises(ValueError, match=message):
+        check_run(configure())
+
+
+def test_text_runs_need_no_speech_stack(configure, monkeypatch):
+    monkeypatch.setattr(vllm_distribution, "installed", lambda: None)
+    check_run(configure("data.custom_cls.name=null", "actor_rollout_ref.model.path=/anything"))
+
+
+def test_verl_checks_through_us(configure):
+    with pytest.raises(ValueError, match="needs at least 2"):
+        validate_config(configure("actor_rollout_ref.rollout.n=1"), False, False)
+
+
+def test_main_ppo_stops_before_ray_without_any_flag_or_variable(tmp_path):
+    """The whole way: entry point, plugin, patch, message."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("VERL", "VLLM"))}
+    run = subprocess.run(
+        [sys.executable, "-m", "verl.trainer.main_ppo", "algorithm.adv_estimator=leaf", "hydra.run.dir=."],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert run.returncode != 0
+    assert "actor_rollout_ref.rollout.n=1: leaf compares the responses to one prompt" in run.stderr
+    assert "Started a local Ray instance" not in run.stdout + run.stderr

@@ -1,0 +1,184 @@
+"""Every recipe's configuration: valid for veRL, and what the tables in README.md say."""
+
+import os
+import re
+import shlex
+import subprocess
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.utils.config import validate_config
+
+from tests.helpers import PROJECT
+
+README = (PROJECT / "README.md").read_text()
+RECIPES = {
+    row[0]: row[1:]
+    for row in re.findall(r"^\| `recipes/(\w[\w.]*)\.sh` \| `([^`]*)` \| (\d+) \|", README, re.MULTILINE)
+}
+TABLE = README.split("### The published configuration")[1].split("###")[0]
+PUBLISHED = {
+    flag: yaml.safe_load(value)
+    for flag, value in re.findall(r"^\| [^|]* \| `([\w.]+)` \| ([^|]+) \|", TABLE, re.MULTILINE)
+}
+
+
+@pytest.fixture
+def dry_run(tmp_path, task):
+    """Commands of a recipe on a machine with so many GPUs, as lists of words."""
+
+    def dry_run(recipe, *arguments, gpus=8, **environment):
+        smi = tmp_path / "nvidia-smi"
+        smi.write_text("#!/bin/sh\n" + "".join(f"echo GPU {number}: NVIDIA\n" for number in range(gpus)))
+        smi.chmod(0o755)
+        run = subprocess.run(
+            ["bash", PROJECT / "recipes" / f"{recipe}.sh", "--dry-run", *arguments],
+            env={
+                **{name: value for name, value in os.environ.items() if name != "VENV"},
+                "PATH": f"{tmp_path}:{os.environ['PATH']}",
+                "TRAIN": str(task / "data/train.parquet"),
+                "VAL": str(task / "data/val.parquet"),
+                "RUN": str(tmp_path / "run"),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+        )
+        if run.returncode:
+            raise ValueError(run.stderr)
+        assert not (tmp_path / "run").exists()
+        words = shlex.split(run.stdout.replace("\\\n", ""))
+        starts = [number for number, word in enumerate(words) if word.endswith("python")]
+        return [words[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+
+    return dry_run
+
+
+def resolve(command, *changes):
+    """veRL's configuration of a command, after veRL's own checks and ours."""
+    assert command[1:3] == ["-m", "verl.trainer.main_ppo"]
+    overrides = [word for word in command[3:] if not word.startswith("hydra.")]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", [*overrides, *changes])
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    return config
+
+
+@pytest.fixture
+def here(task, tmp_path):
+    """Changes that let a command be checked where the model and the run's folder are not."""
+    return [f"actor_rollout_ref.model.path={task}/model", f"data.val_files=[{task}/data/val.parquet]"]
+
+
+def test_the_tables_are_read():
+    assert len(RECIPES) == len(list((PROJECT / "recipes").glob("*_leaf.sh"))) == 5
+    assert len(PUBLISHED) >= 20
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_what_the_tables_say(dry_run, here, recipe):
+    model, prompt = RECIPES[recipe]
+    (command,) = dry_run(recipe)
+    assert f"actor_rollout_ref.model.path={model}" in command
+    config = resolve(command, *here)
+    expected = {**PUBLISHED, "data.max_prompt_length": int(prompt)}
+    assert {
+        flag: OmegaConf.to_object(OmegaConf.create({"x": OmegaConf.select(config, flag)}))["x"] for flag in expected
+    } == (expected)
+
+
+def test_one_variable_is_the_method(dry_run, here):
+    commands = {method: dry_run("qwen2audio_leaf", METHOD=method)[0] for method in ("leaf", "grpo", "grpo_floored")}
+    for method, command in commands.items():
+        assert resolve(command, *here).algorithm.adv_estimator == method
+        others = [word for word in command if "algorithm.adv_estimator" not in word and "algorithm.leaf" not in word]
+        assert others == [word for word in commands["grpo"] if "algorithm.adv_estimator" not in word]
+    with pytest.raises(ValueError, match="METHOD=ppo: valid are leaf, grpo, grpo_floored"):
+        dry_run("qwen2audio_leaf", METHOD="ppo")
+
+
+def test_one_variable_is_the_data(dry_run, tmp_path):
+    with pytest.raises(ValueError, match="DATA=common: valid are librisqa, covost2, dailytalk, parliament"):
+        dry_run("qwen2audio_leaf", DATA="common")
+    with pytest.raises(ValueError, match=r"data/covost2 has no train.parquet: make it with `verl-leaf prepare covost2"):
+        dry_run("granite4.0_1b_leaf", DATA="covost2")
+    project = tmp_path / "project"
+    for folder in ("recipes", "data/librisqa"):
+        (project / folder).mkdir(parents=True)
+    for file in (PROJECT / "recipes").glob("*.sh"):
+        (project / "recipes" / file.name).write_text(file.read_text())
+    for name in ("train-00000-of-00002", "train-00001-of-00002", "validation"):
+        (project / f"data/librisqa/{name}.parquet").touch()
+    (command,) = dry_run(project / "recipes/qwen2audio_leaf", DATA="librisqa")
+    assert (
+        "data.train_files=[data/librisqa/train-00000-of-00002.parquet,data/librisqa/train-00001-of-00002.parquet]"
+        in command
+    )
+    assert any(re.match(r"data.val_files=\[.*/data/librisqa/validation.parquet,", word) for word in command)
+    assert "+data.long_audio=cut" in command
+
+
+def test_epochs_are_warm_restarts(dry_run, here, tmp_path):
+    first, second, third = (resolve(command, *here) for command in dry_run("granite3.3_8b_leaf", EPOCHS="3"))
+    assert first.actor_rollout_ref.model.lora_adapter_path is None
+    assert second.actor_rollout_ref.model.lora_adapter_path == str(tmp_path / "run/epoch_1/adapter")
+    assert third.actor_rollout_ref.model.lora_adapter_path == str(tmp_path / "run/epoch_2/adapter")
+    assert [config.data.seed for config in (first, second, third)] == [1, 2, 3]
+    assert {config.trainer.total_epochs for config in (first, second, third)} == {1}
+    assert len({config.trainer.default_local_dir for config in (first, second, third)}) == 3
+
+
+@pytest.mark.parametrize("gpus, nodes", [(1, 1), (2, 1), (4, 1), (8, 1), (6, 1), (8, 2), (4, 4), (8, 4)])
+def test_every_gpu_gets_its_share_of_a_step(dry_run, here, gpus, nodes):
+    config = resolve(dry_run("qwen2audio_leaf", gpus=gpus, NODES=str(nodes))[0], *here)
+    n, ranks, actor = config.actor_rollout_ref.rollout.n, gpus * nodes, config.actor_rollout_ref.actor
+    assert (config.trainer.n_gpus_per_node, config.trainer.nnodes) == (gpus, nodes)
+    share, left = divmod(actor.ppo_mini_batch_size * n, ranks)
+    assert share >= 1 and not left and share % actor.ppo_micro_batch_size_per_gpu == 0
+    assert config.data.train_batch_size % actor.ppo_mini_batch_size == 0 and config.data.train_batch_size >= 6
+    for role in ("rollout", "ref"):
+        assert share % config.actor_rollout_ref[role].log_prob_micro_batch_size_per_gpu == 0
+
+
+def test_overrides_come_last(dry_run, here):
+    (command,) = dry_run("qwen2audio_leaf", "data.train_batch_size=12", "trainer.logger=[wandb]")
+    config = resolve(command, *here)
+    assert config.data.train_batch_size == 12
+    assert list(config.trainer.logger) == ["console", "tensorboard", "file", "wandb"]
+
+
+def test_a_slurm_job_starts_a_cluster_and_the_recipe(tmp_path):
+    """With stand-ins for Slurm and Ray, which note how they are called."""
+    calls = tmp_path / "calls"
+    stand_ins = {
+        "scontrol": "echo one; echo two",
+        "srun": f'echo "$*" >> {calls}; sleep 60',
+        "python": "echo 2",
+        "ray": "exit 0",
+        "verl-leaf": f'echo "$RAY_ADDRESS verl-leaf $*" >> {calls}',
+        "nvidia-smi": "echo GPU 0: NVIDIA",
+    }
+    folder = tmp_path / "venv/bin"
+    folder.mkdir(parents=True)
+    for name, body in stand_ins.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    subprocess.run(
+        ["bash", "recipes/slurm.sh", "recipes/granite4.0_1b_leaf.sh", "data.seed=3"],
+        env={
+            "PATH": os.environ["PATH"],
+            **{"VENV": str(tmp_path / "venv"), "SLURM_JOB_NODELIST": "[one,two]", "SLURM_JOB_ID": "7"},
+            **{"SLURM_GPUS_ON_NODE": "4", "TRAIN": "train.parquet", "VAL": "val.parquet"},
+        },
+        cwd=PROJECT,
+        check=True,
+        timeout=60,
+    )
+    head, worker, train = sorted(calls.read_text().splitlines(), key=lambda line: ("verl-leaf" in line, "two" in line))
+    assert head == "--nodes=1 --ntasks=1 --nodelist=one ray start --head --port=20007 --num-gpus=4 --block"
+    assert worker == "--nodes=1 --ntasks=1 --nodelist=two ray start --address=one:20007 --num-gpus=4 --block"
+    assert train.startswith("one:20007 verl-leaf train --runs runs/granite4.0_1b_leaf --family granite_speech")
+    assert "trainer.nnodes=2" in train and "trainer.n_gpus_per_node=4" in train and train.endswith("data.seed=3")

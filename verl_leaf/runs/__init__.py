@@ -1,0 +1,1 @@
+"""Runs: started, watched, summed up and compared."""

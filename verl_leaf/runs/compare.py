@@ -1,0 +1,158 @@
+"""Reads what runs have logged, finished or not, and names them by what they differ in."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from verl_leaf.runs.summary import read_scalars
+
+# What runs of one method differ in: seeds, folders, names.
+INCIDENTAL = (
+    "seed",
+    "trace_dir",
+    "trace_every",
+    "experiment_name",
+    "project_name",
+    "default_local_dir",
+    "validation_data_dir",
+    "val_files",
+    "val_before_train",
+    "total_training_steps",
+    "total_epochs",
+    "save_freq",
+    "test_freq",
+)
+
+Scalars = dict[str, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as far as it has come.
+
+    Attributes:
+        name: its folder's name, with as much of the path before it as tells it from the others.
+        label: what sets its method apart from that of the other runs; the same for runs that differ in seeds only.
+        scalars: what veRL logged, ``{name: {step: value}}``.
+        rollouts_a_step: responses that a step trains on; ``None`` where the configuration is not known.
+        summary: ``summary.json``, empty before a run has ended.
+    """
+
+    name: str
+    label: str
+    scalars: Scalars
+    rollouts_a_step: int | None
+    summary: dict[str, Any]
+
+    def seconds(self, step: int) -> float:
+        """Time of the steps up to one, in seconds; start-up, validations and interruptions are not in it."""
+        return sum(value for number, value in self.scalars.get("timing_s/step", {}).items() if number <= step)
+
+
+def read_runs(folders: list[Path]) -> list[Run]:
+    """Read runs: the files of ``verl-leaf train``, or else TensorBoard's.
+
+    Raises:
+        ValueError: a folder holds neither.
+    """
+    configs = [_flat_config(folder) for folder in folders]
+    names, labels = run_names(folders), method_labels(configs)
+    runs = []
+    for folder, config, name, label in zip(folders, configs, names, labels, strict=True):
+        batch, n = (config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n"))
+        summary = folder / "summary.json"
+        runs.append(
+            Run(
+                name=name,
+                label=label or name,
+                scalars=_scalars(folder),
+                rollouts_a_step=batch * n if batch and n else None,
+                summary=json.loads(summary.read_text()) if summary.exists() else {},
+            )
+        )
+    return runs
+
+
+def run_names(folders: list[Path]) -> list[str]:
+    """Short names that differ: the folders' own, or with those above them."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"{folders[0]}: named twice")
+
+
+def method_labels(configs: list[dict[str, Any]]) -> list[str]:
+    """The estimator of each run, and the values of all settings in which the runs differ; empty if unknown."""
+    known = [config for config in configs if config]
+    keys = {key for config in known for key in config}
+    differing = sorted(
+        key
+        for key in keys
+        if key != "algorithm.adv_estimator"
+        and not any(part in INCIDENTAL for part in key.replace("_seed", ".seed").split("."))
+        and len({repr(config.get(key)) for config in known}) > 1
+    )
+    labels = []
+    for config in configs:
+        values = [f"{key.rsplit('.', 1)[-1]}={config[key]}" for key in differing if key in config]
+        labels.append(", ".join([config["algorithm.adv_estimator"], *values]) if config else "")
+    return labels
+
+
+def _epochs(folder: Path) -> list[Path]:
+    """The folders of a run's epochs, in order; those that have not begun are not there."""
+    return sorted(folder.glob("epoch_*"), key=lambda epoch: int(epoch.name.removeprefix("epoch_")))
+
+
+def _flat_config(folder: Path) -> dict[str, Any]:
+    folder = next(iter(_epochs(folder)), folder)
+    file = folder / "hydra" / ".hydra" / "config.yaml"
+    if not file.exists():
+        return {}
+    flat: dict[str, Any] = {}
+
+    def walk(value, path):
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+        else:
+            flat[path] = value
+
+    walk(OmegaConf.to_container(OmegaConf.load(file)), "")
+    return flat
+
+
+def _scalars(folder: Path) -> Scalars:
+    if epochs := _epochs(folder):
+        return _joined([read_scalars(epoch / "metrics") for epoch in epochs])
+    if scalars := read_scalars(folder / "metrics"):
+        return scalars
+    scalars = {}
+    # A run that was interrupted has several files; a step that was run again counts as the later file has it.
+    for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime):
+        events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
+        for name in events.Tags()["scalars"]:
+            scalars.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
+    if not scalars:
+        raise ValueError(
+            f"{folder}: holds no metrics/*.jsonl and no TensorBoard files: give the folder of `verl-leaf train`, or one "
+            "that trainer.logger=[tensorboard] wrote to. A run that has just begun has none yet"
+        )
+    return scalars
+
+
+def _joined(epochs: list[Scalars]) -> Scalars:
+    """Scalars of epochs as of one run, whose steps go on."""
+    scalars: Scalars = {}
+    done = 0
+    for epoch in epochs:
+        for name, values in epoch.items():
+            scalars.setdefault(name, {}).update({done + step: value for step, value in values.items()})
+        done += max(epoch.get("training/global_step", {0: 0}))
+    return scalars

@@ -1,0 +1,1 @@
+"""The tree page: the traces of a run as one HTML file."""

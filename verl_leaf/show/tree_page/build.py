@@ -1,0 +1,262 @@
+"""``verl-leaf tree``: the traces of a run as one HTML file that opens from disk."""
+
+import base64
+import hashlib
+import io
+import json
+import statistics
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+import soundfile
+from rich.console import Console
+from rich.progress import track
+
+from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
+from verl_leaf.speech.audio import AudioError, load_audio
+from verl_leaf.traces.reader import read_trace, trace_files, traces_folder
+from verl_leaf.traces.schema import Prompt
+
+STEPS = 12  # shown of a run, evenly chosen
+PROMPTS = 12  # shown of a step, those that LEAF changed most
+TREE_BYTES = 4_000_000
+AUDIO_BYTES = 2_000_000
+AUDIO_RATE = 16_000  # Hz
+AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
+JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py compute_grpo_outcome_advantage
+
+
+def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) -> None:
+    """Write the page of a run.
+
+    Args:
+        run: folder of a run, or of traces.
+        out: the HTML file.
+        steps: the steps to show; ``STEPS`` of those that were traced if None.
+        console: told what was left out.
+
+    Raises:
+        ValueError: the run has no traces, not of a wanted step, or none that can be read.
+    """
+    folder = traces_folder(run)
+    traced = trace_files(folder)
+    missing = sorted(set(steps or ()) - set(traced))
+    if missing:
+        raise ValueError(f"{folder}: no trace of step {missing[0]}; there are {', '.join(map(str, traced))}")
+    chosen = steps or _evenly(list(traced), STEPS)
+    left_out = []
+    if len(chosen) < len(traced):
+        left_out.append(f"{len(traced) - len(chosen)} of {len(traced)} traced steps (choose with --steps)")
+
+    skipped: list[str] = []
+    ranked: dict[int, list[dict]] = {}
+    audio_of: dict[int, list[list[str | None]]] = {}
+    for step in track(
+        sorted(set(chosen)), "Reading traces", console=console, transient=True, disable=not console.is_terminal
+    ):
+        trace = read_trace(step, traced[step], skipped)
+        drawn = sorted(
+            ((page_prompt(number, prompt), prompt.audio) for number, prompt in trace.prompts.items()),
+            key=lambda pair: -pair[0]["change"],
+        )
+        if len(drawn) > PROMPTS:
+            left_out.append(
+                f"the {len(drawn) - PROMPTS} of {len(drawn)} prompts of step {step} that LEAF changed least"
+            )
+        if drawn:
+            ranked[step] = [prompt for prompt, _ in drawn[:PROMPTS]]
+            audio_of[step] = [audio for _, audio in drawn[:PROMPTS]]
+    if not ranked:
+        raise ValueError(f"{folder}: no prompt can be read: {'; '.join(skipped[:3]) or 'the files are empty'}")
+
+    room, shown, too_large = TREE_BYTES, {step: [] for step in ranked}, 0
+    clips = Clips(folder)
+    for rank in range(PROMPTS):  # the first of every step, then the second
+        for step, prompts in ranked.items():
+            if rank >= len(prompts):
+                continue
+            prompt = prompts[rank]
+            size = len(json.dumps(prompt, **JSON).encode())
+            if size > room and any(shown.values()):
+                too_large += 1
+                continue
+            room -= size
+            prompt["audio"] = [clips.number(path) for path in audio_of[step][rank]]
+            shown[step].append(prompt)
+    if too_large:
+        left_out.append(f"{too_large} prompts that would make the page larger than {TREE_BYTES // 1_000_000} MB")
+    if clips.left_out:
+        left_out.append(f"the audio of {clips.left_out} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
+
+    page = render(
+        {
+            "title": run.resolve().name,
+            "steps": [{"step": step, "prompts": prompts} for step, prompts in shown.items() if prompts],
+            "clips": clips.clips,
+            "left_out": left_out,
+            "skipped": skipped,
+        }
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    count = sum(map(len, shown.values()))
+    console.print(f"{count} trees of {len(shown)} steps, {len(page.encode()) / 1e6:.1f} MB: {out}", soft_wrap=True)
+    for title, sentences in (("Left out", left_out), ("Could not be read", skipped)):
+        for sentence in sentences:
+            console.print(f"{title}: {sentence}", markup=False, soft_wrap=True)
+
+
+def page_prompt(number: int, prompt: Prompt) -> dict:
+    """What the page is told of a prompt: numbers as they are in the trace, and what GRPO would have paid.
+
+    Args:
+        number: of the prompt's line in its file.
+        prompt: the line.
+
+    Returns:
+        A dictionary that becomes JSON. ``change`` is the mean of ``|A_LEAF - A_GRPO|`` over the policy's tokens.
+    """
+    grpo = grpo_advantages([response.reward for response in prompt.responses])
+    difference = [
+        abs(span.advantage - paid)
+        for response, paid in zip(prompt.responses, grpo, strict=True)
+        for span in response.spans
+        for written in response.policy[span.start : span.end]
+        if written
+    ]
+    return {
+        "id": number,
+        "source": str(prompt.data_source),
+        "prompt": prompt.prompt,
+        "reference": _text(prompt.reference),
+        "rootValue": prompt.root_value,
+        "change": statistics.fmean(difference) if difference else 0.0,
+        "boundaries": [
+            {
+                "position": boundary.position,
+                "response": boundary.response,
+                "fired": prompt.fired(index),
+                "usable": prompt.usable(index),
+            }
+            for index, boundary in enumerate(prompt.boundaries)
+        ],
+        "nodes": [node.model_dump() for node in prompt.nodes],
+        "responses": [
+            {
+                "reward": response.reward,
+                "grpo": paid,
+                # Three digits are more than a bar can show; infinity is null.
+                "surprisal": [None if nats is None else round(nats, 3) for nats in response.surprisal],
+                "spans": [span.model_dump() for span in response.spans],
+            }
+            for response, paid in zip(prompt.responses, grpo, strict=True)
+        ],
+        "edges": [_page_edge(prompt, grpo, edge) for edge in prefix_trie(prompt)],
+    }
+
+
+def _page_edge(prompt: Prompt, grpo: list[float], edge: Edge) -> dict:
+    first = prompt.responses[edge.responses[0]]
+    spans = [span_at(prompt, index, edge) for index in edge.responses]
+    return {
+        "start": edge.start,
+        "end": edge.end,
+        "pieces": first.pieces[edge.start : edge.end],
+        "tool": [at for at in range(edge.start, edge.end) if not first.policy[at]],
+        "responses": edge.responses,
+        "spans": [
+            prompt.responses[index].spans.index(span) if span else None
+            for index, span in zip(edge.responses, spans, strict=True)
+        ],
+        # Shared tokens are pushed by the sum of what each of their responses pays them.
+        "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
+        "grpo": statistics.fmean(grpo[index] for index in edge.responses),
+        "node": edge.node,
+        "ends": edge.ends,
+        "children": [_page_edge(prompt, grpo, child) for child in edge.children],
+    }
+
+
+def grpo_advantages(rewards: list[float]) -> list[float]:
+    """What veRL's ``grpo`` pays each response of a group (``compute_grpo_outcome_advantage``, verl 0.9.1)."""
+    if len(rewards) == 1:
+        return list(rewards)
+    mean, std = statistics.fmean(rewards), statistics.stdev(rewards)
+    return [(reward - mean) / (std + STD_EPSILON) for reward in rewards]
+
+
+class Clips:
+    """The audio of a page, each clip once, as mp3 in data URLs; as many as ``AUDIO_BYTES`` allow."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.clips: list[dict] = []
+        self.left_out = 0
+        self._room = AUDIO_BYTES
+        self._numbers: dict[str | None, int] = {}
+
+    def number(self, path: str | None) -> int:
+        """The index of a clip in ``clips``."""
+        if path not in self._numbers:
+            self._numbers[path] = len(self.clips)
+            self.clips.append(self._clip(path))
+        return self._numbers[path]
+
+    def _clip(self, path: str | None) -> dict:
+        if path is None:
+            return {"note": "The data holds this clip as samples; the trace has no copy."}
+        try:
+            encoded = encode(load_audio(path, AUDIO_RATE, root=str(self.folder)))
+        except AudioError as error:
+            return {"name": path, "note": f"Not in this page: {error}"}
+        if len(encoded) > self._room:
+            self.left_out += 1
+            return {"name": path, "note": "Left out of this page for its size."}
+        self._room -= len(encoded)
+        return {"name": path, "url": "data:audio/mpeg;base64," + base64.b64encode(encoded).decode()}
+
+
+def encode(waveform) -> bytes:
+    """mp3 of a mono waveform at ``AUDIO_RATE``."""
+    buffer = io.BytesIO()
+    soundfile.write(
+        buffer, waveform, AUDIO_RATE, format="MP3", compression_level=AUDIO_COMPRESSION, bitrate_mode="CONSTANT"
+    )
+    return buffer.getvalue()
+
+
+def render(data: dict) -> str:
+    """The HTML page. Its policy lets it run its own script and nothing else, and load nothing."""
+    folder = files("verl_leaf.show.tree_page") / "page"
+    css, library, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "vendor/htm-preact.js", "page.js")
+    )
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = JSON
+    template = environment.from_string((folder / "page.html.j2").read_text(encoding="utf-8"))
+    scripts = [library, script]
+    return template.render(
+        data=data, css=css, scripts=scripts, css_hash=_hash(css), script_hashes=[_hash(text) for text in scripts]
+    )
+
+
+def _hash(text: str) -> str:
+    """As a content security policy names an inline script or style."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _text(reference) -> str:
+    if isinstance(reference, str):
+        return reference
+    if isinstance(reference, list):
+        return " / ".join(map(_text, reference))
+    return json.dumps(reference, ensure_ascii=False)
+
+
+def _evenly(items: list[int], count: int) -> list[int]:
+    """At most ``count`` items with even gaps, the first and the last among them."""
+    if len(items) <= count:
+        return items
+    return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]

@@ -1,0 +1,75 @@
+"""The responses to a prompt as one tree: what they share is there once, and it forks where they part."""
+
+from dataclasses import dataclass, field
+
+from verl_leaf.traces.schema import Prompt, Span
+
+
+@dataclass
+class Edge:
+    """Tokens ``start .. end`` that ``responses`` have in common, after which they part, end, or meet a LEAF node.
+
+    Attributes:
+        start: first token.
+        end: the token after the last; equal to ``start`` where a response ends at a fork.
+        responses: the indices of those that pass.
+        node: index in the trace's ``nodes`` of the node that stands at its end, if one does.
+        ends: the responses that are complete here.
+        children: the edges that go on, in the order of their first response.
+    """
+
+    start: int
+    end: int
+    responses: list[int]
+    node: int | None = None
+    ends: list[int] = field(default_factory=list)
+    children: list["Edge"] = field(default_factory=list)
+
+
+def prefix_trie(prompt: Prompt) -> list[Edge]:
+    """The edges that leave the prompt.
+
+    Every path from the prompt to an entry of ``ends`` spells that response, and an edge lies in one span of each of its
+    responses.
+    """
+    return _children(prompt, list(range(len(prompt.responses))), 0)
+
+
+def _children(prompt: Prompt, responses: list[int], start: int) -> list[Edge]:
+    families: dict[tuple[int, ...], list[int]] = {}
+    for index in responses:
+        families.setdefault(tuple(prompt.responses[index].tokens[start : start + 1]), []).append(index)
+    return [_edge(prompt, family, start) for family in families.values()]
+
+
+def _edge(prompt: Prompt, responses: list[int], start: int) -> Edge:
+    own = [prompt.responses[index].tokens for index in responses]
+    end = start
+    while all(len(tokens) > end and tokens[end] == own[0][end] for tokens in own):
+        end += 1
+    # A node may lie past the end of responses that are identical to theirs.
+    identical = all(len(tokens) == end for tokens in own)
+    nodes = [
+        (position, number)
+        for number, node in enumerate(prompt.nodes)
+        if node.responses == responses
+        and start < (position := prompt.boundaries[node.boundary].position)
+        and (position <= end or identical)
+    ]
+    position, node = min(nodes, default=(end, None))
+    end = min(position, end)
+    ends = [index for index, tokens in zip(responses, own, strict=True) if len(tokens) == end]
+    onward = [index for index in responses if index not in ends]
+    return Edge(start, end, responses, node, ends, _children(prompt, onward, end) if onward else [])
+
+
+def span_at(prompt: Prompt, response: int, edge: Edge) -> Span | None:
+    """The span of a response that an edge lies in; ``None`` for an edge without tokens."""
+    return next(
+        (
+            span
+            for span in prompt.responses[response].spans
+            if span.start <= edge.start and edge.end <= span.end and edge.start < edge.end
+        ),
+        None,
+    )

@@ -1,0 +1,5 @@
+"""Names that several rooms share. Imports nothing, so that whoever needs one of them needs nothing else."""
+
+FAILURE_REASON = "failure_reason"  # tag in the queue of a prompt whose rollout failed
+SWAPPED_AUDIO_SUFFIX = "_swapped_audio"  # of the data source of rows that have other rows' audio
+PLACEHOLDER = "<audio>"  # in the text of a prompt, once for each clip

@@ -1,0 +1,64 @@
+"""Chat messages with audio as the text and the waveforms that a model reads."""
+
+import numpy as np
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from verl_leaf.models import family_of_processor
+from verl_leaf.speech.audio import AudioError, audio_name, load_audio
+
+LONG_AUDIO = ("error", "cut", "skip")
+
+
+def long_audio(data_config) -> str:
+    """What to do with a clip that is longer than the model's window: ``data.long_audio``.
+
+    ``error`` stops before training and is the default, ``cut`` takes the beginning, ``skip`` leaves the row out.
+
+    Raises:
+        ValueError: it is none of them.
+    """
+    value = data_config.get("long_audio", "error")
+    if value not in LONG_AUDIO:
+        raise ValueError(f"data.long_audio={value}: valid are {', '.join(LONG_AUDIO)}")
+    return value
+
+
+def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
+    """Apply the chat template to messages and decode their audio.
+
+    Args:
+        processor: Hugging Face processor of a supported family.
+        messages: chat messages whose content is text or parts, ``{"type": "audio", "audio": reference}`` among them.
+        data_config: veRL's ``data`` configuration.
+
+    Returns:
+        The rendered text; the waveforms of its audio placeholders in order, float32 mono at the processor's rate, cut to
+        the model's window; and whether one was longer.
+
+    Raises:
+        AudioError: a clip cannot be used, or is too long and ``data.long_audio`` is ``error``.
+    """
+    text = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=False, **data_config.get("apply_chat_template_kwargs", {})
+    )
+    family = family_of_processor(processor)
+    rate = family.sampling_rate(processor)
+    window = int(family.max_seconds * rate)
+    clips, is_long = [], False
+    for reference in RLHFDataset._extract_audio_info(messages) or []:
+        clip = load_audio(reference, rate, seconds=family.max_seconds + 1)  # enough to see that it is longer
+        if len(clip) > window:
+            if long_audio(data_config) == "error":
+                raise AudioError(
+                    f"{audio_name(reference)}: lasts more than the {family.max_seconds:g} s that {family.model_type} "
+                    "hears: leave the row out, or set +data.long_audio=cut or skip"
+                )
+            clip, is_long = clip[:window], True
+        tokens = family.audio_tokens(processor, len(clip))
+        if tokens < family.min_audio_tokens:
+            raise AudioError(
+                f"{audio_name(reference)}: lasts {len(clip) / rate:.3f} s and would become {tokens} audio token(s); "
+                f"{family.model_type} needs {family.min_audio_tokens}: leave the row out"
+            )
+        clips.append(clip)
+    return text, clips, is_long
