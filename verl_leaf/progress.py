@@ -1,0 +1,35 @@
+"""Progress of long work: a bar on a terminal, a line now and then where the output goes to a file."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as bar
+
+Item = TypeVar("Item")
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+def track(items: Iterable[Item], what: str, total: int, console: Console | None = None) -> Iterator[Item]:
+    """Yield ``items`` and show how many of ``total`` are done.
+
+    Args:
+        items: what is worked on.
+        what: the work, as in "Checking train.parquet".
+        total: how many items there are.
+        console: to show it on; standard error if None.
+    """
+    console = console or Console(stderr=True)
+    if console.is_terminal:
+        yield from bar(items, what, total=total, console=console, transient=True)
+        return
+    began = said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_LINES and done < total:
+            said = now
+            left = (now - began) / done * (total - done)
+            console.print(f"{what}: {done} of {total}, about {left:.0f} s left", soft_wrap=True, highlight=False)
