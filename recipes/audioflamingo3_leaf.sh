@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# Train Audio Flamingo 3 with LEAF through veRL, in the configuration that the paper has for its own models.
+# Train Audio Flamingo 3 with LEAF through verl, in the configuration that the paper has for its own models.
 # The variables METHOD, DATA, TRAIN, VAL, EPOCHS, MODEL, GPUS, NODES, RUN and the option --dry-run: see speech.sh.
 RECIPE=audioflamingo3_leaf
 FAMILY=audioflamingo3
 HUB_MODEL=nvidia/audio-flamingo-3-hf
-PROMPT_TOKENS=1256  # 256 of text, and 1,000 for 40 s of audio
 source "$(dirname "${BASH_SOURCE[0]}")/speech.sh"

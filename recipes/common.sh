@@ -3,6 +3,21 @@
 # (Not `| grep -q`: it may leave before nvidia-smi has listed all, which pipefail takes for a failure.)
 has_gpu() { [[ $(nvidia-smi --list-gpus 2>/dev/null) == *GPU* ]]; }
 
+# The GPUs that a run would get: CUDA_VISIBLE_DEVICES may hide some, and lists MIG devices one by one.
+count_gpus() {
+  if [[ -n ${CUDA_VISIBLE_DEVICES:-} ]]; then
+    tr , '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c .
+  else
+    nvidia-smi --list-gpus | grep -c ^GPU
+  fi
+}
+
+# join WORDS: with commas between them.
+join() {
+  local words="${*/%/,}"
+  echo "${words%,}"
+}
+
 # setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. An activated environment that has the package is used
 # as it is, unless VENV names another; otherwise one is made in $VENV (default .venv), or completed where an earlier
 # attempt was cut off.
@@ -26,32 +41,6 @@ setup() {
   PATH=$venv/bin:$PATH
   unset VENV  # what is called from here finds the package on PATH
 }
-
-# How FSDP2, vLLM and Ray run a small model without a GPU.
-CPU_ENGINES=(
-  # fp32, so that the actor's and the rollout's probabilities must agree.
-  actor_rollout_ref.rollout.dtype=float32
-  actor_rollout_ref.{actor,ref}.fsdp_config.model_dtype=fp32
-  "+actor_rollout_ref."{actor,ref}".fsdp_config.mixed_precision={param_dtype: fp32, reduce_dtype: fp32, buffer_dtype: fp32}"
-  actor_rollout_ref.actor.use_torch_compile=False
-  actor_rollout_ref.actor.fsdp_config.use_torch_compile=False
-
-  actor_rollout_ref.rollout.max_num_seqs=64
-  actor_rollout_ref.rollout.max_num_batched_tokens=4096
-  actor_rollout_ref.rollout.enforce_eager=True
-  actor_rollout_ref.rollout.free_cache_engine=False
-  +actor_rollout_ref.rollout.enable_sleep_mode=False
-  +actor_rollout_ref.rollout.engine_kwargs.vllm.distributed_executor_backend=uni
-  actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=64
-  actor_rollout_ref.rollout.agent.num_workers=1
-  reward.num_workers=1
-
-  # Ray counts logical resources: a rank takes one "GPU" (num_gpus), and too few CPUs make it wait for ever.
-  trainer.device=cpu
-  ray_kwargs.ray_init.num_cpus=16
-  +ray_kwargs.ray_init.include_dashboard=False
-  transfer_queue.backend.SimpleStorage.num_data_storage_units=1
-)
 
 # To be called before a run: what the engines read from the environment on a machine without a GPU.
 on_cpu_use_all_cores() {

@@ -4,122 +4,47 @@ import argparse
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 from verl_leaf.models import FAMILIES
-from verl_leaf.prepare import add_arguments
-from verl_leaf.prepare import main as prepare_main
+from verl_leaf.prepare import add_arguments as add_prepare_arguments
+from verl_leaf.prepare import main as prepare
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="verl-leaf", description="LEAF and speech models for veRL.")
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    doctor = commands.add_parser(
-        "doctor", help="check that this environment, or a model, can be trained, and say what to do"
-    )
-    doctor.add_argument("model", nargs="?", help="model folder or hub name; without one, the environment")
-    doctor.set_defaults(function=_doctor)
-
-    train = commands.add_parser("train", help="run veRL's main_ppo in a run folder, watch it, summarise it")
-    where = train.add_mutually_exclusive_group(required=True)
-    where.add_argument("--run", type=Path, help="folder of the run")
-    where.add_argument(
-        "--runs", type=Path, help="folder of runs: go on with the last unfinished one, or begin a new one"
-    )
-    train.add_argument("--val", required=True, help="parquet file to validate on")
-    train.add_argument(
-        "--family", choices=FAMILIES, help="family of the speech model, whose settings precede the overrides"
-    )
-    train.add_argument(
-        "--epochs", type=int, default=1, help="warm restarts, each a run of its own (default: %(default)s)"
-    )
-    train.add_argument("--dry-run", action="store_true", help="print the commands and run none")
-    train.add_argument("overrides", nargs="*", help="hydra overrides for verl.trainer.main_ppo, after --")
-    train.set_defaults(function=_train)
-
-    export = commands.add_parser("export", help="the adapter of a run, or its merged model, in the hub's layout")
-    export.add_argument("run", type=Path, help="folder of a run")
-    export.add_argument("--out", type=Path, required=True, help="folder to write")
-    export.add_argument("--merged", action="store_true", help="write the whole model")
-    export.set_defaults(function=_export)
-
-    merge = commands.add_parser("merge", help="a model with the LoRA adapter of its own merged into its weights")
-    merge.add_argument("model", help="model folder or hub name")
-    merge.add_argument("--out", type=Path, required=True, help="folder to write")
-    merge.set_defaults(function=_merge)
-
-    prepare = commands.add_parser("prepare", help="make veRL's parquet files of a corpus on disk")
-    add_arguments(prepare)
-    prepare.set_defaults(function=prepare_main)
-
-    data = commands.add_parser("data", help="show a parquet file and check its rows as the trainer would")
-    data.add_argument("file", type=Path)
-    how = data.add_mutually_exclusive_group()
-    how.add_argument("--model", help="check the lengths of prompts and clips for this model, too")
-    how.add_argument("--fast", action="store_true", help="look at a sample of the rows")
-    data.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
-    data.set_defaults(function=_data)
-
-    tree = commands.add_parser("tree", help="the traced trees of a run as an HTML page")
-    tree.add_argument("run", type=Path, help="folder of a run, or of traces")
-    tree.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
-    tree.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly chosen)")
-    tree.set_defaults(function=_tree)
-
-    for name, function, text in (
-        ("forks", _forks, "how often boundaries fire in the traces of runs, as a figure"),
-        ("curves", _curves, "rewards and validation scores of runs, as a figure"),
-    ):
-        figure = commands.add_parser(name, help=text)
-        figure.add_argument("runs", type=Path, nargs="+", help="folders of runs, finished or not")
-        figure.add_argument(
-            "--out", type=Path, help=f"path less .png, .svg, .csv (default: {name}, in the folder if there is one)"
-        )
-        figure.set_defaults(function=function)
-    figure.add_argument("--score", type=float, action="append", default=[], help="find where runs reach it; repeatable")
-
-    options = parser.parse_args(arguments)
+    """Run a command; its exit status. Bad input ends in one line on standard error."""
+    options = parser().parse_args(arguments)
     try:
         return options.function(options)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"verl-leaf {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
 
 
-def _data(options) -> int:
-    from verl_leaf.prepare.inspect import show
-
-    return show(options.file, options.model, options.max_prompt_length, options.fast)
-
-
-def _tree(options) -> int:
-    from rich.console import Console
-
-    from verl_leaf.show.tree_page.build import write_tree
-
-    write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console())
-    return 0
-
-
-def _forks(options) -> int:
-    from rich.console import Console
-
-    from verl_leaf.show.figures import default_out
-    from verl_leaf.show.forks import write_forks
-
-    write_forks(options.runs, options.out or default_out(options.runs, "forks"), Console())
-    return 0
+def parser() -> argparse.ArgumentParser:
+    """All commands."""
+    parser = argparse.ArgumentParser(prog="verl-leaf", description="LEAF and speech models for verl.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_doctor(commands)
+    _add_train(commands)
+    _add_export(commands)
+    _add_merge(commands)
+    _add_prepare(commands)
+    _add_data(commands)
+    _add_tree(commands)
+    _add_forks(commands)
+    _add_curves(commands)
+    return parser
 
 
-def _curves(options) -> int:
-    from rich.console import Console
-
-    from verl_leaf.show.curves import write_curves
-    from verl_leaf.show.figures import default_out
-
-    write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
-    return 0
+def _add_doctor(commands) -> None:
+    command = commands.add_parser(
+        "doctor", help="check that this environment, or a model, can be trained, and say what to do"
+    )
+    command.add_argument("model", nargs="?", help="model folder or hub name; without one, the environment")
+    command.set_defaults(function=_doctor)
 
 
 def _doctor(options) -> int:
@@ -128,39 +53,160 @@ def _doctor(options) -> int:
     return examine_model(options.model) if options.model else examine()
 
 
+def _add_train(commands) -> None:
+    command = commands.add_parser("train", help="run verl's main_ppo in a run folder, watch it, summarise it")
+    where = command.add_mutually_exclusive_group(required=True)
+    where.add_argument("--run", type=Path, help="folder of the run")
+    where.add_argument(
+        "--runs", type=Path, help="folder of runs: go on with the last unfinished one, or begin a new one"
+    )
+    command.add_argument("--config-name", help="verl's configuration (default: leaf_speech with --family, else leaf)")
+    command.add_argument("--family", choices=FAMILIES, help="family of the speech model")
+    command.add_argument("--model", help="model folder or hub name")
+    command.add_argument("--train", type=Path, nargs="+", default=[], help="parquet files to train on")
+    command.add_argument("--val", type=Path, required=True, help="parquet file to validate on")
+    command.add_argument(
+        "--epochs", type=int, default=1, help="warm restarts, each a run of its own (default: %(default)s)"
+    )
+    command.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+    command.add_argument("overrides", nargs="*", help="Hydra overrides of the configuration, after --")
+    command.set_defaults(function=_train)
+
+
 def _train(options) -> int:
-    from verl_leaf.runs.launch import choose_folder, train
+    from verl_leaf.runs.command import Training
+    from verl_leaf.runs.folder import RunFolder, choose_folder
+    from verl_leaf.runs.launch import train
 
     if options.epochs < 1:
         raise ValueError(f"--epochs {options.epochs}: must be 1 or more")
-    return train(
-        options.run or choose_folder(options.runs, options.overrides),
-        options.overrides,
-        options.val,
+    training = Training(
+        config_name=options.config_name or ("leaf_speech" if options.family else "leaf"),
+        overrides=tuple(options.overrides),
+        validation=options.val,
+        train=tuple(options.train),
+        model=options.model,
         family=options.family,
         epochs=options.epochs,
-        dry=options.dry_run,
     )
+    folder = RunFolder(options.run) if options.run else choose_folder(options.runs, training.record())
+    console = Console()
+    return train(training, folder, console, dry=options.dry_run, finished=lambda run: _draw_tree(run, console))
+
+
+def _draw_tree(run, console: Console) -> None:
+    """The tree page of a run that has traces."""
+    from verl_leaf.show.tree_page.build import write_tree
+
+    if any(run.traces.glob("*.jsonl")):
+        write_tree(run.path, run.tree_page, None, console)
+        console.print(f"How often its boundaries fire: verl-leaf forks {run.path}", soft_wrap=True, markup=False)
+
+
+def _add_export(commands) -> None:
+    command = commands.add_parser("export", help="the adapter of a run, or its merged model, in the hub's layout")
+    command.add_argument("run", type=Path, help="folder of a run")
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument("--merged", action="store_true", help="write the whole model")
+    command.set_defaults(function=_export)
 
 
 def _export(options) -> int:
-    from rich.console import Console
-
     from verl_leaf.checkpoints.export import export_run
 
-    export_run(options.run, options.out, options.merged, Console())
+    export_run(options.run, options.out, options.merged, Console(stderr=True))
     print(options.out)
     return 0
 
 
-def _merge(options) -> int:
-    from rich.console import Console
+def _add_merge(commands) -> None:
+    command = commands.add_parser("merge", help="a model with the LoRA adapter of its own merged into its weights")
+    command.add_argument("model", help="model folder or hub name")
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.set_defaults(function=_merge)
 
+
+def _merge(options) -> int:
     from verl_leaf.checkpoints.merge import merge
 
     merge(options.model, None, options.out, Console(stderr=True))
     print(options.out)
     return 0
+
+
+def _add_prepare(commands) -> None:
+    command = commands.add_parser("prepare", help="make verl's parquet files of a corpus on disk")
+    add_prepare_arguments(command)
+    command.set_defaults(function=prepare)
+
+
+def _add_data(commands) -> None:
+    command = commands.add_parser("data", help="show a parquet file and check its rows as the trainer would")
+    command.add_argument("file", type=Path)
+    how = command.add_mutually_exclusive_group()
+    how.add_argument("--model", help="check the lengths of prompts and clips for this model, too")
+    how.add_argument("--fast", action="store_true", help="look at a sample of the rows")
+    command.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
+    command.set_defaults(function=_data)
+
+
+def _data(options) -> int:
+    from verl_leaf.prepare.inspect import show
+
+    return show(options.file, options.model, options.max_prompt_length, options.fast)
+
+
+def _add_tree(commands) -> None:
+    command = commands.add_parser("tree", help="the traced trees of a run as an HTML page")
+    command.add_argument("run", type=Path, help="folder of a run, or of traces")
+    command.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
+    command.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly chosen)")
+    command.set_defaults(function=_tree)
+
+
+def _tree(options) -> int:
+    from verl_leaf.show.tree_page.build import write_tree
+
+    write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console())
+    return 0
+
+
+def _add_forks(commands) -> None:
+    command = commands.add_parser("forks", help="how often boundaries fire in the traces of runs, as a figure")
+    _add_figure_arguments(command, "forks")
+    command.set_defaults(function=_forks)
+
+
+def _forks(options) -> int:
+    from verl_leaf.show.figures import default_out
+    from verl_leaf.show.forks import write_forks
+
+    write_forks(options.runs, options.out or default_out(options.runs, "forks"), Console())
+    return 0
+
+
+def _add_curves(commands) -> None:
+    command = commands.add_parser("curves", help="rewards and validation scores of runs, as a figure")
+    _add_figure_arguments(command, "curves")
+    command.add_argument(
+        "--score", type=float, action="append", default=[], help="find where runs reach it; repeatable"
+    )
+    command.set_defaults(function=_curves)
+
+
+def _curves(options) -> int:
+    from verl_leaf.show.curves import write_curves
+    from verl_leaf.show.figures import default_out
+
+    write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
+    return 0
+
+
+def _add_figure_arguments(command: argparse.ArgumentParser, name: str) -> None:
+    command.add_argument("runs", type=Path, nargs="+", help="folders of runs, finished or not")
+    command.add_argument(
+        "--out", type=Path, help=f"path less .png, .svg, .csv (default: {name}, in the folder if there is one)"
+    )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import re
 from rich.console import Console
 from rich.table import Table
 
-from verl_leaf.checks.model import model_config
+from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.checks.versions import TESTED
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
@@ -86,35 +86,19 @@ def examine_model(model: str) -> int:
         ValueError: there is no config.json, or one that transformers does not know.
     """
     import torch
-    from transformers.utils import find_adapter_config_file
 
-    config = model_config(os.path.expanduser(model))
+    config = model_config(model)
     report = Report()
+    problems = model_problems(model, config)
+    for problem in problems:
+        report.broken(problem.what, problem.found, problem.remedy)
     family = FAMILIES.get(config.model_type)
-    if family is None:
-        report.broken(
-            "family", config.model_type, f"supported are {', '.join(FAMILIES)}; README.md says how to add one"
-        )
-        return report.show("")
-    report.ok("family", family.model_type)
-    architectures = config.architectures or []
-    if architectures[:1] == [family.architecture]:
-        report.ok("architecture", family.architecture)
-    else:
-        report.broken(
-            "architecture",
-            ", ".join(architectures) or "none named",
-            f'vLLM would take another class: set "architectures": ["{family.architecture}"] in config.json',
-        )
-    if getattr(config, "quantization_config", None):
-        report.broken("weights", "quantised", "the actor trains weights that are not: take the original model")
-    if (reason := family.unfit(config)) is not None:
-        report.broken("configuration", reason, "such a model cannot be served by vLLM: take another")
-    if find_adapter_config_file(os.path.expanduser(model)) is not None:
-        report.broken("own adapter", "a LoRA adapter comes with the model", f"verl-leaf merge {model} --out FOLDER")
-    elif getattr(config, "has_lora_adapter", False):
+    if family is not None:
+        report.ok("family", family.model_type)
+    if getattr(config, "has_lora_adapter", False) and not any(problem.what == "own adapter" for problem in problems):
         report.note("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here")
-    if not report.remedies:
+    if family is not None and not problems:
+        report.ok("architecture", family.architecture)
         model_class = family.hf_class()
         with torch.device("meta"):
             network = model_class._from_config(config, attn_implementation=family.attn_implementation)

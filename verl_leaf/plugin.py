@@ -29,6 +29,7 @@ def connect_verl() -> None:
     global connected
     try:
         vllm_distribution.install_alias()
+        wrapt.when_imported("hydra")(_register_configurations)
         _select_cpu_platform()
         wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_estimators)
         wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_register_engine)
@@ -62,6 +63,12 @@ def _select_cpu_platform() -> None:
     if get_platform().device_name == "cpu":
         # verl/workers/engine/base.py get_engine_cls: the FSDP engines are registered for cuda and npu only.
         os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
+
+
+def _register_configurations(_hydra) -> None:
+    from verl_leaf import config
+
+    config.register()
 
 
 def _register_estimators(core_algos) -> None:

@@ -5,15 +5,13 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
-if has_gpu; then setup gpu; else setup cpu; fi
+if has_gpu; then setup gpu; MACHINE=gpu; else setup cpu; MACHINE=cpu; fi
 on_cpu_use_all_cores
 GPUS=${GPUS:-1}
 TASK=$(realpath -m "${TASK:-work/next_letter}")
 python -m examples.next_letter.prepare --out "$TASK"
 
 FLAGS=(
-  algorithm.adv_estimator=leaf
-
   data.train_files="$TASK/train.parquet"
   data.val_files="$TASK/val.parquet"
   data.train_batch_size=8
@@ -23,7 +21,7 @@ FLAGS=(
 
   actor_rollout_ref.model.path="$TASK/model"
   actor_rollout_ref.model.use_remove_padding=False
-  +actor_rollout_ref.model.override_config.attn_implementation=sdpa
+  actor_rollout_ref.model.override_config.attn_implementation=sdpa
   actor_rollout_ref.actor.strategy=fsdp2
   actor_rollout_ref.actor.optim.lr=1e-3
   actor_rollout_ref.actor.ppo_mini_batch_size=4
@@ -48,5 +46,4 @@ FLAGS=(
   trainer.save_freq=-1
   trainer.test_freq=10
 )
-has_gpu || FLAGS+=("${CPU_ENGINES[@]}" +ray_kwargs.ray_init.num_gpus="$GPUS")
-python -m verl.trainer.main_ppo "${FLAGS[@]}" "$@"
+python -m verl.trainer.main_ppo --config-name leaf machine="$MACHINE" "${FLAGS[@]}" "$@"

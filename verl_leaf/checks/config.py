@@ -35,7 +35,7 @@ def check_run(config) -> None:
                 f"actor_rollout_ref.rollout.n={n}: {config.algorithm.adv_estimator} compares the responses to one "
                 "prompt and needs at least 2 of them (the paper uses 8)"
             )
-    if (config.data.get("custom_cls") or {}).get("name") == "SpeechDataset":
+    if is_speech_run(config):
         check_vllm()
         check_speech_model(config.actor_rollout_ref.model.path)
         for setting, file in _local_files(config.data):
@@ -52,6 +52,11 @@ def check_run(config) -> None:
             check_reward(reward.name, options, _references(config.data))
         except ValueError as error:
             raise ValueError(f"reward.custom_reward_function: {error}") from error
+
+
+def is_speech_run(config) -> bool:
+    """Whether a configuration of verl's reads audio by our dataset."""
+    return config.data.custom_cls.name == "SpeechDataset"
 
 
 def _local_files(data) -> Iterator[tuple[str, str]]:

@@ -1,41 +1,24 @@
-"""Whether a model can be trained, known from its config.json."""
+"""Whether a model can be trained, known from its config.json. The doctor and the check before a run ask the same list."""
 
 import os
+from dataclasses import dataclass
 
 from verl_leaf.models import FAMILIES
 
 
-def check_speech_model(path: str, family: str | None = None) -> None:
-    """Stop unless a path or hub name holds a speech model that the package supports.
+@dataclass(frozen=True)
+class ModelProblem:
+    """Why a model cannot be trained.
 
-    Args:
-        path: model folder or hub name.
-        family: the ``model_type`` that it must have; any supported one if None.
-
-    Raises:
-        ValueError: it does not exist, is of another family, or has an adapter of its own.
+    Attributes:
+        what: what is wrong with it, as "architecture".
+        found: what was found.
+        remedy: what to do.
     """
-    from transformers.utils import find_adapter_config_file
 
-    path = os.path.expanduser(path)
-    if "://" in path:  # remote storage: veRL copies it later
-        return
-    config = model_config(path)
-    if config.model_type not in FAMILIES:
-        raise ValueError(
-            f"actor_rollout_ref.model.path={path} is of the family {config.model_type!r}; supported speech models: "
-            f"{', '.join(FAMILIES)}"
-        )
-    if family not in (None, config.model_type):
-        raise ValueError(
-            f"actor_rollout_ref.model.path={path} is of the family {config.model_type}, the recipe is {family}'s: take "
-            "the other family's recipe"
-        )
-    if find_adapter_config_file(path) is not None:
-        raise ValueError(
-            f"actor_rollout_ref.model.path={path} has a LoRA adapter of its own, which the actor would load and the rollout "
-            f"engine would not. Merge it into the weights, and train the result: verl-leaf merge {path} --out FOLDER"
-        )
+    what: str
+    found: str
+    remedy: str
 
 
 def model_config(path: str):
@@ -47,9 +30,64 @@ def model_config(path: str):
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(os.path.expanduser(path))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{path} is neither a folder with a readable config.json nor a model that the Hugging Face hub gives out here "
             f"({error})"
         ) from error
+
+
+def model_problems(path: str, config) -> list[ModelProblem]:
+    """Everything that would break the training of a model.
+
+    Args:
+        path: model folder or hub name.
+        config: its :func:`model_config`.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        remedy = f"supported speech models are {', '.join(FAMILIES)}; verl_leaf/models/README.md says how to add one"
+        return [ModelProblem("family", repr(config.model_type), remedy)]
+    problems = []
+    architectures = config.architectures or []
+    if architectures[:1] != [family.architecture]:
+        remedy = f'vLLM would take another class: set "architectures": ["{family.architecture}"] in config.json'
+        problems.append(ModelProblem("architecture", ", ".join(architectures) or "none named", remedy))
+    if getattr(config, "quantization_config", None):  # an attribute of quantised models alone
+        problems.append(
+            ModelProblem("weights", "quantised", "the actor trains weights that are not: take the original model")
+        )
+    if (reason := family.unfit(config)) is not None:
+        problems.append(ModelProblem("configuration", reason, "such a model cannot be served by vLLM: take another"))
+    if find_adapter_config_file(os.path.expanduser(path)) is not None:
+        remedy = (
+            "the actor would load it and the rollout engine would not. Merge it into the weights, and train the result: "
+            f"verl-leaf merge {path} --out FOLDER"
+        )
+        problems.append(ModelProblem("own adapter", "a LoRA adapter of its own", remedy))
+    return problems
+
+
+def check_speech_model(path: str, family: str | None = None) -> None:
+    """Stop unless a path or hub name holds a speech model that can be trained.
+
+    Args:
+        path: model folder or hub name.
+        family: the ``model_type`` that it must have; any supported one if None.
+
+    Raises:
+        ValueError: it does not exist, is of another family, or has a problem; the message says what to do.
+    """
+    if "://" in path:  # remote storage: verl copies it later
+        return
+    config = model_config(path)
+    for problem in model_problems(path, config):
+        raise ValueError(f"actor_rollout_ref.model.path={path}: {problem.what}: {problem.found}: {problem.remedy}")
+    if family not in (None, config.model_type):
+        raise ValueError(
+            f"actor_rollout_ref.model.path={path} is of the family {config.model_type}, the recipe is {family}'s: take "
+            "the other family's recipe"
+        )

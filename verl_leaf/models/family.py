@@ -1,5 +1,6 @@
 """What the package must know of a family of speech models."""
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from verl_leaf.config import family_settings
 
 FEATURES_KEY = "features_key"  # the model input that stands for a row's audio features (verl_leaf/models/features.py)
 
@@ -30,26 +33,29 @@ class Family:
     max_clips: int | None  # a prompt with more is refused
     max_seconds: float  # a longer clip does not fit the audio encoder's window
     layout: Mapping[str, str]  # names in transformers 5.10's class -> names in checkpoint files and in vLLM, by prefix
-    frozen: str  # regular expression of the modules that LoRA leaves alone: vLLM serves none in the audio encoder
     unfit: Callable[[Any], str | None]  # (config) -> why such a model cannot be trained or served, None if it can
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    attn_implementation: str = "sdpa"
+
+    @functools.cached_property
+    def _settings(self):
+        """The family's part of verl's configuration, ``verl_leaf/config/family/``."""
+        return family_settings(self.model_type).actor_rollout_ref.model
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        """Names of the layers that LoRA takes."""
+        return tuple(self._settings.target_modules)
+
+    @property
+    def frozen(self) -> str:
+        """Regular expression of the modules that LoRA leaves alone: vLLM serves none in the audio encoder."""
+        return self._settings.exclude_modules
+
+    @property
+    def attn_implementation(self) -> str:
+        return self._settings.override_config.attn_implementation
 
     def hf_class(self) -> type:
         return _load(self.hf)
-
-    def verl_flags(self) -> list[str]:
-        """Overrides of veRL's configuration that a model of the family needs."""
-        return [
-            "data.custom_cls.path=pkg://verl_leaf.speech.dataset",
-            "data.custom_cls.name=SpeechDataset",
-            f"actor_rollout_ref.model.target_modules=[{','.join(self.lora_targets)}]",
-            f"actor_rollout_ref.model.exclude_modules='{self.frozen}'",
-            "actor_rollout_ref.model.use_remove_padding=False",
-            f"+actor_rollout_ref.model.override_config.attn_implementation={self.attn_implementation}",
-            "actor_rollout_ref.rollout.agent.default_agent_loop=speech",
-            "+actor_rollout_ref.rollout.agent.agent_loop_manager_class=verl_leaf.speech.agent_loop.SpeechAgentLoopManager",
-        ]
 
     def checkpoint_name(self, name: str) -> str:
         """The name in checkpoint files of a parameter or module of the Hugging Face class, which may have it already."""

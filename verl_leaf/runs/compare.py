@@ -8,7 +8,9 @@ from typing import Any
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from verl_leaf.runs.summary import read_scalars
+from verl_leaf import config as configurations
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import Scalars, read_scalars
 
 # What runs of one method differ in: seeds, folders, names.
 INCIDENTAL = (
@@ -26,8 +28,6 @@ INCIDENTAL = (
     "save_freq",
     "test_freq",
 )
-
-Scalars = dict[str, dict[int, float]]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
     runs = []
     for folder, config, name, label in zip(folders, configs, names, labels, strict=True):
         batch, n = (config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n"))
-        summary = folder / "summary.json"
+        summary = RunFolder(folder).summary
         runs.append(
             Run(
                 name=name,
@@ -105,16 +105,12 @@ def method_labels(configs: list[dict[str, Any]]) -> list[str]:
     return labels
 
 
-def _epochs(folder: Path) -> list[Path]:
-    """The folders of a run's epochs, in order; those that have not begun are not there."""
-    return sorted(folder.glob("epoch_*"), key=lambda epoch: int(epoch.name.removeprefix("epoch_")))
-
-
-def _flat_config(folder: Path) -> dict[str, Any]:
-    folder = next(iter(_epochs(folder)), folder)
-    file = folder / "hydra" / ".hydra" / "config.yaml"
+def _flat_config(path: Path) -> dict[str, Any]:
+    folder = RunFolder(path)
+    file = next(iter(folder.epochs()), folder).config
     if not file.exists():
         return {}
+    configurations.register()
     flat: dict[str, Any] = {}
 
     def walk(value, path):
@@ -124,16 +120,24 @@ def _flat_config(folder: Path) -> dict[str, Any]:
         else:
             flat[path] = value
 
-    walk(OmegaConf.to_container(OmegaConf.load(file)), "")
+    walk(OmegaConf.to_container(OmegaConf.load(file), resolve=True), "")
     return flat
 
 
-def _scalars(folder: Path) -> Scalars:
-    if epochs := _epochs(folder):
-        return _joined([read_scalars(epoch / "metrics") for epoch in epochs])
-    if scalars := read_scalars(folder / "metrics"):
-        return scalars
-    scalars = {}
+def _scalars(path: Path) -> Scalars:
+    folder = RunFolder(path)
+    if epochs := folder.epochs():
+        return _joined([read_scalars(epoch.metrics) for epoch in epochs])
+    return read_scalars(folder.metrics) or _tensorboard_scalars(path)
+
+
+def _tensorboard_scalars(folder: Path) -> Scalars:
+    """Of any folder with TensorBoard files.
+
+    Raises:
+        ValueError: there are none.
+    """
+    scalars: Scalars = {}
     # A run that was interrupted has several files; a step that was run again counts as the later file has it.
     for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()

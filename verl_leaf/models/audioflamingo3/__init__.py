@@ -23,6 +23,5 @@ AUDIO_FLAMINGO_3 = Family(
     max_clips=1,  # vllm/model_executor/models/audioflamingo3.py get_supported_mm_limits
     max_seconds=600.0,  # `max_audio_len` of the processor, which cuts off the rest
     layout=LAYOUT,
-    frozen=".*(audio_tower|multi_modal_projector).*",
     unfit=unfit,
 )

@@ -46,7 +46,5 @@ GRANITE_SPEECH = Family(
     max_clips=1,  # vllm/model_executor/models/granite_speech.py get_supported_mm_limits
     max_seconds=500.0,  # the same file, get_max_audio_len
     layout=LAYOUT,
-    frozen=".*(encoder|projector).*",
-    attn_implementation="eager",  # transformers' Q-Former has no other
     unfit=unfit,
 )

@@ -25,6 +25,5 @@ QWEN2_AUDIO = Family(
     max_clips=None,
     max_seconds=30.0,
     layout=LAYOUT,
-    frozen=".*(audio_tower|multi_modal_projector).*",
     unfit=unfit,
 )

@@ -1,0 +1,93 @@
+"""The package's configurations, which ``python -m verl.trainer.main_ppo --config-name NAME`` finds by name.
+
+- ``leaf``: verl's own configuration with LEAF as its estimator, for any recipe;
+- ``leaf_speech``: the published configuration (arXiv 2606.07610), with ``family=`` a family of speech models;
+- ``leaf_speech_cpu``: the same for a small model on a machine without a GPU.
+
+Each is a YAML file here that builds on verl's ``ppo_trainer``. ``machine=cpu`` makes any of them run without a GPU.
+"""
+
+import math
+import re
+from importlib.resources import files
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+VERL_CONFIGS = "verl.trainer.config"
+
+
+class LeafSearchPath(SearchPathPlugin):
+    """Hydra looks for configurations here after it has looked in verl."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append(provider="verl-leaf", path=f"pkg://{__name__}")
+
+
+def register() -> None:
+    """Make the configurations and their resolvers known in this process; safe to call again."""
+    Plugins.instance().register(LeafSearchPath)
+    for name, resolver in (
+        ("leaf.mini_batch", prompts_per_mini_batch),
+        ("leaf.batch", least_multiple),
+        ("leaf.micro_batch", responses_per_rank),
+        ("leaf.sum", lambda *numbers: sum(numbers)),
+    ):
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def compose(config_name: str, overrides: list[str]) -> DictConfig:
+    """A configuration as ``main_ppo`` would have it.
+
+    Args:
+        config_name: ``ppo_trainer`` or one of the names above.
+        overrides: of the command line.
+
+    Raises:
+        ValueError: Hydra cannot read or apply an override, or there is no such configuration.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    register()
+    try:
+        with hydra.initialize_config_module(VERL_CONFIGS, version_base=None):
+            return hydra.compose(config_name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__ or error
+        raise ValueError(
+            f"--config-name {config_name} with these overrides: {' '.join(str(cause).split())}. A value with other "
+            "characters than letters and digits may need quotes of its own: \"key='value'\""
+        ) from error
+
+
+def family_settings(model_type: str) -> DictConfig:
+    """What ``family=MODEL_TYPE`` sets."""
+    return OmegaConf.create((files(__name__) / "family" / f"{model_type}.yaml").read_text(encoding="utf-8"))
+
+
+def quoted(value: object) -> str:
+    """A value as Hydra's command line reads it back to the same text, whatever characters it has."""
+    # A backslash counts for itself, but for those before an interpolation or a quotation mark, which they would escape.
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
+    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text)
+    return f"'{text}'"
+
+
+def prompts_per_mini_batch(responses: int, gpus: int, nodes: int) -> int:
+    """The fewest whole prompts whose responses all ranks share evenly."""
+    ranks = gpus * nodes
+    return ranks // math.gcd(ranks, responses)
+
+
+def least_multiple(number: int, of: int) -> int:
+    """The least multiple of ``of`` that is at least ``number``."""
+    return -(-number // of) * of
+
+
+def responses_per_rank(prompts: int, responses: int, gpus: int, nodes: int) -> int:
+    """What each rank has of a mini-batch."""
+    return max(1, prompts * responses // (gpus * nodes))

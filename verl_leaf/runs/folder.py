@@ -1,0 +1,169 @@
+"""The folder of a run: what is in it, and where.
+
+A run of several epochs has such a folder for each, ``epoch_1``, ``epoch_2``, ..., and of its own only what is made of them:
+the command, the summary and the adapter.
+"""
+
+import fcntl
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+NUMBERED = "[0-9][0-9][0-9]"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what; nothing needs to be there yet."""
+
+    path: Path
+
+    @property
+    def command(self) -> Path:
+        """What ``verl-leaf train`` was told, as JSON."""
+        return self.path / "command.json"
+
+    @property
+    def log(self) -> Path:
+        """Everything that verl, Ray and vLLM print."""
+        return self.path / "train.log"
+
+    @property
+    def config(self) -> Path:
+        """verl's configuration as Hydra put it together."""
+        return self.path / "hydra" / ".hydra" / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """A JSON line per step, in a file per start of the run."""
+        return self.path / "metrics"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def traces(self) -> Path:
+        """LEAF's trees."""
+        return self.path / "traces"
+
+    @property
+    def tree_page(self) -> Path:
+        return self.path / "tree.html"
+
+    @property
+    def validation(self) -> Path:
+        """Every answer of every validation, in a file per step."""
+        return self.path / "validation"
+
+    @property
+    def validation_rows(self) -> Path:
+        """The rows to validate on, where those are not all that were given."""
+        return self.path / "validation.parquet"
+
+    @property
+    def swapped_rows(self) -> Path:
+        """Rows to validate on that have other rows' audio."""
+        return self.path / "validation_swapped.parquet"
+
+    @property
+    def checkpoints(self) -> Path:
+        """verl's checkpoints, each with its adapter."""
+        return self.path / "checkpoints"
+
+    @property
+    def summary(self) -> Path:
+        """What the run amounts to, as JSON; there once it has ended."""
+        return self.path / "summary.json"
+
+    @property
+    def adapter(self) -> Path:
+        """The last adapter, in PEFT's format."""
+        return self.path / "adapter"
+
+    @property
+    def finished(self) -> bool:
+        return self.summary.exists()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether there is a checkpoint that training goes on from."""
+        return (self.checkpoints / "latest_checkpointed_iteration.txt").exists()
+
+    def adapter_of(self, step: int) -> Path:
+        """The adapter that was saved at a step."""
+        return self.checkpoints / f"global_step_{step}" / "adapter"
+
+    def answers_of(self, step: int) -> Path:
+        """The answers of the validation at a step."""
+        return self.validation / f"{step}.jsonl"
+
+    def validated_steps(self) -> list[int]:
+        """The steps whose validation is here, in order."""
+        return sorted(int(file.stem) for file in self.validation.glob("*.jsonl") if file.stem.isdecimal())
+
+    def epoch(self, number: int) -> "RunFolder":
+        return RunFolder(self.path / f"epoch_{number}")
+
+    def epochs(self) -> list["RunFolder"]:
+        """The epochs that have begun, in order; none where the run has no parts."""
+        numbers = (re.fullmatch(r"epoch_(\d+)", folder.name) for folder in self.path.glob("epoch_*"))
+        return [self.epoch(number) for number in sorted(int(found[1]) for found in numbers if found)]
+
+    def read_command(self) -> dict[str, Any] | None:
+        """What :meth:`write_command` wrote; None if nothing."""
+        return json.loads(self.command.read_text(encoding="utf-8")) if self.command.exists() else None
+
+    def write_command(self, command: dict[str, Any]) -> None:
+        self.command.write_text(json.dumps(command, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def lock(self) -> IO[str]:
+        """A file that stays locked while it is open here or in a child, so that two runs never share a folder.
+
+        Raises:
+            ValueError: another process holds it, or the file system has no locks.
+        """
+        lock = open(self.path / "lock", "w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise ValueError(
+                f"{self.path}: a run is at work here; wait for it, end it, or choose another folder"
+            ) from None
+        except OSError as error:
+            lock.close()
+            raise ValueError(
+                f"{self.path}: its file system has no file locks ({error.strerror}): choose a folder on another one"
+            ) from error
+        return lock
+
+
+def choose_folder(runs: Path, command: dict[str, Any]) -> RunFolder:
+    """The last unfinished run below ``runs`` that was told the same, or a new numbered folder."""
+    folders = [RunFolder(path) for path in sorted(runs.glob(NUMBERED))]
+    for folder in reversed(folders):
+        if folder.read_command() == command and not folder.finished:
+            return folder
+    numbers = [int(folder.path.name) for folder in folders]
+    return RunFolder(runs / f"{max(numbers, default=0) + 1:03d}")
+
+
+def reusable_validation(folder: RunFolder, command: dict[str, Any], model: str, validation: Path) -> Path | None:
+    """The answers before training of an earlier run beside this one, if it was told the same.
+
+    They are taken for the same where the model is a local folder and nothing in it or in the validation's is newer than
+    the answers.
+    """
+    if not Path(model).is_dir():
+        return None
+    made_of = [*Path(model).rglob("*"), *validation.parent.glob("*")]
+    newest = max(file.stat().st_mtime for file in made_of)
+    for path in sorted(folder.path.parent.glob(NUMBERED), reverse=True):
+        earlier = RunFolder(path)
+        answers = earlier.answers_of(0)
+        if answers.exists() and answers.stat().st_mtime > newest and earlier.read_command() == command:
+            return answers
+    return None

@@ -1,0 +1,115 @@
+"""Shows what a run does until it ends, from its log and its metrics."""
+
+import re
+import subprocess
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import is_score, steps_of
+
+QUIET_SECONDS = 600  # longer silence than any step of a healthy run on one machine
+SECONDS_BETWEEN_LOOKS = 0.5
+NOTE_WIDTH = 60
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+WORKER = re.compile(r"^\([^)]*pid=[^)]*\)\s*")  # Ray's name of the process that printed a line
+
+
+class Watch:
+    """A run as it is seen from outside.
+
+    Args:
+        folder: of the run.
+        console: to show it on.
+    """
+
+    def __init__(self, folder: RunFolder, console: Console):
+        self.folder = folder
+        self.console = console
+        self._log_end = folder.log.stat().st_size if folder.log.exists() else 0
+        self._log_start = self._log_end
+        self._metrics_read: dict[Path, int] = {file: file.stat().st_size for file in folder.metrics.glob("*.jsonl")}
+        self._heard = time.monotonic()
+        self._warned = False
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("Starting", total=None, note="")
+
+    def until_it_ends(self, process: subprocess.Popen) -> int:
+        """Show progress until a process has ended; its exit status."""
+        with self._progress:
+            while True:
+                ended = process.poll() is not None
+                self._look()
+                if ended:
+                    return process.returncode
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def last_error(self) -> str:
+        """The last traceback of this start's log, or its last lines."""
+        text = COLOURS.sub("", self.folder.log.read_bytes()[self._log_start :].decode(errors="replace"))
+        lines = [line.rstrip() for line in text.split("\n")]
+        tracebacks = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
+        return "\n".join(lines[max(tracebacks[-1] if tracebacks else 0, len(lines) - 40) :])
+
+    def _look(self) -> None:
+        lines, self._log_end = _lines_after(self.folder.log, self._log_end)
+        for line in lines.decode(errors="replace").split("\n"):
+            self._show_line(COLOURS.sub("", line).strip())
+        for file in sorted(self.folder.metrics.glob("*.jsonl")):
+            content, self._metrics_read[file] = _lines_after(file, self._metrics_read.get(file, 0))
+            for step, values in steps_of(content):
+                self._show_step(step, values)
+        if lines:
+            self._heard, self._warned = time.monotonic(), False
+        elif not self._warned and time.monotonic() - self._heard > QUIET_SECONDS:
+            self._warned = True
+            self.console.print(
+                f"[yellow]No output for {QUIET_SECONDS // 60} minutes.[/yellow] verl waits for ever, without a word, where "
+                "Ray has too few CPUs (ray_kwargs.ray_init.num_cpus) or after a worker failed: look at "
+                f"{escape(str(self.folder.log))}",
+                soft_wrap=True,
+            )
+
+    def _show_line(self, line: str) -> None:
+        if found := re.search(r"Total training steps: (\d+)", line):
+            self._progress.update(self._task, total=int(found[1]))
+        text = WORKER.sub("", line)
+        if text and not self._progress.tasks[self._task].completed:
+            self._progress.update(self._task, note=escape(text[:NOTE_WIDTH]))
+
+    def _show_step(self, step: int, values: dict[str, float]) -> None:
+        note = ""
+        if "critic/score/mean" in values:
+            note += f"reward {values['critic/score/mean']:.3f}"
+        if "timing_s/step" in values:
+            note += f" s/step {values['timing_s/step']:.1f}"
+        self._progress.update(self._task, description="Training", completed=step, note=note)
+        if note and not self.console.is_terminal:
+            self.console.print(f"step {step}: {note}", highlight=False)
+        scores = [f"{name.split('/')[1]} {value:.3f}" for name, value in sorted(values.items()) if is_score(name)]
+        if scores:
+            self.console.print(f"step {step}: validation reward: {escape(', '.join(scores))}", soft_wrap=True)
+
+
+def _lines_after(file: Path, start: int) -> tuple[bytes, int]:
+    """The whole lines of a file from a byte on, and where they end."""
+    if not file.exists():
+        return b"", start
+    with open(file, "rb") as opened:
+        opened.seek(start)
+        content = opened.read()
+    whole = content[: content.rfind(b"\n") + 1]
+    return whole, start + len(whole)
