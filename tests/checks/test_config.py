@@ -134,7 +134,7 @@ def test_an_unsupported_family_is_named(configure, task, tmp_path):
     config = json.loads((tmp_path / "model/config.json").read_text())
     config["model_type"] = "whisper"
     (tmp_path / "model/config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="of the family 'whisper'; supported speech models: qwen2_audio"):
+    with pytest.raises(ValueError, match="family: 'whisper': supported speech models are qwen2_audio"):
         check_run(configure(f"actor_rollout_ref.model.path={tmp_path}/model"))
 
 

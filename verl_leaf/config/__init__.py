@@ -49,19 +49,23 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
         ValueError: Hydra cannot read or apply an override, or there is no such configuration.
     """
     import hydra
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
+    from hydra.errors import HydraException, OverrideParseException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
     register()
     try:
         with hydra.initialize_config_module(VERL_CONFIGS, version_base=None):
             return hydra.compose(config_name, overrides)
+    except OverrideParseException as error:
+        raise ValueError(
+            f"{error.override}: Hydra cannot read this override. A value with other characters than letters and digits may "
+            "need quotes of its own: \"key='value'\""
+        ) from error
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
-        raise ValueError(
-            f"--config-name {config_name} with these overrides: {' '.join(str(cause).split())}. A value with other "
-            "characters than letters and digits may need quotes of its own: \"key='value'\""
-        ) from error
+        if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+            raise ValueError(f"{cause.full_key}: {config_name} has no such setting") from error
+        raise ValueError(f"{config_name} with these overrides: {' '.join(str(cause).split())}") from error
 
 
 def family_settings(model_type: str) -> DictConfig:

