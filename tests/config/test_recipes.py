@@ -134,10 +134,9 @@ def test_epochs_are_warm_restarts(dry_run, here, tmp_path):
 
 
 @pytest.mark.parametrize("gpus, nodes", [(1, 1), (2, 1), (4, 1), (8, 1), (6, 1), (8, 2), (4, 4), (8, 4)])
-def test_every_gpu_gets_its_share_of_a_step(dry_run, here, gpus, nodes):
-    config = resolve(dry_run("qwen2audio_leaf", gpus=gpus, NODES=str(nodes))[0], *here)
+def test_every_gpu_gets_its_share_of_a_step(gpus, nodes):
+    config = compose("leaf_speech", [f"trainer.n_gpus_per_node={gpus}", f"trainer.nnodes={nodes}"])
     n, ranks, actor = config.actor_rollout_ref.rollout.n, gpus * nodes, config.actor_rollout_ref.actor
-    assert (config.trainer.n_gpus_per_node, config.trainer.nnodes) == (gpus, nodes)
     share, left = divmod(actor.ppo_mini_batch_size * n, ranks)
     assert share >= 1 and not left and share % actor.ppo_micro_batch_size_per_gpu == 0
     assert config.data.train_batch_size % actor.ppo_mini_batch_size == 0 and config.data.train_batch_size >= 6
@@ -146,8 +145,9 @@ def test_every_gpu_gets_its_share_of_a_step(dry_run, here, gpus, nodes):
 
 
 def test_overrides_come_last(dry_run, here):
-    (command,) = dry_run("qwen2audio_leaf", "data.train_batch_size=12", "trainer.logger=[wandb]")
+    (command,) = dry_run("qwen2audio_leaf", "data.train_batch_size=12", "trainer.logger=[wandb]", gpus=6, NODES="2")
     config = resolve(command, *here)
+    assert (config.trainer.n_gpus_per_node, config.trainer.nnodes) == (6, 2)
     assert config.data.train_batch_size == 12
     assert list(config.trainer.logger) == ["console", "tensorboard", "file", "wandb"]
 

@@ -7,16 +7,16 @@
 Each is a YAML file here that builds on verl's ``ppo_trainer``. ``machine=cpu`` makes any of them run without a GPU.
 """
 
+import importlib.util
 import math
 import re
 from importlib.resources import files
+from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
-
-VERL_CONFIGS = "verl.trainer.config"
 
 
 class LeafSearchPath(SearchPathPlugin):
@@ -54,7 +54,7 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
 
     register()
     try:
-        with hydra.initialize_config_module(VERL_CONFIGS, version_base=None):
+        with hydra.initialize_config_dir(str(_verl_configs()), version_base=None):
             return hydra.compose(config_name, overrides)
     except OverrideParseException as error:
         raise ValueError(
@@ -66,6 +66,14 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             raise ValueError(f"{cause.full_key}: {config_name} has no such setting") from error
         raise ValueError(f"{config_name} with these overrides: {' '.join(str(cause).split())}") from error
+
+
+def _verl_configs() -> Path:
+    """verl's own configurations; verl itself, which takes seconds to import, is not."""
+    spec = importlib.util.find_spec("verl")
+    if spec is None or spec.origin is None:
+        raise ValueError("verl is not installed: pip install 'verl-leaf[gpu]', or 'verl-leaf[cpu]' without a GPU")
+    return Path(spec.origin).parent / "trainer" / "config"
 
 
 def family_settings(model_type: str) -> DictConfig:
