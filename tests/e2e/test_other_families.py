@@ -45,7 +45,7 @@ def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
     recipe.finish(
         *FLAGS,
         "trainer.total_training_steps=1",
-        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
     )
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
 

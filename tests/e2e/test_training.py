@@ -3,6 +3,7 @@
 import json
 import shutil
 import statistics
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -34,7 +35,7 @@ def trained(task, tmp_path_factory):
     recipe = Recipe(task, tmp_path_factory.mktemp("trained"), ROLLOUT_RECORD=str(record))
     overrides = [
         *SHORT,
-        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.RecordingManager",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.RecordingManager",
     ]
     process = recipe.start(*overrides)
     checkpoints = recipe.run / "checkpoints"
@@ -61,16 +62,13 @@ def test_goes_on_from_the_checkpoint_after_a_kill(trained):
     assert "step:1 - " not in log.split("setting global step to")[1], "the resumed run began again"
 
 
-def test_only_lora_weights_change(trained):
-    first, last = (
-        torch.load(
-            trained.run / f"checkpoints/global_step_{step}/actor/model_world_size_1_rank_0.pt", weights_only=False
-        )
-        for step in (1, STEPS)
-    )
-    changed = {name for name in first if not torch.equal(_local(first[name]), _local(last[name]))}
-    assert changed == {name for name in first if "lora_" in name}
-    assert all("language_model" in name for name in changed)
+def test_checkpoints_hold_lora_alone_and_every_adapter_is_kept(trained):
+    """Also what the run went on from: the base model is where it came from."""
+    for step in range(1, STEPS + 1):
+        folder = trained.run / f"checkpoints/global_step_{step}"
+        weights = torch.load(folder / "actor/model_world_size_1_rank_0.pt", weights_only=False)
+        assert weights and all("lora_" in name for name in weights)
+        assert (folder / "adapter/adapter_model.safetensors").exists()
 
 
 def test_adapter_reaches_vllm_and_loads_in_plain_peft(trained):
@@ -122,7 +120,7 @@ def test_other_audio_at_the_actor_is_seen(task, tmp_path):
     recipe.finish(
         *SHORT,
         "trainer.total_training_steps=1",
-        "++actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
     )
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
 
@@ -159,13 +157,25 @@ def test_two_fsdp_ranks_share_prompts_and_change_nothing(task, tmp_path):
         "actor_rollout_ref.actor.entropy_coeff=0.01",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",  # two to accumulate
-        "actor_rollout_ref.model.enable_gradient_checkpointing=True",
+        "actor_rollout_ref.actor.checkpoint.save_lora_only=False",
     )
     comparing.assert_the_same(compared, updates=2 * 2 * 2)
     assert len(list(compared.glob("*.jsonl"))) == 2
     assert max(recipe.scalars()["training/rollout_probs_diff_max"].values()) < PARITY
-    assert len(list((recipe.run / "checkpoints/global_step_2/actor").glob("model_world_size_2_rank_*.pt"))) == 2
+    _assert_only_lora_changed(*(recipe.run / f"checkpoints/global_step_{step}/actor" for step in (1, 2)))
     assert (recipe.run / "adapter" / "adapter_model.safetensors").exists()
+
+
+def _assert_only_lora_changed(first: Path, last: Path) -> None:
+    """Of two checkpoints that hold all weights, on every rank."""
+    for rank in range(2):
+        before, after = (
+            torch.load(folder / f"model_world_size_2_rank_{rank}.pt", weights_only=False) for folder in (first, last)
+        )
+        changed = {name for name in before if not torch.equal(_local(before[name]), _local(after[name]))}
+        assert changed and changed <= {name for name in before if "lora_" in name}
+        assert all("language_model" in name for name in changed)
+        assert any("lora_" not in name for name in before)
 
 
 def _local(tensor):

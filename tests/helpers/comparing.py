@@ -14,7 +14,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from verl_leaf.sharing.engine import SharingEngine
 
-FLAG = "+actor_rollout_ref.model.override_config.share_prompts=True"
+FLAG = "actor_rollout_ref.model.override_config.share_prompts=True"
 FLAGS = ["actor_rollout_ref.model.external_lib=tests.helpers.comparing"]
 
 once = SharingEngine.forward_backward_batch
