@@ -44,13 +44,17 @@ def _add_doctor(commands) -> None:
         "doctor", help="check that this environment, or a model, can be trained, and say what to do"
     )
     command.add_argument("model", nargs="?", help="model folder or hub name; without one, the environment")
+    command.add_argument("--gpus", type=int, help="does the published configuration for the model fit so many GPUs?")
+    command.add_argument("--memory", type=float, default=80.0, help="of each GPU, GiB (default: %(default)s)")
     command.set_defaults(function=_doctor)
 
 
 def _doctor(options) -> int:
     from verl_leaf.doctor import examine, examine_model
 
-    return examine_model(options.model) if options.model else examine()
+    if options.gpus is not None and (options.gpus < 1 or options.model is None):
+        raise ValueError(f"--gpus {options.gpus}: must be 1 or more, with a model")
+    return examine_model(options.model, options.gpus, options.memory) if options.model else examine()
 
 
 def _add_train(commands) -> None:

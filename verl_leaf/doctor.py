@@ -9,8 +9,10 @@ import re
 from rich.console import Console
 from rich.table import Table
 
+from verl_leaf.checks.memory import estimates, model_size
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.checks.versions import TESTED
+from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
 
@@ -76,11 +78,13 @@ def examine() -> int:
     return report.show("This environment can train.")
 
 
-def examine_model(model: str) -> int:
+def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> int:
     """Print whether a model can be trained, from its config.json alone; the exit status is 1 if it cannot, else 0.
 
     Args:
         model: folder or hub name.
+        gpus: to say whether the published configuration fits so many GPUs of one node; not asked if None.
+        memory: of each GPU, GiB.
 
     Raises:
         ValueError: there is no config.json, or one that transformers does not know.
@@ -102,12 +106,27 @@ def examine_model(model: str) -> int:
         model_class = family.hf_class()
         with torch.device("meta"):
             network = model_class._from_config(config, attn_implementation=family.attn_implementation)
-        _layers(report, network, family)
+        taken = _layers(report, network, family)
+        if gpus is not None:
+            _memory(report, network, config, list(taken.values()), family, gpus, memory)
     return report.show("This model can be trained.")
 
 
-def _layers(report: Report, network, family: Family) -> None:
-    """What a model consists of, and which of its layers LoRA takes."""
+def _memory(report: Report, network, config, lora_layers: list, family: Family, gpus: int, memory: float) -> None:
+    """Whether the published configuration fits."""
+    settings = compose("leaf_speech", [f"family={family.model_type}", f"trainer.n_gpus_per_node={gpus}"])
+    size = model_size(network, config.get_text_config(), lora_layers, settings.actor_rollout_ref.model.lora_rank)
+    for estimate in estimates(settings, size, memory):
+        parts = "; ".join(f"{part.gib:.1f} {part.what} ({part.how})" for part in estimate.parts)
+        found = f"about {estimate.gib:.1f} GiB: {parts}"
+        if "GPU" in estimate.name and estimate.gib > memory:
+            report.broken(estimate.name, found, f"{memory:g} GiB are too few: set {', or '.join(estimate.remedies)}")
+        else:
+            report.ok(estimate.name, found)
+
+
+def _layers(report: Report, network, family: Family) -> dict:
+    """What a model consists of; its layers that LoRA takes, by name."""
     parameters = sum(weight.numel() for weight in network.parameters())
     report.ok("parameters", f"{parameters / 1e6:,.1f} million, {2 * parameters / 1e9:.2f} GB in bf16")
     report.ok("attention", family.attn_implementation)
@@ -127,6 +146,7 @@ def _layers(report: Report, network, family: Family) -> None:
         report.ok("LoRA", f"{len(taken)} layers, {trained / 1e6:.1f} million parameters at rank 64")
     if missing := [name for name in family.lora_targets if name not in found]:
         report.note("LoRA", f"no layer is called {', '.join(missing)}")
+    return taken
 
 
 def _versions(report: Report) -> None:
