@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import platform
 import re
+from collections import defaultdict
 
 from rich.console import Console
 from rich.table import Table
@@ -103,7 +104,7 @@ def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> 
         report.note("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here")
     if family is not None and not problems:
         report.ok("architecture", family.architecture)
-        model_class = family.hf_class()
+        model_class = family.load_hf_class()
         with torch.device("meta"):
             network = model_class._from_config(config, attn_implementation=family.attn_implementation)
         taken = _layers(report, network, family)
@@ -127,13 +128,19 @@ def _memory(report: Report, network, config, lora_layers: list, family: Family, 
 
 def _layers(report: Report, network, family: Family) -> dict:
     """What a model consists of; its layers that LoRA takes, by name."""
+    from transformers import PreTrainedModel
+
     parameters = sum(weight.numel() for weight in network.parameters())
     report.ok("parameters", f"{parameters / 1e6:,.1f} million, {2 * parameters / 1e9:.2f} GB in bf16")
-    report.ok("attention", family.attn_implementation)
+    attention = defaultdict(list)
+    for module in network.modules():
+        if isinstance(module, PreTrainedModel):
+            attention[module.config._attn_implementation].append(type(module).__name__)
+    report.ok("attention", "; ".join(f"{kind}: {', '.join(names)}" for kind, names in attention.items()))
     taken = {
         name: layer
         for name, layer in network.named_modules()
-        if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.frozen, name)
+        if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.lora_exclude, name)
     }
     outside = [name for name in taken if "language_model" not in name]
     found = {name.rpartition(".")[2] for name in taken}
@@ -225,9 +232,9 @@ def _vllm(report: Report) -> None:
 
         register_vllm_models()
         for family in FAMILIES.values():
-            family.hf_class()
+            family.load_hf_class()
             ModelRegistry.models[family.architecture].load_model_cls()
-            report.ok("model family", f"{family.model_type}: {family.hf}, {family.vllm_class}")
+            report.ok("model family", f"{family.model_type}: {family.hf_class}, {family.vllm_class}")
     except Exception as error:
         report.broken("model classes", f"{type(error).__name__}: {error}", f"install the tested vLLM: {extra}")
 

@@ -37,7 +37,7 @@ def adapted(model, tmp_path_factory):
             r=4,
             lora_alpha=8,
             target_modules=list(family.lora_targets),
-            exclude_modules=family.frozen,
+            exclude_modules=family.lora_exclude,
             init_lora_weights=False,
         ),
     )

@@ -15,7 +15,7 @@ def counted(request, models):
     """A family, its tiny network and the size that is counted of it."""
     family = FAMILIES[request.param]
     config = AutoConfig.from_pretrained(models(request.param))
-    network = family.hf_class()._from_config(config, attn_implementation=family.attn_implementation)
+    network = family.load_hf_class()._from_config(config, attn_implementation=family.attn_implementation)
     layers = [
         layer
         for name, layer in network.named_modules()
@@ -28,7 +28,7 @@ def test_what_is_counted_is_what_the_model_has(counted):
     family, network, size = counted
     assert size.parameters == sum(weight.numel() for weight in network.parameters())
     assert size.layers == 2 and size.outside + size.layers * size.layer == size.parameters
-    targets = LoraConfig(r=4, target_modules=list(family.lora_targets), exclude_modules=family.frozen)
+    targets = LoraConfig(r=4, target_modules=list(family.lora_targets), exclude_modules=family.lora_exclude)
     adapted = get_peft_model(network, targets)
     assert size.lora == sum(weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name)
 

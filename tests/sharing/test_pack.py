@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.masking_utils import find_packed_sequence_indices
 
 from verl_leaf.sharing.pack import pack
 
@@ -26,6 +27,10 @@ def model():
     return LlamaForCausalLM(config).double()
 
 
+def attention_mask(packed):
+    return None if packed.attention_mask is None else packed.attention_mask[:, None]
+
+
 tokens = st.lists(st.integers(0, VOCABULARY - 1), max_size=5)
 batches = st.lists(
     st.tuples(st.sampled_from([(1, 2, 3), (1, 2), (1, 2, 3, 4, 5, 6), (7,)]), tokens, st.integers(0, 1)),
@@ -41,10 +46,12 @@ def test_log_probabilities_and_gradients_are_those_of_each_response_alone(model,
     lengths = [len(prompt) for prompt, *_ in batch]
     packed = pack(sequences, lengths, [root for *_, root in batch], pad=0)
 
-    logits = model(input_ids=packed.ids, position_ids=packed.positions, attention_mask=packed.mask[:, None]).logits
-    values = logits.flatten(0, 1)[packed.seen_from].log_softmax(-1).gather(-1, packed.tokens[:, None])[:, 0]
+    logits = model(
+        input_ids=packed.input_ids, position_ids=packed.position_ids, attention_mask=attention_mask(packed)
+    ).logits
+    values = logits.flatten(0, 1)[packed.logit_index].log_softmax(-1).gather(-1, packed.target_ids[:, None])[:, 0]
     total = sum(map(len, sequences))
-    found = values.new_zeros(total).index_put((packed.answers,), values)
+    found = values.new_zeros(total).index_put((packed.target_index,), values)
 
     expected = []
     for sequence, length in zip(sequences, lengths, strict=True):
@@ -70,19 +77,44 @@ def test_every_common_beginning_stands_once(batch):
         sequence = (*prompt, *response)
         beginnings = groups.setdefault((root, prompt), set())
         beginnings |= {sequence[: end + 1] for end in range(len(sequence))}
-    sizes = [int((row.sum(-1) > 1).sum()) + int(row[0, 0]) for row in packed.mask]
-    assert packed.ids.shape == (len(groups), max(map(len, groups.values())))
+    widest = max(map(len, groups.values()))
+    assert packed.input_ids.shape == (len(groups), -(-widest // 64) * 64)
+    if packed.attention_mask is None:
+        assert len(groups) == len(sequences)
+        sizes = [len(sequences[first]) for first in packed.first]
+    else:
+        sizes = [int((row.sum(-1) > 1).sum()) + int(row[0, 0]) for row in packed.attention_mask]
     assert sizes == [len(beginnings) for beginnings in groups.values()]
+
+
+def rows(packed, length):
+    """The rows' first tokens; the rest is padding."""
+    assert not packed.input_ids[:, length:].any()
+    return packed.input_ids[:, :length].tolist()
 
 
 def test_other_audio_shares_nothing():
     sequences = [np.array([1, 2, 3]), np.array([1, 2, 4])]
-    assert pack(sequences, [2, 2], ["one clip", "another"], pad=0).ids.tolist() == [[1, 2, 3], [1, 2, 4]]
-    assert pack(sequences, [2, 2], ["one clip", "one clip"], pad=0).ids.tolist() == [[1, 2, 3, 4]]
+    assert rows(pack(sequences, [2, 2], ["one clip", "another"], pad=0), 3) == [[1, 2, 3], [1, 2, 4]]
+    assert rows(pack(sequences, [2, 2], ["one clip", "one clip"], pad=0), 4) == [[1, 2, 3, 4]]
 
 
 def test_padding_does_not_matter():
-    sequences = [np.array([1, 2, 3, 4]), np.array([1, 5])]
-    one, other = (pack(sequences, [1, 1], ["a", "b"], pad=pad) for pad in (0, 9))
-    assert one.ids.tolist() == [[1, 2, 3, 4], [1, 5, 0, 0]] and other.ids.tolist() == [[1, 2, 3, 4], [1, 5, 9, 9]]
-    assert torch.equal(one.mask, other.mask) and one.mask.any(-1).all()
+    sequences = [np.array([1, 2, 3, 4]), np.array([1, 5]), np.array([1, 6])]
+    one, other = (pack(sequences, [1, 1, 1], ["a", "b", "b"], pad=pad) for pad in (0, 9))
+    assert rows(one, 4) == [[1, 2, 3, 4], [1, 5, 6, 0]] and other.input_ids[1, 3:].eq(9).all()
+    assert torch.equal(one.attention_mask, other.attention_mask) and one.attention_mask.any(-1).all()
+
+
+@pytest.mark.parametrize("length, width", [(1, 64), (64, 64), (65, 128)])
+def test_widths_are_few(length, width):
+    sequences = [np.arange(length), np.arange(length) + 1]
+    assert pack(sequences, [1, 1], ["a", "b"], pad=0).input_ids.shape == (2, width)
+
+
+def test_rows_that_share_nothing_need_no_mask():
+    """And transformers builds none for them, which it would where positions jump."""
+    packed = pack([np.arange(1, 9), np.arange(2, 5)], [2, 1], ["a", "b"], pad=0)
+    assert packed.attention_mask is None
+    assert find_packed_sequence_indices(packed.position_ids[:1]) is None
+    assert find_packed_sequence_indices(packed.position_ids[1:]) is None

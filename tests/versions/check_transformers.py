@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoProcessor
 from verl_leaf.models import FAMILIES
 family = FAMILIES[AutoConfig.from_pretrained(sys.argv[1]).model_type]
 processor = AutoProcessor.from_pretrained(sys.argv[1])
-model = family.hf_class().from_pretrained(
+model = family.load_hf_class().from_pretrained(
     sys.argv[1], dtype=torch.float32, attn_implementation=family.attn_implementation)
 torch.manual_seed(0)
 ids, features = family.encode(processor, processor.audio_token + "Translate", [torch.randn(16000).numpy()])

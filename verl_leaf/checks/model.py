@@ -60,7 +60,7 @@ def model_problems(path: str, config) -> list[ModelProblem]:
         problems.append(
             ModelProblem("weights", "quantised", "the actor trains weights that are not: take the original model")
         )
-    if (reason := family.unfit(config)) is not None:
+    if (reason := family.unsupported_reason(config)) is not None:
         problems.append(ModelProblem("configuration", reason, "such a model cannot be served by vLLM: take another"))
     if find_adapter_config_file(os.path.expanduser(path)) is not None:
         remedy = (

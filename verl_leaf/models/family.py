@@ -25,15 +25,15 @@ class Family:
     architecture: str  # `architectures[0]` in config.json: the name under which vLLM looks its class up
     processor_class: str  # name of the Hugging Face processor class
     extractor: str  # the processor's attribute that holds its feature extractor
-    hf: str  # Hugging Face model class that the actor trains
+    hf_class: str  # Hugging Face model class that the actor trains
     vllm_class: str  # vLLM model class that generates the rollouts
     call_processor: Callable[..., Mapping[str, torch.Tensor]]  # (processor, text, clips) -> ids and audio features
     audio_tokens: Callable[..., int]  # (processor, samples) -> placeholder tokens that a clip of that length becomes
     min_audio_tokens: int  # a clip that becomes fewer is refused
     max_clips: int | None  # a prompt with more is refused
     max_seconds: float  # a longer clip does not fit the audio encoder's window
-    layout: Mapping[str, str]  # names in transformers 5.10's class -> names in checkpoint files and in vLLM, by prefix
-    unfit: Callable[[Any], str | None]  # (config) -> why such a model cannot be trained or served, None if it can
+    checkpoint_prefixes: Mapping[str, str]  # of names: transformers 5.10's class -> checkpoint files and vLLM
+    unsupported_reason: Callable[[Any], str | None]  # (config) -> why it cannot be trained or served, None if it can
 
     @functools.cached_property
     def _settings(self):
@@ -46,7 +46,7 @@ class Family:
         return tuple(self._settings.target_modules)
 
     @property
-    def frozen(self) -> str:
+    def lora_exclude(self) -> str:
         """Regular expression of the modules that LoRA leaves alone: vLLM serves none in the audio encoder."""
         return self._settings.exclude_modules
 
@@ -54,12 +54,13 @@ class Family:
     def attn_implementation(self) -> str:
         return self._settings.override_config.attn_implementation
 
-    def hf_class(self) -> type:
-        return _load(self.hf)
+    def load_hf_class(self) -> type:
+        module, name = self.hf_class.split(":")
+        return getattr(importlib.import_module(module), name)
 
     def checkpoint_name(self, name: str) -> str:
         """The name in checkpoint files of a parameter or module of the Hugging Face class, which may have it already."""
-        for prefix, replacement in self.layout.items():
+        for prefix, replacement in self.checkpoint_prefixes.items():
             if name.startswith(prefix):
                 return replacement + name.removeprefix(prefix)
         return name
@@ -101,7 +102,7 @@ class Family:
         Args:
             processor: the family's Hugging Face processor.
             text: the prompt after the chat template.
-            clips: one float32 mono waveform a placeholder, at the processor's sampling rate.
+            clips: one float32 mono waveform per placeholder, at the processor's sampling rate.
 
         Returns:
             ``(input_ids, features)``; the first axis of every feature counts the clips.
@@ -116,8 +117,3 @@ class Family:
         ids = encoded.pop("input_ids")[0].tolist()
         encoded.pop("attention_mask")
         return ids, encoded
-
-
-def _load(name: str) -> type:
-    module, attribute = name.split(":")
-    return getattr(importlib.import_module(module), attribute)

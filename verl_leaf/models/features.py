@@ -1,14 +1,15 @@
-"""Audio features in veRL's TransferQueue, once a prompt.
+"""Audio features in verl's TransferQueue, once per prompt.
 
-veRL stores the inputs of the actor's encoder with every row, so n times for the n rollouts of a prompt
+verl stores the inputs of the actor's encoder with every row, so n times for the n rollouts of a prompt
 (verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row carries the prompt's key, and the actor's
 model fetches what the key stands for.
+
+The queue is imported where it is used: the models run without one, too.
 """
 
 import uuid
 
 import torch
-import transfer_queue as tq
 
 PARTITION = "audio_features"
 
@@ -24,6 +25,8 @@ async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
     Returns:
         Their key, uint8 ``[1, 16]``.
     """
+    import transfer_queue as tq
+
     key = uuid.uuid4()
     await tq.async_kv_put(key=key.hex, partition_id=PARTITION, fields=features)
     return torch.frombuffer(bytearray(key.bytes), dtype=torch.uint8)[None]
@@ -31,6 +34,8 @@ async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
 
 async def release(keys: list[torch.Tensor]) -> None:
     """Remove features from the queue."""
+    import transfer_queue as tq
+
     if keys:
         await tq.async_kv_clear(keys=[name for key in keys for name in _names(key)], partition_id=PARTITION)
 
@@ -61,6 +66,8 @@ def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def _get(name: str) -> dict[str, torch.Tensor]:
+    import transfer_queue as tq
+
     stored = tq.kv_batch_get(keys=[name], partition_id=PARTITION)
     return {feature: stored[feature][0] for feature in stored.keys()}
 

@@ -26,7 +26,7 @@ def _patch(model_module) -> None:
         if hf_config.model_type in FAMILIES:
             from transformers import AutoModelForImageTextToText
 
-            hf_class = FAMILIES[hf_config.model_type].hf_class()
+            hf_class = FAMILIES[hf_config.model_type].load_hf_class()
             AutoModelForImageTextToText.register(type(hf_config), hf_class, exist_ok=True)
         return original(hf_config)
 

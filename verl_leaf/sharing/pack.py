@@ -10,31 +10,34 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+WIDTHS = 64  # rows are multiples of it wide: kernels that are chosen or built per shape see few
+
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences as trees, a row a prompt, padded on the right. All tensors are on the CPU.
+    """Sequences as trees, one row per prompt, padded on the right. All tensors are on the CPU.
 
     Attributes:
-        ids: tokens, int64 ``[rows, width]``.
-        positions: position of each token in its own sequences, int64 ``[rows, width]``.
-        mask: whether a token (second axis) sees another (third), bool ``[rows, width, width]``; padding sees itself.
+        input_ids: tokens, int64 ``[rows, width]``.
+        position_ids: position of each token in its own sequences, int64 ``[rows, width]``.
+        attention_mask: whether a token (second axis) sees another (third), bool ``[rows, width, width]``; padding sees
+            itself. None where each row is one sequence, for which a causal mask does.
         first: for each row, the index of a sequence of it.
-        answers: where the log-probability of each response token goes in the sequences laid end to end: int64 ``[answers]``,
-            the place of the token before it.
-        seen_from: index into the flattened rows of the token before it, int64 ``[answers]``.
-        tokens: what it is, int64 ``[answers]``.
-        column: the first column whose logits are needed.
+        target_index: where the log-probability of each response token goes in the sequences laid end to end: int64
+            ``[targets]``, the place of the token before it.
+        logit_index: index into the flattened rows of the token before it, int64 ``[targets]``.
+        target_ids: what it is, int64 ``[targets]``.
+        first_logit: the first column whose logits are needed.
     """
 
-    ids: torch.Tensor
-    positions: torch.Tensor
-    mask: torch.Tensor
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    attention_mask: torch.Tensor | None
     first: list[int]
-    answers: torch.Tensor
-    seen_from: torch.Tensor
-    tokens: torch.Tensor
-    column: int
+    target_index: torch.Tensor
+    logit_index: torch.Tensor
+    target_ids: torch.Tensor
+    first_logit: int
 
 
 def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: Sequence[Hashable], pad: int) -> Packed:
@@ -53,56 +56,58 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
     for number, (sequence, length, root) in enumerate(zip(sequences, prompt_lengths, roots, strict=True)):
         groups.setdefault((root, sequence[:length].tobytes()), []).append(number)
     trees = [_tree([sequences[number] for number in members]) for members in groups.values()]
-    width = max(len(ids) for ids, *_ in trees)
-    ids = np.full((len(trees), width), pad, dtype=np.int64)
-    positions = np.zeros((len(trees), width), dtype=np.int64)
-    mask = np.zeros((len(trees), width, width), dtype=bool)
-    mask[:, np.arange(width), np.arange(width)] = True
+    width = padded_width(max(len(tree.ids) for tree in trees))
     starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
-    answers, seen_from, tokens = [], [], []
-    for row, (members, (tree_ids, depths, sees, paths)) in enumerate(zip(groups.values(), trees, strict=True)):
-        size = len(tree_ids)
-        ids[row, :size], positions[row, :size], mask[row, :size, :size] = tree_ids, depths, sees
-        for number, path in zip(members, paths, strict=True):
+    target_index, logit_index, target_ids = [], [], []
+    for row, (members, tree) in enumerate(zip(groups.values(), trees, strict=True)):
+        for number, path in zip(members, tree.paths, strict=True):
             before = slice(prompt_lengths[number] - 1, len(path) - 1)
-            answers.append(starts[number] + np.arange(before.start, before.stop))
-            seen_from.append(row * width + path[before])
-            tokens.append(sequences[number][before.start + 1 :])
+            target_index.append(starts[number] + np.arange(before.start, before.stop))
+            logit_index.append(row * width + path[before])
+            target_ids.append(sequences[number][before.start + 1 :])
     return Packed(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
-        mask=torch.from_numpy(mask),
+        input_ids=torch.from_numpy(np.stack([_filled(tree.ids, width, pad) for tree in trees])),
+        position_ids=torch.from_numpy(np.stack([_continued(tree.depths, width) for tree in trees])),
+        attention_mask=None if len(groups) == len(sequences) else torch.from_numpy(_mask(trees, width)),
         first=[members[0] for members in groups.values()],
-        answers=torch.from_numpy(np.concatenate(answers)),
-        seen_from=torch.from_numpy(np.concatenate(seen_from)),
-        tokens=torch.from_numpy(np.concatenate(tokens)),
-        column=min(prompt_lengths) - 1,
+        target_index=torch.from_numpy(np.concatenate(target_index)),
+        logit_index=torch.from_numpy(np.concatenate(logit_index)),
+        target_ids=torch.from_numpy(np.concatenate(target_ids)),
+        first_logit=min(prompt_lengths) - 1,
     )
 
 
-def _tree(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Tokens, depths and ancestry of the tree of some sequences, and the path of each of them through it.
+def padded_width(length: int) -> int:
+    """The width of a row for so many tokens."""
+    return -(-length // WIDTHS) * WIDTHS
+
+
+@dataclass(frozen=True)
+class _Tree:
+    """Tokens and their depths, int64 ``[size]``, and the path of each sequence through them, int64 ``[length]``."""
+
+    ids: np.ndarray
+    depths: np.ndarray
+    paths: list[np.ndarray]
+
+
+def _tree(sequences: list[np.ndarray]) -> _Tree:
+    """The tree of some sequences.
 
     In lexicographic order a sequence shares most with the one before it, so what it adds is what comes after that.
     """
-    order = sorted(range(len(sequences)), key=lambda number: sequences[number].tolist())
     paths: list[np.ndarray] = [np.zeros(0, np.int64)] * len(sequences)
-    added, size, before = [], 0, (np.zeros(0, np.int64), np.zeros(0, np.int64))
-    for number in order:
-        shared = _common(sequences[number], before[0])
-        new = np.arange(size, size + len(sequences[number]) - shared)
-        paths[number] = np.concatenate([before[1][:shared], new])
-        before = (sequences[number], paths[number])
-        added.append((number, shared))
-        size += len(new)
-    ids, depths = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    sees = np.zeros((size, size), dtype=bool)
-    for number, shared in added:
-        path = paths[number]
-        new = path[shared:]
-        ids[new], depths[new] = sequences[number][shared:], np.arange(shared, len(path))
-        sees[np.ix_(new, path)] = np.arange(len(path))[None, :] <= np.arange(shared, len(path))[:, None]
-    return ids, depths, sees, paths
+    ids, depths, size = [], [], 0
+    before, path = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    for number in sorted(range(len(sequences)), key=lambda number: sequences[number].tolist()):
+        sequence = sequences[number]
+        shared = _common(sequence, before)
+        ids.append(sequence[shared:])
+        depths.append(np.arange(shared, len(sequence)))
+        path = np.concatenate([path[:shared], np.arange(size, size + len(sequence) - shared)])
+        before, paths[number] = sequence, path
+        size += len(sequence) - shared
+    return _Tree(np.concatenate(ids), np.concatenate(depths), paths)
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
@@ -110,3 +115,22 @@ def _common(one: np.ndarray, other: np.ndarray) -> int:
     length = min(len(one), len(other))
     different = np.flatnonzero(one[:length] != other[:length])
     return int(different[0]) if len(different) else length
+
+
+def _filled(ids: np.ndarray, width: int, pad: int) -> np.ndarray:
+    return np.concatenate([ids, np.full(width - len(ids), pad, np.int64)])
+
+
+def _continued(depths: np.ndarray, width: int) -> np.ndarray:
+    """Positions that go on over the padding: transformers (masking_utils.py find_packed_sequence_indices) takes a jump for the
+    beginning of another sequence and builds a mask."""
+    return np.concatenate([depths, depths[-1] + 1 + np.arange(width - len(depths))])
+
+
+def _mask(trees: list[_Tree], width: int) -> np.ndarray:
+    mask = np.zeros((len(trees), width, width), dtype=bool)
+    mask[:, np.arange(width), np.arange(width)] = True
+    for row, tree in zip(mask, trees, strict=True):
+        for path in tree.paths:
+            row[np.ix_(path, path)] = np.tri(len(path), dtype=bool)
+    return mask

@@ -5,7 +5,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.placeholder import mask_token
-from verl_leaf.models.whisper import LAYOUT, leave_out_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -16,7 +16,7 @@ from verl_leaf.models.whisper import LAYOUT, leave_out_padding
 class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGeneration):
     """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
 
-    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=LAYOUT)
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)

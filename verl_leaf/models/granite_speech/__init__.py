@@ -7,7 +7,7 @@ import torch
 
 from verl_leaf.models.family import Family
 
-LAYOUT = {
+CHECKPOINT_PREFIXES = {
     "model.language_model.": "language_model.model.",
     "lm_head.": "language_model.lm_head.",
     "model.encoder.": "encoder.",
@@ -26,7 +26,7 @@ def audio_tokens(processor, samples: int) -> int:
     return processor.audio_processor._get_num_audio_features([samples])[0]
 
 
-def unfit(config) -> str | None:
+def unsupported_reason(config) -> str | None:
     """Why a model of this configuration cannot be served; None if it can (modeling_granite_speech.py, the projector)."""
     if config.window_size % config.downsample_rate:
         return f"window_size {config.window_size} is no multiple of downsample_rate {config.downsample_rate}"
@@ -38,13 +38,13 @@ GRANITE_SPEECH = Family(
     architecture="GraniteSpeechForConditionalGeneration",
     processor_class="GraniteSpeechProcessor",
     extractor="audio_processor",
-    hf="verl_leaf.models.granite_speech.hf:GraniteSpeechForConditionalGeneration",
+    hf_class="verl_leaf.models.granite_speech.hf:GraniteSpeechForConditionalGeneration",
     vllm_class="verl_leaf.models.granite_speech.vllm:GraniteSpeechForConditionalGeneration",
     call_processor=call_processor,
     audio_tokens=audio_tokens,
     min_audio_tokens=1,
     max_clips=1,  # vllm/model_executor/models/granite_speech.py get_supported_mm_limits
     max_seconds=500.0,  # the same file, get_max_audio_len
-    layout=LAYOUT,
-    unfit=unfit,
+    checkpoint_prefixes=CHECKPOINT_PREFIXES,
+    unsupported_reason=unsupported_reason,
 )

@@ -3,13 +3,15 @@
 import functools
 
 import torch
-from transformers import GraniteSpeechForConditionalGeneration as _GraniteSpeechForConditionalGeneration
+from torch.nn import functional as F
+from transformers import GraniteSpeechForConditionalGeneration as Base
 
-from verl_leaf.models.features import fetch
+from verl_leaf.models import features
+from verl_leaf.models.actor import SpeechActor
 from verl_leaf.models.placeholder import mask_token
 
 
-class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGeneration):
+class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
     """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked.
 
     ``features_key``, as :func:`verl_leaf.models.features.fetch` takes it, may stand in the place of the audio features.
@@ -17,10 +19,15 @@ class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGenerati
     in a batch its result would depend on its neighbours, and differ from the rollout engine's.
     """
 
-    @property
-    def _parts(self):
-        """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
-        return getattr(self, "model", self)
+    # Its language model does it, and all layers of the encoder are in evaluation mode, which leaves them alone.
+    supports_gradient_checkpointing = True
+
+    def __init__(self, config):
+        # transformers' Q-Former has no other (modeling_blip_2.py Blip2QFormerModel). The language model has what is asked for.
+        config.projector_config._attn_implementation = "eager"
+        super().__init__(config)
+        for layer in self._parts.encoder.layers:
+            layer.conv.batch_norm = Float32BatchNorm(layer.conv.batch_norm)
 
     def train(self, mode: bool = True):
         """As the base class, but the frozen encoder stays as it is: its BatchNorm would take the statistics of the
@@ -30,14 +37,10 @@ class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGenerati
         self._parts.projector.eval()
         return self
 
-    def enable_input_require_grads(self) -> None:
-        """For LoRA: only of the language model, so that no backward pass goes through the frozen encoder."""
-        self._parts.language_model.enable_input_require_grads()
-
-    @functools.wraps(_GraniteSpeechForConditionalGeneration.forward)
+    @functools.wraps(Base.forward)
     def forward(self, input_ids=None, features_key=None, **kwargs):
         if features_key is not None:
-            kwargs["inputs_embeds"] = self._merged(input_ids, fetch(features_key))
+            kwargs["inputs_embeds"] = self._merged(input_ids, features.fetch(features_key))
             input_ids = None
         output = super().forward(input_ids=input_ids, **kwargs)
         mask_token(output.logits, self.config.audio_token_id)
@@ -46,11 +49,28 @@ class GraniteSpeechForConditionalGeneration(_GraniteSpeechForConditionalGenerati
     def _merged(self, input_ids: torch.Tensor, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
         """Embeddings of the tokens, ``[rows, tokens, hidden]``, those of the audio in their places."""
         encoded: dict[int, torch.Tensor] = {}
-        for features in rows:
-            if id(features) not in encoded:
-                clips = features["input_features"].to(self.dtype)
-                encoded[id(features)] = torch.cat(
+        for row in rows:
+            if id(row) not in encoded:
+                clips = row["input_features"].to(self.dtype)
+                encoded[id(row)] = torch.cat(
                     [self.get_audio_features(clip[None], return_dict=True).pooler_output[0] for clip in clips]
                 )
-        audio = torch.cat([encoded[id(features)] for features in rows])
+        audio = torch.cat([encoded[id(row)] for row in rows])
         return self._parts.get_merged_audio_embeddings(input_ids, audio)
+
+
+class Float32BatchNorm(torch.nn.BatchNorm1d):
+    """A BatchNorm with the statistics of the checkpoint, computed in float32.
+
+    Under FSDP's mixed precision its weights are bf16 beside statistics in fp32, which torch's own refuses on a CPU.
+    """
+
+    def __init__(self, norm: torch.nn.BatchNorm1d):
+        super().__init__(norm.num_features, eps=norm.eps, device="meta")
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.num_batches_tracked = norm.num_batches_tracked
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        statistics = (self.running_mean.float(), self.running_var.float(), self.weight.float(), self.bias.float())
+        return F.batch_norm(hidden.float(), *statistics, training=False, eps=self.eps).to(hidden.dtype)

@@ -4,7 +4,7 @@ from vllm.model_executor.models import granite_speech as base
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.granite_speech import LAYOUT
+from verl_leaf.models.granite_speech import CHECKPOINT_PREFIXES
 from verl_leaf.models.placeholder import mask_token
 
 
@@ -16,7 +16,7 @@ from verl_leaf.models.placeholder import mask_token
 class GraniteSpeechForConditionalGeneration(base.GraniteSpeechForConditionalGeneration):
     """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
 
-    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=LAYOUT)
+    hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
 
     def load_weights(self, weights):
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

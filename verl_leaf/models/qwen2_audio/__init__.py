@@ -1,7 +1,7 @@
 """Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens a second) before a Qwen2 language model."""
 
 from verl_leaf.models.family import Family
-from verl_leaf.models.whisper import LAYOUT, audio_tokens, unfit
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, unsupported_reason
 
 
 def call_processor(processor, text, clips):
@@ -15,7 +15,7 @@ QWEN2_AUDIO = Family(
     architecture="Qwen2AudioForConditionalGeneration",
     processor_class="Qwen2AudioProcessor",
     extractor="feature_extractor",
-    hf="verl_leaf.models.qwen2_audio.hf:Qwen2AudioForConditionalGeneration",
+    hf_class="verl_leaf.models.qwen2_audio.hf:Qwen2AudioForConditionalGeneration",
     vllm_class="verl_leaf.models.qwen2_audio.vllm:Qwen2AudioForConditionalGeneration",
     call_processor=call_processor,
     audio_tokens=audio_tokens,
@@ -24,6 +24,6 @@ QWEN2_AUDIO = Family(
     min_audio_tokens=2,
     max_clips=None,
     max_seconds=30.0,
-    layout=LAYOUT,
-    unfit=unfit,
+    checkpoint_prefixes=CHECKPOINT_PREFIXES,
+    unsupported_reason=unsupported_reason,
 )

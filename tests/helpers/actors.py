@@ -1,0 +1,116 @@
+"""Tiny actors of every family with rollouts of random audio. Needs only torch, transformers and peft."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from tests.helpers import tiny_configs
+from verl_leaf.models import FAMILIES, features
+from verl_leaf.sharing.log_probs import log_probs
+from verl_leaf.sharing.pack import Packed, pack
+
+VOCABULARY = 512
+AUDIO_TOKEN = 5
+
+
+def build(
+    family: str, dtype: torch.dtype = torch.float32, device: str = "cpu", checkpointing: bool = False
+) -> PeftModel:
+    """A random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
+    family = FAMILIES[family]
+    config = tiny_configs.BUILD[family.model_type]({**tiny_configs.TEXT, "vocab_size": VOCABULARY}, AUDIO_TOKEN)
+    torch.manual_seed(0)
+    model = family.load_hf_class()._from_config(config, attn_implementation=family.attn_implementation)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() >= 2:
+                weight.normal_(0, weight[0].numel() ** -0.5)
+        for name, statistic in model.named_buffers():
+            if "running" in name:
+                statistic.uniform_(0.5, 1.5)  # those of a trained BatchNorm are not 0 and 1
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+    lora = LoraConfig(r=8, target_modules=list(family.lora_targets), exclude_modules=family.lora_exclude)
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.1)
+            weight.data = weight.data.to(dtype)
+    return model.to(device).train()
+
+
+@dataclass
+class Rollouts:
+    """Sequences that end in a response, the lengths of their prompts, and each one's audio, which rollouts share."""
+
+    sequences: list[np.ndarray]
+    prompt_lengths: list[int]
+    audio: list[dict[str, torch.Tensor]]
+
+    def pack(self, share: bool) -> Packed:
+        roots = [id(each) for each in self.audio] if share else range(len(self.sequences))
+        return pack(self.sequences, self.prompt_lengths, roots, pad=0)
+
+
+def rollouts(family: str, prompts: tuple[tuple[float, int], ...], length: int = 12, device: str = "cpu") -> Rollouts:
+    """Responses to prompts, each of so many seconds of audio and so many rollouts."""
+    generator = np.random.default_rng(0)
+    result = Rollouts([], [], [])
+    for seconds, count in prompts:
+        audio, tokens = random_audio(family, seconds)
+        audio = {name: value.to(device) for name, value in audio.items()}
+        prompt = [7, 8] + [AUDIO_TOKEN] * tokens + generator.integers(10, VOCABULARY, 5).tolist()
+        for _ in range(count):
+            response = generator.integers(10, VOCABULARY, length).tolist()
+            result.sequences.append(np.array(prompt + response))
+            result.prompt_lengths.append(len(prompt))
+            result.audio.append(audio)
+    return result
+
+
+def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], int]:
+    """Features of a clip, and the number of audio tokens that they become."""
+    generator = torch.Generator().manual_seed(int(1000 * seconds))
+    if family == "granite_speech":
+        frames = int(50 * seconds)
+        return {"input_features": torch.randn(1, frames, 160, generator=generator)}, -(-frames // 15) * 3
+    frames = int(100 * seconds)
+    mask = (torch.arange(3000) < frames).int()[None]
+    name = {"qwen2_audio": "feature_attention_mask", "audioflamingo3": "input_features_mask"}[family]
+    mel = torch.randn(1, 32, 3000, generator=generator)
+    return {"input_features": mel, name: mask}, ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool, monkeypatch) -> torch.Tensor:
+    """Log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
+    packed = rollouts.pack(share)
+    device = next(model.parameters()).device
+    monkeypatch.setattr(features, "fetch", lambda keys: [rollouts.audio[packed.first[key]] for key in keys])
+    mask = packed.attention_mask
+    with torch.autocast(device.type, torch.bfloat16, enabled=next(model.parameters()).dtype == torch.bfloat16):
+        logits = model(
+            input_ids=packed.input_ids.to(device),
+            attention_mask=None if mask is None else mask[:, None].to(device),
+            position_ids=packed.position_ids.to(device),
+            features_key=range(len(packed.first)),
+        ).logits.flatten(0, 1)
+    values = log_probs(logits, packed.logit_index.to(device), packed.target_ids.to(device))
+    return values[packed.target_index.argsort().to(device)]
+
+
+def gradients(model: PeftModel, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients of a weighted sum, by parameter."""
+    model.zero_grad()
+    (torch.linspace(-1, 2, len(values), device=values.device) * values).sum().backward()
+    return {name: weight.grad.float() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of gradients, relative."""
+    assert ours.keys() == theirs.keys() and ours
+    difference = torch.stack([(ours[name] - theirs[name]).norm() for name in ours]).norm()
+    return (difference / torch.stack([each.norm() for each in theirs.values()]).norm()).item()

@@ -1,0 +1,78 @@
+"""Configurations of tiny models of every family. Needs only transformers."""
+
+from transformers import AudioFlamingo3Config, GraniteSpeechConfig, PreTrainedConfig, Qwen2AudioConfig
+
+TEXT = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+}
+WHISPER = {"num_mel_bins": 32}
+GRANITE_ENCODER = {
+    "model_type": "granite_speech_encoder",
+    "input_dim": 160,
+    "num_layers": 2,
+    "hidden_dim": 64,
+    "feedforward_mult": 2,
+    "num_heads": 2,
+    "dim_head": 32,
+    "output_dim": 32,
+    "context_size": 50,
+    "max_pos_emb": 512,
+    "conv_kernel_size": 15,
+    "conv_expansion_factor": 2,
+    "dropout": 0.1,  # as the checkpoints have it
+}
+GRANITE_PROJECTOR = {
+    "model_type": "blip_2_qformer",
+    "hidden_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "encoder_hidden_size": 64,
+    "cross_attention_frequency": 1,
+    "max_position_embeddings": 2048,
+    "attention_probs_dropout_prob": 0.1,
+    "hidden_dropout_prob": 0.1,
+}
+
+
+def qwen2_audio(text: dict, audio_token: int) -> PreTrainedConfig:
+    encoder = {"d_model": 96, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192}
+    return Qwen2AudioConfig(
+        text_config={"model_type": "qwen2", **text},
+        audio_config={"model_type": "qwen2_audio_encoder", "max_source_positions": 1500, **WHISPER, **encoder},
+        audio_token_index=audio_token,
+        tie_word_embeddings=False,
+    )
+
+
+def audioflamingo3(text: dict, audio_token: int) -> PreTrainedConfig:
+    encoder = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 192}
+    return AudioFlamingo3Config(
+        text_config={"model_type": "qwen2", **text},
+        audio_config={"model_type": "audioflamingo3_encoder", **WHISPER, **encoder},
+        audio_token_id=audio_token,
+        tie_word_embeddings=False,
+    )
+
+
+def granite_speech(text: dict, audio_token: int) -> PreTrainedConfig:
+    return GraniteSpeechConfig(
+        text_config={"model_type": "granite", **text},
+        encoder_config=dict(GRANITE_ENCODER),
+        projector_config=dict(GRANITE_PROJECTOR),
+        audio_token_index=audio_token,
+        has_lora_adapter=False,
+        downsample_rate=5,
+        window_size=15,
+        tie_word_embeddings=False,
+    )
+
+
+BUILD = {"qwen2_audio": qwen2_audio, "granite_speech": granite_speech, "audioflamingo3": audioflamingo3}
