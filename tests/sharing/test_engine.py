@@ -1,11 +1,24 @@
-"""What the engine refuses, how rows are dealt out, and when it is worth it. What it computes: tests/e2e/comparing.py."""
+"""What the engine refuses, how rows are dealt out, when it is worth it, and that its numbers are verl's.
 
+tests/helpers/comparing.py holds it against verl's in real runs.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
 import pytest
-from transformers import LlamaConfig, MistralConfig, Qwen2Config
+import torch
+from transformers import GraniteSpeechConfig, LlamaConfig, MistralConfig, Qwen2AudioConfig, Qwen2Config
+from verl.utils import tensordict_utils as tu
 from verl.workers.engine.base import EngineRegistry
+from verl.workers.utils.padding import no_padding_2_padding
 
+from tests.helpers import engines
+from verl_leaf.models import FAMILIES, features
 from verl_leaf.patches.groups_together import in_order
-from verl_leaf.sharing.engine import SharingEngine, _cost, check_attention
+from verl_leaf.sharing.engine import SharingEngine, _cost, _say_whether_embeddings_are_tied, check_attention
 
 
 def test_verl_finds_the_engine():
@@ -29,3 +42,91 @@ def test_rows_stay_in_order():
 def test_long_answers_to_a_short_prompt_are_not_worth_it():
     assert _cost(1, 340 + 8 * 40, 512) < _cost(8, 340 + 40, 512)
     assert _cost(1, 20 + 8 * 400, 512) > _cost(8, 20 + 400, 512)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A process group of this process."""
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    before = dict(os.environ)
+    os.environ |= here
+    store = f"file://{tmp_path_factory.mktemp('group')}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ |= before
+
+
+@pytest.fixture(scope="module")
+def engine(alone, task, tmp_path_factory):
+    """A Qwen2-Audio whose outer configuration, as that of the published one, does not say whether embeddings are tied."""
+    folder = shutil.copytree(task / "model", tmp_path_factory.mktemp("model"), dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return engines.build_engine(folder, FAMILIES["qwen2_audio"], share=True, precision=engines.FP32)
+
+
+@pytest.fixture
+def rollouts(engine):
+    """(seconds of audio, count, response tokens) -> rows."""
+    family, processor, generator = (
+        FAMILIES["qwen2_audio"],
+        engine.model_config.get_processor(),
+        np.random.default_rng(0),
+    )
+
+    def rows(seconds: float, count: int, length: int) -> list[engines.Row]:
+        clip = generator.normal(size=int(16000 * seconds)).astype(np.float32)
+        ids, features = family.encode(processor, processor.audio_token + "Translate.", [clip])
+        return [engines.Row(ids, generator.integers(10, 200, length).tolist(), features) for _ in range(count)]
+
+    return rows
+
+
+FILLER = engines.Row([2] * 7, [2])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+@pytest.mark.parametrize("case", ["shared", "one row", "beside fillers", "fillers alone", "not worth it"])
+def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
+    rows = {
+        "shared": lambda: rollouts(1, 3, 5) + rollouts(2, 1, 9),
+        "one row": lambda: rollouts(1, 1, 5),
+        "beside fillers": lambda: rollouts(1, 2, 5) + [FILLER],
+        "fillers alone": lambda: [FILLER] * 3,
+        "not worth it": lambda: rollouts(0.3, 3, 300),
+    }[case]()
+    store, results = engines.Features(), []
+    monkeypatch.setattr(features, "fetch", store.fetch)
+    for shares in (False, True):
+        engine.shares = shares
+        batch = engines.build_batch(rows, store)
+        tu.assign_non_tensor(batch, temperature=temperature, calculate_sum_pi_squared=True)
+        packed = engine._pack(batch) if shares else None
+        output = engines.old_log_prob(engine, batch)
+        results.append({name: no_padding_2_padding(values, batch) for name, values in output.items()})
+    stock, ours = results
+    assert packed is not None and (packed.attention_mask is None) == (case in ("one row", "not worth it"))
+    assert stock.keys() == ours.keys() == {"log_probs", "entropy", "sum_pi_squared"}
+    for name in stock:
+        torch.testing.assert_close(ours[name], stock[name], rtol=0, atol=1e-5)
+
+
+def test_widths_are_rounded_and_cudnn_does_not_plan_attention_for_each(engine, rollouts):
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    engine.shares = True
+    inputs, _ = engine.prepare_model_inputs(engines.build_batch(rollouts(1, 3, 5), engines.Features()))
+    assert inputs["input_ids"].shape == (1, 64)
+
+
+def test_embeddings_are_tied_where_either_configuration_says_so():
+    config = GraniteSpeechConfig(
+        text_config={"model_type": "granite", "tie_word_embeddings": True}, tie_word_embeddings=False
+    )
+    _say_whether_embeddings_are_tied(config)
+    assert config.tie_word_embeddings is True
+    config = Qwen2AudioConfig()
+    _say_whether_embeddings_are_tied(config)
+    assert config.tie_word_embeddings is False

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.estimator import LeafOptions
-from verl_leaf.sharing import FLAG
+from verl_leaf.sharing import SHARE_PROMPTS
 
 REFERENCES_READ = 100  # of each data source, to see in what script they are
 GROUP_ESTIMATORS = ("leaf", "grpo_floored")
@@ -41,7 +41,7 @@ def check_run(config) -> None:
         for setting, file in _local_files(config.data):
             if not os.path.isfile(file):
                 raise ValueError(f"data.{setting}: {file} does not exist")
-    if config.actor_rollout_ref.model.override_config.get(FLAG, False):
+    if config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
         check_sharing(config.actor_rollout_ref)
     reward = config.reward.custom_reward_function
     if reward.path in ("pkg://verl_leaf.rewards", "pkg://verl_leaf/rewards"):
@@ -107,6 +107,6 @@ def check_sharing(actor_rollout_ref) -> None:
     ):
         if wrong:
             raise ValueError(
-                f"actor_rollout_ref.model.override_config.{FLAG}=True does not go with "
+                f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True does not go with "
                 f"actor_rollout_ref.{setting}={value}: set it to {remedy}, or do not share"
             )

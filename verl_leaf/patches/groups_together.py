@@ -10,7 +10,7 @@ import functools
 import wrapt
 
 from verl_leaf.patches.base import STATUS, expect_parameters
-from verl_leaf.sharing import FLAG
+from verl_leaf.sharing import SHARE_PROMPTS
 
 
 def install() -> None:
@@ -24,7 +24,7 @@ def _patch(module) -> None:
 
     @functools.wraps(original)
     def balance_batch(self, *args, **kwargs):
-        if not self.config.actor_rollout_ref.model.override_config.get(FLAG, False):
+        if not self.config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
             return original(self, *args, **kwargs)
         module.get_seqlen_balanced_partitions = in_order
         try:

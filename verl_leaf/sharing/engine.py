@@ -1,14 +1,17 @@
-"""veRL's FSDP engine, with what the rollouts of a prompt have in common computed once.
+"""verl's FSDP engine, with what the rollouts of a prompt have in common computed once.
 
 ``+actor_rollout_ref.model.override_config.share_prompts=True`` switches it on, for ``old_log_prob``, ``ref`` and the update.
-It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): a micro-batch in which rows have
-the same prompt and the same audio goes through the model as :func:`verl_leaf.sharing.pack.pack` lays it out; any other goes
-as it would have gone.
+It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): a micro-batch goes through the
+model as :func:`verl_leaf.sharing.pack.pack` lays it out, rows that have the same prompt and the same audio as one where that
+is less work.
 """
 
 import inspect
+import itertools
+from collections.abc import Callable
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional as verl_F
 from verl.utils.model import extract_multi_modal_inputs
@@ -16,19 +19,27 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_leaf.models.family import FEATURES_KEY
-from verl_leaf.sharing import FLAG
-from verl_leaf.sharing.pack import Packed, pack
+from verl_leaf.sharing import SHARE_PROMPTS
+from verl_leaf.sharing.log_probs import log_probs, of_distributions
+from verl_leaf.sharing.pack import Packed, pack, padded_width
+
+# What only the base class does.
+BASE_CLASS_ALONE = ("distillation_use_topk", "distillation_only", "enable_routing_replay")
 
 
-# veRL asks for an engine of the vendor first, and registers its own without one.
+# verl asks for an engine of the vendor first, and registers its own without one.
 @EngineRegistry.register(
     model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "cpu"]
 )
 class SharingEngine(FSDPEngineWithLMHead):
-    """As its base class; with the flag, the same numbers for less work."""
+    """As its base class; with ``share_prompts``, the same numbers for less work."""
 
     def initialize(self):
-        self.shares = bool(self.model_config.override_config.get(FLAG, False))
+        self.shares = bool(self.model_config.override_config.get(SHARE_PROMPTS, False))
+        # cuDNN's attention builds a plan for every new shape, and the widths of micro-batches vary. vLLM does the same
+        # (vllm/platforms/cuda.py).
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        _say_whether_embeddings_are_tied(self.model_config.hf_config)
         super().initialize()
         if self.shares:
             check_attention(self._text_config)
@@ -38,96 +49,101 @@ class SharingEngine(FSDPEngineWithLMHead):
         if packed is None:
             return super().prepare_model_inputs(micro_batch)
         device = micro_batch["input_ids"].device
-        mask = packed.mask[:, None].to(device)
-        if self._text_config._attn_implementation == "eager":  # which adds the mask to the scores
-            mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
         inputs = {
-            "input_ids": packed.ids.to(device),
-            "attention_mask": mask,
-            "position_ids": packed.positions.to(device),
+            "input_ids": packed.input_ids.to(device),
+            "attention_mask": self._attention_mask(packed, device),
+            "position_ids": packed.position_ids.to(device),
         }
         features = micro_batch.get("multi_modal_inputs", None)
         if features is not None:
             inputs |= extract_multi_modal_inputs(features, packed.first)
-        column = 0
+        first_logit = 0
         if "logits_to_keep" in inspect.signature(_base_model(self.module).forward).parameters:
-            column = packed.column
-            inputs["logits_to_keep"] = packed.ids.shape[1] - column
-        return inputs, {"packed": packed, "column": column}
+            first_logit = packed.first_logit
+            inputs["logits_to_keep"] = packed.input_ids.shape[1] - first_logit
+        return inputs, {"packed": packed, "first_logit": first_logit}
 
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
         packed = output_args.get("packed")
         if packed is None:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        wants_entropy = tu.get_non_tensor_data(data=micro_batch, key="calculate_entropy", default=False)
-        wants_squares = tu.get_non_tensor_data(data=micro_batch, key="calculate_sum_pi_squared", default=False)
         temperature = _one_temperature(micro_batch["temperature"])
-        logits = output.logits if temperature == 1.0 else output.logits / temperature
-        width, column = packed.ids.shape[1], output_args["column"]
-        # Of all logits, those that a response token is predicted from, each once.
-        places, where = torch.unique(packed.seen_from, return_inverse=True)
-        row, place = places // width, places % width - column
-        chosen = logits[row.to(logits.device), place.to(logits.device)]  # [places, vocabulary]
-        where = where.to(logits.device)
+        device = output.logits.device
+        logits = output.logits.flatten(0, 1)
+        row, column = packed.logit_index // packed.input_ids.shape[1], packed.logit_index % packed.input_ids.shape[1]
+        places = (row * output.logits.shape[1] + column - output_args["first_logit"]).to(device)
+        offsets = micro_batch["input_ids"].offsets()
 
-        def laid_out(values: torch.Tensor) -> torch.Tensor:
-            """What response tokens have, as nested sequences; 0 for the rest of them, which nobody reads."""
-            offsets = micro_batch["input_ids"].offsets()
+        def as_sequences(values: torch.Tensor) -> torch.Tensor:
+            """Values of response tokens as nested sequences; 0 for the other tokens, which nobody reads."""
             flat = values.new_zeros(int(offsets[-1]))
-            flat = flat.index_put((packed.answers.to(values.device),), values)
+            flat = flat.index_put((packed.target_index.to(device),), values)
             return torch.nested.nested_tensor_from_jagged(flat, offsets)
 
-        outputs = {}
-        if wants_entropy:
-            entropy = self.compute_entropy_from_logits
-            if self.engine_config.entropy_checkpointing:
-                outputs["entropy"] = laid_out(torch.utils.checkpoint.checkpoint(entropy, chosen)[where])
-            else:
-                outputs["entropy"] = laid_out(entropy(chosen)[where])
-        if wants_squares:
-            outputs["sum_pi_squared"] = laid_out(verl_F.calculate_sum_pi_squared_from_logits(chosen)[where])
-        if len(places) == len(where):
-            asked = torch.empty_like(where)
-            asked[where] = packed.tokens.to(where.device)
-            log_probs = verl_F.logprobs_from_logits(chosen, asked, inplace_backward=not wants_entropy)[where]
-        else:
-            log_probs = verl_F.logprobs_from_logits(chosen[where], packed.tokens.to(where.device))
-        outputs["log_probs"] = laid_out(log_probs)
+        outputs = {"log_probs": as_sequences(log_probs(logits, places, packed.target_ids.to(device), temperature))}
+        for name, wanted, function in (
+            ("entropy", "calculate_entropy", self._entropy),
+            ("sum_pi_squared", "calculate_sum_pi_squared", verl_F.calculate_sum_pi_squared_from_logits),
+        ):
+            if tu.get_non_tensor_data(data=micro_batch, key=wanted, default=False):
+                outputs[name] = as_sequences(of_distributions(function, logits, places, temperature))
         return outputs
 
+    @property
+    def _entropy(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        entropy = self.compute_entropy_from_logits
+        if not self.engine_config.entropy_checkpointing:
+            return entropy
+        return lambda logits: checkpoint(entropy, logits, use_reentrant=False)
+
+    def _attention_mask(self, packed: Packed, device) -> torch.Tensor | None:
+        if packed.attention_mask is None:
+            return None
+        mask = packed.attention_mask[:, None].to(device)
+        if self._text_config._attn_implementation == "eager":  # which adds the mask to the scores
+            return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+        return mask
+
     def _pack(self, micro_batch) -> Packed | None:
-        """The micro-batch with its common beginnings merged; None where that would save nothing."""
-        input_ids, features = micro_batch["input_ids"], micro_batch.get("multi_modal_inputs", None)
-        count = len(input_ids)
-        stock = ("distillation_use_topk", "distillation_only", "enable_routing_replay")  # what only the base class does
+        """The micro-batch with its common beginnings merged, where that saves work; None if only the base class can do it."""
         if "prompts" not in micro_batch or any(
-            tu.get_non_tensor_data(data=micro_batch, key=name, default=False) for name in stock
+            tu.get_non_tensor_data(data=micro_batch, key=name, default=False) for name in BASE_CLASS_ALONE
         ):
             return None
         if micro_batch["position_ids"].dim() == 3 or _one_temperature(micro_batch["temperature"]) is None:
             return None
-        roots = [b""] * count
-        if features is not None:
-            rows = [getattr(row, "data", row) or {} for row in features]
-            if any(set(row) - {FEATURES_KEY} for row in rows) or len({FEATURES_KEY in row for row in rows}) > 1:
-                return None
-            roots = [bytes(row[FEATURES_KEY].flatten().tolist()) if row else b"" for row in rows]
-        tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
-        sequences = [tokens[start:end] for start, end in zip(offsets, offsets[1:], strict=False)]
-        prompts = _prompt_lengths(micro_batch)
-        if (
-            len({(root, row[:length].tobytes()) for root, row, length in zip(roots, sequences, prompts, strict=True)})
-            == count
-        ):
+        input_ids = micro_batch["input_ids"]
+        count = len(input_ids)
+        features = micro_batch.get("multi_modal_inputs", None)
+        rows = [{}] * count if features is None else [getattr(row, "data", row) or {} for row in features]
+        if any(set(row) - {FEATURES_KEY} for row in rows):
             return None
-        packed = pack(sequences, prompts, roots, tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0))
+        audio = [bytes(row[FEATURES_KEY].flatten().tolist()) if row else b"" for row in rows]
+        tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
+        sequences = [tokens[start:end] for start, end in itertools.pairwise(offsets)]
+        prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
         hidden = self._text_config.hidden_size
-        alone = _cost(count, max(map(len, sequences)), hidden)
-        return packed if _cost(*packed.ids.shape, hidden) < alone else None
+        packed = pack(sequences, prompts, audio, pad)
+        alone = _cost(count, padded_width(max(map(len, sequences))), hidden)
+        if _cost(*packed.input_ids.shape, hidden) > alone:
+            return pack(sequences, prompts, range(count), pad)
+        return packed
 
     @property
     def _text_config(self):
         return _base_model(self.module).config.get_text_config()
+
+
+def _say_whether_embeddings_are_tied(config) -> None:
+    """Let the outer configuration say what the language model's does.
+
+    verl (FSDPEngine._build_module and utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) and transformers' tie_weights
+    read ``tie_word_embeddings`` of the outer one alone. Qwen2-Audio's and Audio Flamingo's have none, and the first of them
+    stops there; of others it may be false beside a language model that ties.
+    """
+    config.tie_word_embeddings = any(
+        getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())
+    )
 
 
 def check_attention(text_config) -> None:
@@ -139,14 +155,14 @@ def check_attention(text_config) -> None:
     kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(text_config, "sliding_window", None) is not None:
         raise ValueError(
-            f"actor_rollout_ref.model.override_config.{FLAG}=True needs full attention in all layers; this "
+            f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True needs full attention in all layers; this "
             f"{text_config.model_type} has {', '.join(sorted(kinds))}, "
             f"sliding_window={getattr(text_config, 'sliding_window', None)}: do not share"
         )
 
 
 def _cost(rows: int, width: int, hidden: int) -> int:
-    """Multiplications of a layer, about: 12 hidden² a token outside attention, 2 hidden for each pair of tokens in it."""
+    """Multiplications of a layer, about: 12 hidden² per token outside attention, 2 hidden for each pair of tokens in it."""
     return rows * width * (12 * hidden**2 + 2 * hidden * width)
 
 

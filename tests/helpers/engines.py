@@ -1,0 +1,151 @@
+"""The actor's engine in this process, on a tiny model, with micro-batches made by hand."""
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import verl  # noqa: F401  (loads its plugins, ours among them)
+from tensordict import TensorDict
+from verl.trainer.config import CheckpointConfig
+from verl.utils import tensordict_utils as tu
+from verl.workers.config import ActorConfig, FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
+from verl.workers.utils.losses import ppo_loss
+
+from verl_leaf.models import Family, features
+from verl_leaf.models.family import FEATURES_KEY
+from verl_leaf.sharing.engine import SharingEngine
+
+FP32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+LOSS = functools.partial(
+    ppo_loss,
+    ActorConfig(
+        strategy="fsdp2",
+        rollout_n=8,
+        use_dynamic_bsz=True,
+        use_kl_loss=True,
+        kl_loss_coef=0.02,
+        loss_agg_mode="seq-mean-token-mean",
+    ),
+)
+
+
+def build_engine(
+    folder: Path, family: Family, share: bool, precision: dict | None, checkpointing: bool = False
+) -> SharingEngine:
+    """An engine with LoRA. ``precision`` None is verl's own, bf16."""
+    torch.manual_seed(0)
+    model = HFModelConfig(
+        path=str(folder),
+        lora_rank=16,
+        target_modules=list(family.lora_targets),
+        exclude_modules=family.lora_exclude,
+        use_remove_padding=False,
+        enable_gradient_checkpointing=checkpointing,
+        override_config={"attn_implementation": family.attn_implementation, "share_prompts": share},
+    )
+    config = FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=precision)
+    engine = SharingEngine(model, config, FSDPOptimizerConfig(lr=1e-4, total_training_steps=1000), CheckpointConfig())
+    engine.initialize()
+    return engine
+
+
+@dataclass
+class Row:
+    """A rollout. ``features`` are those of its audio, None for a row without, as verl's fillers are."""
+
+    prompt: list[int]
+    response: list[int]
+    features: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class Features:
+    """Stands in for the queue: what :func:`verl_leaf.models.features.fetch` gives out in this process."""
+
+    stored: list[dict[str, torch.Tensor]] = field(default_factory=list)
+
+    def install(self) -> "Features":
+        features.fetch = self.fetch
+        return self
+
+    def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        return [self.stored[int(key[0])] for key in keys]
+
+    def key(self, wanted: dict[str, torch.Tensor]) -> torch.Tensor:
+        for number, each in enumerate(self.stored):
+            if each is wanted:
+                break
+        else:
+            number = len(self.stored)
+            self.stored.append(wanted)
+        return torch.full((1, 16), number, dtype=torch.uint8)
+
+
+def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None = None) -> TensorDict:
+    """Rows as verl's trainer hands them to the engine."""
+
+    def nested(tensors):
+        return torch.nested.as_nested_tensor(tensors, layout=torch.jagged)
+
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.tensor(row.prompt + row.response) for row in rows]
+    lengths = [len(row.response) for row in rows]
+    batch = TensorDict(
+        {
+            "input_ids": nested(ids),
+            "position_ids": nested([torch.arange(len(each)) for each in ids]),
+            "prompts": nested([torch.tensor(row.prompt) for row in rows]),
+            "responses": nested([torch.tensor(row.response) for row in rows]),
+            "response_mask": nested([torch.ones(length) for length in lengths]),
+            "loss_mask": nested([torch.ones(length) for length in lengths]),
+            "advantages": nested([torch.randn(length, generator=generator) for length in lengths]),
+        },
+        batch_size=[len(rows)],
+    )
+    inputs = [{} if row.features is None else {FEATURES_KEY: store.key(row.features)} for row in rows]
+    batch.set("multi_modal_inputs", tu.NonTensorStack(*[tu.NonTensorData(each) for each in inputs]))
+    tu.assign_non_tensor(
+        batch,
+        use_remove_padding=False,
+        use_dynamic_bsz=False,
+        micro_batch_size_per_gpu=micro_batch_size or len(rows),
+        temperature=1.0,
+        global_batch_size=len(rows),
+        compute_loss=True,
+        pad_token_id=0,
+    )
+    return batch
+
+
+def old_log_prob(engine: SharingEngine, batch: TensorDict) -> dict[str, torch.Tensor]:
+    """Log-probabilities and entropies, as the step of that name has them."""
+    tu.assign_non_tensor(batch, calculate_entropy=True)
+    with engine.eval_mode():
+        return engine.infer_batch(batch)["model_output"]
+
+
+def ref(engine: SharingEngine, batch: TensorDict) -> torch.Tensor:
+    """Log-probabilities without the adapter."""
+    tu.assign_non_tensor(batch, calculate_entropy=False)
+    with engine.eval_mode(), engine.disable_adapter():
+        return engine.infer_batch(batch)["model_output"]["log_probs"]
+
+
+def update(engine: SharingEngine, batch: TensorDict, old: torch.Tensor, reference: torch.Tensor) -> dict:
+    """The update with the KL loss."""
+    tu.assign_non_tensor(batch, calculate_entropy=False)
+    offsets = batch["input_ids"].offsets()
+    for name, values in (("old_log_probs", old), ("ref_log_prob", reference)):
+        parts = [
+            values.values()[end - length - 1 : end - 1]
+            for end, length in zip(offsets[1:], batch["responses"].offsets().diff(), strict=True)
+        ]
+        batch[name] = torch.nested.as_nested_tensor(parts, layout=torch.jagged)
+    with engine.train_mode():
+        return engine.train_batch(batch, LOSS)
+
+
+def step(engine: SharingEngine, batch: TensorDict) -> dict:
+    batch = batch.clone()
+    return update(engine, batch, old_log_prob(engine, batch)["log_probs"], ref(engine, batch))

@@ -1,0 +1,95 @@
+"""Two FSDP ranks over gloo that write down every collective, with micro-batches that differ in all that can differ."""
+
+import datetime
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+RESPONSE = 6
+
+
+class Collectives(TorchDispatchMode):
+    """The name and the sizes of each, in the order in which this rank comes to them."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace in ("c10d", "_c10d_functional"):
+            tensors = torch.utils._pytree.tree_leaves(args)
+            sizes = [list(each.shape) for each in tensors if isinstance(each, torch.Tensor)]
+            self.seen.append([func._schema.name, sizes])
+        return func(*args, **(kwargs or {}))
+
+
+def run(rank: int, folders: dict[str, str], port: int, out: str) -> None:
+    """What a rank does; for each family and case, its collectives go to ``out``."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.set_num_threads(1)
+    from tests.helpers import engines
+    from verl_leaf.models import FAMILIES
+
+    # A rank that waits for the other in vain gives up and fails.
+    timeout = datetime.timedelta(seconds=60)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
+    store = engines.Features().install()
+    for name, folder in folders.items():
+        family = FAMILIES[name]
+        # As on a GPU: bf16, gradient checkpointing.
+        engine = engines.build_engine(Path(folder), family, share=True, precision=None, checkpointing=True)
+        for case, (rows, size, share) in cases(family, engine.model_config.get_processor(), rank).items():
+            engine.shares = share
+            with Collectives() as collectives:
+                engines.step(engine, engines.build_batch(rows, store, size))
+            (Path(out) / f"{name}.{case}.{rank}.json").write_text(json.dumps(collectives.seen))
+    torch.distributed.destroy_process_group()
+
+
+def cases(family, processor, rank: int) -> dict:
+    """For each case: rows, rows per micro-batch, and whether this rank shares prompts."""
+    from tests.helpers.engines import Row
+
+    generator = np.random.default_rng(rank)
+
+    def prompt(*seconds: float, words: str = "Translate."):
+        clips = [generator.normal(size=int(16000 * length)).astype(np.float32) / 9 for length in seconds]
+        ids, features = family.encode(processor, processor.audio_token * len(clips) + words, clips)
+        return ids, features or None
+
+    def rollouts(prompt, count: int, length: int = RESPONSE):
+        ids, features = prompt
+        return [Row(ids, generator.integers(10, 200, length).tolist(), features) for _ in range(count)]
+
+    def ranks(one, other, size=4, share=(True, True)):
+        return (one, other)[rank], size, share[rank]
+
+    fillers = [Row([2] * 7, [2]) for _ in range(4)]  # as verl/trainer/ppo/padding_utils.py makes them
+    texts = rollouts(prompt(words="A question without audio."), 4)
+    clips = prompt(2, 3) if family.max_clips is None else prompt(5)
+    return {
+        "fillers": ranks(rollouts(prompt(1), 4), fillers),
+        "no_audio": ranks(texts, rollouts(prompt(1), 4)),
+        "some_without_audio": ranks(rollouts(prompt(2), 4), rollouts(prompt(1), 2) + texts[:1] + fillers[:1]),
+        "clips": ranks(rollouts(prompt(1), 4), [row for _ in range(4) for row in rollouts(clips, 1)] * 1),
+        "prompts": ranks(rollouts(prompt(1), 4), rollouts(prompt(3), 2) + rollouts(prompt(0.7), 2)),
+        "lengths": ranks(rollouts(prompt(29), 4, 40), rollouts(prompt(1), 4, 2)),
+        "packed_or_not": ranks(rollouts(prompt(2), 4), rollouts(prompt(2), 4), share=(True, False)),
+        "worth_it_or_not": ranks(rollouts(prompt(2), 4), rollouts(prompt(0.5), 4, 300)),
+        "micro_batches": ranks(rollouts(prompt(1), 4), rollouts(prompt(3), 1) + fillers[:3], size=1),
+    }
+
+
+def collectives(folders: dict[str, Path], out: Path) -> None:
+    """Run both ranks to the end."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = ({name: str(folder) for name, folder in folders.items()}, port, str(out))
+    torch.multiprocessing.spawn(run, arguments, nprocs=2)

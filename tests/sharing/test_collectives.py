@@ -1,0 +1,37 @@
+"""Ranks with different micro-batches come to the same collectives, or they would wait for each other for ever."""
+
+import json
+
+import pytest
+
+from tests.helpers import two_ranks
+from verl_leaf.models import FAMILIES
+
+CASES = (
+    "fillers",
+    "no_audio",
+    "some_without_audio",
+    "clips",
+    "prompts",
+    "lengths",
+    "packed_or_not",
+    "worth_it_or_not",
+    "micro_batches",
+)
+
+
+@pytest.fixture(scope="module")
+def recorded(models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collectives")
+    two_ranks.collectives({family: models(family) for family in FAMILIES}, folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_ranks_have_the_same_collectives(recorded, family, case):
+    one, other = (json.loads((recorded / f"{family}.{case}.{rank}.json").read_text()) for rank in (0, 1))
+    assert one == other
+    # Three forward passes and one backward, each gathering the embeddings, two layers and the output layer.
+    gathered = [name for name, _ in one if "allgather" in name]
+    assert len(gathered) >= 3 * 4, gathered
