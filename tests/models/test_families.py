@@ -132,7 +132,7 @@ def test_checkpoint_names(folder, loaded):
     "change, message",
     [
         ({}, "This model can be trained."),
-        ({"model_type": "whisper"}, "family: supported are qwen2_audio"),
+        ({"model_type": "whisper"}, "family: supported speech models are qwen2_audio"),
         ({"architectures": ["Other"]}, "architecture: vLLM would take another class"),
         ({"quantization_config": {"quant_method": "fp8"}}, "weights: the actor trains weights that are not"),
     ],
