@@ -62,7 +62,7 @@ def test_a_merged_model_is_the_model_with_its_adapter(model, adapted, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(adapter, run / "adapter")
     assert main(["export", str(run), "--out", str(tmp_path / "out"), "--merged"]) == 0
-    network = load(plain, tmp_path / "out", family)
+    network = load(plain, tmp_path / "out")
     torch.testing.assert_close(logits(network), expected, rtol=0, atol=1e-4)
     assert not torch.allclose(logits(load(plain, folder)), expected, rtol=0, atol=1e-2)
     with (
@@ -116,7 +116,7 @@ def test_an_adapter_with_the_names_of_the_hub_loads_in_plain_peft(model, adapted
         network = PeftModel.from_pretrained(load(plain, folder), tmp_path)
         torch.testing.assert_close(logits(network), expected, rtol=0, atol=1e-4)
         assert main(["export", str(wrap(tmp_path)), "--out", str(tmp_path / f"out{prefix}"), "--merged"]) == 0
-        torch.testing.assert_close(logits(load(plain, tmp_path / f"out{prefix}", family)), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits(load(plain, tmp_path / f"out{prefix}")), expected, rtol=0, atol=1e-4)
 
 
 def wrap(adapter: Path) -> Path:
