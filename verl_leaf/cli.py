@@ -151,13 +151,17 @@ def _add_data(commands) -> None:
     how.add_argument("--model", help="check the lengths of prompts and clips for this model, too")
     how.add_argument("--fast", action="store_true", help="look at a sample of the rows")
     command.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
+    for name, column in (("prompt", "prompt"), ("audio", "audios")):
+        command.add_argument(f"--{name}-key", default=column, help=f"as data.{name}_key (default: %(default)s)")
     command.set_defaults(function=_data)
 
 
 def _data(options) -> int:
     from verl_leaf.prepare.inspect import show
+    from verl_leaf.speech.options import Keys
 
-    return show(options.file, options.model, options.max_prompt_length, options.fast)
+    keys = Keys(prompt=options.prompt_key, audio=options.audio_key)
+    return show(options.file, options.model, options.max_prompt_length, options.fast, keys)
 
 
 def _add_tree(commands) -> None:

@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow
 import pytest
 from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from verl.utils.config import validate_config
 
-from verl_leaf.checks.config import check_run
+from verl_leaf.checks.config import _references, check_run
 from verl_leaf.cpu import vllm_distribution
+from verl_leaf.speech.parquet import RowFile
+from verl_leaf.speech.swap import write_rows
 
 KWARGS = "+reward.custom_reward_function.reward_kwargs"
 
@@ -95,6 +99,78 @@ def test_what_does_not_go_with_sharing_is_named(configure, override, message):
     check_run(configure(*good, attention))
     with pytest.raises(ValueError, match=message):
         check_run(configure(*good, *([] if "attn" in override else [attention]), override))
+
+
+@pytest.fixture
+def spoken_row(task):
+    [(_, row)] = RowFile(task / "data/val.parquet").rows([0])
+    return row | {"audios": [str(task / "data" / audio) for audio in row["audios"]]}
+
+
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("data.train_files=null", r"data.train_files=None: must be the path of a parquet file, or a list"),
+        ("data.val_files=[]", r"data.val_files=\[\]: must be"),
+        ("data.val_files=2024", "data.val_files=2024: must be"),
+        ("data.val_files=[[a.parquet]]", "data.val_files=.*: must be"),
+        ("data.val_files={folder}", "data.val_files: .* is not a file"),
+        ("data.train_files=[{folder}/empty.parquet]", "data.train_files: .*empty.parquet: is empty"),
+        ("data.train_files={folder}/text.parquet", "data.train_files: .*text.parquet: cannot be read as parquet"),
+        (
+            "data.prompt_key=messages",
+            "data.train_files: .*train.parquet: no column 'messages'; it has data_source, prompt",
+        ),
+        ("data.reward_fn_key=corpus", "data.reward_fn_key=corpus: verl's reward managers read the column data_source"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_with_their_setting(configure, tmp_path, override, message):
+    (tmp_path / "empty.parquet").touch()
+    (tmp_path / "text.parquet").write_text("no parquet")
+    with pytest.raises(ValueError, match=message):
+        check_run(configure(override.format(folder=tmp_path)))
+
+
+@pytest.mark.parametrize("ground_truth", [None, {"role": "assistant", "content": "Ja"}, [["Ja"]], [], 42.0])
+def test_references_that_our_rewards_cannot_score_are_named(configure, spoken_row, tmp_path, ground_truth):
+    """Beyond the first of each data source, too; a reward of the user's own may take them."""
+    file = tmp_path / "[x]" / "rows.parquet"
+    file.parent.mkdir()
+    odd = {**spoken_row, "reward_model": {"ground_truth": ground_truth}}
+    write_rows([spoken_row] * 150 + [odd], file, mixed=["reward_model"])
+    data = f"data.train_files=['{file}']"
+    with pytest.raises(
+        ValueError, match=r"reward.custom_reward_function: .*rows.parquet, row 150: the reference .* is not"
+    ):
+        check_run(configure(data))
+    check_run(configure(data, "reward.custom_reward_function.path=my_reward.py"))
+
+
+@pytest.mark.parametrize("ground_truth", ["Ja", ["Ja", "Doch"], 7, 0.5])
+def test_references_that_our_rewards_take(configure, spoken_row, tmp_path, ground_truth):
+    write_rows([{**spoken_row, "reward_model": {"ground_truth": ground_truth}}], tmp_path / "rows.parquet")
+    check_run(configure(f"data.val_files={tmp_path}/rows.parquet"))
+
+
+def test_preflight_does_not_read_the_audio(configure, spoken_row, tmp_path):
+    """Of 64 MB in one row group, a few remain in memory for a moment."""
+    embedded = {**spoken_row, "audios": [{"bytes": bytes(2**22), "path": None}]}
+    write_rows([embedded] * 16, tmp_path / "rows.parquet")
+    memory = pyarrow.default_memory_pool()
+    before = memory.max_memory()
+    assert _references(OmegaConf.create({name: [f"{tmp_path}/rows.parquet"] for name in ("train_files", "val_files")}))
+    assert memory.max_memory() - before < 2**22
+
+
+def test_a_path_that_verls_own_dataset_would_take_for_a_pattern(configure, tmp_path):
+    """It would read the files of another folder, too."""
+    text = ("data.custom_cls.name=null", "reward.custom_reward_function.path=null")
+    (tmp_path / "set?").mkdir()
+    (tmp_path / "set?/rows.parquet").touch()
+    file = f"data.train_files=['{tmp_path}/set?/rows.parquet']"
+    with pytest.raises(ValueError, match=r"data.train_files: verl's own dataset takes the path .*set\?/rows.parquet"):
+        check_run(configure(file, *text))
+    check_run(configure(f"data.train_files={tmp_path}/*/rows.parquet", *text))  # a pattern that is meant as one
 
 
 def test_a_good_reward_for_each_data_source_passes(configure):

@@ -18,7 +18,7 @@ from tests.helpers import corpora
 from verl_leaf.cli import main
 from verl_leaf.prepare.corpus import choose, fraction
 from verl_leaf.speech.audio import load_audio
-from verl_leaf.speech.dataset import absolute_audio
+from verl_leaf.speech.rows import absolute_audio
 
 RATE = 16000
 

@@ -1,14 +1,22 @@
+import decimal
+import os
+
 import datasets
 import numpy as np
 import pytest
 import soundfile
 from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 
 from verl_leaf.models import FAMILIES, family_of_processor
 from verl_leaf.speech.agent_loop import _collapse_runs
 from verl_leaf.speech.dataset import SpeechDataset, render_prompt
 from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
-from verl_leaf.speech.swap import write_swapped
+from verl_leaf.speech.options import Keys
+from verl_leaf.speech.parquet import RowFile
+from verl_leaf.speech.rows import reference_texts, spoken_row
+from verl_leaf.speech.swap import write_first_rows, write_rows, write_swapped
 
 CONFIG = OmegaConf.create({"max_prompt_length": 160})
 
@@ -56,11 +64,18 @@ def test_max_samples(build, rows, processor, tmp_path):
     assert len(dataset) == 2
 
 
-@pytest.mark.parametrize("column", ["data_source", "prompt", "audios", "reward_model"])
+@pytest.mark.parametrize("column", ["data_source", "prompt", "reward_model"])
 def test_missing_column(build, rows, column):
     for row in rows:
         del row[column]
     with pytest.raises(ValueError, match=f"rows.parquet: no column '{column}'"):
+        build(rows)
+
+
+def test_no_column_for_the_audio_of_placeholders(build, rows):
+    for row in rows:
+        del row["audios"]
+    with pytest.raises(ValueError, match="rows.parquet, row 0: .*for want of a column 'audios', which data.audio_key"):
         build(rows)
 
 
@@ -96,7 +111,7 @@ def spoil(row, tmp_path, how):
         ("long prompt", r"the prompt has \d+ tokens, data.max_prompt_length is 160"),
         (
             "long audio",
-            r"long.wav: lasts more than the 30 s that qwen2_audio hears: .* set \+data.long_audio=cut or skip",
+            r"long.wav: lasts more than the 30 s that qwen2_audio hears: .* set data.long_audio=cut or skip",
         ),
         ("short audio", r"short.wav: lasts 0.050 s and would become 1 audio token"),
         ("no reference", "no ground_truth"),
@@ -106,6 +121,149 @@ def test_bad_row_is_named(build, rows, tmp_path, how, reason):
     spoil(rows[1], tmp_path, how)
     with pytest.raises(ValueError, match=f"rows.parquet, row 1: .*{reason}"):
         build(rows)
+
+
+MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"audios": None}, r"1 <audio> placeholder\(s\), the row 0 audio"),
+        ({"audios": "1.wav"}, "'audios' holds '1.wav'; it must be a list"),
+        ({"audios": [None]}, "None is no audio reference"),
+        ({"prompt": "<audio>Translate."}, "'prompt' holds '<audio>Translate.'; it must be a list of messages"),
+        ({"prompt": None}, "'prompt' holds None; it must be a list of messages"),
+        ({"prompt": []}, "'prompt' holds .*; it must be a list of messages"),
+        ({"prompt": [{"role": "user", "content": None}]}, "message 0 of the prompt has the content None"),
+        ({"prompt": [{"role": None, "content": "Hi"}]}, "message 0 of the prompt has the role None"),
+        ({"prompt": ["Hi"]}, "message 0 of the prompt is 'Hi'"),
+        (
+            {"prompt": [{**MESSAGE, "content": [{"type": "audio"}]}]},
+            "message 0 of the prompt has the part {'type': 'audio'}",
+        ),
+        ({"prompt": [{**MESSAGE, "content": [{"type": "image", "image": "a.png"}]}]}, "has the part {'type': 'image'"),
+        ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt holds <image>"),
+        ({"images": ["a.png"]}, "the column 'images' holds something"),
+        ({"data_source": None}, "data_source is None; it must be a text"),
+        ({"extra_info": 7}, "extra_info holds 7; it must be a dictionary or null"),
+        ({"reward_model": None}, "no ground_truth"),
+        ({"reward_model": {"style": "rule"}}, "no ground_truth"),
+    ],
+)
+def test_the_shape_of_a_row_is_looked_at(rows, tmp_path, processor, change, reason):
+    """Rows of one shape, as Arrow has them: the first is as bad as the others."""
+    write_rows([{**row, **change} for row in rows], tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=f"rows.parquet, row 0: .*{reason}"):
+        SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor)
+
+
+def test_null_audios_are_none(build, rows):
+    rows[1] |= {"audios": None, "prompt": [{"role": "user", "content": "Say hello in German, then <image>."}]}
+    dataset = build(rows)
+    assert [len(RLHFDataset._extract_audio_info(item["raw_prompt"]) or []) for item in dataset] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("with_column", [True, False])
+def test_parts_count_with_what_they_hold(build, rows, tmp_path, processor, with_column):
+    """Arrow gives every part the keys of all; a template that asks whether a part has the key `audio` would see four clips."""
+    expected = [item["raw_prompt"] for item in build(rows)]
+    for row in rows:
+        parts = [{"type": "audio", "audio": row["audios"][0]}, {"type": "text", "text": "Translate into German."}]
+        row["prompt"], row["audios"] = [{"role": "user", "content": parts}], [] if with_column else None
+        if not with_column:
+            del row["audios"]
+    assert [item["raw_prompt"] for item in build(rows)] == expected
+
+
+def test_audio_of_parts_and_of_the_column_keep_their_order(build, rows):
+    parts = [{"type": "audio", "audio": "2.wav"}, {"type": "text", "text": "and this?"}]
+    row = {**rows[0], "audios": ["0.wav", "1.wav"]}
+    texts = [{"role": role, "content": f"<audio>{role}"} for role in ("user", "assistant")]
+    keys = {"prompt": [texts[0], {"role": "user", "content": parts}, texts[1]]}
+    spoken = spoken_row({**row, **keys}, "/root", Keys())
+    assert spoken["audios"] == ["/root/0.wav", "/root/2.wav", "/root/1.wav"]
+    assert [message["content"] for message in spoken["prompt"]] == [
+        "<audio>user",
+        "<audio>and this?",
+        "<audio>assistant",
+    ]
+
+
+def test_files_of_other_types_train_together(rows, tmp_path, processor):
+    """Audio as path or bytes, a reference as text, list or number, a source as text or number, columns that some lack."""
+    embedded = {"bytes": (tmp_path / "1.wav").read_bytes(), "path": None}
+    several = {"style": "rule", "ground_truth": ["ja", "doch"]}
+    write_rows(rows[:1], tmp_path / "a.parquet")
+    write_rows([{**rows[1], "audios": [embedded], "reward_model": several, "data_source": 7}], tmp_path / "b.parquet")
+    write_rows(
+        [{**rows[2], "reward_model": {"ground_truth": 42}, "extra_info": None, "more": 1.5}], tmp_path / "c.parquet"
+    )
+    files = [str(tmp_path / f"{name}.parquet") for name in "abc"]
+    dataset = SpeechDataset(files, processor.tokenizer, CONFIG, processor)
+    batch = collate_fn(list(dataset))
+    assert [truth["ground_truth"] for truth in batch["reward_model"]] == ["Antwort 0", ["ja", "doch"], 42]
+    assert batch["data_source"].tolist() == ["test", "7", "test"]
+    assert batch["more"].tolist() == [None, None, 1.5]
+    lengths = [len(render_prompt(processor, prompt, CONFIG)[1][0]) for prompt in batch["raw_prompt"]]
+    assert lengths == [16000, 16800, 17600]
+
+
+def test_other_names_of_columns(rows, tmp_path, processor):
+    for row in rows:
+        row["speech"], row["messages"] = row.pop("audios"), row.pop("prompt")
+    write_rows(rows, tmp_path / "rows.parquet")
+    config = OmegaConf.merge(CONFIG, {"audio_key": "speech", "prompt_key": "messages"})
+    dataset = SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, config, processor)
+    assert len(render_prompt(processor, dataset[1]["raw_prompt"], CONFIG)[1][0]) == 16800
+    keys = Keys.of(config)
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", keys))
+    assert sorted(row["speech"][0] for row in swapped) == [str(tmp_path / f"{number}.wav") for number in range(3)]
+    with pytest.raises(ValueError, match="no column 'prompt'; it has .*data.prompt_key"):
+        SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor)
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"reward_fn_key": "corpus"}, "data.reward_fn_key=corpus: verl's reward managers read the column data_source"),
+        ({"audio_key": None}, "data.audio_key=None: must be the name of a column"),
+        ({"long_audio": None}, "data.long_audio=None: valid are"),
+        ({"mm_processor_kwargs": {"fps": 1}}, "data.mm_processor_kwargs=.*leave it empty"),
+    ],
+)
+def test_settings_that_cannot_be_followed(build, rows, option, message):
+    with pytest.raises(ValueError, match=message):
+        build(rows, **option)
+
+
+def test_long_prompts_are_left_out_where_verl_is_told_so(build, rows, tmp_path, caplog):
+    spoil(rows[1], tmp_path, "long prompt")
+    dataset = build(rows, filter_overlong_prompts=True)
+    assert [item["index"] for item in dataset] == [0, 2]
+    assert "1 of 3 rows have a prompt of more than 160 tokens and are left out" in caplog.text
+
+
+def test_of_max_samples_verls_own_choice_is_checked_alone(rows, tmp_path, processor, caplog):
+    rows = [{**rows[0], "extra_info": {"index": number}} for number in range(20)]
+    chosen = np.random.default_rng(5).choice(20, size=4, replace=False).tolist()
+    for number in set(range(20)) - set(chosen):
+        rows[number]["audios"] = ["gone.wav"]
+    write_rows(rows[:9], tmp_path / "a.parquet")
+    write_rows(rows[9:], tmp_path / "b.parquet")
+    files = [str(tmp_path / "a.parquet"), str(tmp_path / "b.parquet")]
+    config = OmegaConf.merge(CONFIG, {"shuffle": True, "seed": 5})
+    dataset = SpeechDataset(files, processor.tokenizer, config, processor, max_samples=4)
+    assert [item["index"] for item in dataset] == chosen
+    assert "4 of 20 rows are used" in caplog.text
+    dataset.resume_dataset_state()
+    assert [item["index"] for item in dataset] == chosen
+
+
+def test_rows_can_be_read_by_forked_workers(build, rows):
+    loader = DataLoader(build(rows * 20), batch_size=4, num_workers=2, collate_fn=collate_fn)
+    indices = [index for batch in loader for index in batch["index"]]
+    assert indices == [0, 1, 2] * 20
 
 
 @pytest.fixture
@@ -161,6 +319,10 @@ def test_collapsed_prompt_has_one_placeholder_a_clip(processor):
     assert ids.count(processor.audio_token_id) == 25 + 12
 
 
+def read(file):
+    return [row for _, row in RowFile(file).rows()]
+
+
 def test_swapped_rows_have_the_audio_of_others(build, rows, tmp_path):
     build(rows)
     swapped = datasets.Dataset.from_parquet(str(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet")))
@@ -169,3 +331,105 @@ def test_swapped_rows_have_the_audio_of_others(build, rows, tmp_path):
     assert all(row["audios"][0] != original for row, original in zip(swapped, originals, strict=True))
     assert {row["data_source"] for row in swapped} == {"test" + SWAPPED_AUDIO_SUFFIX}
     assert [row["reward_model"]["ground_truth"] for row in swapped] == ["Antwort 0", "Antwort 1", "Antwort 2"]
+
+
+def test_swapped_rows_keep_their_number_of_clips_and_are_usable(build, rows, tmp_path, processor, caplog):
+    """One row without audio, two with two clips, three with one of which two are the same clip."""
+    two = {"prompt": [{"role": "user", "content": "<audio><audio>Compare."}]}
+    rows = [
+        {**rows[0], "audios": None, "prompt": [{"role": "user", "content": "Say hello."}]},
+        {**rows[0], **two, "audios": ["0.wav", "1.wav"]},
+        {**rows[1], **two, "audios": ["1.wav", "2.wav"]},
+        *({**row, "audios": ["0.wav"]} for row in rows[:2]),
+        {**rows[2], "audios": ["2.wav"]},
+    ]
+    build(rows)
+    out = write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    names = [[os.path.basename(audio) for audio in row["audios"]] for row in read(out)]
+    assert names == [["1.wav", "2.wav"], ["0.wav", "1.wav"], ["0.wav"], ["2.wav"], ["0.wav"]]
+    assert "1 of the first 6 rows are not in the control" in caplog.text
+    assert "1 rows of the control have the same clip as before" in caplog.text
+    assert len(SpeechDataset(str(out), processor.tokenizer, CONFIG, processor)) == 5
+
+
+def test_audio_within_parts_is_swapped_too(build, rows, tmp_path):
+    for row in rows:
+        parts = [{"type": "audio", "audio": row["audios"][0]}, {"type": "text", "text": "Translate."}]
+        row["prompt"], row["audios"] = [{"role": "user", "content": parts}], []
+    build(rows)
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet"))
+    assert [row["prompt"] for row in swapped] == [[{"role": "user", "content": "<audio>Translate."}]] * 3
+    assert all(row["audios"] != [str(tmp_path / f"{number}.wav")] for number, row in enumerate(swapped))
+
+
+@pytest.mark.parametrize("truth", [7, 0.5, ["ja", "doch"], {"target": ["ja"]}])
+def test_references_of_any_kind_are_swapped(rows, tmp_path, truth):
+    """A reward of the user's own may take any."""
+    write_rows([{**row, "reward_model": {"ground_truth": truth}} for row in rows], tmp_path / "rows.parquet")
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet"))
+    assert [row["reward_model"]["ground_truth"] for row in swapped] == [truth] * 3
+
+
+def test_embedded_audio_and_columns_of_mixed_types_are_swapped(rows, tmp_path):
+    for number, row in enumerate(rows):
+        row["audios"] = [{"bytes": (tmp_path / f"{number}.wav").read_bytes(), "path": None}]
+        row["extra_info"] = [{"index": 0}, {"index": "a"}, {}][number]
+    write_rows(rows, tmp_path / "rows.parquet", mixed=["extra_info"])
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet"))
+    assert [row["extra_info"] for row in swapped] == [row["extra_info"] for row in rows]
+    assert {row["audios"][0]["bytes"] for row in swapped} == {row["audios"][0]["bytes"] for row in rows}
+
+
+def test_what_cannot_be_swapped(rows, tmp_path):
+    write_rows(rows[:1], tmp_path / "one.parquet")
+    with pytest.raises(ValueError, match="one.parquet: no two of its first 1 row"):
+        write_swapped(tmp_path / "one.parquet", tmp_path / "out.parquet")
+    silent = {"audios": [], "prompt": [{"role": "user", "content": "Hi"}]}
+    write_rows([{**row, **silent} for row in rows], tmp_path / "silent.parquet")
+    assert write_swapped(tmp_path / "silent.parquet", tmp_path / "out.parquet") is None
+    write_rows([{**row, "reward_model": None} for row in rows], tmp_path / "null.parquet")
+    with pytest.raises(ValueError, match="null.parquet, row 0: reward_model holds no ground_truth"):
+        write_swapped(tmp_path / "null.parquet", tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_the_first_rows_are_found_from_another_folder(build, rows, tmp_path, processor):
+    build(rows)
+    (tmp_path / "run").mkdir()
+    write_first_rows(tmp_path / "rows.parquet", tmp_path / "run/first.parquet", 2, Keys())
+    dataset = SpeechDataset(str(tmp_path / "run/first.parquet"), processor.tokenizer, CONFIG, processor)
+    assert [item["index"] for item in dataset] == [0, 1]
+    write_first_rows(tmp_path / "rows.parquet", tmp_path / "run/text.parquet", 2, None)
+    assert [row["audios"] for row in read(tmp_path / "run/text.parquet")] == [["0.wav"], ["1.wav"]]
+
+
+@pytest.mark.parametrize(
+    "ground_truth, texts",
+    [
+        ("Ja", ["Ja"]),
+        ("", [""]),
+        (["Ja", "Doch"], ["Ja", "Doch"]),
+        (7, ["7"]),
+        (-12345678901234567890, ["-12345678901234567890"]),
+        (3.25, ["3.25"]),
+        ([1, 0.5, "zwei"], ["1", "0.5", "zwei"]),
+        (decimal.Decimal("0.5"), ["0.5"]),
+        (np.array(["Ja"], object), ["Ja"]),
+        (np.int64(7), ["7"]),
+    ],
+)
+def test_references_that_have_a_text(ground_truth, texts):
+    assert reference_texts(ground_truth) == texts
+
+
+@pytest.mark.parametrize(
+    "ground_truth",
+    [
+        None, {}, {"target": "Ja"}, [], [["Ja"]], ["Ja", None], True, b"Ja", float("nan"), float("inf"),
+        42.0,  # what pandas makes of 42 in a column with gaps
+        0.1 + 0.2, float(np.float32(0.1)), 1e22, 1e-7, decimal.Decimal("42.00"), np.array([]),
+    ],
+)  # fmt: skip
+def test_references_that_have_none_or_several(ground_truth):
+    with pytest.raises(ValueError, match="the reference .* is not text, a number that has one spelling"):
+        reference_texts(ground_truth)

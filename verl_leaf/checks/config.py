@@ -1,16 +1,19 @@
 """What can be known to be wrong with a run before Ray and the engines start."""
 
+import glob
 import os
 from collections import defaultdict
 from collections.abc import Iterator
 
-import pyarrow.parquet
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.estimator import LeafOptions
 from verl_leaf.sharing import SHARE_PROMPTS
+from verl_leaf.speech.options import Keys, check_options
+from verl_leaf.speech.parquet import RowFile
+from verl_leaf.speech.rows import check_columns, data_source_name, reference_texts
 
 REFERENCES_READ = 100  # of each data source, to see in what script they are
 GROUP_ESTIMATORS = ("leaf", "grpo_floored")
@@ -38,9 +41,14 @@ def check_run(config) -> None:
     if is_speech_run(config):
         check_vllm()
         check_speech_model(config.actor_rollout_ref.model.path)
+        check_options(config.data)
         for setting, file in _local_files(config.data):
-            if not os.path.isfile(file):
-                raise ValueError(f"data.{setting}: {file} does not exist")
+            try:
+                check_columns(file, RowFile(file).columns, Keys.of(config.data))
+            except ValueError as error:
+                raise ValueError(f"data.{setting}: {error}") from error
+    else:
+        check_patterns(config.data)
     if config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
         check_sharing(config.actor_rollout_ref)
     reward = config.reward.custom_reward_function
@@ -59,30 +67,56 @@ def is_speech_run(config) -> bool:
     return config.data.custom_cls.name == "SpeechDataset"
 
 
+def check_patterns(data) -> None:
+    """Stop where verl's own dataset would read other files than those it is given (``datasets.load_dataset``).
+
+    Raises:
+        ValueError: a file's path would be taken for a pattern.
+    """
+    for setting, file in _local_files(data):
+        if glob.has_magic(file) and os.path.isfile(file):
+            raise ValueError(
+                f"data.{setting}: verl's own dataset takes the path {file} for a pattern of other paths, because of its "
+                "*, ? or [ ]: rename it"
+            )
+
+
 def _local_files(data) -> Iterator[tuple[str, str]]:
-    """Setting and path of every file of rows that is not in remote storage."""
+    """Setting and path of every file of rows that is not in remote storage.
+
+    Raises:
+        ValueError: a setting is neither a path nor a list of them.
+    """
     for setting in ("train_files", "val_files"):
-        files = data[setting]
-        for file in [files] if isinstance(files, str) else files:
+        files = [data[setting]] if isinstance(data[setting], str) else data[setting]
+        if not isinstance(files, list | ListConfig) or not files or not all(isinstance(file, str) for file in files):
+            raise ValueError(f"data.{setting}={data[setting]}: must be the path of a parquet file, or a list of paths")
+        for file in files:
             if "://" not in file:
                 yield setting, os.path.expanduser(file)
 
 
 def _references(data) -> dict[str, list[str]]:
-    """References of the first rows of every data source in the parquet files that can be read here."""
+    """References of the first rows of every data source in the parquet files that can be read here.
+
+    Raises:
+        ValueError: a row's reference, of any row, is not what a reward can compare with an answer.
+    """
     references = defaultdict(list)
-    for _, file in _local_files(data):
-        if not file.endswith(".parquet") or not os.path.isfile(file):
+    for _, path in _local_files(data):
+        if not path.endswith(".parquet") or not os.path.isfile(path):
             continue
-        table = pyarrow.parquet.ParquetFile(file)
-        if not {"data_source", "reward_model"} <= set(table.schema_arrow.names):
+        file = RowFile(path)
+        if not {"data_source", "reward_model"} <= set(file.columns):
             continue
-        rows = table.read(columns=["data_source", "reward_model"])
-        for row in rows.to_pylist():
-            texts = references[row["data_source"]]
-            if len(texts) < REFERENCES_READ:
-                truth = (row["reward_model"] or {}).get("ground_truth") or []
-                texts += [truth] if isinstance(truth, str) else [text for text in truth if isinstance(text, str)]
+        for number, row in file.rows(columns=["data_source", "reward_model"]):
+            try:
+                texts = reference_texts((row["reward_model"] or {}).get("ground_truth"))
+                known = references[data_source_name(row["data_source"])]
+            except ValueError as error:
+                raise ValueError(f"{path}, row {number}: {error}") from error
+            if len(known) < REFERENCES_READ:
+                known += texts
     return dict(references)
 
 

@@ -14,7 +14,9 @@ GIB = 2**30
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 CONTEXTS = 1.5  # GiB: CUDA's contexts and NCCL's buffers of the actor's and vLLM's process
 SLEEPING_VLLM = 2.0  # GiB that vLLM keeps on the GPU while it sleeps: graphs and workspaces
-LAYER_ACTIVATIONS = 34  # bytes per token and unit of width of a layer that is computed again (arXiv 2205.05198, section 4.1)
+LAYER_ACTIVATIONS = (
+    34  # bytes per token and unit of width of a layer that is computed again (arXiv 2205.05198, section 4.1)
+)
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,11 @@ def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
     base = 0.0 if engine.param_offload or engine.offload_policy else width * size.parameters / ranks / GIB
     optimizer = 0.0 if engine.optimizer_offload else 12 * size.lora / ranks / GIB
     return [
-        Part("actor's weights", base, f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)"),
+        Part(
+            "actor's weights",
+            base,
+            f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)",
+        ),
         Part("adapter, its gradients and Adam", 4 * size.lora / ranks / GIB + optimizer, "16 bytes per weight"),
     ]
 
@@ -134,7 +140,9 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
     bucket = 2 * rollout.checkpoint_engine.update_weights_bucket_megabytes / 1024
     parts = [
         *_shard(config, size, ranks),
-        Part("vLLM", rollout.gpu_memory_utilization * memory, f"gpu_memory_utilization={rollout.gpu_memory_utilization}"),
+        Part(
+            "vLLM", rollout.gpu_memory_utilization * memory, f"gpu_memory_utilization={rollout.gpu_memory_utilization}"
+        ),
         Part("weights on their way", bucket, "twice update_weights_bucket_megabytes"),
         Part("contexts", CONTEXTS, "a constant"),
     ]
@@ -162,7 +170,9 @@ def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     computed = 1 if kept else size.layers
     parts = [
         *_shard(config, size, ranks),
-        Part("gathered weights", 2 * (size.outside + 2 * size.layer) / GIB, "what is no layer, and two layers, in bf16"),
+        Part(
+            "gathered weights", 2 * (size.outside + 2 * size.layer) / GIB, "what is no layer, and two layers, in bf16"
+        ),
         Part(
             "activations",
             (2 * kept + LAYER_ACTIVATIONS * computed) * tokens * size.hidden / GIB,

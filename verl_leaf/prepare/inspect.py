@@ -1,102 +1,92 @@
 """``verl-leaf data``: what a prepared file holds, and whether the trainer could use every row."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pyarrow.parquet
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from verl_leaf.prepare.write import RATE, histogram
 from verl_leaf.speech.audio import load_audio
-from verl_leaf.speech.rows import absolute_audio, check_columns, check_row
+from verl_leaf.speech.options import DEFAULT_KEYS, Keys
+from verl_leaf.speech.parquet import RowFile
+from verl_leaf.speech.rows import check_columns, reference_texts, spoken_row
 
 SAMPLE = 100  # rows that --fast looks at
 SHOWN = 3
 MAX_ERRORS = 20
 
 
-def show(file: Path, model: str | None, max_prompt_length: int, fast: bool) -> int:
+def show(file: Path, model: str | None, max_prompt_length: int, fast: bool, keys: Keys = DEFAULT_KEYS) -> int:
     """Print columns, counts, lengths and a few rows, and check rows as :class:`SpeechDataset` does.
 
+    References are checked too, as the rewards of ``verl_leaf.rewards`` take them.
+
     Args:
-        file: veRL parquet file.
+        file: verl parquet file.
         model: of whose processor the lengths of prompts and clips are checked, too; not if None.
         max_prompt_length: the most tokens of a prompt, as ``data.max_prompt_length``.
         fast: look at ``SAMPLE`` rows spread over the file instead of all.
+        keys: names of the columns.
 
     Returns:
         0, or 1 if a row cannot be used.
 
     Raises:
-        ValueError: the file is not there, lacks columns, or holds a row that does not fit the model.
+        ValueError: the file cannot be read, lacks columns, or holds a row that does not fit the model.
     """
-    if not file.is_file():
-        raise ValueError(f"{file}: no such file")
     console = Console()
-    table = pyarrow.parquet.ParquetFile(file)
-    check_columns(str(file), table.schema_arrow.names)
-    console.print(f"{file}: {table.metadata.num_rows} rows, {file.stat().st_size / 1e6:.1f} MB", markup=False)
-    for column in table.schema_arrow:
+    rows = RowFile(file)
+    check_columns(rows.path, rows.columns, keys)
+    console.print(f"{file}: {len(rows)} rows, {file.stat().st_size / 1e6:.1f} MB", markup=False)
+    for column in rows.schema:
         console.print(f"  {column.name}: {column.type}", markup=False)
-    rows = pyarrow.parquet.read_table(file, memory_map=True)
     numbers = range(0, len(rows), max(1, len(rows) // SAMPLE) if fast else 1)
-    seconds, words, errors = [], [], []
-
-    def look(number: int):
-        row = rows.slice(number, 1).to_pylist()[0]
-        try:
-            return row, _seconds(row, file.resolve().parent)
-        except ValueError as error:
-            return row, error
-
-    with ThreadPoolExecutor() as pool:
-        results = pool.map(look, numbers)
-        for number, (row, result) in zip(
-            numbers, track(results, "Checking", len(numbers), console=console), strict=True
-        ):
-            if isinstance(result, ValueError):
-                errors.append(f"row {number}: {result}")
-                continue
-            seconds.append(result)
-            answers = row["reward_model"]["ground_truth"]
-            words.append(len(str(answers if isinstance(answers, str) else answers[0]).split()))
-            if len(seconds) <= SHOWN:
-                _show_row(console, number, row)
-    if seconds:
-        lengths = Table("rows looked at", "hours", "seconds of audio", "words of an answer")
-        lengths.add_row(str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
-        console.print(lengths)
+    errors = _look(console, rows, numbers, keys)
     for error in errors[:MAX_ERRORS]:
-        console.print(error, style="red", markup=False)
+        console.print(error, style="red", markup=False, soft_wrap=True)
     if errors:
         console.print(f"{len(errors)} of {len(numbers)} rows cannot be used", style="red")
         return 1
     if model is not None:
-        _check_with(model, file, max_prompt_length)
+        _check_with(model, file, max_prompt_length, keys)
     console.print(f"All {len(numbers)} rows that were looked at can be used")
     return 0
 
 
-def _seconds(row: dict, root: Path) -> float:
-    """Seconds of a row's audio.
+def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[str]:
+    """Print a few rows and the lengths of all; the reasons why rows cannot be used."""
+    root = os.path.dirname(os.path.abspath(rows.path))
 
-    Raises:
-        ValueError: the row cannot be used.
-    """
-    check_row(row)
-    return sum(len(load_audio(absolute_audio(audio, str(root)), RATE)) / RATE for audio in row["audios"])
+    def measures(row: dict) -> tuple[float, int]:
+        row.update(spoken_row(row, root, keys))
+        words = len(reference_texts(row["reward_model"]["ground_truth"])[0].split())
+        return sum(len(load_audio(audio, RATE)) / RATE for audio in row[keys.audio]), words
+
+    columns = ("data_source", "reward_model", "extra_info", keys.prompt, keys.audio, keys.image, keys.video)
+    seconds, words, errors = [], [], []
+    for number, row, result in rows.map(measures, "Checking", numbers, columns, console):
+        if isinstance(result, ValueError):
+            errors.append(f"{rows.path}, row {number}: {result}")
+            continue
+        seconds.append(result[0])
+        words.append(result[1])
+        if len(seconds) <= SHOWN:
+            _show_row(console, number, row, keys)
+    if seconds:
+        lengths = Table("rows looked at", "hours", "seconds of audio", "words of an answer")
+        lengths.add_row(str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
+        console.print(lengths)
+    return errors
 
 
-def _show_row(console: Console, number: int, row: dict) -> None:
-    prompt = " / ".join(str(message["content"]) for message in row["prompt"])
+def _show_row(console: Console, number: int, row: dict, keys: Keys) -> None:
+    prompt = " / ".join(message["content"] for message in row[keys.prompt])
     answer = row["reward_model"]["ground_truth"]
     console.print(f"row {number} [{row['data_source']}] {prompt!r:.200} -> {answer!r:.200}", markup=False)
 
 
-def _check_with(model: str, file: Path, max_prompt_length: int) -> None:
+def _check_with(model: str, file: Path, max_prompt_length: int, keys: Keys) -> None:
     from omegaconf import OmegaConf
     from verl.utils import hf_processor
 
@@ -105,4 +95,5 @@ def _check_with(model: str, file: Path, max_prompt_length: int) -> None:
 
     check_speech_model(model)
     processor = hf_processor(os.path.expanduser(model))
-    SpeechDataset(str(file), processor.tokenizer, OmegaConf.create({"max_prompt_length": max_prompt_length}), processor)
+    config = {"max_prompt_length": max_prompt_length, "prompt_key": keys.prompt, "audio_key": keys.audio}
+    SpeechDataset(str(file), processor.tokenizer, OmegaConf.create(config), processor)

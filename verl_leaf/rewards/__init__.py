@@ -1,23 +1,23 @@
-"""Rewards for ``reward.custom_reward_function.path=pkg://verl_leaf.rewards``, called by veRL's reward manager.
+"""Rewards for ``reward.custom_reward_function.path=pkg://verl_leaf.rewards``, called by verl's reward manager.
 
 ``reward.custom_reward_function.name`` is one of ``REWARDS``: a metric, a weighted ``mix`` of them, or ``by_data_source``.
-Options go below ``+reward.custom_reward_function.reward_kwargs``. Every reward takes veRL's arguments:
+Options go below ``+reward.custom_reward_function.reward_kwargs``. Every reward takes verl's arguments:
 
 - ``data_source``: the row's column. A name that ends in ``_swapped_audio`` belongs to the data source without it.
 - ``solution_str``: the answer.
-- ``ground_truth``: one reference, or a list of them.
+- ``ground_truth``: one reference, or a list of them, as :func:`verl_leaf.speech.rows.reference_texts` takes them; another
+  is an error, since a right answer would score 0.
 
 It returns ``score`` in [0, 1], higher for better; ``data_source``, so that dumps of validation tell data sets apart; and
-the parts of :func:`verl_leaf.rewards.metrics.measure`, which veRL reports for each validation as
+the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for each validation as
 ``val-aux/{data_source}/{part}/mean@{n}``.
 """
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from verl_leaf.rewards.metrics import measure, part_names
 from verl_leaf.rewards.options import chosen, weights_of
+from verl_leaf.speech.rows import reference_texts
 
 
 def _reward_of(metric: str, doc: str) -> Callable:
@@ -51,7 +51,7 @@ def mix(
             words of BLEU, the word error rate and ROUGE-L; not given, each library has its own way.
 
     Raises:
-        ValueError: an option is wrong; veRL stops for the same before its engines start.
+        ValueError: an option is wrong; verl stops for the same before its engines start.
     """
     return _score(data_source, solution_str, ground_truth, weights_of(weights), tokenize)
 
@@ -66,7 +66,7 @@ def by_data_source(
         tokenize: as for :func:`mix`.
 
     Returns:
-        As all rewards. Parts that only other data sources have are None: veRL's legacy trainer needs the same keys in
+        As all rewards. Parts that only other data sources have are None: verl's legacy trainer needs the same keys in
         all rows, and no value of None reaches its metrics.
 
     Raises:
@@ -98,7 +98,7 @@ REWARDS = {
 def _score(
     data_source: str, answer: str, ground_truth, weights: Mapping[str, float], tokenize: str | Mapping | None
 ) -> dict:
-    references = [*map(str, ground_truth)] if isinstance(ground_truth, list | np.ndarray) else [str(ground_truth)]
+    references = reference_texts(ground_truth)
     if isinstance(tokenize, Mapping):
         tokenize = chosen("tokenize", tokenize, data_source)
     score, parts = 0.0, {}

@@ -45,6 +45,6 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
         if needed and "tokenize" not in options and set(weights_of(reward)) & set(COUNT_WORDS):
             raise ValueError(
                 f"the references of the data source {data_source!r} have no spaces between words, which "
-                f"{', '.join(weights_of(reward))} would count: set reward_kwargs.tokenize={needed} (README, Rewards), or "
+                f"{', '.join(weights_of(reward))} would count: set reward_kwargs.tokenize={needed} (verl_leaf/rewards/README.md), or "
                 "null to do without"
             )

@@ -28,7 +28,7 @@ def measure(
     Args:
         name: a key of ``METRICS``.
         answer: the text to score; may be empty.
-        references: what it should be. None at all counts as one empty reference.
+        references: what it should be; at least one.
         tokenize: sacrebleu's name of a tokeniser, which then makes the words of BLEU, the word error rate and ROUGE-L.
             Not given, each library does it its own way: ``13a``, white space, and the runs of ``a-z0-9`` in lower case.
 
@@ -37,7 +37,7 @@ def measure(
         own name (an error rate is the raw rate, the lowest of the references, and may exceed 1; its score is
         ``1 - min(rate, 1)``), and what it is made of, as ``{name}_{part}``.
     """
-    references = [_collapse(reference) for reference in references] or [""]
+    references = [_collapse(reference) for reference in references]
     score, value, parts = METRICS[name](_collapse(answer), references, tokenize)
     return score, {name: value} | {f"{name}_{part}": number for part, number in parts.items()}
 
@@ -45,7 +45,7 @@ def measure(
 @functools.cache
 def part_names(name: str) -> tuple[str, ...]:
     """The parts that :func:`measure` returns for a metric."""
-    return tuple(measure(name, "", [])[1])
+    return tuple(measure(name, "", [""])[1])
 
 
 @functools.cache

@@ -7,6 +7,11 @@ from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 
 def weights_of(reward: str | Mapping) -> Mapping[str, float]:
+    """The weights of a mix, or of the one metric that ``reward`` names.
+
+    Raises:
+        ValueError: it is neither, knows no such metric, or the weights are not above 0 with the sum 1.
+    """
     weights = {reward: 1} if isinstance(reward, str) else reward
     if not isinstance(weights, Mapping):
         raise ValueError(f"{reward} is neither a metric nor the weights of several")
@@ -18,8 +23,10 @@ def weights_of(reward: str | Mapping) -> Mapping[str, float]:
     return weights
 
 
-def chosen(option: str, by_source: Mapping, data_source: str):
-    base = data_source.removesuffix(SWAPPED_AUDIO_SUFFIX)
-    if base not in by_source:
-        raise ValueError(f"{option}: no entry for the data source {base!r}; there are {', '.join(map(str, by_source))}")
-    return by_source[base]
+def chosen(option: str, by_source: Mapping, data_source: str | int):
+    """What an option holds for a data source; keys are compared as text, since Hydra reads ``{7: chrf}`` as a number."""
+    base = str(data_source).removesuffix(SWAPPED_AUDIO_SUFFIX)
+    entries = {str(name): value for name, value in by_source.items()}
+    if base not in entries:
+        raise ValueError(f"{option}: no entry for the data source {base!r}; there are {', '.join(entries)}")
+    return entries[base]

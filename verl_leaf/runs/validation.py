@@ -3,13 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
 from omegaconf import DictConfig
 
+from verl_leaf.checks.config import is_speech_run
 from verl_leaf.runs.folder import RunFolder
-from verl_leaf.speech.rows import absolute_audio
-from verl_leaf.speech.swap import write_swapped
+from verl_leaf.speech.options import Keys
+from verl_leaf.speech.swap import write_first_rows, write_swapped
 
 
 @dataclass(frozen=True)
@@ -42,29 +41,12 @@ def validation_files(folder: RunFolder, validation: Path, config: DictConfig) ->
     Raises:
         ValueError: the file cannot be read, or has too few rows.
     """
-    if not validation.is_file():
-        raise ValueError(f"--val {validation}: " + ("is a folder" if validation.is_dir() else "does not exist"))
+    keys = Keys.of(config.data) if is_speech_run(config) else None
     planned = ValidationFiles.planned(folder, validation, config)
-    if planned.rows != validation.absolute():
-        write_first_rows(validation, planned.rows, config.data.val_max_samples, config.data.audio_key)
     try:
-        columns = pyarrow.parquet.read_schema(validation).names
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"--val {validation}: is no parquet file ({error})") from error
-    if config.data.audio_key not in columns:
-        return ValidationFiles(planned.rows, None)
-    write_swapped(planned.rows, folder.swapped_rows)
-    return planned
-
-
-def write_first_rows(source: Path, destination: Path, count: int, audio_key: str) -> None:
-    """Write the first rows of a parquet file to another folder, with paths of audio that hold there."""
-    file = pyarrow.parquet.ParquetFile(source)
-    batch = next(file.iter_batches(batch_size=count), None)
-    if batch is None:
-        raise ValueError(f"--val {source}: has no rows")
-    rows, root = batch.to_pylist(), str(source.absolute().parent)
-    for row in rows:
-        if row.get(audio_key):
-            row[audio_key] = [absolute_audio(audio, root) for audio in row[audio_key]]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=batch.schema), destination)
+        if planned.rows != validation.absolute():
+            write_first_rows(validation, planned.rows, config.data.val_max_samples, keys)
+        swapped = None if keys is None else write_swapped(planned.rows, folder.swapped_rows, keys)
+    except ValueError as error:
+        raise ValueError(f"--val: {error}") from error
+    return ValidationFiles(planned.rows, swapped)

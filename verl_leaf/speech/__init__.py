@@ -1,1 +1,1 @@
-"""Audio prompts for veRL: reading audio, the dataset class and the agent loop."""
+"""Audio prompts for verl: reading audio, the dataset class and the agent loop."""

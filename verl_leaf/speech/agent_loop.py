@@ -1,9 +1,9 @@
 """Rollouts of audio prompts: the agent loop ``speech`` and the manager whose workers keep its features.
 
-Why veRL's own do not serve (verl/experimental/agent_loop, 0.9.1): the single-turn loop hands the sampling rate to the
+Why verl's own do not serve (verl/experimental/agent_loop, 0.9.1): the single-turn loop hands the sampling rate to the
 processor twice and takes a processor without images for a text one; and the worker computes the features a second time
 from text decoded without special tokens, where the audio placeholder is gone. Audio is decoded, its features computed
-and stored once a prompt, for all of its rollouts.
+and stored once per prompt, for all of its rollouts.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ _encoded_prompts: dict[str, asyncio.Future] = {}
 class SpeechAgentLoop(AgentLoopBase):
     """One turn: render the prompt, decode and encode its audio, generate.
 
-    The trainer gets the prompt with every audio placeholder repeated once an audio token, as the actor's class expects
-    it; vLLM gets one placeholder a clip, which it expands itself.
+    The trainer gets the prompt with every audio placeholder repeated once per audio token, as the actor's class expects
+    it; vLLM gets one placeholder per clip, which it expands itself.
     """
 
     async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs) -> AgentLoopOutput:
@@ -75,7 +75,7 @@ class SpeechAgentLoop(AgentLoopBase):
 
 
 class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
-    """Takes the actor's audio features from the agent loop and stores them once a prompt, until its rows are gone."""
+    """Takes the actor's audio features from the agent loop and stores them once per prompt, until its rows are gone."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -86,7 +86,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         await super().generate_sequences(batch)
 
     async def _release_features(self) -> None:
-        """Remove the features of prompts of which veRL has removed every row."""
+        """Remove the features of prompts of which verl has removed every row."""
         rows = (await tq.async_kv_list("train")).get("train", {})
         alive = {key.split("_")[0] for key in rows}
         gone = [self.features_keys.pop(uid) for uid in self.features_keys.keys() - alive]
@@ -102,7 +102,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     async def _run_agent_loop(self, *args, uid: str, trajectory: dict, **kwargs) -> None:
         try:
             await super()._run_agent_loop(*args, uid=uid, trajectory=trajectory, **kwargs)
-        except Exception as error:  # veRL logs it and marks the prompt as failed
+        except Exception as error:  # verl logs it and marks the prompt as failed
             await tq.async_kv_put(
                 key=uid,
                 partition_id="val" if trajectory["validate"] else "train",

@@ -1,82 +1,128 @@
-"""veRL's dataset with audio: ``data.custom_cls.path=pkg://verl_leaf.speech.dataset data.custom_cls.name=SpeechDataset``.
+"""verl's dataset with audio: ``data.custom_cls.path=pkg://verl_leaf.speech.dataset data.custom_cls.name=SpeechDataset``.
 
-Everything that can be known of the data is checked when the dataset is built: veRL does that before it starts an
+Everything that can be known of the data is checked when the dataset is built: verl does that before it starts an
 engine (verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
 """
 
 import copy
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
 
-import datasets
-from tqdm import tqdm
+import numpy as np
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.models import family_of_processor
-from verl_leaf.speech.prompt import long_audio, render_prompt
-from verl_leaf.speech.rows import absolute_audio, check_columns, check_row
+from verl_leaf.speech.options import Keys, check_options, long_audio
+from verl_leaf.speech.parquet import RowFile
+from verl_leaf.speech.prompt import render_prompt
+from verl_leaf.speech.rows import check_columns, spoken_row
+from verl_leaf.speech.store import RowStore
 
-logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+
+
+class Fit(Enum):
+    """How a row fits the model, where it can be used or left out."""
+
+    WHOLE = "whole"
+    LONG_AUDIO = "long audio"
+    LONG_PROMPT = "long prompt"
 
 
 class SpeechDataset(RLHFDataset):
-    """veRL's rows (``data_source``, ``prompt``, ``audios``, ``reward_model``, ``extra_info``) with audio to decode.
+    """verl's rows (``data_source``, ``prompt``, ``audios``, ``reward_model``, ``extra_info``) with audio to decode.
 
     ``audios`` holds a list of references as :func:`verl_leaf.speech.audio.load_audio` takes them, one for each
-    ``<audio>`` in the messages. A relative path starts from the folder of its parquet file.
+    ``<audio>`` in the messages; null is none, and a message's content may be a list of parts instead. A relative path
+    starts from the folder of its parquet file. Of ``data.train_max_samples`` or ``data.val_max_samples`` rows, verl's own
+    choice of rows is taken, before any is checked.
 
     Raises:
-        ValueError: a file lacks a column, or a row's audio or prompt cannot be used; file, row and reason are named.
+        ValueError: a file cannot be read or lacks a column, a row's audio or prompt cannot be used, or a setting of
+            ``data`` is not for speech; file, row and reason are named.
     """
 
     def _read_files_and_tokenize(self):
-        parts = [self._read(file) for file in self.data_files]
-        self.dataframe = datasets.concatenate_datasets(parts)
-        if 0 < self.max_samples < len(self.dataframe):
-            if self.shuffle:
-                self.dataframe = self.dataframe.shuffle(seed=self.seed)
-            self.dataframe = self.dataframe.select(range(self.max_samples))
+        check_options(self.config)
+        self.keys = Keys.of(self.config)
+        files = [RowFile(os.path.expanduser(file)) for file in self.data_files]
+        for file in files:
+            check_columns(file.path, file.columns, self.keys)
+        total = sum(map(len, files))
+        order = self._chosen(total)
+        numbers = np.sort(order)
+        names = list(dict.fromkeys([name for file in files for name in file.columns] + [self.keys.audio]))
+        os.makedirs(self.cache_dir, exist_ok=True)
+        store, place, first = RowStore(self.cache_dir), {}, 0
+        for file, original in zip(files, self.original_data_files, strict=True):
+            own = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
+            for number, row in self._usable_rows(file, own, self._root(file, original)):
+                place[first + number] = len(store)
+                store.append({name: row.get(name) for name in names})
+            first += len(file)
+        self.dataframe = store.select(place[number] for number in order.tolist() if number in place)
+        if len(order) < total:
+            logger.warning("%d of %d rows are used, as data.*_max_samples asks", len(order), total)
 
-    def _read(self, file: str) -> datasets.Dataset:
-        rows = datasets.load_dataset("parquet", data_files=file, split="train")
-        check_columns(file, rows.column_names, self.audio_key)
-        if "Audio(" in str(rows.features[self.audio_key]):  # datasets would decode it, with a library of its own
-            rows = rows.cast_column(self.audio_key, datasets.List(datasets.Audio(decode=False)))
-        root = os.path.dirname(os.path.abspath(file))
-        rows = rows.map(lambda row: {self.audio_key: [absolute_audio(audio, root) for audio in row[self.audio_key]]})
-        kept, too_long = [], 0
-        with ThreadPoolExecutor() as pool:
-            results = pool.map(self._check, rows)
-            for number in tqdm(range(len(rows)), desc=f"Checking {os.path.basename(file)}", unit="row"):
-                try:
-                    is_long = next(results)
-                except ValueError as error:
-                    pool.shutdown(cancel_futures=True)
-                    raise ValueError(f"{file}, row {number}: {error}") from error
-                too_long += is_long
-                if not (is_long and long_audio(self.config) == "skip"):
-                    kept.append(number)
-        if too_long:
+    def _chosen(self, total: int) -> np.ndarray:
+        """The rows to use, in their order: as in RLHFDataset._read_files_and_tokenize."""
+        if not isinstance(self.max_samples, int):
+            raise ValueError(f"data.*_max_samples={self.max_samples}: must be a number of rows, or -1 for all")
+        if not 0 < self.max_samples < total:
+            return np.arange(total)
+        if not self.shuffle:
+            return np.arange(self.max_samples)
+        return np.random.default_rng(self.seed).choice(total, size=self.max_samples, replace=False)
+
+    def _root(self, file: RowFile, original: str) -> str:
+        """The folder that relative paths start from: that of the file named in ``data``, not of verl's copy."""
+        return os.path.dirname(os.path.abspath(file.path if "://" in original else os.path.expanduser(original)))
+
+    def _usable_rows(self, file: RowFile, numbers: np.ndarray, root: str):
+        """Yield number and row of those that can be used; say how many cannot."""
+
+        def fit(row: dict) -> Fit:
+            row.update(spoken_row(row, root, self.keys))
+            return self._fit(row)
+
+        left_out = self._left_out()
+        counts = dict.fromkeys(Fit, 0)
+        for number, row, result in file.map(fit, f"Checking {os.path.basename(file.path)}", numbers):
+            if isinstance(result, ValueError):
+                raise ValueError(f"{file.path}, row {number}: {result}") from result
+            counts[result] += 1
+            if result not in left_out:
+                yield number, row
+        if counts[Fit.LONG_AUDIO]:
             logger.warning(
                 "%s: %d of %d rows have audio that is too long for the model; data.long_audio=%s",
-                *(file, too_long, len(rows), long_audio(self.config)),
+                *(file.path, counts[Fit.LONG_AUDIO], len(numbers), long_audio(self.config)),
             )
-        if not kept:
-            raise ValueError(f"{file}: no row is left")
-        return rows.select(kept)
+        if counts[Fit.LONG_PROMPT]:
+            logger.warning(
+                "%s: %d of %d rows have a prompt of more than %d tokens and are left out; "
+                "data.filter_overlong_prompts=True",
+                *(file.path, counts[Fit.LONG_PROMPT], len(numbers), self.max_prompt_length),
+            )
+        if len(numbers) and sum(counts[kind] for kind in left_out) == len(numbers):
+            raise ValueError(f"{file.path}: no row is left")
 
-    def _check(self, row: dict) -> bool:
-        """Whether a clip of the row is too long, where that is no error."""
-        check_row(row, self.prompt_key, self.audio_key)
+    def _left_out(self) -> set[Fit]:
+        """Which rows are left out."""
+        return {Fit.LONG_PROMPT} | ({Fit.LONG_AUDIO} if long_audio(self.config) == "skip" else set())
+
+    def _fit(self, row: dict) -> Fit:
         messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
         text, clips, is_long = render_prompt(self.processor, messages, self.config)
-        if is_long and long_audio(self.config) == "skip":
-            return True
+        if is_long and Fit.LONG_AUDIO in self._left_out():
+            return Fit.LONG_AUDIO
         length = family_of_processor(self.processor).prompt_length(self.processor, text, [len(clip) for clip in clips])
         if length > self.max_prompt_length:
+            if self.config.get("filter_overlong_prompts", False):
+                return Fit.LONG_PROMPT
             raise ValueError(
-                f"the prompt has {length} tokens, data.max_prompt_length is {self.max_prompt_length}: raise it, or "
-                "leave the row out"
+                f"the prompt has {length} tokens, data.max_prompt_length is {self.max_prompt_length}: raise it, or leave "
+                "such rows out with data.filter_overlong_prompts=True"
             )
-        return is_long
+        return Fit.LONG_AUDIO if is_long else Fit.WHOLE

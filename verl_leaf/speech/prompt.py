@@ -5,22 +5,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.models import family_of_processor
 from verl_leaf.speech.audio import AudioError, audio_name, load_audio
-
-LONG_AUDIO = ("error", "cut", "skip")
-
-
-def long_audio(data_config) -> str:
-    """What to do with a clip that is longer than the model's window: ``data.long_audio``.
-
-    ``error`` stops before training and is the default, ``cut`` takes the beginning, ``skip`` leaves the row out.
-
-    Raises:
-        ValueError: it is none of them.
-    """
-    value = data_config.get("long_audio", "error")
-    if value not in LONG_AUDIO:
-        raise ValueError(f"data.long_audio={value}: valid are {', '.join(LONG_AUDIO)}")
-    return value
+from verl_leaf.speech.options import long_audio
 
 
 def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
@@ -29,7 +14,7 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
     Args:
         processor: Hugging Face processor of a supported family.
         messages: chat messages whose content is text or parts, ``{"type": "audio", "audio": reference}`` among them.
-        data_config: veRL's ``data`` configuration.
+        data_config: verl's ``data`` configuration.
 
     Returns:
         The rendered text; the waveforms of its audio placeholders in order, float32 mono at the processor's rate, cut to
@@ -39,7 +24,7 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
         AudioError: a clip cannot be used, or is too long and ``data.long_audio`` is ``error``.
     """
     text = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=False, **data_config.get("apply_chat_template_kwargs", {})
+        messages, add_generation_prompt=True, tokenize=False, **(data_config.get("apply_chat_template_kwargs") or {})
     )
     family = family_of_processor(processor)
     rate = family.sampling_rate(processor)
@@ -51,7 +36,7 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
             if long_audio(data_config) == "error":
                 raise AudioError(
                     f"{audio_name(reference)}: lasts more than the {family.max_seconds:g} s that {family.model_type} "
-                    "hears: leave the row out, or set +data.long_audio=cut or skip"
+                    "hears: leave the row out, or set data.long_audio=cut or skip (+data.long_audio with verl's own configuration)"
                 )
             clip, is_long = clip[:window], True
         tokens = family.audio_tokens(processor, len(clip))
