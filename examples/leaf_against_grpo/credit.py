@@ -17,7 +17,8 @@ import pyarrow.parquet
 
 from examples.leaf_against_grpo import tasks
 from examples.spoken_german import phrases
-from verl_leaf.traces.reader import read_trace, trace_files, traces_folder  # noqa: E402
+from verl_leaf.show.traces import traces_folder
+from verl_leaf.traces.reader import read_trace, trace_files
 from verl_leaf.traces.schema import Prompt
 
 

@@ -43,7 +43,8 @@ ROWS = {
 
 
 def test_a_trace_holds_the_tree_and_its_credit(step, processor, tmp_path):
-    (prompt,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    (line,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    prompt = line.model_dump()
     assert prompt["reference"] == "ja" and prompt["audio"] == ["/a.wav"]
     assert prompt["root_value"] == pytest.approx(sum(REWARDS) / 4)
     assert [boundary["position"] for boundary in prompt["boundaries"]] == [2, 4]
@@ -75,7 +76,7 @@ def test_a_file_a_step_that_is_due(step, processor, tmp_path):
     (file,) = (tmp_path / "traces").iterdir()
     head, prompt = map(json.loads, file.read_text().splitlines())
     assert file.name == "step_000002.jsonl" and (head["format"], head["step"]) == ("leaf-trace", 2)
-    assert prompt == json.loads(json.dumps(prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0]))
+    assert prompt == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0].model_dump()
 
 
 def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):

@@ -11,6 +11,12 @@ from rich.console import Console
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 
 
+def literal(text: str) -> str:
+    """Text of a run, such as its folder's name, as matplotlib shows it whatever characters it has."""
+    text = text.replace("$", r"\$")  # no formulas
+    return f" {text}" if text.startswith("_") else text  # a label with _ is left out of legends
+
+
 def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> None:
     """Write ``out.png``, ``out.svg`` and ``out.csv``, and say so."""
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from verl_leaf.traces.schema import FILE_NAME, Head, Prompt
@@ -17,38 +14,6 @@ class Trace:
 
     step: int
     prompts: dict[int, Prompt]
-
-
-def traces_folder(run: Path) -> Path:
-    """Where a run writes its traces: the folder itself, ``traces/`` in it, or what its configuration says.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if not run.is_dir():
-        raise ValueError(f"{run}: {'is a file, not the folder of a run' if run.exists() else 'no such folder'}")
-    for folder in (run, run / "traces"):
-        if folder.is_dir() and trace_files(folder):
-            return folder
-    folder = _configured_folder(run)
-    if folder is not None and folder.is_dir() and trace_files(folder):
-        return folder
-    raise ValueError(
-        f"{run}: no traces (step_*.jsonl) here, in traces/ or where its configuration says. LEAF writes them with "
-        "algorithm.leaf.trace_dir=FOLDER; `verl-leaf train` sets it. A run that has just begun has none yet"
-    )
-
-
-def _configured_folder(run: Path) -> Path | None:
-    """``algorithm.leaf.trace_dir`` of the run's configuration, if it has one."""
-    file = run / "hydra" / ".hydra" / "config.yaml"
-    if not file.exists():
-        return None
-    try:
-        told = OmegaConf.select(OmegaConf.load(file), "algorithm.leaf.trace_dir")
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{file}: cannot be read: {' '.join(str(error).split())}") from error
-    return Path(told).expanduser() if isinstance(told, str) else None
 
 
 def trace_files(folder: Path) -> dict[int, Path]:
