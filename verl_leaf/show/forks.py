@@ -156,12 +156,8 @@ def _row(measure: str, over: str, bounds: tuple[float, float], values: list, sum
         return []
     value, low, high = summary(values)
     start, end = bounds
-    return [
-        {
-            **{"measure": measure, "over": over, "from": start, "to": end},
-            **{"count": len(values), "value": value, "low": low, "high": high},
-        }
-    ]
+    place = {"measure": measure, "over": over, "from": start, "to": end}
+    return [place | {"count": len(values), "value": value, "low": low, "high": high}]
 
 
 def _figure(forks: dict[str, Forks], rows: list[dict]) -> Figure:

@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 
 from verl_leaf.progress import track
@@ -24,7 +22,7 @@ def traces_folder(run: Path) -> Path:
     for folder in (run, RunFolder(run).traces):
         if folder.is_dir() and trace_files(folder):
             return folder
-    configured = _configured_folder(RunFolder(run).config)
+    configured = _configured_folder(RunFolder(run))
     if configured is not None and configured.is_dir() and trace_files(configured):
         return configured
     raise ValueError(
@@ -33,20 +31,13 @@ def traces_folder(run: Path) -> Path:
     )
 
 
-def _configured_folder(config: Path) -> Path | None:
-    """``algorithm.leaf.trace_dir`` of a run's configuration, if it has one."""
-    if not config.exists():
-        return None
-    try:
-        told = OmegaConf.select(OmegaConf.load(config), "algorithm.leaf.trace_dir")
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{config}: cannot be read: {' '.join(str(error).split())}") from error
+def _configured_folder(run: RunFolder) -> Path | None:
+    config = run.read_config()
+    told = OmegaConf.select(config, "algorithm.leaf.trace_dir") if config is not None else None
     return Path(told).expanduser() if isinstance(told, str) else None
 
 
-def read_traces(
-    folder: Path, steps: Iterable[int], what: str, skipped: list[str], console: Console
-) -> Iterator[Trace]:
+def read_traces(folder: Path, steps: Iterable[int], what: str, skipped: list[str], console: Console) -> Iterator[Trace]:
     """Read the traces of some steps, one after the other, and show the progress.
 
     Args:

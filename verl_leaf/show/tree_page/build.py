@@ -83,9 +83,7 @@ def _chosen_steps(folder: Path, wanted: list[int] | None, left_out: list[str]) -
     return chosen
 
 
-def _changed_most(
-    folder: Path, steps: list[int], left_out: list[str], skipped: list[str], console: Console
-) -> Prompts:
+def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: list[str], console: Console) -> Prompts:
     """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
     ranked: list[Prompts] = []
     for trace in read_traces(folder, steps, "Reading traces", skipped, console):
