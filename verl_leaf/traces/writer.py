@@ -55,7 +55,7 @@ class TraceWriter:
                 return self._warn(f"step {step} is left out: the step before is still being written")
             rows = fetch()
             self._pending = self._thread.submit(self._write, options, step, leaf_step, rows, tokenizer, append)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, training goes on)
             self._warn(f"step {step}: {error!r}")
 
     def _write(self, options, step, leaf_step, rows, tokenizer, append) -> None:
@@ -69,7 +69,7 @@ class TraceWriter:
                 lines.insert(0, Head(step=step, fork_budget=options.fork_budget, credit=options.credit))
             with open(file, "a" if append else "w", encoding="utf-8") as opened:
                 opened.write("".join(line.model_dump_json() + "\n" for line in lines))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, training goes on)
             self._warn(f"step {step}: {error!r}")
 
     def _warn(self, message: str) -> None:
