@@ -65,8 +65,8 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
-    size = len(page.encode()) / 1e6
-    console.print(f"{len(prompts)} trees of {len(shown)} steps, {size:.1f} MB: {out}", markup=False, soft_wrap=True)
+    counts = f"{len(prompts)} trees of {len(shown)} step{'s' if len(shown) > 1 else ''}"
+    console.print(f"{counts}, {len(page.encode()) / 1e6:.1f} MB: {out}", markup=False, soft_wrap=True)
     say_skipped("Left out", left_out, console)
     say_skipped("Could not be read", skipped, console)
 
