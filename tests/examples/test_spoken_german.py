@@ -65,7 +65,7 @@ def test_the_short_window_hears_as_the_full_one_does(task, processor):
     assert (window_gives() - before).abs().max() > 1e-2  # so other positions would have shown
 
 
-def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor):
+def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, capfd):
     speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).train)
     model = tiny_model.build_model(processor)
     exercises = speech.exercises(phrases.NAME)[:8]
@@ -79,4 +79,6 @@ def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor):
     warm_start.train(model, speech, steps=12)
     assert likelihood() > before + 0.5
     assert not model.model.audio_tower._forward_hooks
+    said = capfd.readouterr()
+    assert "\r" not in said.out + said.err and len(said.out + said.err) < 200  # no bar in the log of a run
     assert model.model.audio_tower.embed_positions.num_embeddings == 1500

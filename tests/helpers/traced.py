@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models
 
 from verl_leaf.algorithm import leaf_advantages
 from verl_leaf.estimator import LeafStep
@@ -15,8 +16,6 @@ class Words:
     """A tokenizer of whole pieces, as :func:`verl_leaf.traces.writer.pieces` needs one, for texts chosen by a test."""
 
     def __init__(self, pieces: list[str]):
-        from tokenizers import Tokenizer, decoders, models
-
         self.pieces = pieces
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
         self.backend_tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=pieces[0]))

@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from verl_leaf.algorithm import leaf_advantages
 from verl_leaf.estimator import LeafOptions, LeafStep
+from verl_leaf.traces.reader import read_trace
 from verl_leaf.traces.writer import TraceWriter, audio_of, pieces, prompts_of
 
 # The worked example of the README, beside an empty row as the trainer pads with; rewards, tokens, surprisal.
@@ -79,6 +82,18 @@ def test_a_file_a_step_that_is_due(step, processor, tmp_path):
     assert prompt == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0].model_dump()
 
 
+def test_a_step_whose_beginning_was_left_out_has_a_head_all_the_same(step, processor, tmp_path):
+    options = LeafOptions(trace_dir=str(tmp_path), trace_every=1)
+    for _ in range(2):
+        writer = TraceWriter()
+        writer.write(options, 1, step, lambda: ROWS, processor.tokenizer, append=True)
+        writer._thread.shutdown()
+    skipped = []
+    trace = read_trace(1, tmp_path / "step_000001.jsonl", skipped)
+    assert list(trace.prompts) == [1, 2] and skipped == []
+    assert trace.prompts[1] == trace.prompts[2] == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0]
+
+
 def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
     (tmp_path / "file").touch()
     options = LeafOptions(trace_dir=str(tmp_path / "file/traces"), trace_every=1)
@@ -95,9 +110,6 @@ def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
 
 
 def test_pieces_join_to_the_text(processor):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytewise = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     bytewise.pre_tokenizer, bytewise.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
