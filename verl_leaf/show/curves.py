@@ -5,6 +5,7 @@ import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -168,7 +169,7 @@ def _steps(run: Run) -> str:
 
 def _bleu(run: Run) -> str:
     """Corpus BLEU after training, where the summary has it."""
-    found = run.summary
+    found: Any = run.summary
     for key in ("val", "after", "bleu"):
         found = found.get(key) if isinstance(found, dict) else None
     return f"{found:.1f}" if isinstance(found, int | float) else ""

@@ -97,16 +97,16 @@ def measures(forks: Forks) -> list[dict]:
     """
     fired = [(seen.step, seen.position, seen.fired) for seen in forks.boundaries]
     usable = [(seen.step, seen.position, seen.usable) for seen in forks.boundaries]
-    sizes = [(seen.step, seen.responses) for seen in forks.nodes]
-    spreads = [(seen.step, seen.spread) for seen in forks.nodes]
+    sizes: list[tuple] = [(seen.step, seen.responses) for seen in forks.nodes]
+    spreads: list[tuple] = [(seen.step, seen.spread) for seen in forks.nodes]
     rows = []
     for measure, seen in (("fired", fired), ("usable", usable)):
         rows += _whole(measure, seen, _wilson)
         rows += _along_the_response(measure, seen, _wilson)
         rows += _over_training(measure, seen, _wilson)
-    for measure, seen in (("node_size", sizes), ("reward_spread", spreads)):
-        rows += _whole(measure, seen, _quartiles)
-        rows += _over_training(measure, seen, _quartiles)
+    for measure, values in (("node_size", sizes), ("reward_spread", spreads)):
+        rows += _whole(measure, values, _quartiles)
+        rows += _over_training(measure, values, _quartiles)
     return rows
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import numpy as np
@@ -26,7 +27,7 @@ TREE_BYTES = 4_000_000
 AUDIO_BYTES = 2_000_000
 AUDIO_RATE = 16_000  # Hz
 AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
-JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py compute_grpo_outcome_advantage
 
 Prompts = list[tuple[int, dict]]  # steps, and what the page is told of a prompt
@@ -98,7 +99,8 @@ def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: 
 
 def _that_fit(prompts: Prompts, left_out: list[str]) -> Prompts:
     """As many prompts as ``TREE_BYTES`` allow, and at least one."""
-    room, fitting = TREE_BYTES, []
+    room = TREE_BYTES
+    fitting: Prompts = []
     for step, prompt in prompts:
         size = len(json.dumps(prompt, **JSON).encode())
         if size <= room or not fitting:
