@@ -6,8 +6,8 @@ TASKS = ("translation", "answering")
 SEEDS = (1, 2, 3, 4, 5)
 ABLATION_SEEDS = SEEDS[:2]
 STEPS = 40
-ROLLOUTS_A_STEP = 48
-ROLLOUTS_AN_UPDATE = 16
+ROLLOUTS_PER_STEP = 48
+ROLLOUTS_PER_UPDATE = 16
 SCORES = {"translation": (0.3, 0.4), "answering": (0.3, 0.4)}
 """Rewards of the rollouts to reach, chosen before methods were compared, from a pilot run of GRPO."""
 
@@ -22,9 +22,13 @@ COMMON = (
     "actor_rollout_ref.model.lora_rank=8",
     "actor_rollout_ref.model.lora_alpha=16",
     "actor_rollout_ref.actor.optim.lr=2e-3",
-    f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={ROLLOUTS_AN_UPDATE}",
-    f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={ROLLOUTS_AN_UPDATE}",
-    f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={ROLLOUTS_AN_UPDATE}",
+    # As in results/: what verl's AdamW does unless told otherwise.
+    "actor_rollout_ref.actor.optim.betas=[0.9,0.999]",
+    "actor_rollout_ref.actor.optim.weight_decay=0.01",
+    "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio=0.0",
+    f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={ROLLOUTS_PER_UPDATE}",
+    f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={ROLLOUTS_PER_UPDATE}",
+    f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={ROLLOUTS_PER_UPDATE}",
     "actor_rollout_ref.rollout.top_p=1.0",
     "actor_rollout_ref.rollout.val_kwargs.n=1",
     "actor_rollout_ref.rollout.agent.agent_loop_manager_class=examples.leaf_against_grpo.lane.SeededManager",
@@ -33,15 +37,15 @@ COMMON = (
     "actor_rollout_ref.rollout.enable_chunked_prefill=False",
     "actor_rollout_ref.rollout.max_num_batched_tokens=16384",
 )
-"""Overrides of every cell, beside those of the recipe (LoRA, KL to the base model, clipping, loss, schedule)."""
+"""Overrides of every cell, beside `leaf_speech_cpu` (LoRA, KL to the base model, clipping, loss, schedule)."""
 
 
 def _responses(n: int) -> tuple[str, ...]:
-    """Overrides for `n` responses a prompt: as many rollouts a step, and a step of the optimiser."""
+    """Overrides for `n` responses per prompt, with the same number of rollouts per step and per update."""
     return (
         f"actor_rollout_ref.rollout.n={n}",
-        f"data.train_batch_size={ROLLOUTS_A_STEP // n}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={ROLLOUTS_AN_UPDATE // n}",
+        f"data.train_batch_size={ROLLOUTS_PER_STEP // n}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={ROLLOUTS_PER_UPDATE // n}",
     )
 
 

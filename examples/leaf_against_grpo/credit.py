@@ -17,7 +17,9 @@ import pyarrow.parquet
 
 from examples.leaf_against_grpo import tasks
 from examples.spoken_german import phrases
-from verl_leaf.traces.reader import read_trace, trace_files, traces_folder  # noqa: E402
+from verl_leaf.show.traces import traces_folder
+from verl_leaf.show.tree_page.build import grpo_advantages
+from verl_leaf.traces.reader import read_trace, trace_files
 from verl_leaf.traces.schema import Prompt
 
 
@@ -32,7 +34,7 @@ def quality(run: Path, task: str, data: Path) -> dict[str, float]:
     Returns:
         On the same rollouts `signal_leaf` and `signal_grpo`, the mean of the pushes over their standard deviation, with
         the share of right wordings in a step as p; and `sum_leaf` and `sum_grpo`, the standard deviation of the sum of a
-        decision's advantages over the prompt's responses, which is no signal.
+        decision's advantages over the prompt's responses.
     """
     pushes, sums = defaultdict(list), defaultdict(list)
     for step, file in trace_files(traces_folder(run)).items():
@@ -51,10 +53,9 @@ def quality(run: Path, task: str, data: Path) -> dict[str, float]:
 
 def wordings(prompt: Prompt, exercise: phrases.Exercise) -> dict[int, list[tuple[float, float, float]]]:
     """For each decision that had alternatives, of every acceptable wording: is it right, its LEAF and GRPO advantage."""
-    rewards = [response.reward for response in prompt.responses]
-    mean, spread = statistics.fmean(rewards), statistics.stdev(rewards)
+    grpo = grpo_advantages([response.reward for response in prompt.responses])
     found = defaultdict(list)
-    for response in prompt.responses:
+    for response, of_grpo in zip(prompt.responses, grpo, strict=True):
         paid = [0.0] * len(response.tokens)
         for span in response.spans:
             paid[span.start : span.end] = [span.advantage] * (span.end - span.start)
@@ -67,8 +68,7 @@ def wordings(prompt: Prompt, exercise: phrases.Exercise) -> dict[int, list[tuple
             if said and len(option) > 1:
                 tokens = sorted(set(of_character[words[first][0] : words[last - 1][1]]))
                 leaf = statistics.fmean(paid[token] for token in tokens)
-                grpo = (response.reward - mean) / (spread + 1e-6)
-                found[decision].append((float(said == next(iter(option))), leaf, grpo))
+                found[decision].append((float(said == next(iter(option))), leaf, of_grpo))
             first = last
     return found
 

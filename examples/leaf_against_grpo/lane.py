@@ -1,8 +1,8 @@
-"""A lane of the study: veRL's trainer with its engines started once, which serves one cell after another.
+"""A lane of the study: verl's trainer with its engines started once, which serves one cell after another.
 
-    python -m examples.leaf_against_grpo.lane FOLDER CELLS.json [hydra overrides of veRL's configuration]
+    python -m examples.leaf_against_grpo.lane FOLDER CELLS.json [Hydra overrides of leaf_speech_cpu]
 
-Everything that trains is veRL's own `main_ppo`: its task runner, its `sync` trainer, its workers. A cell begins by
+Everything that trains is verl's own `main_ppo`: its task runner, its `sync` trainer, its workers. A cell begins by
 loading the checkpoint that the study starts from (adapter, optimiser, schedule, random state), or the cell's own last one
 if it was interrupted. Several lanes may work on the same cells; each claims those that no other is at.
 
@@ -21,7 +21,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
@@ -31,11 +30,13 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import validate_config
 
+from verl_leaf.config import compose
+from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.summary import summarise
 from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
 
 POLL_SECONDS = 0.05
-"""How often the trainer looks for finished rollouts; veRL's 2 s would be most of such a small model's step."""
+"""How often the trainer looks for finished rollouts; verl's 2 s would be most of such a small model's step."""
 
 
 class SeededWorker(SpeechAgentLoopWorker):
@@ -63,34 +64,33 @@ class SeededManager(SpeechAgentLoopManager):
 
 
 class CellsTrainer(PPOTrainerSync):
-    """veRL's trainer, whose `fit` trains every cell that is not done."""
+    """verl's trainer, whose `fit` trains every cell that is not done."""
 
     def fit(self, agent_loop_manager: SeededManager) -> None:
         study = self.config
         self.replay_buffer.poll_interval = POLL_SECONDS
         start = self._start_checkpoint(Path(study.study.folder) / "start")
         for cell, overrides in study.study.cells.items():
-            folder = Path(study.study.folder) / cell
-            with claimed(folder) as mine:
-                if mine and not (folder / "summary.json").exists():
+            folder = RunFolder(Path(study.study.folder) / cell)
+            with claimed(folder.path) as mine:
+                if mine and not folder.finished:
                     self.config = OmegaConf.merge(study, OmegaConf.from_dotlist(list(overrides)))
                     self._fit_cell(folder, start, agent_loop_manager)
 
-    def _fit_cell(self, folder: Path, start: Path, agent_loop_manager: SeededManager) -> None:
-        trainer, metrics = self.config.trainer, folder / "metrics"
-        metrics.mkdir(exist_ok=True)
+    def _fit_cell(self, folder: RunFolder, start: Path, agent_loop_manager: SeededManager) -> None:
+        trainer = self.config.trainer
+        folder.metrics.mkdir(exist_ok=True)
         with open_dict(self.config):
-            trainer.experiment_name = str(folder)
-            trainer.default_local_dir = str(folder / "checkpoints")
-            trainer.validation_data_dir = str(folder / "validation")
-            self.config.algorithm.leaf.trace_dir = str(folder / "traces")
-            resumed = (folder / "checkpoints/latest_checkpointed_iteration.txt").exists()
-            if not resumed:
+            trainer.experiment_name = str(folder.path)
+            trainer.default_local_dir = str(folder.checkpoints)
+            trainer.validation_data_dir = str(folder.validation)
+            self.config.algorithm.leaf.trace_dir = str(folder.traces)
+            if not folder.resumable:
                 trainer.resume_mode, trainer.resume_from_path = "resume_path", str(start)
-            trainer.val_before_train = trainer.val_before_train and not resumed
-        (folder / "hydra/.hydra").mkdir(parents=True, exist_ok=True)  # where `verl-leaf curves` looks for it
-        OmegaConf.save(self.config, folder / "hydra/.hydra/config.yaml")
-        os.environ["VERL_FILE_LOGGER_PATH"] = str(metrics / f"{len(list(metrics.iterdir())):03d}.jsonl")
+            trainer.val_before_train = trainer.val_before_train and not folder.resumable
+        folder.config.parent.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, folder.config)
+        os.environ["VERL_FILE_LOGGER_PATH"] = str(folder.metrics / f"{len(list(folder.metrics.iterdir())):03d}.jsonl")
         agent_loop_manager.seed = self.config.data.seed
         agent_loop_manager.responses = self.config.actor_rollout_ref.rollout.n
         self._init_dataloader()
@@ -101,10 +101,10 @@ class CellsTrainer(PPOTrainerSync):
             super().fit(agent_loop_manager)
             self.logger.finish()
         summarise(folder, Console())
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
     def _compute_advantage(self, batch, metrics):
-        """As veRL; where the cell asks for it, one estimator after the other on the same rollouts, each timed."""
+        """As verl; where the cell asks for it, one estimator after the other on the same rollouts, each timed."""
         methods = list(self.config.study.side_by_side) or [self.config.algorithm.adv_estimator]
         if self.global_steps % 2:
             methods.reverse()
@@ -141,7 +141,7 @@ def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 
 class Lane(TaskRunnerV1.__ray_metadata__.modified_class):
-    """veRL's task runner with the trainer of cells in the place of the `sync` one."""
+    """verl's task runner with the trainer of cells in the place of the `sync` one."""
 
     def run(self, config) -> None:
         TRAINER_REGISTRY["sync"] = CellsTrainer
@@ -149,8 +149,7 @@ class Lane(TaskRunnerV1.__ray_metadata__.modified_class):
 
 
 def main(folder: Path, cells: dict[str, list[str]], overrides: list[str]) -> None:
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose("ppo_trainer", overrides)
+    config = compose("leaf_speech_cpu", overrides)
     validate_config(config, need_reference_policy(config), need_critic(config))
     with open_dict(config):
         config.study = {"folder": str(folder), "cells": cells, "side_by_side": []}

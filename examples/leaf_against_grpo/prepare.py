@@ -6,7 +6,7 @@ python -m examples.leaf_against_grpo.prepare --out DIR
 from pathlib import Path
 
 from examples.leaf_against_grpo import tasks
-from examples.spoken_german import complete
+from examples.spoken_german import complete, corpus, phrases, tiny_model, warm_start
 
 TEST_ROWS = 96
 VOCABULARY = 896
@@ -14,17 +14,13 @@ LEARNING_RATE = 6e-4
 SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 
 
-def plan(folder: Path, clips: int):
-    """The `corpus.Corpus` of both tasks."""
-    from examples.spoken_german import corpus
-
+def plan(folder: Path, clips: int) -> corpus.Corpus:
+    """What both tasks are about."""
     return corpus.plan(folder, clips, val_rows=TEST_ROWS, exercises=tasks.exercises)
 
 
 def make_data(folder: Path, clips: int) -> None:
     """Speaks the clips and writes both tasks' questions about them."""
-    from examples.spoken_german import corpus
-
     spoken = plan(folder, clips)
     corpus.write_clips([utterance.clip for utterance in spoken.train + spoken.val])
     for task in spoken.train[0].exercises:
@@ -34,8 +30,6 @@ def make_data(folder: Path, clips: int) -> None:
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
     """Builds one model for both tasks, warm-starts it, measures it on each, and saves it."""
-    from examples.spoken_german import phrases, tiny_model, warm_start
-
     processor = tiny_model.build_processor([phrases.INSTRUCTION, *tasks.QUESTIONS], tasks.texts(), VOCABULARY)
     model = tiny_model.build_model(processor, hidden=256, layers=3)
     spoken = plan(data, clips)

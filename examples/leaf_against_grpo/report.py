@@ -2,7 +2,7 @@
 
     python -m examples.leaf_against_grpo.report [--runs FOLDER] [--task FOLDER] [--out FOLDER]
 
-Writes `report.md` (the tables), `curves.png`, `.svg` and `.csv`, `cells.csv` (a row a cell), and `answers.jsonl.gz`
+Writes `report.md` (the tables), `curves.png`, `.svg` and `.csv`, `cells.csv` (a row per cell), and `answers.jsonl.gz`
 (what each cell answered to the test set at last).
 """
 
@@ -23,7 +23,7 @@ from examples.leaf_against_grpo.cells import (
     ABLATIONS,
     COMPARED,
     COST,
-    ROLLOUTS_A_STEP,
+    ROLLOUTS_PER_STEP,
     SCORES,
     SEEDS,
     STEPS,
@@ -31,7 +31,9 @@ from examples.leaf_against_grpo.cells import (
     Cell,
     plan,
 )
-from verl_leaf.runs.summary import read_scalars, read_validation
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import Scalars, read_scalars
+from verl_leaf.runs.summary import read_validation
 from verl_leaf.show.curves import REWARD, crossing, mean_and_interval, smoothed
 from verl_leaf.show.figures import COLOURS, save, write_csv
 
@@ -42,13 +44,14 @@ QUALITY = ("signal_leaf", "signal_grpo", "sum_leaf", "sum_grpo")
 
 def write(runs: Path, data: Path, out: Path, console: Console) -> None:
     """Reads the cells that are done and writes the report of them; `data` holds the tasks' parquet files."""
-    cells = [cell for cell in plan() if (runs / cell.name / "summary.json").exists()]
-    scalars = {cell: read_scalars(runs / cell.name / "metrics") for cell in cells}
-    measured = {cell: measure(runs / cell.name, data, cell, scalars[cell]) for cell in cells if cell.method not in COST}
+    folders = {cell: RunFolder(runs / cell.name) for cell in plan()}
+    cells = [cell for cell, folder in folders.items() if folder.finished]
+    scalars = {cell: read_scalars(folders[cell].metrics) for cell in cells}
+    measured = {cell: measure(folders[cell], data, cell, scalars[cell]) for cell in cells if cell.method not in COST}
     if not measured:
         console.print(cost(scalars), markup=False, soft_wrap=True)
         return
-    answers = {cell: read_answers(runs / cell.name) for cell in measured}
+    answers = {cell: read_answers(folders[cell]) for cell in measured}
     out.mkdir(parents=True, exist_ok=True)
     rows = [{"task": cell.task, "method": cell.method, "seed": cell.seed, **own} for cell, own in measured.items()]
     write_csv(out / "cells.csv", rows)
@@ -61,7 +64,7 @@ def write(runs: Path, data: Path, out: Path, console: Console) -> None:
     save(out / "curves", figure(measured, scalars), curve_rows(scalars), console)
 
 
-def measure(folder: Path, data: Path, cell: Cell, scalars: dict[str, dict[int, float]]) -> dict[str, float | None]:
+def measure(folder: RunFolder, data: Path, cell: Cell, scalars: Scalars) -> dict[str, float | None]:
     """The numbers of one cell.
 
     `bleu` and `reward` are those of the unseen test set after the last step, `bleu_start` the model's before training
@@ -69,10 +72,9 @@ def measure(folder: Path, data: Path, cell: Cell, scalars: dict[str, dict[int, f
     `rollouts_to_x` the rollouts until the reward of the last 5 steps reached x, empty if it never did. Cells of LEAF as
     it is published also have what :func:`credit.quality` finds.
     """
-    validations = folder / "validation"
     start, end = (
-        read_validation(file)[""] if file.exists() else {"bleu": None, "reward": None}
-        for file in (validations / "0.jsonl", validations / f"{STEPS}.jsonl")
+        read_validation(file, has_swapped=False)[0] if file.exists() else {"bleu": None, "reward": None}
+        for file in (folder.answers_of(0), folder.answers_of(STEPS))
     )
     curve = smoothed(scalars[REWARD])
     reached = {score: crossing(curve, score) for score in SCORES[cell.task]}
@@ -81,23 +83,26 @@ def measure(folder: Path, data: Path, cell: Cell, scalars: dict[str, dict[int, f
         for name in ("fired", "usable")
     }
     return {
-        **{"bleu_start": start["bleu"], "reward_start": start["reward"], "bleu": end["bleu"], "reward": end["reward"]},
+        "bleu_start": start["bleu"],
+        "reward_start": start["reward"],
+        "bleu": end["bleu"],
+        "reward": end["reward"],
         "area": statistics.fmean(scalars[REWARD].values()),
-        **{f"rollouts_to_{x}": step and step * ROLLOUTS_A_STEP for x, step in reached.items()},
+        **{f"rollouts_to_{x}": step and step * ROLLOUTS_PER_STEP for x, step in reached.items()},
         **shares,
         "probs_diff_max": max(scalars["training/rollout_probs_diff_max"].values()),
-        **(credit.quality(folder, cell.task, data) if cell.method == OURS else dict.fromkeys(QUALITY)),
+        **(credit.quality(folder.path, cell.task, data) if cell.method == OURS else dict.fromkeys(QUALITY)),
     }
 
 
-def read_answers(folder: Path) -> list[tuple[str, str]]:
+def read_answers(folder: RunFolder) -> list[tuple[str, str]]:
     """Answer and reference to each row of the test set after the last step, in an order that all cells share."""
-    lines = (folder / "validation" / f"{STEPS}.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    lines = folder.answers_of(STEPS).read_bytes().split(b"\n")
+    rows = [json.loads(line) for line in lines if line]
     return sorted(((row["output"], row["gts"]) for row in rows), key=lambda pair: pair[1])
 
 
-def curve_rows(scalars: dict[Cell, dict[str, dict[int, float]]]) -> list[dict]:
+def curve_rows(scalars: dict[Cell, Scalars]) -> list[dict]:
     """Mean reward of each step's rollouts, and the share of boundaries that were usable forks."""
     return [
         {"cell": cell.name, "step": step, "reward": value, "usable": own.get("leaf/usable_share", {}).get(step)}
@@ -193,7 +198,7 @@ def ablations(measured) -> str:
 
 
 def cost(scalars) -> str:
-    """Seconds a step, both estimators side by side on the same rollouts."""
+    """Seconds per step, both estimators side by side on the same rollouts."""
     found = [own for cell, own in scalars.items() if cell.method in COST]
     if not found:
         return "**Cost**: the cell `translation/cost/1` is not done"
@@ -209,7 +214,7 @@ def cost(scalars) -> str:
         ("whole step", whole["grpo"], whole["leaf"]),
     ):
         rows.append([name, f"{grpo:.3f}", f"{leaf:.3f}", f"{leaf / grpo:.3f}"])
-    return f"**Cost**: median seconds of a step\n\n{markdown(['phase', 'grpo', 'leaf', 'leaf / grpo'], rows)}"
+    return f"**Cost**: median seconds per step\n\n{markdown(['phase', 'grpo', 'leaf', 'leaf / grpo'], rows)}"
 
 
 def spread(values: list[float], key: str) -> str:
@@ -243,7 +248,7 @@ def figure(measured, scalars) -> Figure:
                 continue
             steps = sorted(own[0])
             points = [mean_and_interval([curve[step] for curve in own]) for step in steps]
-            x = [step * ROLLOUTS_A_STEP for step in steps]
+            x = [step * ROLLOUTS_PER_STEP for step in steps]
             axis.plot(x, [mean for mean, _ in points], color=colour, label=f"{method} ({len(own)} seeds)")
             low, high = [mean - half for mean, half in points], [mean + half for mean, half in points]
             axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)

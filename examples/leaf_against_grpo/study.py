@@ -8,20 +8,24 @@ checkpoint.
 
 import argparse
 import fnmatch
+import itertools
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from examples.leaf_against_grpo import report
 from examples.leaf_against_grpo.cells import COMMON, COST, STEPS, Cell, plan
+from verl_leaf.config import quoted
+from verl_leaf.progress import track
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import steps_of
 
 HERE = Path(__file__).parent.resolve()
 PROJECT = HERE.parents[1]
@@ -58,16 +62,15 @@ def main() -> int:
 
 
 def done(out: Path, cell: Cell) -> bool:
-    return (out / cell.name / "summary.json").exists()
+    return RunFolder(out / cell.name).finished
 
 
 def step_of(out: Path, cell: Cell) -> int:
     """How many steps of a cell are done."""
     if done(out, cell):
         return STEPS
-    logs = sorted((out / cell.name / "metrics").glob("*.jsonl"))
-    lines = [line for log in logs for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    return json.loads(lines[-1])["step"] if lines else 0
+    logs = sorted(RunFolder(out / cell.name).metrics.glob("*.jsonl"))
+    return max((step for log in logs for step, _ in steps_of(log.read_bytes())), default=0)
 
 
 def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) -> None:
@@ -76,49 +79,51 @@ def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) 
     Raises:
         RuntimeError: a lane fails again and again; the message names its log.
     """
-    (out / "cells.json").write_text(json.dumps({cell.name: cell.overrides(str(task / "data")) for cell in cells}))
-    command = [
-        sys.executable,
-        "-m",
-        "examples.leaf_against_grpo.lane",
-        str(out),
-        str(out / "cells.json"),
-        *recipe(out, task),
-    ]
+    plan_file = out / "cells.json"
+    plan_file.write_text(json.dumps({cell.name: cell.overrides(str(task / "data")) for cell in cells}))
+    lane_module = [sys.executable, "-m", "examples.leaf_against_grpo.lane"]
+    command = [*lane_module, str(out), str(plan_file), *settings(task)]
     processes = {lane: start(out, lane, command) for lane in range(lanes)}
-    failures, finished = 0, 0
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    left = sum(STEPS - step_of(out, cell) for cell in cells)
     try:
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("starting", total=len(cells) * STEPS)
-            shown = set()
-            while processes:
-                time.sleep(2)
-                steps = {cell: step_of(out, cell) for cell in cells}
-                for cell in cells:
-                    if cell not in shown and done(out, cell):
-                        shown.add(cell)
-                        val = json.loads((out / cell.name / "summary.json").read_text())["val"]["after"]
-                        console.print(f"{cell.name}: reward {val['reward']:.3f}, BLEU {val['bleu']:.1f}")
-                at_work = ", ".join(f"{cell.name} {step}" for cell, step in steps.items() if 0 < step < STEPS)
-                progress.update(
-                    bar, completed=sum(steps.values()), description=f"{len(shown)} of {len(cells)} cells; {at_work}"
-                )
-                for lane, process in list(processes.items()):
-                    status = process.poll()
-                    if status == 0:
-                        del processes[lane]
-                    elif status is not None:
-                        failures, finished = (0 if len(shown) > finished else failures) + 1, len(shown)
-                        if failures == ATTEMPTS:
-                            raise RuntimeError(f"{failures} lanes failed in a row: see {out}/lane_{lane}.log")
-                        processes[lane] = start(out, lane, command)
+        steps = steps_as_they_end(out, cells, processes, command, console)
+        for _ in track(steps, f"Training {len(cells)} cells", total=left, console=console):
+            pass
     finally:
         for process in processes.values():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
+
+
+def steps_as_they_end(
+    out: Path, cells: list[Cell], processes: dict[int, subprocess.Popen], command: list[str], console: Console
+) -> Iterator[None]:
+    """Waits for the lanes, starts those again that fail, and yields once for every step of a cell that ends."""
+    seen = {cell: step_of(out, cell) for cell in cells}
+    finished: set[Cell] = set()
+    failures = 0
+    while processes:
+        time.sleep(2)
+        for cell in cells:
+            step = step_of(out, cell)
+            yield from itertools.repeat(None, step - seen[cell])
+            seen[cell] = step
+            if cell not in finished and done(out, cell):
+                finished.add(cell)
+                failures = 0
+                scores = RunFolder(out / cell.name).read_summary()["val"]["after"]
+                console.print(f"{cell.name}: reward {scores['reward']:.3f}, BLEU {scores['bleu']:.1f}")
+        for lane, process in list(processes.items()):
+            status = process.poll()
+            if status == 0:
+                del processes[lane]
+            elif status is not None:
+                failures += 1
+                if failures == ATTEMPTS:
+                    raise RuntimeError(f"{failures} lanes failed in a row: see {out}/lane_{lane}.log")
+                processes[lane] = start(out, lane, command)
 
 
 def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
@@ -129,7 +134,7 @@ def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # to cores: all lanes would bind to the same ones
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or vLLM starts one more process a lane, in spite of the `uni` executor
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or vLLM starts one more process per lane, in spite of the `uni` executor
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
     with open(out / f"lane_{lane}.log", "a") as log:
@@ -138,21 +143,17 @@ def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
         )
 
 
-def recipe(out: Path, task: Path) -> list[str]:
-    """veRL's overrides: those of the recipe for Qwen2-Audio, then the study's."""
-    test = str(task / "data/translation_test.parquet")
-    environment = {"MODEL": str(task / "model"), "TRAIN": test, "VAL": test, "RUN": str(out), "METHOD": "leaf"}
-    dry_run = subprocess.run(
-        ["bash", PROJECT / "recipes/qwen2audio_leaf.sh", "--dry-run", *COMMON],
-        env={**os.environ, **environment},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    words = shlex.split(dry_run.stdout.replace("\\\n", ""))
-    flags = words[words.index("verl.trainer.main_ppo") + 1 :]
-    own = [f"data.val_files={test}", "trainer.logger=[console,file]"]
-    return [flag for flag in flags if not flag.startswith(("hydra.", "trainer.logger="))] + own
+def settings(task: Path) -> list[str]:
+    """What all cells have in common, as overrides of `leaf_speech_cpu`."""
+    test = quoted(task / "data/translation_test.parquet")  # an engine starts with some data; a cell brings its own
+    return [
+        f"actor_rollout_ref.model.path={quoted(task / 'model')}",
+        f"data.train_files={test}",
+        f"data.val_files={test}",
+        "trainer.project_name=verl_leaf",
+        "trainer.logger=[console,file]",
+        *COMMON,
+    ]
 
 
 if __name__ == "__main__":

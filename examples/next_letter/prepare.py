@@ -11,8 +11,10 @@ from pathlib import Path
 import datasets
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from verl_leaf.progress import track
 
 LETTERS = string.ascii_lowercase
 END, PAD, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"
@@ -71,7 +73,7 @@ def warm_start(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, step
     """Teaches the form of an answer, every letter with the next or the previous one at random."""
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in trange(steps, desc="warm start"):
+    for _ in track(range(steps), "Warm start", total=steps):
         letters = [draw(rng) for _ in range(64)]
         chats = [
             [
@@ -121,6 +123,8 @@ def main() -> None:
     if (model_folder / "config.json").exists():
         print(f"all there already: {args.out}")
         return
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
     for split, count, seed in (("train", 512, 1), ("val", 64, 2)):
         datasets.Dataset.from_list(rows(count, seed)).to_parquet(args.out / f"{split}.parquet")
     tokenizer = build_tokenizer()

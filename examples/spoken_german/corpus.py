@@ -1,4 +1,4 @@
-"""The corpus on disk: wav files, and the parquet files that veRL reads."""
+"""The corpus on disk: wav files, and the parquet files that verl reads."""
 
 import random
 from collections.abc import Callable

@@ -60,7 +60,7 @@ FAVOURITE_SHARE = 0.4
 """How often it uses the first alternative; the others share what is left."""
 
 Sentence = tuple[str, ...]
-"""The English words of a sentence, one a slot."""
+"""The English words of a sentence, one per slot."""
 
 
 def english(sentence: Sentence) -> str:
@@ -73,7 +73,7 @@ class Exercise:
     """What is asked about a sentence, and the answers to it, each a sequence of decisions between wordings."""
 
     ability: str
-    """veRL's word for the kind of task."""
+    """verl's word for the kind of task."""
     instruction: str
     options: tuple[dict[str, float], ...]
     """Each decision's wordings, the reference first, with their probabilities in an undecided answer."""

@@ -5,20 +5,16 @@ python -m examples.spoken_german.prepare --out DIR
 
 from pathlib import Path
 
-from examples.spoken_german import complete
+from examples.spoken_german import complete, corpus, tiny_model, warm_start
 
 
 def make_data(folder: Path, clips: int) -> None:
     """Speaks the corpus and writes it."""
-    from examples.spoken_german import corpus
-
     corpus.write(corpus.plan(folder, clips), folder)
 
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
     """Builds the model, warm-starts it, measures it, and saves it."""
-    from examples.spoken_german import corpus, tiny_model, warm_start
-
     processor = tiny_model.build_processor()
     warm_start.make(folder, tiny_model.build_model(processor), processor, corpus.plan(data, clips), steps)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import soxr
-from tqdm import tqdm
+
+from verl_leaf.progress import track
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 2.6
@@ -89,7 +90,7 @@ def write_clips(clips: list[Clip]) -> None:
     for folder in {clip.path.parent for clip in missing}:
         folder.mkdir(parents=True, exist_ok=True)
     speak = Synthesizer()
-    for clip in tqdm(missing, "speaking", len(clips), initial=len(clips) - len(missing), unit="clip"):
+    for clip in track(missing, "Speaking", total=len(missing)):
         partial = clip.path.with_suffix(".partial")
         soundfile.write(partial, speak(clip), SAMPLE_RATE, subtype="PCM_16", format="WAV")
         partial.replace(clip.path)

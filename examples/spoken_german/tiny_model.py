@@ -127,7 +127,7 @@ def make_audible(model: Qwen2AudioForConditionalGeneration) -> None:
 def save_hub_layout(
     model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, folder: str | Path
 ) -> None:
-    """Saves a folder laid out as Qwen2-Audio is on the hub, which transformers, veRL and vLLM all load.
+    """Saves a folder laid out as Qwen2-Audio is on the hub, which transformers, verl and vLLM all load.
 
     transformers 5.10.4 `save_pretrained` writes this model's weights under names (`language_model.model.model.*`)
     that neither the hub nor vLLM knows, hence the hub's names are written here.

@@ -16,13 +16,13 @@ import soundfile
 import torch
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor, get_cosine_schedule_with_warmup
 from transformers.modeling_outputs import BaseModelOutput
 
 from examples.spoken_german import phrases, tiny_model
 from examples.spoken_german.corpus import Corpus, Utterance, swapped
 from examples.spoken_german.synthesis import MAX_SECONDS, SAMPLE_RATE
+from verl_leaf.progress import track
 
 BATCH = 8
 LEARNING_RATE = 2e-3
@@ -46,7 +46,7 @@ class Speech:
     def load(cls, processor: Qwen2AudioProcessor, utterances: list[Utterance]) -> "Speech":
         """Reads the clips and computes their features once."""
         extract, features, mask = processor.feature_extractor, [], []
-        for utterance in tqdm(utterances, "reading", unit="clip"):
+        for utterance in track(utterances, "Reading", total=len(utterances)):
             wave, rate = soundfile.read(utterance.clip.path, dtype="float32")
             made = extract(
                 wave,
@@ -160,7 +160,7 @@ def train(
     The clips of a batch take turns with their exercises. `learning_rate` is that of the language model, which needs a
     lower one the wider it is; the encoder has `LEARNING_RATE`.
     """
-    rng, count = random.Random(seed), len(speech.utterances)
+    rng = random.Random(seed)
     listener = Listener(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] + [*listener.parameters()]
     hearing = {*model.model.audio_tower.parameters(), *listener.parameters()}
@@ -172,8 +172,8 @@ def train(
     schedule = get_cosine_schedule_with_warmup(optimizer, min(50, steps // 10), steps)
     batches: list[list[int]] = []
     model.train()
-    with window(model), tqdm(range(steps), "warm start", unit="step") as progress:
-        for step in progress:
+    with window(model):
+        for step in track(range(steps), "Warm start", total=steps):
             if not batches:
                 batches = _batches_by_length(speech.frames.tolist(), rng)
             indices = batches.pop()
@@ -188,9 +188,7 @@ def train(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
-            if step % 10 == 0:
-                epoch = f"{step * BATCH / count:.1f}"
-                progress.set_postfix(loss=f"{answering.item():.3f}", hearing=f"{listening.item():.3f}", epoch=epoch)
+    print(f"warm start: {steps} steps, last losses: answers {answering.item():.3f}, hearing {listening.item():.3f}")
     listener.hook.remove()
     model.eval()
 

@@ -12,27 +12,26 @@ import pyarrow.parquet
 import pytest
 from rich.console import Console
 
-from verl_leaf.runs.summary import read_scalars
+from examples.leaf_against_grpo import report, study
+from examples.leaf_against_grpo.cells import ROLLOUTS_PER_STEP, ROLLOUTS_PER_UPDATE, SCORES, STEPS, Cell, plan
+from tests.helpers.traced import write_trace
+from verl_leaf.runs.metrics import read_scalars
 
 
 def test_all_cells_have_as_many_rollouts_and_updates():
-    from examples.leaf_against_grpo.cells import ROLLOUTS_A_STEP, ROLLOUTS_AN_UPDATE, plan
-
     cells = plan()
     assert max(Counter(cell.name for cell in cells).values()) == 1
     for cell in cells:
         flags = dict(flag.split("=", 1) for flag in cell.overrides("data"))
         n = int(flags["actor_rollout_ref.rollout.n"])
-        assert n * int(flags["data.train_batch_size"]) == ROLLOUTS_A_STEP
-        assert n * int(flags["actor_rollout_ref.actor.ppo_mini_batch_size"]) == ROLLOUTS_AN_UPDATE
+        assert n * int(flags["data.train_batch_size"]) == ROLLOUTS_PER_STEP
+        assert n * int(flags["actor_rollout_ref.actor.ppo_mini_batch_size"]) == ROLLOUTS_PER_UPDATE
         assert flags["data.seed"] == str(cell.seed) and flags["data.train_files"] == f"data/{cell.task}_train.parquet"
 
 
 @pytest.fixture
 def runs(tmp_path):
     """Three seeds of three methods on one task. The reward of step s is s / 100 with GRPO, a tenth more with LEAF."""
-    from examples.leaf_against_grpo.cells import STEPS
-
     for method, factor, answer in (("leaf", 1.1, "a b c d e"), ("grpo", 1.0, "a b c x e"), ("grpo_floored", 0.5, "y")):
         for seed in (1, 2, 3):
             folder = tmp_path / f"translation/{method}/{seed}"
@@ -52,13 +51,13 @@ def runs(tmp_path):
                 (folder / f"validation/{step}.jsonl").write_text("\n".join(map(json.dumps, rows)))
             (folder / "summary.json").write_text("{}")
             if method == "leaf":
-                write_trace(folder / "traces")
+                write_trace(folder / "traces", 4, [answered_prompt()])
     row = {"audios": ["wav/0.wav"], "extra_info": {"sentence": "two tired horses sleep by the river"}}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "translation_train.parquet")
     return tmp_path
 
 
-def write_trace(folder):
+def answered_prompt():
     """Two answers: matte and dösen are right, Rösser in both, am Flüsschen and am Ufer are wrong."""
 
     def response(reward, pieces, advantages):
@@ -70,9 +69,14 @@ def write_trace(folder):
         tokens = {"tokens": [7] * count, "pieces": pieces, "surprisal": [0.5] * count, "policy": [1] * count}
         return {"reward": reward, **tokens, "spans": spans}
 
-    prompt = {
-        **{"prompt": "", "data_source": "translation", "reference": "", "audio": ["/elsewhere/wav/0.wav"]},
-        **{"root_value": 0.5, "boundaries": [], "nodes": []},
+    return {
+        "prompt": "",
+        "data_source": "translation",
+        "reference": "",
+        "audio": ["/elsewhere/wav/0.wav"],
+        "root_value": 0.5,
+        "boundaries": [],
+        "nodes": [],
         "responses": [
             # What is averaged over a wording's tokens is 1 for "dösen" and -1 for "am Flüsschen".
             response(
@@ -85,23 +89,17 @@ def write_trace(folder):
             ),
         ],
     }
-    folder.mkdir()
-    head = {"format": "leaf-trace", "version": 1, "step": 4, "fork_budget": 2, "credit": "both"}
-    (folder / "step_000004.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (head, prompt)))
 
 
 def test_report(runs):
-    from examples.leaf_against_grpo import report
-    from examples.leaf_against_grpo.cells import ROLLOUTS_A_STEP, SCORES, STEPS
-
     report.write(runs, runs, runs / "report", Console(quiet=True))
-    rows = {(row["method"], row["seed"]): row for row in csv.DictReader(open(runs / "report/cells.csv"))}
+    rows = {(row["method"], row["seed"]): row for row in csv.DictReader((runs / "report/cells.csv").open())}
     assert len(rows) == 9
     mean_step = (STEPS + 1) / 2
     assert float(rows["leaf", "1"]["area"]) == pytest.approx(1.1 * mean_step / 100)
     # The mean of 5 steps of s / 100 reaches x when the last of them is 100 x + 2.
     score = SCORES["translation"][0]
-    assert int(rows["grpo", "1"][f"rollouts_to_{score}"]) == round(100 * score + 2) * ROLLOUTS_A_STEP
+    assert int(rows["grpo", "1"][f"rollouts_to_{score}"]) == round(100 * score + 2) * ROLLOUTS_PER_STEP
     assert rows["grpo_floored", "1"][f"rollouts_to_{score}"] == ""
     assert float(rows["leaf", "2"]["usable"]) == pytest.approx(0.6)
     # Half of the wordings are right, so a decision is pushed by half the advantages: 1, 1, 1, and 2 for the place.
@@ -121,9 +119,6 @@ def test_report(runs):
 
 @pytest.mark.e2e
 def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
-    from examples.leaf_against_grpo import study
-    from examples.leaf_against_grpo.cells import Cell
-
     task, out = tmp_path / "task", tmp_path / "runs"
     prepare = [
         sys.executable,
@@ -145,7 +140,7 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
         "again": Cell("translation", "grpo", 1),
     }
     out.mkdir()
-    # One update a step: veRL leaves to chance which prompts share a mini-batch.
+    # One update a step: verl leaves to chance which prompts share a mini-batch.
     plan = {
         name: [
             *cell.overrides(str(task / "data")),
@@ -161,7 +156,7 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
         "examples.leaf_against_grpo.lane",
         out,
         out / "cells.json",
-        *study.recipe(out, task),
+        *study.settings(task),
         *short,
     ]
     process = study.start(out, 0, list(map(str, command)))

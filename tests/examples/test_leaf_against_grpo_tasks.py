@@ -8,20 +8,14 @@ import sys
 import pandas
 import pytest
 
+from examples.leaf_against_grpo import tasks
+from examples.spoken_german import phrases
+
 TASKS = ("translation", "answering")
 
 
 @pytest.fixture(scope="module")
-def tasks():
-    from examples.leaf_against_grpo import tasks
-
-    return tasks
-
-
-@pytest.fixture(scope="module")
-def sentences(tasks):
-    from examples.spoken_german import phrases
-
+def sentences():
     return phrases.draw(300, random.Random(0))
 
 
@@ -47,16 +41,14 @@ def made(tmp_path_factory):
         ),
     ],
 )
-def test_the_verb_of_a_reference_depends_on_whom_it_is_about(tasks, noun, place, translation, answering):
+def test_the_verb_of_a_reference_depends_on_whom_it_is_about(noun, place, translation, answering):
     exercises = tasks.exercises(("two", "tired", noun, "sleep", place))
     assert exercises["translation"].reference == translation
     assert exercises["answering"].reference == answering
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_word_has_a_reference_and_a_verb_two(tasks, task):
-    from examples.spoken_german import phrases
-
+def test_each_word_has_a_reference_and_a_verb_two(task):
     references, wordings = set(), set()
     for sentence in phrases.draw(5184, random.Random(0)):
         for option in tasks.exercises(sentence)[task].options:
@@ -70,7 +62,7 @@ def test_each_word_has_a_reference_and_a_verb_two(tasks, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_undecided_answers_are_heard_and_a_quarter_are_references(tasks, sentences, task):
+def test_undecided_answers_are_heard_and_a_quarter_are_references(sentences, task):
     rng, drawn = random.Random(0), []
     for exercise in (tasks.exercises(sentence)[task] for sentence in sentences):
         answer = exercise.undecided(rng)
@@ -82,9 +74,7 @@ def test_undecided_answers_are_heard_and_a_quarter_are_references(tasks, sentenc
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.03)
 
 
-def test_an_answer_about_another_sentence_is_not_heard(tasks):
-    from examples.spoken_german import phrases
-
+def test_an_answer_about_another_sentence_is_not_heard():
     said = tasks.exercises(("ten", "brave", "dogs", "sing", "by the river"))["translation"].reference
     other = tasks.exercises(("two", "old", "women", "wait", "on the roof"))["translation"]
     assert other.heard(said) == [None] * len(phrases.SLOTS)
@@ -92,7 +82,7 @@ def test_an_answer_about_another_sentence_is_not_heard(tasks):
     assert other.heard("") == [None] * len(phrases.SLOTS)
 
 
-def test_wordings_are_decidable(tasks):
+def test_wordings_are_decidable():
     """No wording is the beginning of another of its decision, and no two words of a slot have one in common."""
     openings = [opening for opening, _ in tasks.QUESTIONS.values()]
     slots = [list(slot.values()) for words in (tasks.GERMAN, tasks.ENGLISH) for slot in words.values()]
@@ -104,7 +94,7 @@ def test_wordings_are_decidable(tasks):
         assert len(everything) == len(set(everything))
 
 
-def test_the_questions_are_even(tasks, sentences):
+def test_the_questions_are_even(sentences):
     asked = [tasks.exercises(sentence)["answering"].instruction for sentence in sentences]
     assert {question: asked.count(question) for question in tasks.QUESTIONS} == pytest.approx(
         dict.fromkeys(tasks.QUESTIONS, 100), abs=25

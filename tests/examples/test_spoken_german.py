@@ -5,15 +5,10 @@ import subprocess
 import sys
 
 import pandas
-import pytest
 import torch
+from transformers import Qwen2AudioForConditionalGeneration
 
-
-@pytest.fixture(scope="module")
-def phrases():
-    from examples.spoken_german import phrases
-
-    return phrases
+from examples.spoken_german import corpus, phrases, tiny_model, warm_start
 
 
 def test_validation_is_new_in_voice_and_sentence(task):
@@ -32,8 +27,6 @@ def test_prepare_reuses_what_is_there(task):
 
 
 def test_model_loads_by_the_hubs_names_and_listens(task, processor):
-    from transformers import Qwen2AudioForConditionalGeneration
-
     model, info = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model", output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
     text = ["<|audio_bos|><|AUDIO|><|audio_eos|>Translate into German."]
@@ -46,7 +39,7 @@ def test_model_loads_by_the_hubs_names_and_listens(task, processor):
     assert (logits[0] - logits[1]).abs().max() > 1e-2
 
 
-def test_undecided_translations_are_heard_but_seldom_right(phrases):
+def test_undecided_translations_are_heard_but_seldom_right():
     rng = random.Random(0)
     sentences = phrases.draw(200, rng)
     exercises = [phrases.exercises(sentence)[phrases.NAME] for sentence in sentences]
@@ -57,11 +50,7 @@ def test_undecided_translations_are_heard_but_seldom_right(phrases):
     assert exercises[0].heard("ganz etwas anderes") == [None] * len(phrases.SLOTS)
 
 
-def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
-    from transformers import Qwen2AudioForConditionalGeneration
-
-    from examples.spoken_german import corpus, warm_start
-
+def test_the_short_window_hears_as_the_full_one_does(task, processor):
     model = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model").eval()
     speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).val)
     assert warm_start.window_error(model, speech, clips=2) < 1e-4
@@ -76,9 +65,7 @@ def test_the_short_window_hears_as_the_full_one_does(task, processor, phrases):
     assert (window_gives() - before).abs().max() > 1e-2  # so other positions would have shown
 
 
-def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, phrases):
-    from examples.spoken_german import corpus, tiny_model, warm_start
-
+def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, capfd):
     speech = warm_start.Speech.load(processor, corpus.plan(task / "data", 32).train)
     model = tiny_model.build_model(processor)
     exercises = speech.exercises(phrases.NAME)[:8]
@@ -92,4 +79,6 @@ def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, phras
     warm_start.train(model, speech, steps=12)
     assert likelihood() > before + 0.5
     assert not model.model.audio_tower._forward_hooks
+    said = capfd.readouterr()
+    assert "\r" not in said.out + said.err and len(said.out + said.err) < 200  # no bar in the log of a run
     assert model.model.audio_tower.embed_positions.num_embeddings == 1500

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer, decoders, models
 
 from verl_leaf.algorithm import leaf_advantages
 from verl_leaf.estimator import LeafStep
+from verl_leaf.traces.schema import Head, file_name
 from verl_leaf.traces.writer import prompts_of
 
 
@@ -14,8 +16,6 @@ class Words:
     """A tokenizer of whole pieces, as :func:`verl_leaf.traces.writer.pieces` needs one, for texts chosen by a test."""
 
     def __init__(self, pieces: list[str]):
-        from tokenizers import Tokenizer, decoders, models
-
         self.pieces = pieces
         vocabulary = {piece: number for number, piece in enumerate(pieces)}
         self.backend_tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=pieces[0]))
@@ -52,15 +52,17 @@ def traced_prompt(
         "data_source": ["spoken"] * len(responses),
         "reward_model": [{"ground_truth": reference}] * len(responses),
     }
-    return prompts_of(LeafStep(tokens, -nats, mask, r, result, {}), rows, Words(pieces), Path())[0]
+    (prompt,) = prompts_of(LeafStep(tokens, -nats, mask, r, result, {}), rows, Words(pieces), Path())
+    return prompt.model_dump()
 
 
 def write_trace(folder: Path, step: int, prompts: list[dict], end: str = "\n") -> Path:
     """A file as :class:`verl_leaf.traces.writer.TraceWriter` writes it."""
     folder.mkdir(parents=True, exist_ok=True)
-    head = {"format": "leaf-trace", "version": 1, "step": step, "fork_budget": 2, "credit": "both"}
-    file = folder / f"step_{step:06d}.jsonl"
-    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in [head, *prompts]) + end)
+    head = Head(step=step, fork_budget=2, credit="both").model_dump()
+    file = folder / file_name(step)
+    lines = [json.dumps(line, ensure_ascii=False) for line in [head, *prompts]]
+    file.write_text("\n".join(lines) + end, encoding="utf-8")
     return file
 
 

@@ -13,16 +13,17 @@ from rich.console import Console
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
-from verl_leaf.show import tree
+from verl_leaf.show.tree_page import build
 from verl_leaf.show.tree_page.build import write_tree
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
 ITEM = "[role=treeitem]"
 
 
 @pytest.fixture(scope="module")
 def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -237,8 +238,8 @@ def test_audio_can_be_heard(show, tmp_path):
 
 
 def test_what_is_left_out_and_skipped_is_said(show, tmp_path, monkeypatch):
-    monkeypatch.setattr(tree, "PROMPTS", 1)
-    monkeypatch.setattr(tree, "STEPS", 2)
+    monkeypatch.setattr(build, "PROMPTS", 1)
+    monkeypatch.setattr(build, "STEPS", 2)
     traces = tmp_path / "run" / "traces"
     write_trace(traces, 1, [worked()])
     write_trace(traces, 2, [worked(), worked()])
@@ -248,7 +249,7 @@ def test_what_is_left_out_and_skipped_is_said(show, tmp_path, monkeypatch):
     notes = " ".join(page.locator(".notes").all_inner_texts())
     assert "Left out: 1 of 3 traced steps" in notes
     assert "step_000003.jsonl: its last line is cut off, or being written" in notes
-    assert "step_000003.jsonl (version 1), line 3: prompt: " in notes
+    assert "step_000003.jsonl, line 3: prompt: " in notes
 
 
 def test_a_large_run_stays_a_few_megabytes(tmp_path):

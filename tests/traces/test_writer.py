@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from verl_leaf.algorithm import leaf_advantages
 from verl_leaf.estimator import LeafOptions, LeafStep
+from verl_leaf.traces.reader import read_trace
 from verl_leaf.traces.writer import TraceWriter, audio_of, pieces, prompts_of
 
 # The worked example of the README, beside an empty row as the trainer pads with; rewards, tokens, surprisal.
@@ -43,7 +46,8 @@ ROWS = {
 
 
 def test_a_trace_holds_the_tree_and_its_credit(step, processor, tmp_path):
-    (prompt,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    (line,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    prompt = line.model_dump()
     assert prompt["reference"] == "ja" and prompt["audio"] == ["/a.wav"]
     assert prompt["root_value"] == pytest.approx(sum(REWARDS) / 4)
     assert [boundary["position"] for boundary in prompt["boundaries"]] == [2, 4]
@@ -75,7 +79,19 @@ def test_a_file_a_step_that_is_due(step, processor, tmp_path):
     (file,) = (tmp_path / "traces").iterdir()
     head, prompt = map(json.loads, file.read_text().splitlines())
     assert file.name == "step_000002.jsonl" and (head["format"], head["step"]) == ("leaf-trace", 2)
-    assert prompt == json.loads(json.dumps(prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0]))
+    assert prompt == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0].model_dump()
+
+
+def test_a_step_whose_beginning_was_left_out_has_a_head_all_the_same(step, processor, tmp_path):
+    options = LeafOptions(trace_dir=str(tmp_path), trace_every=1)
+    for _ in range(2):
+        writer = TraceWriter()
+        writer.write(options, 1, step, lambda: ROWS, processor.tokenizer, append=True)
+        writer._thread.shutdown()
+    skipped = []
+    trace = read_trace(1, tmp_path / "step_000001.jsonl", skipped)
+    assert list(trace.prompts) == [1, 2] and skipped == []
+    assert trace.prompts[1] == trace.prompts[2] == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0]
 
 
 def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
@@ -94,9 +110,6 @@ def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
 
 
 def test_pieces_join_to_the_text(processor):
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytewise = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
     bytewise.pre_tokenizer, bytewise.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()

@@ -1,6 +1,5 @@
 """Reads what runs have logged, finished or not, and names them by what they differ in."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,6 @@ from typing import Any
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from verl_leaf import config as configurations
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 
@@ -40,6 +38,7 @@ class Run:
         scalars: what veRL logged, ``{name: {step: value}}``.
         rollouts_a_step: responses that a step trains on; ``None`` where the configuration is not known.
         summary: ``summary.json``, empty before a run has ended.
+        skipped: a sentence for each file with lines that cannot be read.
     """
 
     name: str
@@ -47,6 +46,7 @@ class Run:
     scalars: Scalars
     rollouts_a_step: int | None
     summary: dict[str, Any]
+    skipped: list[str]
 
     def seconds(self, step: int) -> float:
         """Time of the steps up to one, in seconds; start-up, validations and interruptions are not in it."""
@@ -64,14 +64,15 @@ def read_runs(folders: list[Path]) -> list[Run]:
     runs = []
     for folder, config, name, label in zip(folders, configs, names, labels, strict=True):
         batch, n = (config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n"))
-        summary = RunFolder(folder).summary
+        skipped: list[str] = []
         runs.append(
             Run(
                 name=name,
                 label=label or name,
-                scalars=_scalars(folder),
-                rollouts_a_step=batch * n if batch and n else None,
-                summary=json.loads(summary.read_text()) if summary.exists() else {},
+                scalars=_scalars(folder, skipped),
+                rollouts_a_step=batch * n if isinstance(batch, int) and isinstance(n, int) else None,
+                summary=RunFolder(folder).read_summary(),
+                skipped=skipped,
             )
         )
     return runs
@@ -101,16 +102,14 @@ def method_labels(configs: list[dict[str, Any]]) -> list[str]:
     labels = []
     for config in configs:
         values = [f"{key.rsplit('.', 1)[-1]}={config[key]}" for key in differing if key in config]
-        labels.append(", ".join([config["algorithm.adv_estimator"], *values]) if config else "")
+        method = str(config.get("algorithm.adv_estimator", "unknown method"))
+        labels.append(", ".join([method, *values]) if config else "")
     return labels
 
 
 def _flat_config(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
-    file = next(iter(folder.epochs()), folder).config
-    if not file.exists():
-        return {}
-    configurations.register()
+    config = next(iter(folder.epochs()), folder).read_config()
     flat: dict[str, Any] = {}
 
     def walk(value, path):
@@ -120,15 +119,16 @@ def _flat_config(path: Path) -> dict[str, Any]:
         else:
             flat[path] = value
 
-    walk(OmegaConf.to_container(OmegaConf.load(file), resolve=True), "")
+    if config is not None:
+        walk(OmegaConf.to_container(config, resolve=True), "")
     return flat
 
 
-def _scalars(path: Path) -> Scalars:
+def _scalars(path: Path, skipped: list[str]) -> Scalars:
     folder = RunFolder(path)
     if epochs := folder.epochs():
-        return _joined([read_scalars(epoch.metrics) for epoch in epochs])
-    return read_scalars(folder.metrics) or _tensorboard_scalars(path)
+        return _joined([read_scalars(epoch.metrics, skipped) for epoch in epochs])
+    return read_scalars(folder.metrics, skipped) or _tensorboard_scalars(path)
 
 
 def _tensorboard_scalars(folder: Path) -> Scalars:

@@ -11,6 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_leaf import config
+
 NUMBERED = "[0-9][0-9][0-9]"
 
 
@@ -111,6 +117,39 @@ class RunFolder:
         """The epochs that have begun, in order; none where the run has no parts."""
         numbers = (re.fullmatch(r"epoch_(\d+)", folder.name) for folder in self.path.glob("epoch_*"))
         return [self.epoch(number) for number in sorted(int(found[1]) for found in numbers if found)]
+
+    def read_config(self) -> DictConfig | None:
+        """verl's configuration, its interpolations unresolved; None if there is none yet.
+
+        Raises:
+            ValueError: the file is no configuration.
+        """
+        if not self.config.exists():
+            return None
+        config.register()
+        try:
+            loaded = OmegaConf.load(self.config)
+        except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
+        if not isinstance(loaded, DictConfig):
+            raise ValueError(f"{self.config}: is no configuration of verl's")
+        return loaded
+
+    def read_summary(self) -> dict[str, Any]:
+        """What ``summary.json`` holds; nothing before the run has ended.
+
+        Raises:
+            ValueError: the file is no summary.
+        """
+        if not self.summary.exists():
+            return {}
+        try:
+            summary = json.loads(self.summary.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{self.summary}: is no JSON: {error}") from error
+        if not isinstance(summary, dict):
+            raise ValueError(f"{self.summary}: is no summary of a run")
+        return summary
 
     def read_command(self) -> dict[str, Any] | None:
         """What :meth:`write_command` wrote; None if nothing."""

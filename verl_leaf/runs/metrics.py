@@ -1,19 +1,31 @@
 """What verl's file logger has written of a run: a JSON line per step."""
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 Scalars = dict[str, dict[int, float]]  # name -> step -> value
 
 
-def read_scalars(folder: Path) -> Scalars:
-    """All files of a folder as one series; where a step was run again, the later value."""
+def read_scalars(folder: Path, skipped: list[str] | None = None) -> Scalars:
+    """All files of a folder as one series; where a step was run again, the later value.
+
+    Args:
+        folder: of the files.
+        skipped: if given, gets a sentence for each file with lines that cannot be read.
+    """
     scalars: Scalars = {}
     for file in sorted(folder.glob("*.jsonl")):
-        for step, values in steps_of(file.read_bytes()):
+        content = file.read_bytes()
+        steps = list(steps_of(content))
+        for step, values in steps:
             for name, value in values.items():
                 scalars.setdefault(name, {})[step] = value
+        lines = len(content.split(b"\n")) - content.endswith(b"\n")
+        if skipped is not None and content and len(steps) < lines:
+            skipped.append(f"{file}: {lines - len(steps)} of {lines} lines, cut off or not of verl's file logger")
     return scalars
 
 
@@ -23,10 +35,21 @@ def steps_of(content: bytes) -> Iterator[tuple[int, dict[str, float]]]:
         try:
             row = json.loads(line)
             step, values = int(row["step"]), row["data"].items()
-        except (ValueError, KeyError, TypeError, AttributeError):  # cut off and written on by the next start
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ):  # cut off and written on by the next start
             continue
         # JSON has no NaN: verl writes null. What is no number (a text, a list) is no curve.
-        yield step, {name: value for name, value in values if isinstance(value, int | float)}
+        yield step, {name: float(value) for name, value in values if _is_finite(value)}
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def is_score(name: str) -> bool:

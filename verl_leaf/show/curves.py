@@ -1,17 +1,22 @@
 """``verl-leaf curves``: reward and validation score against steps, rollouts and time, methods and seeds compared."""
 
+import itertools
 import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
 
 from verl_leaf.runs.compare import Run, read_runs
-from verl_leaf.show.figures import COLOURS, save
+from verl_leaf.show.figures import COLOURS, literal, save
+from verl_leaf.show.traces import say_skipped
 from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
@@ -29,15 +34,17 @@ def write_curves(folders: list[Path], scores: list[float], out: Path, console: C
         console: of the table.
 
     Raises:
-        ValueError: a folder holds no logs.
+        ValueError: a folder holds no logs, or none of a reward yet.
     """
     runs = read_runs(folders)
     rows = [row for run in runs for row in points(run)]
     if not rows:
-        raise ValueError(f"{folders[0]}: nothing is logged yet but what precedes the first step")
+        skipped = [sentence for run in runs for sentence in run.skipped]
+        raise ValueError(f"{folders[0]}: no reward and no validation is logged yet. {' '.join(skipped[:3])}".rstrip())
     scores = scores or _half_way(runs)
     save(out, _figure(runs, rows), rows, console)
     console.print(_table(runs, scores))
+    say_skipped("Could not be read", [sentence for run in runs for sentence in run.skipped], console)
 
 
 def validation_scores(run: Run) -> dict[str, dict[int, float]]:
@@ -51,12 +58,15 @@ def validation_scores(run: Run) -> dict[str, dict[int, float]]:
 
 
 def points(run: Run) -> list[dict]:
-    """All numbers of a run's curves, one a row."""
+    """All numbers of a run's curves, one per row."""
     series = {f"validation: {source}": values for source, values in validation_scores(run).items()}
     series["training reward"] = smoothed(run.scalars.get(REWARD, {}))
     return [
         {
-            **{"run": run.name, "method": run.label, "score": name, "step": step},
+            "run": run.name,
+            "method": run.label,
+            "score": name,
+            "step": step,
             "rollouts": None if run.rollouts_a_step is None else step * run.rollouts_a_step,
             "seconds": run.seconds(step),
             "value": value,
@@ -94,40 +104,49 @@ def _half_way(runs: list[Run]) -> list[float]:
 
 
 def _figure(runs: list[Run], rows: list[dict]) -> Figure:
+    """A row of panels per score, a column per measure of effort."""
     names = sorted({row["score"] for row in rows}, reverse=True)  # validation first
     methods = list(dict.fromkeys(run.label for run in runs))
-    axes_of = [("step", "step", 1.0), ("seconds", "minutes of training", 60.0)]
+    efforts = [("step", "step", 1.0), ("seconds", "minutes of training", 60.0)]
     if all(run.rollouts_a_step for run in runs):
-        axes_of.insert(1, ("rollouts", "rollouts", 1.0))
-    figure = Figure(figsize=(3.4 * len(axes_of) + 0.6, 2.6 * len(names) + 0.5), layout="constrained")
-    axes = figure.subplots(len(names), len(axes_of), sharey="row", squeeze=False)
-    for line, name in enumerate(names):
-        for method, colour in zip(methods, COLOURS * len(methods), strict=False):
-            by_step = defaultdict(list)
-            for row in rows:
-                if (row["score"], row["method"]) == (name, method):
-                    by_step[row["step"]].append(row)
-            steps = sorted(by_step)
-            curve = [mean_and_interval([row["value"] for row in by_step[step]]) for step in steps]
-            seeds = max((len(own) for own in by_step.values()), default=0)
-            for axis, (key, label, unit) in zip(axes[line], axes_of, strict=True):
-                x = [statistics.fmean(row[key] for row in by_step[step]) / unit for step in steps]
-                shown = f"{method} ({seeds} runs)" if seeds > 1 else method
-                axis.plot(x, [mean for mean, _ in curve], color=colour, label=shown, marker="o", markersize=2.5)
-                low, high = [mean - half for mean, half in curve], [mean + half for mean, half in curve]
-                axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        efforts.insert(1, ("rollouts", "rollouts", 1.0))
+    figure = Figure(figsize=(3.4 * len(efforts) + 0.6, 2.6 * len(names) + 0.5), layout="constrained")
+    panels = figure.subplots(len(names), len(efforts), sharey="row", squeeze=False)
+    for line, name in zip(panels, names, strict=True):
+        for method, colour in zip(methods, itertools.cycle(COLOURS), strict=False):
+            own = [row for row in rows if (row["score"], row["method"]) == (name, method)]
+            for axis, (key, label, unit) in zip(line, efforts, strict=True):
+                _draw(axis, own, key, unit, method, colour)
                 axis.set_xlabel(label, fontsize=8)
-        values = [row["value"] for row in rows if row["score"] == name]
-        margin = (max(values) - min(values)) / 5 or 0.1
-        for axis in axes[line]:
-            # Two seeds have intervals that would leave no room for the curves.
-            axis.set_ylim(min(values) - margin, max(values) + margin)
-            axis.tick_params(labelsize=8)
-            axis.grid(alpha=0.25)
+        _scale(line, [row["value"] for row in rows if row["score"] == name])
         smooth = f", mean of {SMOOTH} steps" if name == "training reward" else ""
-        axes[line][0].set_ylabel(name + smooth, fontsize=8)
-    axes[0][0].legend(fontsize=7, frameon=False)
+        line[0].set_ylabel(literal(name) + smooth, fontsize=8)
+    panels[0][0].legend(fontsize=7, frameon=False)
     return figure
+
+
+def _draw(axis: Axes, rows: list[dict], key: str, unit: float, method: str, colour: str) -> None:
+    """The mean of a method's runs, with its interval."""
+    by_step = defaultdict(list)
+    for row in rows:
+        by_step[row["step"]].append(row)
+    steps = sorted(by_step)
+    x = [statistics.fmean(row[key] for row in by_step[step]) / unit for step in steps]
+    curve = [mean_and_interval([row["value"] for row in by_step[step]]) for step in steps]
+    seeds = max(map(len, by_step.values()), default=0)
+    label = f"{method} ({seeds} runs)" if seeds > 1 else method
+    axis.plot(x, [mean for mean, _ in curve], color=colour, label=literal(label), marker="o", markersize=2.5)
+    low, high = [mean - half for mean, half in curve], [mean + half for mean, half in curve]
+    axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+def _scale(line: list[Axes], values: list[float]) -> None:
+    """The same room for all panels of a score: that of the curves, since intervals of two runs would take all of it."""
+    margin = (max(values) - min(values)) / 5 or 0.1
+    for axis in line:
+        axis.set_ylim(min(values) - margin, max(values) + margin)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
 
 
 def _table(runs: list[Run], scores: list[float]) -> Table:
@@ -135,15 +154,25 @@ def _table(runs: list[Run], scores: list[float]) -> Table:
     for name in ("method", "run", "data", "steps", "first", "last", "BLEU", *(f"{score:g} at" for score in scores)):
         table.add_column(name, justify="left" if name in ("method", "run", "data") else "right")
     for run in sorted(runs, key=lambda run: run.label):
-        steps = max(run.scalars.get("training/global_step", {0: 0}))
-        bleu = run.summary.get("val", {}).get("after", {}).get("bleu")
         for source, values in validation_scores(run).items() or [("", {})]:
-            ends = [f"{values[end(values)]:.3f}" if values else "" for end in (min, max)]
+            first_and_last = [f"{values[end(values)]:.3f}" if values else "" for end in (min, max)]
             found = [_crossing(run, values, score) for score in scores]
-            table.add_row(
-                *(run.label, run.name, source, str(steps), *ends, "" if bleu is None else f"{bleu:.1f}", *found)
-            )
+            names = map(escape, (run.label, run.name, source))
+            table.add_row(*names, _steps(run), *first_and_last, _bleu(run), *found)
     return table
+
+
+def _steps(run: Run) -> str:
+    """How many steps are done."""
+    return str(int(max(run.scalars.get("training/global_step", {0: 0}))))
+
+
+def _bleu(run: Run) -> str:
+    """Corpus BLEU after training, where the summary has it."""
+    found: Any = run.summary
+    for key in ("val", "after", "bleu"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return f"{found:.1f}" if isinstance(found, int | float) else ""
 
 
 def _crossing(run: Run, values: dict[int, float], score: float) -> str:

@@ -1,58 +1,76 @@
 """``verl-leaf forks``: how often boundaries fire, how large nodes are, and how far the rewards within them differ."""
 
 import statistics
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import track
+from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 
 from verl_leaf.runs.compare import run_names
-from verl_leaf.show.figures import COLOURS, save
-from verl_leaf.traces.reader import read_trace, trace_files, traces_folder
+from verl_leaf.show.figures import COLOURS, literal, save
+from verl_leaf.show.traces import read_traces, say_skipped, traces_folder
+from verl_leaf.traces.reader import trace_files
 from verl_leaf.traces.schema import Prompt
 
 BINS = 10  # of the response, and at most of training
-KINDS = {"fired": ("fired", COLOURS[0]), "usable": ("fired, usable", COLOURS[1])}
+SHARES = {"fired": ("fired", COLOURS[0]), "usable": ("fired, usable", COLOURS[1])}
+SIZES = {"node_size": ("mean, quartiles", COLOURS[2])}
+SPREADS = {"reward_spread": ("mean, quartiles", COLOURS[3])}
+
+
+class SeenBoundary(NamedTuple):
+    """What a selected boundary did. It fires when it has a node, usably when some node's rewards differ."""
+
+    step: int
+    position: float  # as a share of the response that put it there
+    fired: bool
+    usable: bool
+
+
+class SeenNode(NamedTuple):
+    """What a node held."""
+
+    step: int
+    responses: int
+    spread: float  # its highest less its lowest reward
 
 
 @dataclass(frozen=True)
 class Forks:
-    """What the boundaries and nodes of one run did.
-
-    A selected boundary fires when it has a node; it is usable when some node's rewards differ (arXiv 2606.07610).
-
-    Attributes:
-        prompts: how many were read.
-        boundaries: ``(step, position as a share of the response that put it there, fired, usable)`` of each.
-        nodes: ``(step, responses, highest less lowest reward)`` of each.
-    """
+    """The boundaries and nodes of one run (arXiv 2606.07610), and how many prompts they are from."""
 
     prompts: int
-    boundaries: list[tuple[int, float, bool, bool]]
-    nodes: list[tuple[int, int, float]]
+    boundaries: list[SeenBoundary]
+    nodes: list[SeenNode]
 
 
 def collect(prompts: Iterable[tuple[int, Prompt]]) -> Forks:
-    """Count what happened in pairs of a step and a prompt."""
-    number, boundaries, nodes = 0, [], []
+    """Look at every boundary and node in pairs of a step and a prompt."""
+    count, boundaries, nodes = 0, [], []
     for step, prompt in prompts:
-        number += 1
+        count += 1
         for index, boundary in enumerate(prompt.boundaries):
-            relative = boundary.position / len(prompt.responses[boundary.response].tokens)
-            boundaries.append((step, relative, prompt.fired(index), prompt.usable(index)))
-        nodes += [(step, len(node.responses), prompt.spread(node)) for node in prompt.nodes]
-    return Forks(number, boundaries, nodes)
+            share = boundary.position / len(prompt.responses[boundary.response].tokens)
+            boundaries.append(SeenBoundary(step, share, prompt.fired(index), prompt.usable(index)))
+        nodes += [SeenNode(step, len(node.responses), prompt.spread(node)) for node in prompt.nodes]
+    return Forks(count, boundaries, nodes)
 
 
 def write_forks(runs: list[Path], out: Path, console: Console) -> None:
     """Write figure and numbers of runs side by side, and a table to the terminal.
+
+    Args:
+        runs: their folders, or those of their traces.
+        out: path of the files, less their suffixes.
+        console: for the table, and for what could not be read.
 
     Raises:
         ValueError: a run has no traces, or none with a boundary.
@@ -60,118 +78,127 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
     forks: dict[str, Forks] = {}
     skipped: list[str] = []
     for name, run in zip(run_names(runs), runs, strict=True):
-        files = trace_files(traces_folder(run))
-        traces = (
-            read_trace(step, file, skipped)
-            for step, file in track(
-                files.items(), f"Reading {name}", console=console, transient=True, disable=not console.is_terminal
-            )
-        )
+        folder = traces_folder(run)
+        traces = read_traces(folder, trace_files(folder), f"Reading {name}", skipped, console)
         forks[name] = collect((trace.step, prompt) for trace in traces for prompt in trace.prompts.values())
         if not forks[name].boundaries:
             raise ValueError(f"{run}: its traces hold no boundary: {'; '.join(skipped[:3]) or 'is fork_budget 0?'}")
     rows = [{"run": name, **row} for name, own in forks.items() for row in measures(own)]
     save(out, _figure(forks, rows), rows, console)
     console.print(_table(forks, rows))
-    for sentence in skipped:
-        console.print(f"Could not be read: {sentence}", markup=False, soft_wrap=True)
+    say_skipped("Could not be read", skipped, console)
 
 
 def measures(forks: Forks) -> list[dict]:
-    """All numbers of the figure, one a row.
+    """All numbers of the figure, one per row.
 
     ``low`` and ``high`` are, for shares, the 95 % Wilson interval (which takes the boundaries of a prompt for
     independent), and for nodes the quartiles around the mean.
     """
+    fired = [(seen.step, seen.position, seen.fired) for seen in forks.boundaries]
+    usable = [(seen.step, seen.position, seen.usable) for seen in forks.boundaries]
+    sizes: list[tuple] = [(seen.step, seen.responses) for seen in forks.nodes]
+    spreads: list[tuple] = [(seen.step, seen.spread) for seen in forks.nodes]
     rows = []
-    for kind, column in (("fired", 2), ("usable", 3)):
-        flags = [(row[0], row[1], row[column]) for row in forks.boundaries]
-        rows.append(_share(kind, "all", 0.0, 1.0, [flag for *_, flag in flags]))
-        for index in range(BINS):
-            low, high = index / BINS, (index + 1) / BINS
-            rows.append(_share(kind, "position", low, high, [flag for _, at, flag in flags if low <= at < high]))
-        for low, high in _step_bins([step for step, *_ in flags]):
-            rows.append(_share(kind, "step", low, high, [flag for step, _, flag in flags if low <= step <= high]))
-    for kind, column in (("node_size", 1), ("reward_spread", 2)):
-        by_step = defaultdict(list)
-        for node in forks.nodes:
-            by_step[node[0]].append(node[column])
-        values = [value for own in by_step.values() for value in own]
-        rows.append(_spread(kind, "all", 0.0, 1.0, values))
-        for low, high in _step_bins(list(by_step)):
-            rows.append(
-                _spread(
-                    kind, "step", low, high, [v for step, own in by_step.items() if low <= step <= high for v in own]
-                )
-            )
-    return [row for row in rows if row["count"]]
+    for measure, seen in (("fired", fired), ("usable", usable)):
+        rows += _whole(measure, seen, _wilson)
+        rows += _along_the_response(measure, seen, _wilson)
+        rows += _over_training(measure, seen, _wilson)
+    for measure, values in (("node_size", sizes), ("reward_spread", spreads)):
+        rows += _whole(measure, values, _quartiles)
+        rows += _over_training(measure, values, _quartiles)
+    return rows
 
 
-def _step_bins(steps: list[int]) -> list[tuple[int, int]]:
-    """Stretches of training with about as many traced steps each, as their first and last step."""
-    distinct = sorted(set(steps))
-    if not distinct:
+Summary = Callable[[list], tuple[float, float, float]]  # of values: the middle, and an interval's two ends
+
+
+def _wilson(flags: list[bool]) -> tuple[float, float, float]:
+    """The share of True, and its 95 % interval."""
+    result = binomtest(sum(flags), len(flags))
+    interval = result.proportion_ci(0.95, method="wilson")
+    return float(result.statistic), float(interval.low), float(interval.high)
+
+
+def _quartiles(values: list[float]) -> tuple[float, float, float]:
+    """The mean, and the quartiles."""
+    low, high = np.quantile(values, (0.25, 0.75))
+    return statistics.fmean(values), float(low), float(high)
+
+
+def _whole(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
+    return _row(measure, "all", (0.0, 1.0), [value for *_, value in seen], summary)
+
+
+def _along_the_response(measure: str, seen: list[tuple[int, float, bool]], summary: Summary) -> list[dict]:
+    rows = []
+    for index in range(BINS):
+        low, high = index / BINS, (index + 1) / BINS
+        rows += _row(measure, "position", (low, high), [value for _, at, value in seen if low <= at < high], summary)
+    return rows
+
+
+def _over_training(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
+    """In stretches of training with about as many traced steps each, from their first step to their last."""
+    rows = []
+    distinct = sorted({step for step, *_ in seen})
+    for part in np.array_split(distinct, min(BINS, len(distinct)) or 1):
+        if len(part):
+            first, last = int(part[0]), int(part[-1])
+            own = [value for step, *_, value in seen if first <= step <= last]
+            rows += _row(measure, "step", (first, last), own, summary)
+    return rows
+
+
+def _row(measure: str, over: str, bounds: tuple[float, float], values: list, summary: Summary) -> list[dict]:
+    """A row of numbers; none where there are no values."""
+    if not values:
         return []
-    return [(int(part[0]), int(part[-1])) for part in np.array_split(distinct, min(BINS, len(distinct)))]
-
-
-def _share(kind: str, over: str, start: float, end: float, flags: list[bool]) -> dict:
-    value = low = high = None
-    if flags:
-        result = binomtest(sum(flags), len(flags))
-        interval = result.proportion_ci(0.95, method="wilson")
-        value, low, high = result.statistic, interval.low, interval.high
-    return {
-        **{"measure": kind, "over": over, "from": start, "to": end},
-        **{"count": len(flags), "value": value, "low": low, "high": high},
-    }
-
-
-def _spread(kind: str, over: str, start: float, end: float, values: list[float]) -> dict:
-    value = low = high = None
-    if values:
-        value = statistics.fmean(values)
-        low, high = (float(quartile) for quartile in np.quantile(values, (0.25, 0.75)))
-    return {
-        **{"measure": kind, "over": over, "from": start, "to": end},
-        **{"count": len(values), "value": value, "low": low, "high": high},
-    }
+    value, low, high = summary(values)
+    start, end = bounds
+    place = {"measure": measure, "over": over, "from": start, "to": end}
+    return [place | {"count": len(values), "value": value, "low": low, "high": high}]
 
 
 def _figure(forks: dict[str, Forks], rows: list[dict]) -> Figure:
-    figure = Figure(figsize=(3.6 * len(forks) + 0.6, 8.4), layout="constrained")
+    """A column per run."""
     panels = (
-        ("position", KINDS, "position in the response", "share of boundaries"),
-        ("step", KINDS, "step", "share of boundaries"),
-        ("step", {"node_size": ("mean, quartiles", COLOURS[2])}, "step", "responses a node"),
-        ("step", {"reward_spread": ("mean, quartiles", COLOURS[3])}, "step", "reward spread in a node"),
+        ("position", SHARES, "position in the response", "share of boundaries"),
+        ("step", SHARES, "step", "share of boundaries"),
+        ("step", SIZES, "step", "responses per node"),
+        ("step", SPREADS, "step", "reward spread in a node"),
     )
+    figure = Figure(figsize=(3.6 * len(forks) + 0.6, 2.1 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), len(forks), sharey="row", squeeze=False)
     for column, (name, own) in enumerate(forks.items()):
-        axes[0][column].set_title(f"{name}: {len(own.boundaries)} boundaries", fontsize=9)
-        for axis, (over, kinds, x_label, y_label) in zip(axes[:, column], panels, strict=True):
-            for kind, (label, colour) in kinds.items():
-                points = [row for row in rows if (row["run"], row["measure"], row["over"]) == (name, kind, over)]
-                middle = [(row["from"] + row["to"]) / 2 for row in points]
-                axis.plot(middle, [row["value"] for row in points], "o-", color=colour, label=label, markersize=3)
-                low, high = ([row[end] for row in points] for end in ("low", "high"))
-                axis.fill_between(middle, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes[0][column].set_title(f"{literal(name)}: {len(own.boundaries)} boundaries", fontsize=9)
+        for axis, (over, measured, x_label, y_label) in zip(axes[:, column], panels, strict=True):
+            _draw(axis, [row for row in rows if (row["run"], row["over"]) == (name, over)], measured)
             axis.set_xlabel(x_label, fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.grid(alpha=0.25)
             if column == 0:
                 axis.set_ylabel(y_label, fontsize=8)
                 axis.legend(fontsize=7, frameon=False)
             if over == "position":
                 axis.set_xlim(0, 1)
-            if kinds is KINDS:
+            if measured is SHARES:
                 axis.set_ylim(0, 1)
     return figure
 
 
+def _draw(axis: Axes, rows: list[dict], measured: dict[str, tuple[str, str]]) -> None:
+    for measure, (label, colour) in measured.items():
+        own = [row for row in rows if row["measure"] == measure]
+        middle = [(row["from"] + row["to"]) / 2 for row in own]
+        axis.plot(middle, [row["value"] for row in own], "o-", color=colour, label=label, markersize=3)
+        low, high = ([row[end] for row in own] for end in ("low", "high"))
+        axis.fill_between(middle, low, high, color=colour, alpha=0.18, linewidth=0)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
+
+
 def _table(forks: dict[str, Forks], rows: list[dict]) -> Table:
     table = Table(title="Boundaries and nodes (95 % Wilson intervals)")
-    for name in ("run", "prompts", "boundaries", "fired", "usable", "responses a node", "reward spread"):
+    for name in ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread"):
         table.add_column(name, justify="left" if name == "run" else "right")
     for name, own in forks.items():
         total = {row["measure"]: row for row in rows if row["run"] == name and row["over"] == "all"}
@@ -180,5 +207,5 @@ def _table(forks: dict[str, Forks], rows: list[dict]) -> Table:
             for row in (total["fired"], total["usable"])
         ]
         nodes = [f"{total[kind]['value']:.2f}" if kind in total else "" for kind in ("node_size", "reward_spread")]
-        table.add_row(name, str(own.prompts), str(len(own.boundaries)), *shares, *nodes)
+        table.add_row(escape(name), str(own.prompts), str(len(own.boundaries)), *shares, *nodes)
     return table

@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from verl_leaf.traces.schema import Head, Prompt
+from verl_leaf.traces.schema import FILE_NAME, Head, Prompt
 
 
 @dataclass(frozen=True)
@@ -17,58 +16,45 @@ class Trace:
     prompts: dict[int, Prompt]
 
 
-def traces_folder(run: Path) -> Path:
-    """Where a run writes traces to: ``algorithm.leaf.trace_dir`` of its configuration, or the folder itself.
-
-    Raises:
-        ValueError: there are none.
-    """
-    config = run / "hydra" / ".hydra" / "config.yaml"
-    choices = [run, run / "traces"]
-    if config.exists():
-        told = OmegaConf.select(OmegaConf.load(config), "algorithm.leaf.trace_dir")
-        choices += [Path(told).expanduser()] if told else []
-    for folder in choices:
-        if any(folder.glob("step_*.jsonl")):
-            return folder
-    raise ValueError(
-        f"{run}: no traces (step_*.jsonl) here, in traces/ or where its configuration says. LEAF writes them with "
-        "+algorithm.leaf.trace_dir=FOLDER; `verl-leaf train` sets it. A run that has just begun has none yet"
-    )
-
-
 def trace_files(folder: Path) -> dict[int, Path]:
     """The files of a folder of traces by their step, in its order."""
-    files = {}
-    for file in folder.glob("step_*.jsonl"):
-        number = file.stem.removeprefix("step_")
-        if number.isdecimal():
-            files[int(number)] = file
-    return dict(sorted(files.items()))
+    found = ((FILE_NAME.fullmatch(file.name), file) for file in folder.iterdir())
+    return dict(sorted((int(match[1]), file) for match, file in found if match))
 
 
 def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
-    """Read a file of traces.
+    """Read the trace of a step, line by line.
 
     Args:
         step: the training step that its name tells.
         file: its path.
         skipped: gets a sentence for everything that could not be read.
     """
-    lines = file.read_bytes().split(b"\n")
-    if lines.pop():  # what follows the last line's end
-        skipped.append(f"{file.name}: its last line is cut off, or being written")
-    version = None
     prompts = {}
-    for number, line in enumerate(lines):
-        try:
-            if number == 0:
-                version = Head.model_validate_json(line).version
-            else:
-                prompts[number] = Prompt.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            kind = f" (version {version})" if version is not None else ""
-            skipped.append(f"{file.name}{kind}, line {number + 1}: {f'{where}: ' if where else ''}{first['msg']}")
+    number = -1
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines):
+                if not line.endswith(b"\n"):
+                    skipped.append(f"{file.name}: its last line is cut off, or being written")
+                    break
+                try:
+                    if number:
+                        prompts[number] = Prompt.model_validate_json(line)
+                    else:
+                        Head.model_validate_json(line)
+                except ValidationError as error:
+                    skipped.append(f"{file.name}, line {number + 1}: {_reason(error)}")
+                    if number == 0:  # what follows may be anything
+                        break
+        if number < 0:
+            skipped.append(f"{file.name}: is empty")
+    except OSError as error:
+        skipped.append(f"{file.name}: {error.strerror}")
     return Trace(step, prompts)
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]

@@ -1,8 +1,27 @@
-"""A file of traces: a line about the step, and a line for each prompt."""
+"""The format of traces: a folder with one file per traced step, ``step_000010.jsonl``.
 
-from typing import Any
+A file is UTF-8, one JSON object per line. Its first line is a :class:`Head`, every other line a :class:`Prompt`. The
+models below are the whole definition: the writer builds them, and the reader refuses what they do not allow.
 
-from pydantic import BaseModel, ConfigDict, model_validator
+Indices count from 0: responses within their prompt, tokens within their response, boundaries and nodes within their
+lists. Letters as in arXiv 2606.07610.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FILE_NAME = re.compile(r"step_(\d{6,12})\.jsonl", re.ASCII)
+
+
+def file_name(step: int) -> str:
+    """The name of a step's file, which ``FILE_NAME`` matches."""
+    return f"step_{step:06d}.jsonl"
+
+
+Index = Annotated[int, Field(ge=0)]
+Real = Annotated[float, Field(ge=-1e40, le=1e40)]  # verl's rewards are float32: no sum of a few is larger
 
 
 class _Line(BaseModel):
@@ -10,72 +29,91 @@ class _Line(BaseModel):
 
 
 class Head(_Line):
-    """The first line of a file."""
+    """The first line of a file: the step, and the options that its trees were made with."""
 
-    format: str
-    version: int
-    step: int
-    fork_budget: int
-    credit: str
+    format: Literal["leaf-trace"] = "leaf-trace"
+    version: Literal[1] = 1
+    step: Index
+    fork_budget: Index  # B
+    credit: str  # both, global or local
 
 
 class Boundary(_Line):
-    position: int
-    response: int
+    """A selected boundary: every response of the prompt may be cut before its token ``position``."""
+
+    position: Annotated[int, Field(ge=1)]
+    response: Index  # whose surprisal put it there
 
 
 class Node(_Line):
-    boundary: int
-    responses: list[int]
-    value: float
+    """Two or more responses that are identical before a boundary."""
+
+    boundary: Index
+    responses: Annotated[list[Index], Field(min_length=1)]
+    value: Real  # V(v), the mean of their rewards
 
 
 class Span(_Line):
-    start: int
-    end: int
-    node: int | None
-    credit: float
-    advantage: float
+    """Tokens ``start .. end - 1`` of a response, which share one credit."""
+
+    start: Index
+    end: Index
+    node: Index | None  # that the span ends at; None for the tail
+    credit: Real  # A
+    advantage: Real  # the z-score of A over the prompt's spans
 
 
 class Response(_Line):
-    reward: float
-    tokens: list[int]
-    pieces: list[str]
-    surprisal: list[float | None]
-    policy: list[int]
+    """A response, with one entry per token in ``tokens``, ``pieces``, ``surprisal`` and ``policy``."""
+
+    reward: Real
+    tokens: Annotated[list[int], Field(min_length=1)]
+    pieces: list[str]  # they join to the text; a character made of several tokens stands with the last of them
+    surprisal: list[float | None]  # nats; None where it is infinite
+    policy: list[Literal[0, 1]]  # 0 where a tool wrote the token, whose advantage is 0 whatever its span's
     spans: list[Span]
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> "Response":
+        T = len(self.tokens)
+        if not len(self.pieces) == len(self.surprisal) == len(self.policy) == T:
+            raise ValueError(f"pieces, surprisal and policy must have one entry for each of {T} tokens")
+        for span in self.spans:
+            if not span.start <= span.end <= T:
+                raise ValueError(f"span {span.start}..{span.end} is not within the response's {T} tokens")
+        return self
 
 
 class Prompt(_Line):
-    """A prompt of a step and what LEAF made of its responses; the fields are those of :mod:`verl_leaf.traces.writer`."""
+    """A prompt of the step, and what LEAF made of its responses."""
 
-    prompt: str
+    prompt: str  # what the model read, special tokens left out
     data_source: Any
     reference: Any
-    audio: list[str | None]
-    root_value: float
+    audio: list[str | None]  # a path per clip, relative to the traces; None where the data holds samples, not a file
+    root_value: Real  # V0
     boundaries: list[Boundary]
     nodes: list[Node]
-    responses: list[Response]
+    responses: Annotated[list[Response], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _indices_exist(self):
-        K = len(self.responses)
-        for response in self.responses:
-            T = len(response.tokens)
-            if not len(response.pieces) == len(response.surprisal) == len(response.policy) == T:
-                raise ValueError("pieces, surprisal and policy must be as many as tokens")
-            for span in response.spans:
-                if not 0 <= span.start <= span.end <= T or not (span.node is None or 0 <= span.node < len(self.nodes)):
-                    raise ValueError(f"a span {span.start}..{span.end} to node {span.node} is outside of its response")
+    def _indices_exist(self) -> "Prompt":
+        for boundary in self.boundaries:
+            self._expect("response", boundary.response, len(self.responses))
+            self._expect("token", boundary.position, len(self.responses[boundary.response].tokens))
         for node in self.nodes:
-            if not (0 <= node.boundary < len(self.boundaries) and node.responses):
-                raise ValueError(f"a node of boundary {node.boundary}, which there is not, or of no response")
-        for index in [i for node in self.nodes for i in node.responses] + [b.response for b in self.boundaries]:
-            if not 0 <= index < K:
-                raise ValueError(f"response {index} of {K}")
+            self._expect("boundary", node.boundary, len(self.boundaries))
+            self._expect("response", max(node.responses), len(self.responses))
+        for response in self.responses:
+            for span in response.spans:
+                if span.node is not None:
+                    self._expect("node", span.node, len(self.nodes))
         return self
+
+    @staticmethod
+    def _expect(kind: str, index: int, count: int) -> None:
+        if index >= count:
+            raise ValueError(f"there is no {kind} {index}, only {count}")
 
     def fired(self, boundary: int) -> bool:
         """Whether a selected boundary has a node."""

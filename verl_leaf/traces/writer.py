@@ -1,29 +1,9 @@
-"""The trees of a training step on disk: ``algorithm.leaf.trace_dir``, one file every ``trace_every`` steps.
+"""Writes the trees of training steps: ``algorithm.leaf.trace_dir``, one file every ``trace_every`` steps.
 
-``step_000010.jsonl`` begins with a line about the step::
-
-    {"format": "leaf-trace", "version": 1, "step": 10, "fork_budget": 2, "credit": "both"}
-
-followed by a line for each prompt::
-
-    {"prompt": "what the model read, special tokens left out",
-     "data_source": "...", "reference": ...,
-     "audio": ["path of each clip; audio/... in this folder where the data holds a file's bytes, null where samples"],
-     "root_value": V0,
-     "boundaries": [{"position": p, "response": the index in `responses` whose surprisal put it there}],
-     "nodes": [{"boundary": index in `boundaries`, "responses": [indices], "value": V(v)}],
-     "responses": [{"reward": r,
-                    "tokens": [ids], "pieces": [text], "surprisal": [nats], "policy": [0 or 1],
-                    "spans": [{"start": first token, "end": the token after the last, "node": index in `nodes` that the
-                               span ends at, null for the tail, "credit": A, "advantage": the z-score of A}]}]}
-
-The pieces of a response join to its text; a character that several tokens make up stands with the last of them.
-``surprisal`` is null where it is infinite. ``policy`` is 0 for tokens the policy did not write (a tool's reply), which
-have the advantage 0; every other token has that of its span.
+:mod:`verl_leaf.traces.schema` defines what a file holds.
 """
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -31,12 +11,14 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from verl_leaf.estimator import LeafOptions, LeafStep
+from tokenizers.decoders import DecodeStream
 
-VERSION = 1
+from verl_leaf.estimator import LeafOptions, LeafStep
+from verl_leaf.traces.schema import Boundary, Head, Node, Prompt, Response, Span, file_name
+
 FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
 
-logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
 
 
 class TraceWriter:
@@ -73,24 +55,20 @@ class TraceWriter:
                 return self._warn(f"step {step} is left out: the step before is still being written")
             rows = fetch()
             self._pending = self._thread.submit(self._write, options, step, leaf_step, rows, tokenizer, append)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, training goes on)
             self._warn(f"step {step}: {error!r}")
 
     def _write(self, options, step, leaf_step, rows, tokenizer, append) -> None:
         try:
             folder = Path(options.trace_dir).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
-            head = {
-                "format": "leaf-trace",
-                "version": VERSION,
-                "step": step,
-                "fork_budget": options.fork_budget,
-                "credit": options.credit,
-            }
-            lines = ([] if append else [head]) + prompts_of(leaf_step, rows, tokenizer, folder)
-            with open(folder / f"step_{step:06d}.jsonl", "a" if append else "w", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n" for line in lines))
-        except Exception as error:
+            file = folder / file_name(step)
+            append = append and file.exists()  # what it would add to may have been left out
+            head = Head(step=step, fork_budget=options.fork_budget, credit=options.credit)
+            lines = [*([] if append else [head]), *prompts_of(leaf_step, rows, tokenizer, folder)]
+            with open(file, "a" if append else "w", encoding="utf-8") as opened:
+                opened.write("".join(line.model_dump_json() + "\n" for line in lines))
+        except Exception as error:  # noqa: BLE001  (whatever it is, training goes on)
             self._warn(f"step {step}: {error!r}")
 
     def _warn(self, message: str) -> None:
@@ -99,85 +77,86 @@ class TraceWriter:
         self._warned = True
 
 
-def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder: Path) -> list[dict]:
-    """The lines of a trace: a dictionary for each prompt whose responses the policy wrote, in the batch's order.
+def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder: Path) -> list[Prompt]:
+    """The lines of a trace: one per prompt whose responses the policy wrote, in the batch's order.
 
-    Encoded audio that the data holds is written to ``folder/audio``.
+    Args:
+        leaf_step: what the estimator computed.
+        rows: the :data:`FIELDS` of the batch, each with one entry per row.
+        tokenizer: Hugging Face tokenizer of the policy.
+        folder: of the traces; encoded audio that the data holds is written to ``folder/audio``.
     """
-    tree, credit = leaf_step.result.tree, leaf_step.result.credit
-    lengths, policy = tree.lengths.tolist(), leaf_step.mask.long().tolist()
-    tokens, surprisal = leaf_step.responses.tolist(), (-leaf_step.log_probs.double()).tolist()
-    boundaries, boundary_row = tree.boundaries.tolist(), tree.boundary_row.tolist()
-    node, node_value, root_value = tree.node.tolist(), credit.node_value.tolist(), credit.root_value.tolist()
-    spans = [tensor.tolist() for tensor in (credit.valid, credit.start, credit.end, credit.raw, credit.normalised)]
-    rewards = leaf_step.rewards.double().tolist()
-
+    tree = leaf_step.result.tree
     members: dict[int, list[int]] = {}
-    for row, group in enumerate(tree.group.tolist()):
-        if lengths[row]:  # the trainer pads batches with empty rows
+    for row, (group, length) in enumerate(zip(tree.group.tolist(), tree.lengths.tolist(), strict=True)):
+        if length:  # the trainer pads batches with empty rows
             members.setdefault(group, []).append(row)
+    return [_prompt(leaf_step, group, own, rows, tokenizer, folder) for group, own in members.items()]
 
-    prompts = []
-    for group, own in members.items():
-        positions = [p for p in boundaries[group] if p < tree.num_tokens]
-        index = {row: number for number, row in enumerate(own)}
-        nodes: dict[tuple[int, int], int] = {}  # (boundary, first row) -> number
-        lines = []
-        for b in range(len(positions)):
-            for row in own:
-                if node[row][b] >= 0 and (b, node[row][b]) not in nodes:
-                    nodes[b, node[row][b]] = len(nodes)
-                    same = [index[other] for other in own if node[other][b] == node[row][b]]
-                    lines.append({"boundary": b, "responses": same, "value": node_value[row][b]})
-        responses = []
-        for row in own:
-            count = lengths[row]
-            ends = [nodes[b, node[row][b]] for b in range(len(positions)) if node[row][b] >= 0]
-            responses.append(
-                {
-                    "reward": rewards[row],
-                    "tokens": tokens[row][:count],
-                    "pieces": pieces(tokenizer, tokens[row][:count]),
-                    "surprisal": [round(s, 6) if math.isfinite(s) else None for s in surprisal[row][:count]],
-                    "policy": policy[row][:count],
-                    "spans": [
-                        {
-                            "start": min(start, count),
-                            "end": min(end, count),
-                            "node": ends[slot] if slot < len(ends) else None,
-                            "credit": raw,
-                            "advantage": normalised,
-                        }
-                        for slot, (valid, start, end, raw, normalised) in enumerate(
-                            zip(*(column[row] for column in spans), strict=True)
-                        )
-                        if valid
-                    ],
-                }
+
+def _prompt(
+    leaf_step: LeafStep, group: int, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
+) -> Prompt:
+    """The line of a group; ``own`` are its rows in the batch."""
+    tree, credit = leaf_step.result.tree, leaf_step.result.credit
+    first = own[0]
+    nodes = _nodes(leaf_step, own)
+    paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(own))]
+    return Prompt(
+        prompt=tokenizer.decode(rows["prompts"][first], skip_special_tokens=True),
+        data_source=rows["data_source"][first],
+        reference=(rows["reward_model"][first] or {}).get("ground_truth"),
+        audio=audio_of(rows["raw_prompt"][first], folder),
+        root_value=credit.root_value[group].item(),
+        boundaries=[
+            Boundary(position=position, response=own.index(row))
+            for position, row in zip(tree.boundaries[group].tolist(), tree.boundary_row[group].tolist(), strict=True)
+            if row >= 0
+        ],
+        nodes=nodes,
+        responses=[_response(leaf_step, row, path, tokenizer) for row, path in zip(own, paths, strict=True)],
+    )
+
+
+def _nodes(leaf_step: LeafStep, own: list[int]) -> list[Node]:
+    """The nodes of a group, from the first boundary to the last."""
+    tree, credit = leaf_step.result.tree, leaf_step.result.credit
+    nodes = []
+    for boundary, column in enumerate(tree.node[own].unbind(1)):
+        names = column.tolist()  # a node is named by the first of its rows
+        for name in dict.fromkeys(name for name in names if name >= 0):
+            responses = [k for k, other in enumerate(names) if other == name]
+            nodes.append(Node(boundary=boundary, responses=responses, value=credit.node_value[name, boundary].item()))
+    return nodes
+
+
+def _response(leaf_step: LeafStep, row: int, path: list[int], tokenizer) -> Response:
+    """A row of the batch; ``path`` are the nodes that it passes, which end its spans but the tail."""
+    credit = leaf_step.result.credit
+    T = int(leaf_step.result.tree.lengths[row])
+    tokens = leaf_step.responses[row, :T].tolist()
+    surprisal = (-leaf_step.log_probs[row, :T].double()).tolist()
+    return Response(
+        reward=leaf_step.rewards[row].item(),
+        tokens=tokens,
+        pieces=pieces(tokenizer, tokens),
+        surprisal=[round(nats, 6) if math.isfinite(nats) else None for nats in surprisal],
+        policy=leaf_step.mask[row, :T].long().tolist(),
+        spans=[
+            Span(
+                start=min(int(credit.start[row, slot]), T),
+                end=min(int(credit.end[row, slot]), T),
+                node=path[slot] if slot < len(path) else None,
+                credit=credit.raw[row, slot].item(),
+                advantage=credit.normalised[row, slot].item(),
             )
-        first = own[0]
-        prompts.append(
-            {
-                "prompt": tokenizer.decode(rows["prompts"][first], skip_special_tokens=True),
-                "data_source": rows["data_source"][first],
-                "reference": (rows["reward_model"][first] or {}).get("ground_truth"),
-                "audio": audio_of(rows["raw_prompt"][first], folder),
-                "root_value": root_value[group],
-                "boundaries": [
-                    {"position": p, "response": index[row]}
-                    for p, row in zip(positions, boundary_row[group], strict=False)
-                ],
-                "nodes": lines,
-                "responses": responses,
-            }
-        )
-    return prompts
+            for slot in credit.valid[row].nonzero().flatten().tolist()
+        ],
+    )
 
 
 def pieces(tokenizer, tokens: list[int]) -> list[str]:
     """The text of each token, so that they join to the text of all; a special token is its own name."""
-    from tokenizers.decoders import DecodeStream
-
     stream = DecodeStream(skip_special_tokens=False)
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in tokens]
 

@@ -5,18 +5,21 @@ import hashlib
 import io
 import json
 import statistics
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import jinja2
+import numpy as np
 import soundfile
 from rich.console import Console
-from rich.progress import track
 
+from verl_leaf.show.traces import read_traces, say_skipped, traces_folder
 from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
 from verl_leaf.speech.audio import AudioError, load_audio
-from verl_leaf.traces.reader import read_trace, trace_files, traces_folder
-from verl_leaf.traces.schema import Prompt
+from verl_leaf.traces.reader import trace_files
+from verl_leaf.traces.schema import Prompt, Response
 
 STEPS = 12  # shown of a run, evenly chosen
 PROMPTS = 12  # shown of a step, those that LEAF changed most
@@ -24,8 +27,10 @@ TREE_BYTES = 4_000_000
 AUDIO_BYTES = 2_000_000
 AUDIO_RATE = 16_000  # Hz
 AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
-JSON = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
+JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py compute_grpo_outcome_advantage
+
+Prompts = list[tuple[int, dict]]  # steps, and what the page is told of a prompt
 
 
 def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) -> None:
@@ -41,71 +46,80 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
         ValueError: the run has no traces, not of a wanted step, or none that can be read.
     """
     folder = traces_folder(run)
-    traced = trace_files(folder)
-    missing = sorted(set(steps or ()) - set(traced))
-    if missing:
-        raise ValueError(f"{folder}: no trace of step {missing[0]}; there are {', '.join(map(str, traced))}")
-    chosen = steps or _evenly(list(traced), STEPS)
-    left_out = []
-    if len(chosen) < len(traced):
-        left_out.append(f"{len(traced) - len(chosen)} of {len(traced)} traced steps (choose with --steps)")
-
+    left_out: list[str] = []
     skipped: list[str] = []
-    ranked: dict[int, list[dict]] = {}
-    audio_of: dict[int, list[list[str | None]]] = {}
-    for step in track(
-        sorted(set(chosen)), "Reading traces", console=console, transient=True, disable=not console.is_terminal
-    ):
-        trace = read_trace(step, traced[step], skipped)
-        drawn = sorted(
-            ((page_prompt(number, prompt), prompt.audio) for number, prompt in trace.prompts.items()),
-            key=lambda pair: -pair[0]["change"],
-        )
-        if len(drawn) > PROMPTS:
-            left_out.append(
-                f"the {len(drawn) - PROMPTS} of {len(drawn)} prompts of step {step} that LEAF changed least"
-            )
-        if drawn:
-            ranked[step] = [prompt for prompt, _ in drawn[:PROMPTS]]
-            audio_of[step] = [audio for _, audio in drawn[:PROMPTS]]
-    if not ranked:
-        raise ValueError(f"{folder}: no prompt can be read: {'; '.join(skipped[:3]) or 'the files are empty'}")
-
-    room, shown, too_large = TREE_BYTES, {step: [] for step in ranked}, 0
-    clips = Clips(folder)
-    for rank in range(PROMPTS):  # the first of every step, then the second
-        for step, prompts in ranked.items():
-            if rank >= len(prompts):
-                continue
-            prompt = prompts[rank]
-            size = len(json.dumps(prompt, **JSON).encode())
-            if size > room and any(shown.values()):
-                too_large += 1
-                continue
-            room -= size
-            prompt["audio"] = [clips.number(path) for path in audio_of[step][rank]]
-            shown[step].append(prompt)
-    if too_large:
-        left_out.append(f"{too_large} prompts that would make the page larger than {TREE_BYTES // 1_000_000} MB")
-    if clips.left_out:
-        left_out.append(f"the audio of {clips.left_out} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
-
+    chosen = _chosen_steps(folder, steps, left_out)
+    prompts = _changed_most(folder, chosen, left_out, skipped, console)
+    if not prompts:
+        raise ValueError(f"{folder}: no prompt can be read: {'; '.join(skipped[:3]) or 'the files hold none'}")
+    prompts = _that_fit(prompts, left_out)
+    clips = _add_audio(folder, prompts, left_out)
+    shown = sorted({step for step, _ in prompts})
     page = render(
         {
             "title": run.resolve().name,
-            "steps": [{"step": step, "prompts": prompts} for step, prompts in shown.items() if prompts],
-            "clips": clips.clips,
+            "steps": [{"step": step, "prompts": [own for at, own in prompts if at == step]} for step in shown],
+            "clips": clips,
             "left_out": left_out,
             "skipped": skipped,
         }
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
-    count = sum(map(len, shown.values()))
-    console.print(f"{count} trees of {len(shown)} steps, {len(page.encode()) / 1e6:.1f} MB: {out}", soft_wrap=True)
-    for title, sentences in (("Left out", left_out), ("Could not be read", skipped)):
-        for sentence in sentences:
-            console.print(f"{title}: {sentence}", markup=False, soft_wrap=True)
+    counts = f"{len(prompts)} trees of {len(shown)} step{'s' if len(shown) > 1 else ''}"
+    console.print(f"{counts}, {len(page.encode()) / 1e6:.1f} MB: {out}", markup=False, soft_wrap=True)
+    say_skipped("Left out", left_out, console)
+    say_skipped("Could not be read", skipped, console)
+
+
+def _chosen_steps(folder: Path, wanted: list[int] | None, left_out: list[str]) -> list[int]:
+    """The steps to show."""
+    traced = list(trace_files(folder))
+    missing = sorted(set(wanted or ()) - set(traced))
+    if missing:
+        raise ValueError(f"{folder}: no trace of step {missing[0]}; there are {', '.join(map(str, traced))}")
+    chosen = sorted(set(wanted)) if wanted else _evenly(traced, STEPS)
+    if len(chosen) < len(traced):
+        left_out.append(f"{len(traced) - len(chosen)} of {len(traced)} traced steps (choose with --steps)")
+    return chosen
+
+
+def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: list[str], console: Console) -> Prompts:
+    """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
+    ranked: list[Prompts] = []
+    for trace in read_traces(folder, steps, "Reading traces", skipped, console):
+        own = [page_prompt(number, prompt) for number, prompt in trace.prompts.items()]
+        own.sort(key=lambda prompt: -prompt["change"])
+        if len(own) > PROMPTS:
+            least = f"the {len(own) - PROMPTS} of {len(own)} prompts of step {trace.step} that LEAF changed least"
+            left_out.append(least)
+        ranked.append([(trace.step, prompt) for prompt in own[:PROMPTS]])
+    return [prompts[rank] for rank in range(PROMPTS) for prompts in ranked if rank < len(prompts)]
+
+
+def _that_fit(prompts: Prompts, left_out: list[str]) -> Prompts:
+    """As many prompts as ``TREE_BYTES`` allow, and at least one."""
+    room = TREE_BYTES
+    fitting: Prompts = []
+    for step, prompt in prompts:
+        size = len(json.dumps(prompt, **JSON).encode())
+        if size <= room or not fitting:
+            fitting.append((step, prompt))
+            room -= size
+    if len(fitting) < len(prompts):
+        too_many = len(prompts) - len(fitting)
+        left_out.append(f"{too_many} prompts that would make the page larger than {TREE_BYTES // 1_000_000} MB")
+    return fitting
+
+
+def _add_audio(folder: Path, prompts: Prompts, left_out: list[str]) -> list[dict]:
+    """The clips of the page; the paths in the prompts become their numbers."""
+    clips = Clips(folder)
+    for _, prompt in prompts:
+        prompt["audio"] = [clips.number(path) for path in prompt["audio"]]
+    if clips.left_out:
+        left_out.append(f"the audio of {clips.left_out} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
+    return clips.clips
 
 
 def page_prompt(number: int, prompt: Prompt) -> dict:
@@ -116,30 +130,21 @@ def page_prompt(number: int, prompt: Prompt) -> dict:
         prompt: the line.
 
     Returns:
-        A dictionary that becomes JSON. ``change`` is the mean of ``|A_LEAF - A_GRPO|`` over the policy's tokens.
+        A dictionary that becomes JSON, once the paths in ``audio`` are numbers of clips. ``change`` is the mean of
+        ``|A_LEAF - A_GRPO|`` over the policy's tokens.
     """
     grpo = grpo_advantages([response.reward for response in prompt.responses])
-    difference = [
-        abs(span.advantage - paid)
-        for response, paid in zip(prompt.responses, grpo, strict=True)
-        for span in response.spans
-        for written in response.policy[span.start : span.end]
-        if written
-    ]
+    changes = [change for pair in zip(prompt.responses, grpo, strict=True) for change in _changes(*pair)]
     return {
         "id": number,
         "source": str(prompt.data_source),
         "prompt": prompt.prompt,
         "reference": _text(prompt.reference),
+        "audio": prompt.audio,
         "rootValue": prompt.root_value,
-        "change": statistics.fmean(difference) if difference else 0.0,
+        "change": statistics.fmean(changes) if changes else 0.0,
         "boundaries": [
-            {
-                "position": boundary.position,
-                "response": boundary.response,
-                "fired": prompt.fired(index),
-                "usable": prompt.usable(index),
-            }
+            {**boundary.model_dump(), "fired": prompt.fired(index), "usable": prompt.usable(index)}
             for index, boundary in enumerate(prompt.boundaries)
         ],
         "nodes": [node.model_dump() for node in prompt.nodes],
@@ -155,6 +160,14 @@ def page_prompt(number: int, prompt: Prompt) -> dict:
         ],
         "edges": [_page_edge(prompt, grpo, edge) for edge in prefix_trie(prompt)],
     }
+
+
+def _changes(response: Response, grpo: float) -> Iterator[float]:
+    """``|A_LEAF - A_GRPO|`` of each token that the policy wrote."""
+    for span in response.spans:
+        for written in response.policy[span.start : span.end]:
+            if written:
+                yield abs(span.advantage - grpo)
 
 
 def _page_edge(prompt: Prompt, grpo: list[float], edge: Edge) -> dict:
@@ -180,7 +193,7 @@ def _page_edge(prompt: Prompt, grpo: list[float], edge: Edge) -> dict:
 
 
 def grpo_advantages(rewards: list[float]) -> list[float]:
-    """What veRL's ``grpo`` pays each response of a group (``compute_grpo_outcome_advantage``, verl 0.9.1)."""
+    """What verl's ``grpo`` pays each response of a group (``compute_grpo_outcome_advantage``, verl 0.9.1)."""
     if len(rewards) == 1:
         return list(rewards)
     mean, std = statistics.fmean(rewards), statistics.stdev(rewards)
@@ -218,7 +231,7 @@ class Clips:
         return {"name": path, "url": "data:audio/mpeg;base64," + base64.b64encode(encoded).decode()}
 
 
-def encode(waveform) -> bytes:
+def encode(waveform: np.ndarray) -> bytes:
     """mp3 of a mono waveform at ``AUDIO_RATE``."""
     buffer = io.BytesIO()
     soundfile.write(

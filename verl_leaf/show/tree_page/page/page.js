@@ -212,7 +212,7 @@
     const [told, tell] = useState("");
     const highest = Math.max(...prompt.responses.flatMap((r) => r.surprisal.filter((s) => s !== null)), 1e-9);
     return html`<h2>Surprisal of every token</h2>
-      <div class="dim">A bar a token, up to ${highest.toFixed(2)} nats. A line stands at each selected boundary: solid where it cuts the response, dotted where the response has no node.</div>
+      <div class="dim">A bar per token, up to ${highest.toFixed(2)} nats. A line stands at each selected boundary: solid where it cuts the response, dotted where the response has no node.</div>
       <div class="readout">${told || "Point at a bar to see its token."}</div>
       ${prompt.responses.map((_, index) => html`<${Strip} key=${index} ...${{ prompt, index, highest, tell }} />`)}`;
   }
@@ -262,7 +262,7 @@
           <${Tree} key=${one} prompt=${prompt} view=${view} />
           <${Strips} key=${`strips ${one}`} prompt=${prompt} />
           <p class="notes">${KEYS.map(([key, does]) => html`<kbd>${key}</kbd> ${does} · `)} in the tree: arrows, <kbd>Enter</kbd> unfolds a long branch.
-            Numbers of branches are means over the responses that pass; GRPO is veRL’s, the z-score of the rewards.</p>
+            Numbers of branches are means over the responses that pass; GRPO is verl’s, the z-score of the rewards.</p>
           ${[["Left out", DATA.left_out], ["Could not be read", DATA.skipped]].map(([title, list]) => list.length > 0
             && html`<p class="notes">${title}: <span class="text">${list.join("; ")}</span></p>`)}
         </main>
