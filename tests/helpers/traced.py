@@ -52,7 +52,7 @@ def traced_prompt(
         "data_source": ["spoken"] * len(responses),
         "reward_model": [{"ground_truth": reference}] * len(responses),
     }
-    return prompts_of(LeafStep(tokens, -nats, mask, r, result, {}), rows, Words(pieces), Path())[0]
+    return prompts_of(LeafStep(tokens, -nats, mask, r, result), rows, Words(pieces), Path())[0]
 
 
 def write_trace(folder: Path, step: int, prompts: list[dict], end: str = "\n") -> Path:
