@@ -97,6 +97,19 @@ def test_what_does_not_go_with_sharing_is_named(configure, override, message):
         check_run(configure(*good, *([] if "attn" in override else [attention]), override))
 
 
+def test_lora_never_reaches_a_separate_rollout_engine(configure):
+    """verl issue 7495: the engine would go on with the first weights, and nothing would say so."""
+    separate = ("trainer.use_v1=True", "trainer.v1.trainer_mode=separate_async", "data.custom_cls.name=null")
+    lora = "actor_rollout_ref.model.lora_rank=8"
+    with pytest.raises(
+        ValueError, match="separate_async never sends LoRA updates .* or actor_rollout_ref.model.lora.merge=True"
+    ):
+        check_run(configure(*separate, lora))
+    check_run(configure(*separate))
+    check_run(configure(*separate, lora, "actor_rollout_ref.model.lora.merge=True"))
+    check_run(configure(*separate[::2], lora))
+
+
 def test_a_good_reward_for_each_data_source_passes(configure):
     check_run(
         configure(

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 from verl_leaf.models import FAMILIES
-from verl_leaf.patches import granite_mel
+from verl_leaf import patches
 
-granite_mel.install()
+patches.install()
 
 from transformers import (  # noqa: E402
     AudioFlamingo3Config,

@@ -16,7 +16,9 @@ Hook = Callable[[ModuleType], str]
 
 TESTED_VERSIONS = "Install the tested versions: see `verl-leaf doctor`"
 
-STATUS: dict[tuple[str, str], str] = {}  # (patch, module it patches) -> "waiting: ...", "active: ..." or "not needed: ..."
+STATUS: dict[
+    tuple[str, str], str
+] = {}  # (patch, module it patches) -> "waiting: ...", "active: ..." or "not needed: ..."
 
 
 class PatchError(RuntimeError):

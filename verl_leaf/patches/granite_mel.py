@@ -5,6 +5,7 @@ transformers/models/granite_speech/feature_extraction_granite_speech.py (5.10.4)
 same spectrogram is made with ``torch.stft`` and the filters of transformers.audio_utils.
 """
 
+import functools
 from types import ModuleType, SimpleNamespace
 
 import torch
@@ -42,6 +43,7 @@ def _patch(module: ModuleType) -> str:
     if "torchaudio" in vars(module):
         raise PatchError(f"{module.__name__} has a torchaudio although none is installed. {TESTED_VERSIONS}")
 
+    @functools.wraps(needs)
     def requires_backends(obj, backends):
         return needs(obj, [name for name in backends if name != "torchaudio"])
 

@@ -22,7 +22,9 @@ def _patch(trainer_module: ModuleType) -> str:
 
     @functools.wraps(original)
     def reduce_metrics(metrics):
-        norms = np.array(metrics.get("actor/grad_norm", []), dtype=float)  # one per update; the original averages in place
+        norms = np.array(
+            metrics.get("actor/grad_norm", []), dtype=float
+        )  # one per update; the original averages in place
         reduced = original(metrics)
         if norms.size:
             reduced[UPDATES], reduced[SKIPPED] = norms.size, int((~np.isfinite(norms)).sum())
