@@ -16,7 +16,7 @@ from tests.helpers import PROJECT
 from verl_leaf import estimator
 from verl_leaf.algorithm import CREDITS
 
-GROUPS = [json.loads(line) for line in open(PROJECT / "tests/algorithm/groups.jsonl")]
+GROUPS = [json.loads(line) for line in (PROJECT / "tests/algorithm/groups.jsonl").read_text().splitlines()]
 
 
 def as_batch(groups, field="rollout_log_probs", dtype=torch.float64):

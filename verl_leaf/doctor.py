@@ -1,5 +1,6 @@
 """``verl-leaf doctor``: what this environment has, or a model is, and the remedy where a run would break."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -223,18 +224,18 @@ def _patches(report: Report) -> bool:
     """Import what the patches patch, so that each says what it did; whether all fit the installed libraries."""
     from verl_leaf.patches import STATUS, PatchError
 
-    fit = True
-    for patch, module in list(STATUS):
-        try:
+    for _, module in STATUS:
+        with contextlib.suppress(PatchError, ImportError):  # the one shows in the status, the other is reported above
             importlib.import_module(module)
-        except PatchError as error:
-            report.broken("patch", f"{patch} does not fit {module}", str(error))
-            fit = False
-        except ImportError as error:  # what is missing is reported where it belongs
-            report.note("patch", f"{patch} waits for {module}, which does not load: {error}")
+    for (patch, module), status in STATUS.items():
+        found = f"{patch}, {module}: {status}"
+        if status.startswith("broken"):
+            report.broken("patch", found, "install the tested versions")
+        elif status.startswith("waiting"):
+            report.note("patch", found)
         else:
-            report.ok("patch", f"{patch}, {module}: {STATUS[patch, module]}")
-    return fit
+            report.ok("patch", found)
+    return not any(status.startswith("broken") for status in STATUS.values())
 
 
 def _torch_extensions(report: Report) -> None:

@@ -4,8 +4,8 @@ import inspect
 from types import ModuleType
 
 
-def changed(module: ModuleType, path: str) -> ModuleType:
-    """A copy of a module in which the function at ``path`` takes one more argument."""
+def changed(module: ModuleType, path: str, drop: str | None = None) -> ModuleType:
+    """A copy of a module in which the function at ``path`` takes one more argument, and one not that it took."""
     copy = ModuleType(module.__name__)
     vars(copy).update(vars(module))
     owner_name, _, name = path.rpartition(".")
@@ -19,7 +19,8 @@ def changed(module: ModuleType, path: str) -> ModuleType:
 
     signature = inspect.signature(function)
     more = inspect.Parameter("one_more", inspect.Parameter.KEYWORD_ONLY)
-    kept = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    left_out = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD or p.name == drop]
+    kept = [p for p in signature.parameters.values() if p not in left_out]
     other.__signature__ = signature.replace(parameters=[*kept, more])
     setattr(owner, name, other)
     return copy

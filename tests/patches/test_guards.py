@@ -1,6 +1,9 @@
 """Every patch notices when what it patches has changed, and says what it has done."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 import verl  # noqa: F401  (connects the plugin)
@@ -55,6 +58,12 @@ def test_what_is_gone_stops_the_patch(patch, module, name):
         hook(patch, module)(without(real, name))
 
 
+def test_a_replay_buffer_without_an_interval_stops_the_patch():
+    real = importlib.import_module(REPLAY_BUFFER)
+    with pytest.raises(PatchError, match=r"ReplayBuffer takes no poll_interval any more"):
+        hook("polling", REPLAY_BUFFER)(changed(real, "ReplayBuffer.__init__", drop="poll_interval"))
+
+
 def test_every_patch_is_guarded_here_and_tells_its_status():
     names = {patch.__name__.rpartition(".")[2] for patch in PATCHES}
     assert {patch for patch, *_ in (*GUARDED, *GONE)} == names == {patch for patch, _ in STATUS}
@@ -65,9 +74,18 @@ def test_every_patch_is_guarded_here_and_tells_its_status():
 
 
 def test_an_unused_patch_waits():
-    import subprocess
-    import sys
-
     code = "import verl_leaf.patches as p; p.install(); print(*(f'{name}={s}' for (name, _), s in p.STATUS.items()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "weight_socket=waiting: the module is not imported" in done.stdout
+
+
+def test_the_doctor_names_a_patch_that_does_not_fit():
+    code = (
+        "import verl.utils.metric as metric; metric.reduce_metrics = lambda other: other\n"
+        "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
+    )
+    environment = {**os.environ, "COLUMNS": "300"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert f"update_counts, {RAY_TRAINER}: broken: {RAY_TRAINER}.reduce_metrics takes (other)" in done.stdout
+    assert f"polling, {REPLAY_BUFFER}: active: " in done.stdout

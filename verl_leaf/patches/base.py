@@ -18,7 +18,7 @@ TESTED_VERSIONS = "Install the tested versions: see `verl-leaf doctor`"
 
 STATUS: dict[
     tuple[str, str], str
-] = {}  # (patch, module it patches) -> "waiting: ...", "active: ..." or "not needed: ..."
+] = {}  # (patch, module it patches) -> "waiting: ...", "active: ...", "not needed: ..." or "broken: ..."
 
 
 class PatchError(RuntimeError):
@@ -36,7 +36,11 @@ def attach(patch: ModuleType) -> None:
 
 def _recorded(hook: Hook, name: str) -> Callable[[ModuleType], None]:
     def run(module: ModuleType) -> None:
-        STATUS[name, module.__name__] = hook(module)
+        try:
+            STATUS[name, module.__name__] = hook(module)
+        except PatchError as error:
+            STATUS[name, module.__name__] = f"broken: {error}"
+            raise
 
     return run
 

@@ -7,10 +7,11 @@ the last one took: never more than a twentieth of a core, and never slower than 
 """
 
 import functools
+import inspect
 import time
 from types import ModuleType
 
-from verl_leaf.patches.base import expect
+from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
 
 PAUSE_PER_LOOK = 20.0  # seconds of sleep per second of looking
 SHORTEST_PAUSE = 0.05  # seconds
@@ -19,6 +20,8 @@ SHORTEST_PAUSE = 0.05  # seconds
 def _patch(module: ModuleType) -> str:
     buffer = module.ReplayBuffer
     construct = expect(module, "ReplayBuffer.__init__")
+    if "poll_interval" not in inspect.signature(construct).parameters:
+        raise PatchError(f"{module.__name__}.ReplayBuffer takes no poll_interval any more. {TESTED_VERSIONS}")
     look = expect(module, "ReplayBuffer._sync_metadata_from_transfer_queue", "self")
     expect(module, "ReplayBuffer._wait_for_next_poll", "self", "partition_id", "last_debug_time")
 
