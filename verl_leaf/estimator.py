@@ -216,7 +216,7 @@ def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -
         prompt = "" if index is None else f", prompt {index[row]},"
         raise RewardError(
             f"the reward of row {row}{prompt} is {token_level_rewards[row][wrong[row]][0].item()}, not a finite number "
-            f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function must return finite numbers",
+            f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function, and a KL penalty in the reward, must give finite numbers",
             row,
         )
 

@@ -14,6 +14,7 @@ from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
 
 from verl_leaf import estimator
 from verl_leaf.algorithm import leaf_advantages
+from verl_leaf.patches.advantage_batch import in_words
 
 RESPONSES = [[5, 6, 7, 8], [5, 6, 7], [5, 9, 7, 8], [5, 6, 2, 8]]
 REWARDS = [1.0, 0.5, 0.0, 0.8]
@@ -75,6 +76,15 @@ def test_the_legacy_trainers_metrics_have_what_leaf_says(data):
     metrics = ray_trainer.compute_data_metrics(batch=result, use_critic=False)
     assert metrics["leaf/boundaries_per_prompt"] == 1 and "critic/score/mean" in metrics
     json.dumps(result.meta_info)  # plain, because the trainer sends it on to its workers
+
+
+def test_a_prompt_is_named_without_its_bytes():
+    clip = {"type": "audio", "audio": {"bytes": b"RIFF", "path": "a.wav"}}
+    samples = {"type": "audio", "audio": {"array": [0.0], "sampling_rate": 16000}}
+    content = [clip, samples, {"type": "audio", "audio": "/b.wav"}, {"type": "text", "text": "and?"}]
+    messages = [{"role": "system", "content": "Listen."}, {"role": "user", "content": content}]
+    assert in_words(messages) == "'Listen. a.wav (audio) /b.wav and?'"
+    assert in_words([{"role": "user", "content": "x" * 301}]) == repr("x" * 300 + "...")
 
 
 @pytest.fixture

@@ -77,8 +77,8 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
             try:
                 check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch["uid"])
             except RewardError as error:
-                (prompt,) = fetch(["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
-                raise RewardError(f"{error}. The prompt: {prompt}", error.row) from None
+                (messages,) = fetch(["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
+                raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
             if "batch" in inspect.signature(estimator).parameters:
                 data.batch["responses"] = fetch(["responses"]).to_padded_tensor()["responses"]
             data.meta_info[REPORT] = steps.append
@@ -94,6 +94,19 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
 
     trainer_base.PPOTrainer._compute_advantage = _compute_advantage
     return "active: verl does not fetch the responses"
+
+
+def in_words(messages: list[dict], longest: int = 300) -> str:
+    """What chat messages say, cut to ``longest`` characters; audio and images by their path, never by their bytes."""
+    words = []
+    for message in messages:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            value = part.get(part["type"])
+            path = value.get("path") if isinstance(value, dict) else value
+            words.append(path if isinstance(path, str) else f"({part['type']})")
+    text = " ".join(words)
+    return repr(text if len(text) <= longest else text[:longest] + "...")
 
 
 def _trace(trainer, trees, fetch: Callable) -> None:
