@@ -10,6 +10,7 @@ def python(code, **environment):
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
+        check=False,
         env={**os.environ, "COLUMNS": "200", **environment},
     )
 

@@ -1,6 +1,7 @@
 """The estimators as veRL finds and calls them."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from tests.helpers import PROJECT
 from verl_leaf import estimator
+from verl_leaf.algorithm import CREDITS
 
-GROUPS = [json.loads(line) for line in open(PROJECT / "tests/algorithm/groups.jsonl")]
+GROUPS = [json.loads(line) for line in (PROJECT / "tests/algorithm/groups.jsonl").read_text().splitlines()]
 
 
 def as_batch(groups, field="rollout_log_probs", dtype=torch.float64):
@@ -77,11 +79,11 @@ def test_published_groups_through_verl(options):
     assert torch.equal(result["advantages"], result["returns"])
 
 
-def call(batch, index, config=None, **changes):
+def call(batch, index, config=None, name="leaf", report=None, **changes):
     batch = {**batch, **changes}
     rewards, mask = batch.pop("token_level_rewards"), batch.pop("response_mask")
-    return core_algos.get_adv_estimator_fn("leaf")(
-        token_level_rewards=rewards, response_mask=mask, index=index, config=config, batch=batch
+    return core_algos.get_adv_estimator_fn(name)(
+        token_level_rewards=rewards, response_mask=mask, index=index, config=config, batch=batch, report=report
     )
 
 
@@ -106,14 +108,35 @@ def test_dtype_of_the_rewards_is_kept():
     assert call(batch, index)[0].dtype == torch.float32
 
 
-def test_nan_names_the_prompt_and_the_row():
+def test_nan_log_probabilities_name_the_prompt_and_the_row():
     batch, index = as_batch(DEFAULT)
     row = 5
-    for field in ("rollout_log_probs", "token_level_rewards"):
-        spoilt = batch[field].clone()
-        spoilt[row, 0] = float("nan")
-        with pytest.raises(ValueError, match=f"row {row}, prompt {index[row]}, hold NaN"):
-            call(batch, index, **{field: spoilt})
+    spoilt = batch["rollout_log_probs"].clone()
+    spoilt[row, 0] = float("nan")
+    with pytest.raises(ValueError, match=f"row {row}, prompt {index[row]}, hold NaN"):
+        call(batch, index, rollout_log_probs=spoilt)
+
+
+@pytest.mark.parametrize("name", [*estimator.ESTIMATORS, "grpo", "reinforce_plus_plus"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_a_reward_that_is_not_finite_stops_any_estimator(name, value):
+    """verl's own would make every advantage of the prompt NaN, skip every update, and end as a success."""
+    batch, index = as_batch(DEFAULT)
+    row = 5
+    batch["token_level_rewards"][row, 1] = float(value)
+    message = rf"the reward of row {row}, prompt {index[row]}, is {value}, not a finite number \(1 of {len(index)} rows"
+    data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
+    with pytest.raises(ValueError, match=message):
+        compute_advantage(data, name, config=OmegaConf.create({}))
+
+
+@pytest.mark.parametrize("name", estimator.ESTIMATORS)
+def test_our_estimators_refuse_such_a_reward_from_any_caller(name):
+    batch, index = as_batch(DEFAULT)
+    batch["token_level_rewards"][5, 1] = float("inf")
+    with pytest.raises(estimator.RewardError, match="is inf, not a finite number") as raised:
+        call(batch, index, name=name)
+    assert raised.value.row == 5
 
 
 def test_missing_fields_are_named():
@@ -133,11 +156,53 @@ def test_grpo_floored_is_the_papers_baseline():
     torch.testing.assert_close(advantages, expected)
 
 
-def test_a_step_is_taken_once():
+def test_a_step_is_reported():
     batch, index = as_batch(DEFAULT)
-    estimator.take_step()
-    call(batch, index)
-    metrics = estimator.take_step().metrics
-    assert len(metrics) >= 9 and all(name.startswith("leaf/") for name in metrics)
-    assert 0 < metrics["leaf/seconds"] < 60
-    assert estimator.take_step() is None
+    steps = []
+    advantages, _ = call(batch, index, report=steps.append)
+    (step,) = steps
+    assert len(step.metrics) >= 9 and all(name.startswith("leaf/") for name in step.metrics)
+    assert all(type(value) is float for value in step.metrics.values())
+    assert 0 < step.metrics["leaf/seconds"] < 60
+    assert torch.equal(step.trees.result.advantages, advantages) and torch.equal(
+        step.trees.responses, batch["responses"]
+    )
+
+
+def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():
+    """verl's legacy trainer sends meta_info on to its workers."""
+    batch, index = as_batch(DEFAULT)
+    data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
+    (metrics,) = compute_advantage(data, "leaf", config=OmegaConf.create({})).meta_info.values()
+    assert len(metrics) >= 9 and all(type(value) is float for value in metrics.values())
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"forks": 3, "deep": 1},
+            "algorithm.leaf has no option deep, forks; valid: fork_budget, min_prefix_tokens, credit, ",
+        ),
+        ({"fork_budget": -1}, "algorithm.leaf.fork_budget=-1: valid are the integers from 0 on"),
+        ({"fork_budget": True}, "algorithm.leaf.fork_budget=True: valid are the integers from 0 on"),
+        ({"min_prefix_tokens": 1.0}, "algorithm.leaf.min_prefix_tokens=1.0: valid are the integers from 0 on"),
+        ({"trace_every": 0}, "algorithm.leaf.trace_every=0: valid are the integers from 1 on"),
+        ({"trace_every": "2"}, "algorithm.leaf.trace_every='2': valid are the integers from 1 on"),
+        ({"trace_dir": 7}, "algorithm.leaf.trace_dir=7: valid are the path of a folder, and null"),
+        ({"credit": None}, "algorithm.leaf.credit=None: valid are both, global, local"),
+        ({"surprisal": "new"}, "algorithm.leaf.surprisal='new': valid are rollout, old"),
+        (3, "algorithm.leaf=3: must be a mapping of options to values"),
+    ],
+)
+def test_a_bad_option_is_named_with_the_valid_ones(given, message):
+    with pytest.raises(ValueError) as raised:
+        estimator.LeafOptions.parse(OmegaConf.create({"leaf": given}))
+    assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
+def test_options_that_are_not_given_have_the_papers_values():
+    for config in (None, OmegaConf.create({}), OmegaConf.create({"leaf": None}), {"leaf": {}}):
+        assert estimator.LeafOptions.parse(config) == estimator.LeafOptions(fork_budget=2, min_prefix_tokens=1)
+    assert estimator.LeafOptions.parse({"leaf": {"fork_budget": 0}}).fork_budget == 0
+    assert get_args(estimator.LeafOptions.model_fields["credit"].annotation) == CREDITS

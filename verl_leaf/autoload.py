@@ -1,4 +1,4 @@
-"""``verl.plugins`` entry point. veRL imports it and calls nothing (verl/__init__.py), so importing it is the call."""
+"""``verl.plugins`` entry point. verl imports it and calls nothing (verl/__init__.py), so importing it is the call."""
 
 from verl_leaf.plugin import connect_verl
 

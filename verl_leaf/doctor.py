@@ -1,5 +1,6 @@
 """``verl-leaf doctor``: what this environment has, or a model is, and the remedy where a run would break."""
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
@@ -26,17 +27,6 @@ ALSO_TESTED = {
     "tensordict": ("0.10.0",),
     "TransferQueue": ("0.1.11",),
 }
-
-# Modules of veRL whose import lets the post-import hooks of the patches run.
-PATCHED_MODULES = (
-    "verl.utils.tokenizer.tokenizer",
-    "verl.trainer.ppo.ray_trainer",
-    "verl.trainer.ppo.v1.trainer_base",
-    "verl.utils.config",
-    "verl.utils.distributed",
-    "verl.utils.model",
-    "verl.workers.engine.fsdp.transformer_impl",
-)
 
 
 class Report:
@@ -73,8 +63,9 @@ def examine() -> int:
     report.ok("python", platform.python_version())
     _versions(report)
     if _plugin(report):
+        if _patches(report):
+            _estimators(report)
         _vllm(report)
-        _patches(report)
     _torch_extensions(report)
     return report.show("This environment can train.")
 
@@ -165,10 +156,6 @@ def _versions(report: Report) -> None:
             continue
         if version.split("+")[0] in tested:
             report.ok(name, version)
-        elif name == "verl":
-            report.broken(
-                name, version, f"the patches are written for {' or '.join(tested)}: pip install verl=={tested[0]}"
-            )
         else:
             report.note(name, f"{version}, tested with {' and '.join(tested)}")
 
@@ -182,9 +169,6 @@ def _plugin(report: Report) -> bool:
     try:
         importlib.import_module("verl")
         from verl_leaf import plugin
-
-        for module in PATCHED_MODULES:
-            importlib.import_module(module)
     except (Exception, SystemExit) as error:
         report.broken("plugin", "it does not load", str(error))
         return False
@@ -192,17 +176,21 @@ def _plugin(report: Report) -> bool:
         report.broken("plugin", "veRL did not load it", f"VERL_USE_EXTERNAL_PLUGINS={policy} shuts it out: unset it")
         return False
     report.ok("plugin", "loaded by `import verl`")
+    return True
 
+
+def _estimators(report: Report) -> None:
     from verl.plugin.platform import get_platform
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
+    from verl_leaf.estimator import ESTIMATORS
+
     report.ok("platform", get_platform().device_name)
-    for name in ("leaf", "grpo_floored"):
+    for name in ESTIMATORS:
         if name in ADV_ESTIMATOR_REGISTRY:
             report.ok("estimator", name)
         else:
             report.broken("estimator", f"{name} is not registered", "reinstall verl-leaf")
-    return True
 
 
 def _vllm(report: Report) -> None:
@@ -239,11 +227,22 @@ def _vllm(report: Report) -> None:
         report.broken("model classes", f"{type(error).__name__}: {error}", f"install the tested vLLM: {extra}")
 
 
-def _patches(report: Report) -> None:
-    from verl_leaf.patches import STATUS
+def _patches(report: Report) -> bool:
+    """Import what the patches patch, so that each says what it did; whether all fit the installed libraries."""
+    from verl_leaf.patches import STATUS, PatchError
 
-    for name, status in STATUS.items():
-        report.ok("patch", f"{name} {status}")
+    for _, module in STATUS:
+        with contextlib.suppress(PatchError, ImportError):  # the one shows in the status, the other is reported above
+            importlib.import_module(module)
+    for (patch, module), status in STATUS.items():
+        found = f"{patch}, {module}: {status}"
+        if status.startswith("broken"):
+            report.broken("patch", found, "install the tested versions")
+        elif status.startswith("waiting"):
+            report.note("patch", found)
+        else:
+            report.ok("patch", found)
+    return not any(status.startswith("broken") for status in STATUS.values())
 
 
 def _torch_extensions(report: Report) -> None:

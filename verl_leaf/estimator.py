@@ -1,70 +1,105 @@
-"""The advantage estimators as veRL calls them: unpack, compute, pack. The maths is in :mod:`verl_leaf.algorithm`."""
+"""The advantage estimators as verl calls them: unpack, compute, pack. The maths is in :mod:`verl_leaf.algorithm`."""
 
 import functools
 import logging
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from typing_extensions import Self
 
-from verl_leaf.algorithm import CREDITS, LeafAdvantages, grpo_floored_advantages, leaf_advantages, leaf_metrics
+from verl_leaf.algorithm import LeafAdvantages, grpo_floored_advantages, leaf_advantages, leaf_metrics
 
-logger = logging.getLogger("verl.leaf")  # veRL gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
 
 
-@dataclass(frozen=True)
-class LeafOptions:
-    """``algorithm.leaf`` in veRL's configuration."""
+class Options(BaseModel):
+    """A section of ``algorithm`` in verl's configuration. A field's description says what values are valid."""
 
-    fork_budget: int = 2  # B, the most boundaries of a group
-    min_prefix_tokens: int = 1  # m, the earliest position that may be a boundary
-    credit: str = "both"  # both, or for ablations: global, local
-    surprisal: str = "rollout"  # rollout: under the distribution that was sampled from; old: under the actor's
-    trace_dir: str | None = None  # folder to write the trees of a step to, see verl_leaf.traces.writer
-    trace_every: int = 10  # steps from one trace to the next
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    section: ClassVar[str]
 
     @classmethod
-    def parse(cls, algorithm_config) -> "LeafOptions":
-        """Read the options from veRL's ``algorithm`` section.
+    def parse(cls, algorithm_config) -> Self:
+        """Read the options from verl's ``algorithm`` section.
 
         Raises:
             ValueError: an option or a value is unknown; the message lists the valid ones.
         """
-        given = dict((algorithm_config.get("leaf") if algorithm_config is not None else None) or {})
-        valid = [field.name for field in fields(cls)]
-        unknown = sorted(set(given) - set(valid))
+        given = algorithm_config.get(cls.section) if algorithm_config is not None else None
+        if not isinstance(given, Mapping | None):
+            raise ValueError(f"algorithm.{cls.section}={given!r}: must be a mapping of options to values")
+        try:
+            return cls.model_validate(dict(given or {}))
+        except ValidationError as invalid:
+            raise ValueError(cls._in_a_line(invalid)) from invalid
+
+    @classmethod
+    def _in_a_line(cls, invalid: ValidationError) -> str:
+        first = invalid.errors()[0]
+        unknown = sorted(str(error["loc"][0]) for error in invalid.errors() if error["type"] == "extra_forbidden")
         if unknown:
-            raise ValueError(f"algorithm.leaf has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
-        options = cls(**given)
-        for name, least in (("fork_budget", 0), ("min_prefix_tokens", 0), ("trace_every", 1)):
-            value = getattr(options, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"algorithm.leaf.{name}={value!r}: valid are the integers from {least} on")
-        if not isinstance(options.trace_dir, str | None):
-            raise ValueError(
-                f"algorithm.leaf.trace_dir={options.trace_dir!r}: valid are the path of a folder, and null"
-            )
-        for name, values in (("credit", CREDITS), ("surprisal", ("rollout", "old"))):
-            if getattr(options, name) not in values:
-                raise ValueError(f"algorithm.leaf.{name}={getattr(options, name)!r}: valid are {', '.join(values)}")
-        return options
+            return f"algorithm.{cls.section} has no option {', '.join(unknown)}; valid: {', '.join(cls.model_fields)}"
+        name = first["loc"][0]
+        valid = cls.model_fields[name].description
+        return f"algorithm.{cls.section}.{name}={first['input']!r}: valid are {valid}"
+
+
+class LeafOptions(Options):
+    """``algorithm.leaf`` in verl's configuration."""
+
+    section: ClassVar[str] = "leaf"
+
+    # B, the most boundaries of a group
+    fork_budget: int = Field(2, strict=True, ge=0, description="the integers from 0 on")
+    # m, the earliest position that may be a boundary
+    min_prefix_tokens: int = Field(1, strict=True, ge=0, description="the integers from 0 on")
+    # global and local are for ablations
+    credit: Literal["both", "global", "local"] = Field("both", description="both, global, local")
+    # under the distribution that was sampled from, or under the actor's
+    surprisal: Literal["rollout", "old"] = Field("rollout", description="rollout, old")
+    # folder to write the trees of a step to, see verl_leaf.traces.writer
+    trace_dir: str | None = Field(None, description="the path of a folder, and null")
+    # steps from one trace to the next
+    trace_every: int = Field(10, strict=True, ge=1, description="the integers from 1 on")
 
 
 @dataclass(frozen=True)
 class LeafStep:
-    """One call of :func:`leaf`: what it was given, what it computed, and its metrics under the tracker's names."""
+    """One call of :func:`leaf`: what it was given, and what it computed."""
 
     responses: torch.Tensor  # [N, T]
     log_probs: torch.Tensor  # [N, T]
     mask: torch.Tensor  # [N, T] bool
     rewards: torch.Tensor  # [N]
     result: LeafAdvantages
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an estimator has to say about a call: metrics under the tracker's names and, of LEAF, the trees."""
+
     metrics: dict[str, float]
+    trees: LeafStep | None = None
 
 
-_last_step: LeafStep | None = None
+Report = Callable[[Step], Any]
+
+
+class RewardError(ValueError):
+    """A reward is not finite.
+
+    Attributes:
+        row: of the batch, the first whose reward it is.
+    """
+
+    def __init__(self, message: str, row: int):
+        super().__init__(message)
+        self.row = row
 
 
 def leaf(
@@ -74,6 +109,7 @@ def leaf(
     config=None,
     *,
     batch: Mapping[str, torch.Tensor],
+    report: Report | None = None,
     **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """LEAF advantages (arXiv 2606.07610), ``algorithm.adv_estimator=leaf``.
@@ -81,25 +117,25 @@ def leaf(
     Args:
         token_level_rewards: ``[N, T]`` float, their sum over a row is its terminal reward.
         response_mask: ``[N, T]``, 1 on tokens that the policy wrote.
-        index: ``[N]``, rows of one prompt have the same entry (veRL's ``uid``).
-        config: veRL's ``algorithm`` section; options under ``leaf``, see :class:`LeafOptions`.
+        index: ``[N]``, rows of one prompt have the same entry (verl's ``uid``).
+        config: verl's ``algorithm`` section; options under ``leaf``, see :class:`LeafOptions`.
         batch: holds ``responses`` ``[N, T]`` integer and ``rollout_log_probs`` ``[N, T]`` float, natural logarithms
             under the distribution that was sampled from. ``old_log_probs``, the actor's, serve where the engine returned
             none, and with ``surprisal=old``.
+        report: is called with the :class:`Step`.
 
     Returns:
         ``(advantages, returns)``, the same tensor twice: ``[N, T]`` in the dtype of the rewards, 0 outside the mask.
 
     Raises:
-        ValueError: an option is unknown, ``batch`` lacks a field, or a log-probability or reward is NaN.
+        ValueError: an option is unknown, ``batch`` lacks a field, a log-probability is NaN or a reward not finite.
     """
-    global _last_step
     began = time.perf_counter()
     options = LeafOptions.parse(config)
     mask = response_mask.bool()
     log_probs = _log_probs(batch, options.surprisal)
-    _refuse_nan("token_level_rewards", token_level_rewards.isnan(), index)
-    _refuse_nan("log-probabilities", log_probs.isnan() & mask, index)
+    check_rewards(token_level_rewards, index)
+    _refuse_nan(log_probs.isnan() & mask, index)
 
     rewards = token_level_rewards.sum(dim=-1)
     result = leaf_advantages(
@@ -113,9 +149,10 @@ def leaf(
         credit=options.credit,
     )
     advantages = result.advantages.to(token_level_rewards.dtype)
-    metrics = {f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()}
-    metrics["leaf/seconds"] = time.perf_counter() - began
-    _last_step = LeafStep(batch["responses"], log_probs, mask, rewards, result, metrics)
+    if report is not None:
+        metrics = {f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()}
+        metrics["leaf/seconds"] = time.perf_counter() - began
+        report(Step(metrics, LeafStep(batch["responses"], log_probs, mask, rewards, result)))
     return advantages, advantages
 
 
@@ -126,17 +163,62 @@ def grpo_floored(
 
     Arguments, shapes and result as in :func:`leaf`; ``std`` is the unbiased one of the prompt's rewards.
     """
+    check_rewards(token_level_rewards, index)
     rewards = token_level_rewards.sum(dim=-1)
     per_row = grpo_floored_advantages(rewards, _dense_groups(index, rewards.device))
     advantages = per_row.to(token_level_rewards.dtype).unsqueeze(-1) * response_mask
     return advantages, advantages
 
 
-def take_step() -> LeafStep | None:
-    """The last call of :func:`leaf`, once: ``None`` until the next."""
-    global _last_step
-    taken, _last_step = _last_step, None
-    return taken
+@dataclass(frozen=True)
+class Estimator:
+    """An estimator of ours.
+
+    Attributes:
+        compute: as verl calls it; a parameter ``batch`` brings it ``responses`` and what else verl has fetched, a
+            parameter ``report`` a function that takes its :class:`Step`.
+        options: its section of the configuration, if it has one.
+    """
+
+    compute: Callable[..., tuple[torch.Tensor, torch.Tensor]]
+    options: type[Options] | None = None
+
+    def parse_options(self, algorithm_config) -> Options | None:
+        """Its options in verl's ``algorithm`` section, if it has any.
+
+        Raises:
+            ValueError: see :meth:`Options.parse`.
+        """
+        return None if self.options is None else self.options.parse(algorithm_config)
+
+
+ESTIMATORS = {
+    "leaf": Estimator(leaf, LeafOptions),
+    "grpo_floored": Estimator(grpo_floored),
+}
+"""What ``algorithm.adv_estimator`` may name beside verl's own: registered, checked and known to the doctor from here."""
+
+
+def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -> None:
+    """Stop unless all rewards are finite.
+
+    Args:
+        token_level_rewards: ``[N, T]`` float.
+        index: ``[N]``, what the prompts are called; None if they are not.
+
+    Raises:
+        RewardError: the message names row, prompt and value.
+    """
+    wrong = ~token_level_rewards.isfinite()
+    rows = wrong.any(dim=-1).nonzero().flatten().tolist()
+    if rows:
+        row = rows[0]
+        prompt = "" if index is None else f", prompt {index[row]},"
+        raise RewardError(
+            f"the reward of row {row}{prompt} is {token_level_rewards[row][wrong[row]][0].item()}, not a finite number "
+            f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function, and a KL penalty in the reward, must give finite numbers",
+            row,
+        )
 
 
 def _dense_groups(index, device) -> torch.Tensor:
@@ -154,7 +236,7 @@ def _log_probs(batch: Mapping[str, torch.Tensor], surprisal: str) -> torch.Tenso
             return batch[field]
     raise ValueError(
         f"leaf needs responses, and {'old_log_probs' if surprisal == 'old' else 'rollout_log_probs or old_log_probs'} in "
-        f"its batch; it was given {', '.join(sorted(batch))}. veRL fills rollout_log_probs with "
+        f"its batch; it was given {', '.join(sorted(batch))}. verl fills rollout_log_probs with "
         "actor_rollout_ref.rollout.calculate_log_probs=True"
     )
 
@@ -164,11 +246,11 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def _refuse_nan(name: str, is_nan: torch.Tensor, index) -> None:
-    """Stop where ``is_nan`` ``[N, T]`` is True anywhere."""
+def _refuse_nan(is_nan: torch.Tensor, index: np.ndarray) -> None:
+    """Stop where ``is_nan`` ``[N, T]`` of the log-probabilities is True anywhere."""
     rows = is_nan.any(dim=-1).nonzero().flatten().tolist()
     if rows:
         raise ValueError(
-            f"{name} of row {rows[0]}, prompt {index[rows[0]]}, hold NaN ({len(rows)} of {len(is_nan)} rows do): the actor, "
-            "the rollout engine or the reward has diverged"
+            f"log-probabilities of row {rows[0]}, prompt {index[rows[0]]}, hold NaN ({len(rows)} of {len(is_nan)} rows do): "
+            "the actor or the rollout engine has diverged"
         )

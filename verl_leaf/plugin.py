@@ -1,10 +1,10 @@
-"""The wiring: everything the package gives to veRL and vLLM, which load it through their entry points.
+"""The wiring: everything the package gives to verl and vLLM, which load it through their entry points.
 
 Both swallow the errors of plugins (verl/__init__.py logs them at DEBUG level, vllm/plugins/__init__.py logs and goes
 on), and a half-connected process would train something else than it was asked to. So an error here ends the process
 with a message.
 
-What belongs to a veRL module is attached right after that module is imported, by wrapt's post-import hooks: a process
+What belongs to a verl module is attached right after that module is imported, by wrapt's post-import hooks: a process
 that never imports it pays nothing.
 """
 
@@ -21,7 +21,7 @@ connected = False
 
 
 def connect_verl() -> None:
-    """Connect the package to veRL in this process.
+    """Connect the package to verl in this process.
 
     Raises:
         SystemExit: the installed libraries are not as the package expects them; the message says what to do.
@@ -33,27 +33,27 @@ def connect_verl() -> None:
         _select_cpu_platform()
         wrapt.when_imported("verl.trainer.ppo.core_algos")(_register_estimators)
         wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_register_engine)
-        patches.install_for_verl()
+        patches.install()
     except Exception as error:
         traceback.print_exc()
         raise SystemExit(
-            f"verl-leaf could not connect to veRL: {error}\n"
-            "Run `verl-leaf doctor` for the remedy, or set VERL_USE_EXTERNAL_PLUGINS=none to use veRL without it."
+            f"verl-leaf could not connect to verl: {error}\n"
+            "Run `verl-leaf doctor` for the remedy, or set VERL_USE_EXTERNAL_PLUGINS=none to use verl without it."
         ) from error
     connected = True
 
 
 def register_vllm_models() -> None:
-    """``vllm.general_plugins`` entry point: our model classes and the patches of vLLM, in every vLLM process."""
+    """``vllm.general_plugins`` entry point: our model classes and the patches, in every vLLM process."""
     from vllm import ModelRegistry
 
     for family in FAMILIES.values():
         ModelRegistry.register_model(family.architecture, family.vllm_class)
-    patches.install_for_vllm()
+    patches.install()
 
 
 def _select_cpu_platform() -> None:
-    """Give veRL a CPU platform where the CPU build of vLLM is installed and no accelerator answers."""
+    """Give verl a CPU platform where the CPU build of vLLM is installed and no accelerator answers."""
     if not vllm_distribution.is_cpu_build():
         return
     from verl.plugin.platform import get_platform
@@ -74,8 +74,8 @@ def _register_configurations(_hydra) -> None:
 def _register_estimators(core_algos) -> None:
     from verl_leaf import estimator
 
-    core_algos.register_adv_est("leaf")(estimator.leaf)
-    core_algos.register_adv_est("grpo_floored")(estimator.grpo_floored)
+    for name, own in estimator.ESTIMATORS.items():
+        core_algos.register_adv_est(name)(own.compute)
 
 
 def _register_engine(_transformer_impl) -> None:

@@ -173,6 +173,19 @@ def test_a_path_that_verls_own_dataset_would_take_for_a_pattern(configure, tmp_p
     check_run(configure(f"data.train_files={tmp_path}/*/rows.parquet", *text))  # a pattern that is meant as one
 
 
+def test_lora_never_reaches_a_separate_rollout_engine(configure):
+    """verl issue 7495: the engine would go on with the first weights, and nothing would say so."""
+    separate = ("trainer.use_v1=True", "trainer.v1.trainer_mode=separate_async", "data.custom_cls.name=null")
+    lora = "actor_rollout_ref.model.lora_rank=8"
+    with pytest.raises(
+        ValueError, match="separate_async never sends LoRA updates .* or actor_rollout_ref.model.lora.merge=True"
+    ):
+        check_run(configure(*separate, lora))
+    check_run(configure(*separate))
+    check_run(configure(*separate, lora, "actor_rollout_ref.model.lora.merge=True"))
+    check_run(configure(*separate[::2], lora))
+
+
 def test_a_good_reward_for_each_data_source_passes(configure):
     check_run(
         configure(

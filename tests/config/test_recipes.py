@@ -182,5 +182,7 @@ def test_a_slurm_job_starts_a_cluster_and_the_recipe(tmp_path):
     head, worker, train = sorted(calls.read_text().splitlines(), key=lambda line: ("verl-leaf" in line, "two" in line))
     assert head == "--nodes=1 --ntasks=1 --nodelist=one ray start --head --port=20007 --num-gpus=4 --block"
     assert worker == "--nodes=1 --ntasks=1 --nodelist=two ray start --address=one:20007 --num-gpus=4 --block"
-    assert train.startswith("one:20007 verl-leaf train --runs runs/granite4.0_1b_leaf --config-name leaf_speech --family granite")
+    assert train.startswith(
+        "one:20007 verl-leaf train --runs runs/granite4.0_1b_leaf --config-name leaf_speech --family granite"
+    )
     assert "trainer.nnodes=2" in train and "trainer.n_gpus_per_node=4" in train and train.endswith("data.seed=3")

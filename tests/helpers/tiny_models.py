@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.helpers import tiny_configs
+from verl_leaf import patches
 from verl_leaf.models import FAMILIES
-from verl_leaf.patches import granite_mel
 
-granite_mel.install()
+patches.install()
 
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,

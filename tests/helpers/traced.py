@@ -52,7 +52,7 @@ def traced_prompt(
         "data_source": ["spoken"] * len(responses),
         "reward_model": [{"ground_truth": reference}] * len(responses),
     }
-    (prompt,) = prompts_of(LeafStep(tokens, -nats, mask, r, result, {}), rows, Words(pieces), Path())
+    (prompt,) = prompts_of(LeafStep(tokens, -nats, mask, r, result), rows, Words(pieces), Path())
     return prompt.model_dump()
 
 

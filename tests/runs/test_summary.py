@@ -16,8 +16,8 @@ SWAPPED = {**RIGHT, "output": "ja", "score": 0.0, "data_source": "x" + SWAPPED_A
 STEP = {
     "training/global_step": 1,
     "training/rollout_probs_diff_max": 1e-6,
-    "training/updates": 4,
-    "training/skipped_updates": 0,
+    "training/updates/sum": 4,
+    "training/skipped_updates/sum": 0,
     "timing_s/step": 9.0,
 }
 
@@ -101,7 +101,7 @@ def test_a_run_without_any_validation_or_step(run):
 @pytest.mark.parametrize("skipped, well", [(0, True), (1, True), (2, False), (10, False)])
 def test_updates_that_verl_skipped(run, skipped, well):
     metrics = [
-        (step, {**STEP, "training/updates": 1, "training/skipped_updates": int(step <= skipped)})
+        (step, {**STEP, "training/updates/sum": 1, "training/skipped_updates/sum": int(step <= skipped)})
         for step in range(1, 11)
     ]
     summary, text = shown(run(metrics, {10: [RIGHT, SWAPPED]}))
@@ -111,7 +111,7 @@ def test_updates_that_verl_skipped(run, skipped, well):
 
 
 def test_epochs_are_summed(run, tmp_path):
-    for number, step in ((1, {**STEP, "training/global_step": 5}), (2, {**STEP, "training/skipped_updates": 1})):
+    for number, step in ((1, {**STEP, "training/global_step": 5}), (2, {**STEP, "training/skipped_updates/sum": 1})):
         rows = {0: [SWAPPED, {**RIGHT, "score": 0.1}], step["training/global_step"]: [RIGHT, SWAPPED]}
         folder = run([(step["training/global_step"], step)], rows, path=tmp_path / f"epoch_{number}")
         summarise(folder, Console(quiet=True))

@@ -34,7 +34,7 @@ def step():
     mask[4] = False
     mask[1, 2] = False  # a token of a tool
     result = leaf_advantages(responses, -log_probs, rewards, mask, torch.tensor([0, 0, 0, 0, 1]))
-    return LeafStep(responses, log_probs, mask, rewards, result, {})
+    return LeafStep(responses, log_probs, mask, rewards, result)
 
 
 ROWS = {

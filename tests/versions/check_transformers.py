@@ -22,8 +22,8 @@ from verl_leaf.models import FAMILIES
 
 PROBE = """
 import re, sys, torch, transformers
-from verl_leaf.patches import granite_mel
-granite_mel.install()
+from verl_leaf import patches
+patches.install()
 from transformers import AutoConfig, AutoProcessor
 from verl_leaf.models import FAMILIES
 family = FAMILIES[AutoConfig.from_pretrained(sys.argv[1]).model_type]

@@ -9,14 +9,13 @@ from omegaconf import ListConfig, OmegaConf
 
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
-from verl_leaf.estimator import LeafOptions
+from verl_leaf.estimator import ESTIMATORS, LeafOptions
 from verl_leaf.sharing import SHARE_PROMPTS
 from verl_leaf.speech.options import Keys, check_options
 from verl_leaf.speech.parquet import RowFile
 from verl_leaf.speech.rows import check_columns, data_source_name, reference_texts
 
 REFERENCES_READ = 100  # of each data source, to see in what script they are
-GROUP_ESTIMATORS = ("leaf", "grpo_floored")
 
 
 def check_run(config) -> None:
@@ -25,19 +24,8 @@ def check_run(config) -> None:
     Raises:
         ValueError: LEAF or a speech model cannot work with it; the message names the setting and what to do.
     """
-    if config.algorithm.adv_estimator in GROUP_ESTIMATORS:
-        if config.algorithm.adv_estimator == "leaf":
-            options = LeafOptions.parse(config.algorithm)
-            if options.trace_dir is not None and not config.trainer.use_v1:
-                raise ValueError(
-                    "algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them"
-                )
-        n = config.actor_rollout_ref.rollout.n
-        if n < 2:
-            raise ValueError(
-                f"actor_rollout_ref.rollout.n={n}: {config.algorithm.adv_estimator} compares the responses to one "
-                "prompt and needs at least 2 of them (the paper uses 8)"
-            )
+    check_estimator(config)
+    check_lora(config)
     if is_speech_run(config):
         check_vllm()
         check_speech_model(config.actor_rollout_ref.model.path)
@@ -60,6 +48,41 @@ def check_run(config) -> None:
             check_reward(reward.name, options, _references(config.data))
         except ValueError as error:
             raise ValueError(f"reward.custom_reward_function: {error}") from error
+
+
+def check_estimator(config) -> None:
+    """Stop where an estimator of ours cannot work.
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    name = config.algorithm.adv_estimator
+    if name not in ESTIMATORS:
+        return
+    options = ESTIMATORS[name].parse_options(config.algorithm)
+    if isinstance(options, LeafOptions) and options.trace_dir is not None and not config.trainer.use_v1:
+        raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them")
+    n = config.actor_rollout_ref.rollout.n
+    if n < 2:
+        raise ValueError(
+            f"actor_rollout_ref.rollout.n={n}: {name} compares the responses to one prompt and needs at least 2 of them "
+            "(the paper uses 8)"
+        )
+
+
+def check_lora(config) -> None:
+    """Stop where a LoRA adapter would be trained and never reach the rollout engine (verl issue 7495).
+
+    Raises:
+        ValueError: the trainer is ``separate_async``.
+    """
+    model, trainer = config.actor_rollout_ref.model, config.trainer
+    has_lora = model.lora_rank > 0 or model.lora.rank > 0 or model.lora_adapter_path is not None
+    if trainer.use_v1 and trainer.v1.trainer_mode == "separate_async" and has_lora and not model.lora.merge:
+        raise ValueError(
+            "trainer.v1.trainer_mode=separate_async never sends LoRA updates to the rollout engine (verl issue 7495), which "
+            "would go on with the first weights: take sync or colocate_async, or actor_rollout_ref.model.lora.merge=True"
+        )
 
 
 def is_speech_run(config) -> bool:

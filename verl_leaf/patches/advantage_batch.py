@@ -1,116 +1,136 @@
-"""veRL hands an advantage estimator rewards, mask and index, but not the tokens and log-probabilities.
+"""verl hands an advantage estimator rewards, mask and index, but not the tokens and log-probabilities.
 
 verl/trainer/ppo/ray_trainer.py compute_advantage (0.9.1) passes ``batch`` to GDPO by name only, and
-verl/trainer/ppo/v1/trainer_base.py PPOTrainer._compute_advantage does not fetch ``responses``. veRL's pull request 7473
+verl/trainer/ppo/v1/trainer_base.py PPOTrainer._compute_advantage does not fetch ``responses``. verl's pull request 7473
 proposes to pass ``batch`` to every estimator whose signature takes it. Until then this does the same for estimators with
-a parameter called ``batch``; where veRL passes one itself, veRL's wins.
+a parameter called ``batch``; where verl passes one itself, verl's wins.
 
-The same place lets LEAF say what it did: its metrics join those of the trainer's step, and its trees are traced
-(:mod:`verl_leaf.traces.writer`; by the V1 trainer only).
+An estimator with a parameter called ``report`` is given a function that takes what it has to say about the step
+(:class:`verl_leaf.estimator.Step`): its metrics join those of the trainer's step, its trees are traced
+(:mod:`verl_leaf.traces.writer`; by the V1 trainer only). And a step with a reward that is not finite is stopped, whatever
+the estimator: verl would skip its updates and go on.
 """
 
 import functools
 import inspect
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
-import wrapt
+from verl_leaf.patches.base import expect, rebind, replaced
 
-from verl_leaf.patches.base import STATUS, expect_parameters, rebind
-
-_fetched: dict = {}  # fields of the current batch that the V1 trainer does not fetch itself
-
-
-def install() -> None:
-    wrapt.when_imported("verl.trainer.ppo.ray_trainer")(_patch_compute_advantage)
-    wrapt.when_imported("verl.trainer.ppo.v1.trainer_base")(_patch_v1_trainer)
+# In DataProto.meta_info, which the legacy trainer sends on to its workers: so plain floats only, unless asked for more.
+METRICS = "verl_leaf/metrics"
+REPORT = "verl_leaf/report"  # a function that takes the whole step, for the time of the call
 
 
-def _patch_compute_advantage(ray_trainer) -> None:
-    original = ray_trainer.compute_advantage
-    expect_parameters(
-        original, "data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config"
-    )
+def _patch_compute_advantage(ray_trainer: ModuleType) -> str:
+    from verl_leaf.estimator import check_rewards
+
+    given = ("data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config")
+    original = expect(ray_trainer, "compute_advantage", *given)
+    find = expect(ray_trainer.core_algos, "get_adv_estimator_fn", "name_or_enum")
+    data_metrics = expect(ray_trainer, "compute_data_metrics", "batch", "use_critic")
 
     @functools.wraps(original)
     def compute_advantage(data, adv_estimator, *args, **kwargs):
-        with _bound_batch(ray_trainer.core_algos, adv_estimator, data):
+        check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch.get("uid"))
+        report = data.meta_info.pop(REPORT, lambda step: data.meta_info.update({METRICS: step.metrics}))
+
+        def bound(name_or_enum):
+            return _bind(find(name_or_enum), batch=data.batch, report=report)
+
+        with replaced(ray_trainer.core_algos, "get_adv_estimator_fn", bound):
             return original(data, adv_estimator, *args, **kwargs)
 
-    rebind(original, compute_advantage)
-
     # The legacy trainer computes advantages in the middle of `fit`; this is the next it does to its metrics.
-    data_metrics = ray_trainer.compute_data_metrics
-    expect_parameters(data_metrics, "batch", "use_critic")
-
     @functools.wraps(data_metrics)
-    def compute_data_metrics(*args, **kwargs):
-        from verl_leaf import estimator
+    def compute_data_metrics(batch, *args, **kwargs):
+        return {**data_metrics(batch, *args, **kwargs), **batch.meta_info.get(METRICS, {})}
 
-        step = estimator.take_step()
-        return {**data_metrics(*args, **kwargs), **(step.metrics if step else {})}
-
+    rebind(original, compute_advantage)
     ray_trainer.compute_data_metrics = compute_data_metrics
-    STATUS["advantage_batch"] = "active: veRL passes `batch` to GDPO only"
+    return "active: verl passes `batch` to GDPO only"
 
 
-@contextmanager
-def _bound_batch(core_algos, name, data):
-    """Register, for the time of one call, the estimator with ``batch`` as a default argument."""
-    if not _takes_batch(core_algos, name):
-        yield
-        return
-    registry = core_algos.ADV_ESTIMATOR_REGISTRY
-    estimator = registry[name]
-    registry[name] = functools.partial(estimator, batch={**_fetched, **dict(data.batch.items())})
-    try:
-        yield
-    finally:
-        registry[name] = estimator
+def _bind(estimator: Callable, **offered: Any) -> Callable:
+    """The estimator with those of the offered arguments that its signature has."""
+    parameters = inspect.signature(estimator).parameters
+    return functools.partial(estimator, **{name: value for name, value in offered.items() if name in parameters})
 
 
-def _takes_batch(core_algos, name) -> bool:
-    estimator = core_algos.ADV_ESTIMATOR_REGISTRY.get(name)
-    return estimator is not None and "batch" in inspect.signature(estimator).parameters
+def _patch_v1_trainer(trainer_base: ModuleType) -> str:
+    from verl_leaf.estimator import RewardError, check_rewards
 
-
-def _patch_v1_trainer(trainer_base) -> None:
-    original = trainer_base.PPOTrainer._compute_advantage
-    expect_parameters(original, "self", "batch", "metrics")
-    traces = None
+    original = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
 
     @functools.wraps(original)
     def _compute_advantage(self, batch, metrics):
-        from verl_leaf import estimator
-        from verl_leaf.traces import writer as trace
+        steps = []
+        compute = trainer_base.compute_advantage_for_multi_trajectories
+        estimator = trainer_base.core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
 
-        nonlocal traces
-        traces = traces or trace.TraceWriter()
+        def fetch(fields, keys=batch.keys):
+            return trainer_base.tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
 
-        def fetch(fields):
-            return trainer_base.tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+        def with_responses(data, *args, **kwargs):
+            try:
+                check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch["uid"])
+            except RewardError as error:
+                (messages,) = fetch(["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
+                raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
+            if "batch" in inspect.signature(estimator).parameters:
+                data.batch["responses"] = fetch(["responses"]).to_padded_tensor()["responses"]
+            data.meta_info[REPORT] = steps.append
+            return compute(data, *args, **kwargs)
 
-        if _takes_batch(trainer_base.core_algos, self.config.algorithm.adv_estimator):
-            _fetched.update(fetch(["responses"]).to_padded_tensor().items())
-        try:
+        with replaced(trainer_base, "compute_advantage_for_multi_trajectories", with_responses):
             result = original(self, batch, metrics)
-        finally:
-            _fetched.clear()
-        step = estimator.take_step()
-        if step is not None:
+        for step in steps:
             metrics.update(step.metrics)
-            traces.write(
-                estimator.LeafOptions.parse(self.config.algorithm),
-                self.global_steps,
-                step,
-                lambda: _columns(fetch(trace.FIELDS)),
-                self.tokenizer,
-                append=self.local_trigger_step > 0,
-            )
+            if step.trees is not None:
+                _trace(self, step.trees, fetch)
         return result
 
     trainer_base.PPOTrainer._compute_advantage = _compute_advantage
+    return "active: verl does not fetch the responses"
+
+
+def in_words(messages: list[dict], longest: int = 300) -> str:
+    """What chat messages say, cut to ``longest`` characters; audio and images by their path, never by their bytes."""
+    words = []
+    for message in messages:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            value = part.get(part["type"])
+            path = value.get("path") if isinstance(value, dict) else value
+            words.append(path if isinstance(path, str) else f"({part['type']})")
+    text = " ".join(words)
+    return repr(text if len(text) <= longest else text[:longest] + "...")
+
+
+def _trace(trainer, trees, fetch: Callable) -> None:
+    """Write the trees of a V1 trainer's step, if they are asked for."""
+    from verl_leaf.estimator import LeafOptions
+    from verl_leaf.traces import writer
+
+    traces = trainer.__dict__.setdefault("leaf_traces", writer.TraceWriter())
+    traces.write(
+        LeafOptions.parse(trainer.config.algorithm),
+        trainer.global_steps,
+        trees,
+        lambda: _columns(fetch(writer.FIELDS)),
+        trainer.tokenizer,
+        append=trainer.local_trigger_step > 0,
+    )
 
 
 def _columns(fields) -> dict[str, list]:
-    """A TensorDict with nested tensors and other objects as lists, an entry a row."""
+    """A TensorDict with nested tensors and other objects as lists, an entry per row."""
     return {name: list(fields[name]) for name in fields.keys()}  # noqa: SIM118  (items() would give stacks)
+
+
+HOOKS = {
+    "verl.trainer.ppo.ray_trainer": _patch_compute_advantage,
+    "verl.trainer.ppo.v1.trainer_base": _patch_v1_trainer,
+}

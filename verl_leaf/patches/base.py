@@ -1,32 +1,88 @@
-"""What every patch needs: a guard, a record and a way to replace a function everywhere it was imported to."""
+"""What every patch needs: hooks on the modules it patches, guards, a record, and ways to replace a function.
+
+A patch is a module with ``HOOKS``: the name of each module that it patches, and a function that is called with that
+module right after it is imported. It returns the status of the patch: ``active: why`` or ``not needed: why``.
+"""
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
-STATUS: dict[str, str] = {}  # patch -> "active: why" or "not needed: why"
+import wrapt
+
+Hook = Callable[[ModuleType], str]
+
+TESTED_VERSIONS = "Install the tested versions: see `verl-leaf doctor`"
+
+STATUS: dict[
+    tuple[str, str], str
+] = {}  # (patch, module it patches) -> "waiting: ...", "active: ...", "not needed: ..." or "broken: ..."
 
 
 class PatchError(RuntimeError):
     """The library is not as the patch expects it."""
 
 
-def expect_parameters(function: Callable, *names: str) -> None:
-    """Stop unless a function takes exactly these parameters.
+def attach(patch: ModuleType) -> None:
+    """Let each hook of a patch run when its module is imported, or now where it is already; once per process."""
+    name = patch.__name__.rpartition(".")[2]
+    for module, hook in patch.HOOKS.items():
+        if (name, module) not in STATUS:
+            STATUS[name, module] = "waiting: the module is not imported"
+            wrapt.when_imported(module)(_recorded(hook, name))
+
+
+def _recorded(hook: Hook, name: str) -> Callable[[ModuleType], None]:
+    def run(module: ModuleType) -> None:
+        try:
+            STATUS[name, module.__name__] = hook(module)
+        except PatchError as error:
+            STATUS[name, module.__name__] = f"broken: {error}"
+            raise
+
+    return run
+
+
+def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
+    """A function of a library, if it is as the patch was written for.
+
+    Args:
+        module: that holds it.
+        path: its name there, as ``function`` or ``Class.method``.
+        parameters: the names of all its parameters; any will do if none are given.
 
     Raises:
-        PatchError: it takes others, so the library has changed under the patch.
+        PatchError: it is gone or takes other parameters, so the library has changed under the patch.
     """
+    function = module
+    for name in path.split("."):
+        if not hasattr(function, name):
+            raise PatchError(f"{module.__name__} has no {path} any more. {TESTED_VERSIONS}")
+        function = getattr(function, name)
     found = tuple(inspect.signature(function).parameters)
-    if found != names:
+    if parameters and found != parameters:
         raise PatchError(
-            f"{function.__module__}.{function.__qualname__} takes ({', '.join(found)}), the patch was written for "
-            f"({', '.join(names)}). Install the tested versions: see `verl-leaf doctor`"
+            f"{module.__name__}.{path} takes ({', '.join(found)}), the patch was written for ({', '.join(parameters)}). "
+            + TESTED_VERSIONS
         )
+    return function
 
 
 def rebind(original: Callable, replacement: Callable) -> None:
-    """Put a replacement under every name by which veRL's loaded modules hold the original."""
+    """Put a replacement under every name by which verl's loaded modules hold the original."""
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "verl" and vars(module).get(original.__name__) is original:
             setattr(module, original.__name__, replacement)
+
+
+@contextmanager
+def replaced(module: ModuleType, name: str, replacement: Callable) -> Iterator[None]:
+    """A function of a module is another one for the time of the block."""
+    original = vars(module)[name]
+    setattr(module, name, replacement)
+    try:
+        yield
+    finally:
+        setattr(module, name, original)

@@ -5,16 +5,14 @@ transformers/models/granite_speech/feature_extraction_granite_speech.py (5.10.4)
 same spectrogram is made with ``torch.stft`` and the filters of transformers.audio_utils.
 """
 
-from types import SimpleNamespace
+import functools
+from types import ModuleType, SimpleNamespace
 
 import torch
-import wrapt
 from transformers.audio_utils import mel_filter_bank
 from transformers.utils import is_torchaudio_available
 
-from verl_leaf.patches.base import STATUS, PatchError
-
-MODULE = "transformers.models.granite_speech.feature_extraction_granite_speech"
+from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
 
 
 class MelSpectrogram(torch.nn.Module):
@@ -38,25 +36,20 @@ class MelSpectrogram(torch.nn.Module):
         return (spectrum.abs().square().transpose(-1, -2) @ self.filters).transpose(-1, -2)
 
 
-def install() -> None:
+def _patch(module: ModuleType) -> str:
+    needs = expect(module, "requires_backends", "obj", "backends")
     if is_torchaudio_available():
-        STATUS["granite_mel"] = "not needed: torchaudio is installed"
-        return
-    wrapt.when_imported(MODULE)(_patch)
+        return "not needed: torchaudio is installed"
+    if "torchaudio" in vars(module):
+        raise PatchError(f"{module.__name__} has a torchaudio although none is installed. {TESTED_VERSIONS}")
 
-
-def _patch(module) -> None:
-    if "granite_mel" in STATUS:  # a process with both veRL and vLLM
-        return
-    if not callable(getattr(module, "requires_backends", None)) or hasattr(module, "torchaudio"):
-        raise PatchError(
-            f"{MODULE} is not as in transformers 5.10.4. Install the tested versions: see `verl-leaf doctor`"
-        )
-    needs = module.requires_backends
-
-    def requires_backends(instance, backends):
-        return needs(instance, [name for name in backends if name != "torchaudio"])
+    @functools.wraps(needs)
+    def requires_backends(obj, backends):
+        return needs(obj, [name for name in backends if name != "torchaudio"])
 
     module.requires_backends = requires_backends
     module.torchaudio = SimpleNamespace(transforms=SimpleNamespace(MelSpectrogram=MelSpectrogram))
-    STATUS["granite_mel"] = "active: Granite Speech's features need torchaudio, which is not installed"
+    return "active: Granite Speech's features need torchaudio, which is not installed"
+
+
+HOOKS = {"transformers.models.granite_speech.feature_extraction_granite_speech": _patch}

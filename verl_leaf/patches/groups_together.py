@@ -6,34 +6,26 @@ that is worth more than equal lengths. Only with ``share_prompts``, and only wit
 """
 
 import functools
+from types import ModuleType
 
-import wrapt
-
-from verl_leaf.patches.base import STATUS, expect_parameters
+from verl_leaf.patches.base import expect, replaced
 from verl_leaf.sharing import SHARE_PROMPTS
 
 
-def install() -> None:
-    wrapt.when_imported("verl.trainer.ppo.v1.trainer_base")(_patch)
-
-
-def _patch(module) -> None:
-    original, by_length = module.PPOTrainer._balance_batch, module.get_seqlen_balanced_partitions
-    expect_parameters(original, "self", "batch", "metrics", "logging_prefix", "keep_minibatch")
-    expect_parameters(by_length, "seqlen_list", "k_partitions", "equal_size")
+def _patch(trainer_base: ModuleType) -> str:
+    given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
+    original = expect(trainer_base, "PPOTrainer._balance_batch", *given)
+    expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
 
     @functools.wraps(original)
     def balance_batch(self, *args, **kwargs):
         if not self.config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
             return original(self, *args, **kwargs)
-        module.get_seqlen_balanced_partitions = in_order
-        try:
+        with replaced(trainer_base, "get_seqlen_balanced_partitions", in_order):
             return original(self, *args, **kwargs)
-        finally:
-            module.get_seqlen_balanced_partitions = by_length
 
-    module.PPOTrainer._balance_batch = balance_batch
-    STATUS["groups_together"] = "active: veRL spreads the rollouts of a prompt over the ranks"
+    trainer_base.PPOTrainer._balance_batch = balance_batch
+    return "active: verl spreads the rollouts of a prompt over the ranks"
 
 
 def in_order(seqlen_list: list[int], k_partitions: int, equal_size: bool) -> list[list[int]]:
@@ -42,3 +34,6 @@ def in_order(seqlen_list: list[int], k_partitions: int, equal_size: bool) -> lis
     if left or not equal_size:
         raise ValueError(f"{len(seqlen_list)} rows cannot be dealt out equally to {k_partitions} ranks")
     return [list(range(rank * size, (rank + 1) * size)) for rank in range(k_partitions)]
+
+
+HOOKS = {"verl.trainer.ppo.v1.trainer_base": _patch}

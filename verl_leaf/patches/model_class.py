@@ -1,25 +1,19 @@
-"""veRL gives the actor a Qwen2-Audio without a language-model head.
+"""verl gives the actor a Qwen2-Audio without a language-model head.
 
 verl/utils/model.py get_hf_auto_model_class (0.9.1) takes ``AutoModel`` for a configuration that no auto class of
 transformers maps, as it is for Qwen2-Audio. transformers' registry takes our class, but only as a class, already
-imported; so it is registered when veRL asks for the class of a speech model, and a text run imports nothing of speech.
+imported; so it is registered when verl asks for the class of a speech model, and a text run imports nothing of speech.
 """
 
 import functools
-
-import wrapt
+from types import ModuleType
 
 from verl_leaf.models import FAMILIES
-from verl_leaf.patches.base import STATUS, expect_parameters, rebind
+from verl_leaf.patches.base import expect, rebind
 
 
-def install() -> None:
-    wrapt.when_imported("verl.utils.model")(_patch)
-
-
-def _patch(model_module) -> None:
-    original = model_module.get_hf_auto_model_class
-    expect_parameters(original, "hf_config")
+def _patch(model_module: ModuleType) -> str:
+    original = expect(model_module, "get_hf_auto_model_class", "hf_config")
 
     @functools.wraps(original)
     def get_hf_auto_model_class(hf_config):
@@ -31,4 +25,7 @@ def _patch(model_module) -> None:
         return original(hf_config)
 
     rebind(original, get_hf_auto_model_class)
-    STATUS["model_class"] = "active: veRL knows no class with a language-model head for speech models"
+    return "active: verl knows no class with a language-model head for speech models"
+
+
+HOOKS = {"verl.utils.model": _patch}

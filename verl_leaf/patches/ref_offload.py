@@ -6,23 +6,19 @@ memory for.
 """
 
 import functools
+from types import ModuleType
 
-import wrapt
-
-from verl_leaf.patches.base import STATUS, expect_parameters
-
-
-def install() -> None:
-    wrapt.when_imported("verl.workers.engine.fsdp.transformer_impl")(_patch)
+from verl_leaf.patches.base import expect
 
 
-def _patch(transformer_impl) -> None:
+def _patch(transformer_impl: ModuleType) -> str:
     from verl.plugin.platform import get_platform
 
+    policy = expect(transformer_impl, "CPUOffloadPolicy", "pin_memory")
     if get_platform().device_name != "cpu":
-        STATUS["ref_offload"] = "not needed: there is an accelerator"
-        return
-    policy = transformer_impl.CPUOffloadPolicy
-    expect_parameters(policy, "pin_memory")
+        return "not needed: there is an accelerator"
     transformer_impl.CPUOffloadPolicy = functools.wraps(policy)(lambda pin_memory: policy(pin_memory=False))
-    STATUS["ref_offload"] = "active: no accelerator to pin memory for"
+    return "active: no accelerator to pin memory for"
+
+
+HOOKS = {"verl.workers.engine.fsdp.transformer_impl": _patch}

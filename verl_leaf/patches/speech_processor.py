@@ -1,24 +1,18 @@
-"""veRL knows no audio-only processor.
+"""verl knows no audio-only processor.
 
 verl/utils/tokenizer/tokenizer.py hf_processor (0.9.1) turns every processor class that it does not list into None, with
 a warning; the model then counts as a text model. Needed on every device.
 """
 
 import functools
-
-import wrapt
+from types import ModuleType
 
 from verl_leaf.models import FAMILIES
-from verl_leaf.patches.base import STATUS, expect_parameters, rebind
+from verl_leaf.patches.base import expect, rebind
 
 
-def install() -> None:
-    wrapt.when_imported("verl.utils.tokenizer.tokenizer")(_patch)
-
-
-def _patch(tokenizer_module) -> None:
-    original = tokenizer_module.hf_processor
-    expect_parameters(original, "name_or_path", "kwargs")
+def _patch(tokenizer_module: ModuleType) -> str:
+    original = expect(tokenizer_module, "hf_processor", "name_or_path", "kwargs")
 
     @functools.wraps(original)
     def hf_processor(name_or_path, **kwargs):
@@ -26,11 +20,14 @@ def _patch(tokenizer_module) -> None:
 
         try:
             model_type = AutoConfig.from_pretrained(name_or_path, **kwargs).model_type
-        except (OSError, ValueError):  # no or an unknown config.json: veRL's own affair
+        except (OSError, ValueError):  # no or an unknown config.json: verl's own affair
             model_type = None
         if model_type in FAMILIES:
             return AutoProcessor.from_pretrained(name_or_path, **kwargs)
         return original(name_or_path, **kwargs)
 
     rebind(original, hf_processor)
-    STATUS["speech_processor"] = "active: veRL drops the processors of " + ", ".join(FAMILIES)
+    return "active: verl drops the processors of " + ", ".join(FAMILIES)
+
+
+HOOKS = {"verl.utils.tokenizer.tokenizer": _patch}

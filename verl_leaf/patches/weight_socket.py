@@ -7,18 +7,14 @@ same name, so two such runs hang, or take each other's weights. The port of the 
 
 import functools
 import os
+from types import ModuleType
 
 import ray
-import wrapt
 
-from verl_leaf.patches.base import STATUS, PatchError
+from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
 
 JOB = "VERL_RAY_JOB_ID"
-
-
-def install() -> None:
-    wrapt.when_imported("verl.workers.rollout.vllm_rollout.vllm_rollout")(_patch_sender)
-    wrapt.when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server")(_patch_receiver)
+STATUS = "active: verl names the socket of weights after the job alone"
 
 
 def _names() -> tuple[str, str]:
@@ -28,8 +24,8 @@ def _names() -> tuple[str, str]:
     return job, f"{job}-{context.gcs_address.rpartition(':')[2]}"
 
 
-def _patch_sender(module) -> None:
-    original = module.ServerAdapter.__init__
+def _patch_sender(module: ModuleType) -> str:
+    original = expect(module, "ServerAdapter.__init__")
 
     @functools.wraps(original)
     def __init__(self, *args, **kwargs):
@@ -37,22 +33,29 @@ def _patch_sender(module) -> None:
         job, own = _names()
         prefix = f"ipc:///tmp/rl-colocate-zmq-{job}-"
         if not self.zmq_handle.startswith(prefix):
-            raise PatchError(f"veRL sends weights through {self.zmq_handle}, the patch was written for {prefix}...")
+            raise PatchError(f"verl sends weights through {self.zmq_handle}, not {prefix}... {TESTED_VERSIONS}")
         self.zmq_handle = self.zmq_handle.replace(job, own, 1)
 
     module.ServerAdapter.__init__ = __init__
-    STATUS["weight_socket"] = "active: veRL names the socket of weights after the job alone"
+    return STATUS
 
 
-def _patch_receiver(module) -> None:
-    original = module.vLLMHttpServer.__init__
+def _patch_receiver(module: ModuleType) -> str:
+    original = expect(module, "vLLMHttpServer.__init__")
 
     @functools.wraps(original)
     def __init__(self, *args, **kwargs):
         original(self, *args, **kwargs)
         job, own = _names()
         if os.environ.get(JOB) != job:
-            raise PatchError(f"veRL tells vLLM no {JOB}={job}: the patch was written for 0.9.1")
+            raise PatchError(f"verl does not tell vLLM {JOB}={job}. {TESTED_VERSIONS}")
         os.environ[JOB] = own  # vLLM's processes start later
 
     module.vLLMHttpServer.__init__ = __init__
+    return STATUS
+
+
+HOOKS = {
+    "verl.workers.rollout.vllm_rollout.vllm_rollout": _patch_sender,
+    "verl.workers.rollout.vllm_rollout.vllm_async_server": _patch_receiver,
+}

@@ -1,0 +1,33 @@
+"""A library as it might look in another version."""
+
+import inspect
+from types import ModuleType
+
+
+def changed(module: ModuleType, path: str, drop: str | None = None) -> ModuleType:
+    """A copy of a module in which the function at ``path`` takes one more argument, and one not that it took."""
+    copy = ModuleType(module.__name__)
+    vars(copy).update(vars(module))
+    owner_name, _, name = path.rpartition(".")
+    owner = copy
+    if owner_name:
+        owner = type(owner_name, (vars(copy)[owner_name],), {})
+        setattr(copy, owner_name, owner)
+    function = getattr(owner, name)
+
+    def other(*args, **kwargs): ...
+
+    signature = inspect.signature(function)
+    more = inspect.Parameter("one_more", inspect.Parameter.KEYWORD_ONLY)
+    left_out = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD or p.name == drop]
+    kept = [p for p in signature.parameters.values() if p not in left_out]
+    other.__signature__ = signature.replace(parameters=[*kept, more])
+    setattr(owner, name, other)
+    return copy
+
+
+def without(module: ModuleType, name: str) -> ModuleType:
+    """A copy of a module that has a name no more."""
+    copy = ModuleType(module.__name__)
+    vars(copy).update({key: value for key, value in vars(module).items() if key != name})
+    return copy

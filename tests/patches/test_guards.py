@@ -1,0 +1,91 @@
+"""Every patch notices when what it patches has changed, and says what it has done."""
+
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+import verl  # noqa: F401  (connects the plugin)
+
+from tests.helpers.changed import changed, without
+from verl_leaf.patches import PATCHES, STATUS, PatchError
+
+RAY_TRAINER, V1_TRAINER = "verl.trainer.ppo.ray_trainer", "verl.trainer.ppo.v1.trainer_base"
+REPLAY_BUFFER = "verl.trainer.ppo.v1.replay_buffer"
+GUARDED = [
+    ("advantage_batch", RAY_TRAINER, "compute_advantage"),
+    ("advantage_batch", RAY_TRAINER, "compute_data_metrics"),
+    ("advantage_batch", V1_TRAINER, "PPOTrainer._compute_advantage"),
+    ("failed_prompts", REPLAY_BUFFER, "ReplayBuffer._select_prompt_uids"),
+    ("failed_prompts", REPLAY_BUFFER, "ReplayBuffer.sample"),
+    ("granite_mel", "transformers.models.granite_speech.feature_extraction_granite_speech", "requires_backends"),
+    ("groups_together", V1_TRAINER, "PPOTrainer._balance_batch"),
+    ("groups_together", V1_TRAINER, "get_seqlen_balanced_partitions"),
+    ("model_class", "verl.utils.model", "get_hf_auto_model_class"),
+    ("polling", REPLAY_BUFFER, "ReplayBuffer._sync_metadata_from_transfer_queue"),
+    ("polling", REPLAY_BUFFER, "ReplayBuffer._wait_for_next_poll"),
+    ("preflight", "verl.utils.config", "validate_config"),
+    ("process_group", "verl.utils.distributed", "initialize_global_process_group_ray"),
+    ("ref_offload", "verl.workers.engine.fsdp.transformer_impl", "CPUOffloadPolicy"),
+    ("speech_processor", "verl.utils.tokenizer.tokenizer", "hf_processor"),
+    ("update_counts", RAY_TRAINER, "reduce_metrics"),
+    ("update_counts", V1_TRAINER, "reduce_metrics"),
+]
+GONE = [
+    ("onednn_weights", "vllm._custom_ops", "_supports_onednn"),
+    ("update_counts", RAY_TRAINER, "reduce_metrics"),
+    ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout", "ServerAdapter"),
+    ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMHttpServer"),
+]
+
+
+def hook(patch, module):
+    return importlib.import_module(f"verl_leaf.patches.{patch}").HOOKS[module]
+
+
+@pytest.mark.parametrize("patch, module, path", GUARDED)
+def test_another_signature_stops_the_patch(patch, module, path):
+    real = importlib.import_module(module)
+    with pytest.raises(PatchError, match=rf"{module}.{path} takes \(.*one_more\), the patch was written for "):
+        hook(patch, module)(changed(real, path))
+
+
+@pytest.mark.parametrize("patch, module, name", GONE)
+def test_what_is_gone_stops_the_patch(patch, module, name):
+    real = importlib.import_module(module)
+    with pytest.raises(PatchError, match=rf"{module} has no .*{name}.* any more\. Install the tested versions"):
+        hook(patch, module)(without(real, name))
+
+
+def test_a_replay_buffer_without_an_interval_stops_the_patch():
+    real = importlib.import_module(REPLAY_BUFFER)
+    with pytest.raises(PatchError, match=r"ReplayBuffer takes no poll_interval any more"):
+        hook("polling", REPLAY_BUFFER)(changed(real, "ReplayBuffer.__init__", drop="poll_interval"))
+
+
+def test_every_patch_is_guarded_here_and_tells_its_status():
+    names = {patch.__name__.rpartition(".")[2] for patch in PATCHES}
+    assert {patch for patch, *_ in (*GUARDED, *GONE)} == names == {patch for patch, _ in STATUS}
+    for patch in PATCHES:
+        for module in patch.HOOKS:
+            importlib.import_module(module)
+    assert {status.partition(":")[0] for status in STATUS.values()} <= {"active", "not needed"}
+
+
+def test_an_unused_patch_waits():
+    code = "import verl_leaf.patches as p; p.install(); print(*(f'{name}={s}' for (name, _), s in p.STATUS.items()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "weight_socket=waiting: the module is not imported" in done.stdout
+
+
+def test_the_doctor_names_a_patch_that_does_not_fit():
+    code = (
+        "import verl.utils.metric as metric; metric.reduce_metrics = lambda other: other\n"
+        "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
+    )
+    environment = {**os.environ, "COLUMNS": "300"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert f"update_counts, {RAY_TRAINER}: broken: {RAY_TRAINER}.reduce_metrics takes (other)" in done.stdout
+    assert f"polling, {REPLAY_BUFFER}: active: " in done.stdout
