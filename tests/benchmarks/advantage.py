@@ -3,7 +3,7 @@
     python -m tests.benchmarks.advantage [--device cuda] [--plot bench.png]
 
 All of a row is measured in turn in one process, so the ratios hold where the seconds vary. "LEAF" is the estimator as
-veRL calls it, metrics included. "plain" is ``reference.py`` on a few groups, scaled to all of them.
+veRL calls it, metrics included. "plain" is ``tests/helpers/reference.py`` on a few groups, scaled to all of them.
 """
 
 import argparse
@@ -14,13 +14,14 @@ import statistics
 import time
 
 import numpy as np
-import reference
 import torch
 import verl  # noqa: F401  (registers our estimators)
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from verl.trainer.ppo import core_algos
+
+from tests.helpers import reference
 
 TOKENS = [(512, 8, tokens) for tokens in (256, 512, 1024, 2048, 4096)]
 ROWS = [(groups, 8, 1024) for groups in (64, 128, 256, 512, 1024)]

@@ -158,6 +158,11 @@ def test_two_fsdp_ranks_share_prompts_and_change_nothing(task, tmp_path):
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",  # two to accumulate
         "actor_rollout_ref.actor.checkpoint.save_lora_only=False",
+        # As on GPUs: several processes of each kind.
+        "actor_rollout_ref.rollout.agent.num_workers=2",
+        "reward.num_workers=2",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units=2",
+        "data.dataloader_num_workers=2",
     )
     comparing.assert_the_same(compared, updates=2 * 2 * 2)
     assert len(list(compared.glob("*.jsonl"))) == 2
