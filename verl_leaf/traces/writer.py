@@ -104,12 +104,12 @@ def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder:
 
     Encoded audio that the data holds is written to ``folder/audio``.
     """
-    tree, credit = leaf_step.result.tree, leaf_step.result.credit
+    tree, credited = leaf_step.result.tree, leaf_step.result.spans
     lengths, policy = tree.lengths.tolist(), leaf_step.mask.long().tolist()
     tokens, surprisal = leaf_step.responses.tolist(), (-leaf_step.log_probs.double()).tolist()
     boundaries, boundary_row = tree.boundaries.tolist(), tree.boundary_row.tolist()
-    node, node_value, root_value = tree.node.tolist(), credit.node_value.tolist(), credit.root_value.tolist()
-    spans = [tensor.tolist() for tensor in (credit.valid, credit.start, credit.end, credit.raw, credit.normalised)]
+    node, node_value, root_value = tree.node.tolist(), credited.node_value.tolist(), credited.root_value.tolist()
+    spans = [tensor.tolist() for tensor in (credited.valid, credited.start, credited.end, credited.raw, credited.normalised)]
     rewards = leaf_step.rewards.double().tolist()
 
     members: dict[int, list[int]] = {}
