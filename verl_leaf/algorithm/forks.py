@@ -66,19 +66,22 @@ def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
     row = torch.arange(N, device=group.device)
 
     node = torch.full((G,), N, device=group.device).scatter_reduce_(0, group, row, "amin")[group]
-    shared = _common_prefix(responses, lengths, row, node)
     nodes, positions = [], []
+    shared = torch.full_like(row, T)  # with the response that names the node; T if it is the same
+    joined = node != row
     # All nodes of one depth fork at once: each where the first of its responses leaves the one that names it.
     while True:
-        position = torch.full((N,), T, device=group.device).scatter_reduce_(0, node, shared, "amin")[node]
+        rows = joined.nonzero()[:, 0]
+        shared[rows] = _common_prefix(responses, lengths, rows, node[rows])
+        position = torch.full_like(row, T).scatter_reduce_(0, node, shared, "amin")[node]
         nodes.append(node)
         positions.append(position)
         if bool((position == T).all()):
             break
         token = responses.gather(1, position.clamp(max=T - 1)[:, None])[:, 0].long()
         parent, node = node, _split(node, token.masked_fill(position >= lengths, ENDED))
-        moved = (node != parent).nonzero()[:, 0]
-        shared[moved] = _common_prefix(responses, lengths, moved, node[moved])
+        shared.masked_fill_(node != parent, T)
+        joined = (node != parent) & (node != row)
 
     path = torch.stack(nodes, 1)
     size = torch.zeros_like(path).scatter_add_(0, path, torch.ones_like(path)).gather(0, path)
@@ -104,7 +107,7 @@ def pad_groups(groups: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tenso
 
 
 def _common_prefix(responses: Tensor, lengths: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-    """``[n]``, how many tokens ``rows [n]`` share with ``others [n]``; ``T`` where both are the same response."""
+    """``[n]``, how many tokens ``rows [n]`` share with ``others [n]``; ``T`` where both responses are the same."""
     T = responses.shape[1]
     shared = torch.full_like(rows, T)
     for block in row_blocks(len(rows), T, rows.device) if T else ():
