@@ -9,7 +9,7 @@ import torch
 
 from tests.helpers.batches import flat, pack, shape, unpack
 from tests.helpers.reference import leaf
-from verl_leaf.algorithm import build_prefix_tree, leaf_advantages, span_credit, token_advantages
+from verl_leaf.algorithm import build_prefix_tree, credit_spans, leaf_advantages, token_advantages
 
 GROUPS = [json.loads(line) for line in (Path(__file__).parent / "groups.jsonl").read_text().splitlines()]
 SETTINGS = ("fork_budget", "min_prefix_tokens", "credit")
@@ -77,7 +77,7 @@ def test_worked_example():
     assert tree.size.tolist() == [[4, 2], [4, 0], [4, 0], [4, 2]]
     assert tree.depth.tolist() == [2, 1, 1, 2]
 
-    spans = span_credit(tree, rewards)
+    spans = credit_spans(tree, rewards)
     assert spans.root_value.tolist() == pytest.approx([0.575])
     assert flat(spans.node_value.tolist()) == pytest.approx([0.575, 0.9, 0.575, 0, 0.575, 0, 0.575, 0.9])
     assert spans.valid.tolist() == [[True] * 3, [True, True, False], [True, True, False], [True] * 3]

@@ -10,9 +10,9 @@ from tests.helpers.reference import leaf
 from verl_leaf.algorithm import (
     CREDITS,
     build_prefix_tree,
+    credit_spans,
     grpo_floored_advantages,
     leaf_advantages,
-    span_credit,
     token_advantages,
 )
 
@@ -74,7 +74,7 @@ def test_agrees_with_the_definition(groups, setting, seed):
 def test_row_order_between_groups_changes_nothing(groups, setting, seed, other):
     one, two = pack(groups, seed=seed), pack(groups, seed=other)
     a, b = run(one, setting).advantages, run(two, setting).advantages
-    torch.testing.assert_close(a[sum(one.rows, [])], b[sum(two.rows, [])], rtol=0, atol=1e-9)
+    torch.testing.assert_close(a[flat(one.rows)], b[flat(two.rows)], rtol=0, atol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
@@ -100,12 +100,12 @@ def test_padding_changes_nothing(groups, setting, seed):
 def test_one_value_a_span(groups, setting):
     batch = pack(groups)
     result = run(batch, setting)
-    tree, credit = result.tree, result.credit
+    tree, spans = result.tree, result.spans
     for i, length in enumerate(batch.lengths.tolist()):
         covered = []
-        for s in credit.valid[i].nonzero()[:, 0].tolist():
-            span = slice(int(credit.start[i, s]), min(int(credit.end[i, s]), length))
-            assert (result.advantages[i, span] == credit.normalised[i, s]).all()
+        for s in spans.valid[i].nonzero()[:, 0].tolist():
+            span = slice(int(spans.start[i, s]), min(int(spans.end[i, s]), length))
+            assert (result.advantages[i, span] == spans.normalised[i, s]).all()
             covered += range(span.start, max(span.start, span.stop))
         assert covered == list(range(length))
         assert (tree.node[i, : int(tree.depth[i])] >= 0).all()
@@ -196,7 +196,7 @@ def test_dtype_outside_float64_inside(dtype):
     batch = pack([{"responses": [[1, 2], [1, 3]], "surprisal": [[0.1, 2.0], [0.1, 1.0]], "rewards": [1, 0]}])
     half = run(batch, {}, surprisal=batch.surprisal.to(dtype), rewards=batch.rewards.to(dtype))
     assert half.advantages.dtype == dtype
-    assert half.credit.raw.dtype == half.credit.normalised.dtype == torch.float64
+    assert half.spans.raw.dtype == half.spans.normalised.dtype == torch.float64
     torch.testing.assert_close(half.advantages, run(batch, {}).advantages.to(dtype))
     assert run(batch, {"dtype": torch.float32}).advantages.dtype == torch.float32
     assert grpo_floored_advantages(batch.rewards.to(dtype), batch.group).dtype == dtype
@@ -227,7 +227,7 @@ def test_a_response_may_end_with_tokens_of_a_tool():
     full = torch.tensor([6, 6])
     result = leaf_advantages(responses, surprisal, rewards, mask, group, lengths=full, fork_budget=1)
     assert result.tree.boundaries.tolist() == [[2]]
-    assert result.credit.end[result.credit.valid].tolist() == [2, 6, 2, 6]
+    assert result.spans.end[result.spans.valid].tolist() == [2, 6, 2, 6]
     assert (result.advantages[:, 3:] == 0).all() and (result.advantages[:, 2] != 0).all()
 
 
@@ -255,14 +255,14 @@ def test_batches_without_rows_or_tokens(rows, width):
     group = torch.zeros(rows, dtype=torch.long)
     result = leaf_advantages(empty.long(), empty, torch.zeros(rows), empty, group)
     assert result.advantages.shape == (rows, width)
-    assert not result.credit.valid.any()
+    assert not result.spans.valid.any()
 
 
 GOOD = {
     "responses": torch.zeros(2, 3, dtype=torch.long),
     "surprisal": torch.zeros(2, 3),
     "lengths": torch.tensor([3, 3]),
-    "policy_mask": torch.ones(2, 3),
+    "mask": torch.ones(2, 3),
     "group": torch.tensor([0, 0]),
 }
 
@@ -278,7 +278,7 @@ GOOD = {
         ("lengths", torch.tensor([3.0, 3.0])),
         ("lengths", torch.tensor([3, 4])),
         ("lengths", torch.tensor([-1, 3])),
-        ("policy_mask", torch.ones(3, 2)),
+        ("mask", torch.ones(3, 2)),
         ("group", torch.tensor([[0, 0]])),
         ("group", torch.tensor([0.0, 0.0])),
         ("group", torch.tensor([-1, 0])),
@@ -299,13 +299,13 @@ def test_wrong_rewards_credit_and_masks_are_named():
     tree = build_prefix_tree(**GOOD)
     rewards = torch.zeros(2)
     with pytest.raises(ValueError, match="^rewards must"):
-        span_credit(tree, torch.zeros(3))
+        credit_spans(tree, torch.zeros(3))
     with pytest.raises(ValueError, match="^rewards must"):
-        span_credit(tree, torch.zeros(2).long())
+        credit_spans(tree, torch.zeros(2).long())
     with pytest.raises(ValueError, match="^credit must be one of both, global, local, got 'neither'"):
-        span_credit(tree, rewards, credit="neither")
-    with pytest.raises(ValueError, match="^policy_mask must"):
-        token_advantages(tree, span_credit(tree, rewards), torch.ones(2, 4), dtype=torch.float32)
+        credit_spans(tree, rewards, credit="neither")
+    with pytest.raises(ValueError, match="^mask must"):
+        token_advantages(tree, credit_spans(tree, rewards), torch.ones(2, 4), dtype=torch.float32)
     with pytest.raises(ValueError, match="^mask must"):
         leaf_advantages(GOOD["responses"], GOOD["surprisal"], rewards, torch.ones(6), GOOD["group"])
     for arguments, name in [
@@ -324,5 +324,5 @@ def test_stays_on_the_gpu():
     batch = pack([{"responses": [[1, 2, 3], [1, 3]], "surprisal": [[0.1, 2.0, 1.0], [0.1, 1.0]], "rewards": [1, 0]}])
     moved = {name: x.cuda() for name, x in vars(batch).items() if isinstance(x, torch.Tensor)}
     result = run(batch, {}, **moved)
-    assert result.advantages.is_cuda and result.tree.node.is_cuda and result.credit.raw.is_cuda
+    assert result.advantages.is_cuda and result.tree.node.is_cuda and result.spans.raw.is_cuda
     torch.testing.assert_close(result.advantages.cpu(), run(batch, {}).advantages)

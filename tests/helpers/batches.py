@@ -9,7 +9,7 @@ import torch
 def pack(groups, width=None, seed=0, dtype=torch.float64):
     """One batch of all groups: rows of different groups interleaved at random, rows of one group in their order.
 
-    ``groups``: dicts with ``responses``, ``surprisal``, ``rewards`` and perhaps ``policy``. Tokens and surprisals past
+    ``groups``: dicts with ``responses``, ``rewards`` and perhaps ``surprisal`` and ``policy``. Tokens and surprisals past
     the end of a response are random, as nothing may depend on them. ``rows[g][k]`` is the batch row of response ``k``.
     """
     rng = random.Random(seed)
@@ -33,7 +33,8 @@ def pack(groups, width=None, seed=0, dtype=torch.float64):
         batch.rows[g].append(row)
         n = len(group["responses"][k])
         batch.responses[row, :n] = torch.tensor(group["responses"][k], dtype=torch.long)
-        batch.surprisal[row, :n] = torch.tensor(group["surprisal"][k], dtype=dtype)
+        if "surprisal" in group:
+            batch.surprisal[row, :n] = torch.tensor(group["surprisal"][k], dtype=dtype)
         batch.rewards[row] = group["rewards"][k]
         batch.lengths[row] = n
         batch.mask[row, :n] = torch.tensor(group.get("policy", [[1] * n] * (k + 1))[k], dtype=torch.long)
@@ -42,14 +43,19 @@ def pack(groups, width=None, seed=0, dtype=torch.float64):
 
 def unpack(result, rows, responses):
     """``boundaries``, ``spans`` and ``advantages`` of the group whose rows these are, in the form of the reference."""
-    tree, credit = result.tree, result.credit
+    tree, credited = result.tree, result.spans
     g = int(tree.group[rows[0]])
     boundaries = [p for p in tree.boundaries[g].tolist() if p < tree.num_tokens]
     spans = [
         [
-            (int(credit.start[i, s]), int(credit.end[i, s]), float(credit.raw[i, s]), float(credit.normalised[i, s]))
-            for s in range(credit.valid.shape[1])
-            if credit.valid[i, s]
+            (
+                int(credited.start[i, s]),
+                int(credited.end[i, s]),
+                float(credited.raw[i, s]),
+                float(credited.normalised[i, s]),
+            )
+            for s in range(credited.valid.shape[1])
+            if credited.valid[i, s]
         ]
         for i in rows
     ]

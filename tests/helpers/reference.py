@@ -1,4 +1,4 @@
-"""LEAF written straight from its definition (arXiv 2606.07610), one group of plain Python lists at a time.
+"""The estimators written straight from their definitions, one group of plain Python lists at a time.
 
 Slow on purpose and shares no code with ``verl_leaf``: the fast code is held against it.
 """
@@ -35,6 +35,10 @@ def find_nodes(responses, boundary):
 
 def mean(values):
     return sum(values) / len(values)
+
+
+def unbiased_variance(values):
+    return sum((x - mean(values)) ** 2 for x in values) / (len(values) - 1) if len(values) > 1 else 0.0
 
 
 def leaf(responses, surprisal, rewards, fork_budget, min_prefix_tokens, credit, policy=None):
@@ -74,3 +78,68 @@ def leaf(responses, surprisal, rewards, fork_budget, min_prefix_tokens, credit, 
                 if policy[i][t]:
                     advantages[i][t] = z
     return boundaries, spans, advantages
+
+
+def alike(responses, i, t):
+    """The responses other than i whose first t tokens are those of i."""
+    return [k for k, y in enumerate(responses) if k != i and len(y) >= t and y[:t] == responses[i][:t]]
+
+
+def common_prefix(a, b):
+    t = 0
+    while t < min(len(a), len(b)) and a[t] == b[t]:
+        t += 1
+    return t
+
+
+def kappa_and_early(groups):
+    """``kappa`` of a batch, ``early`` and the number of pairs that part late, over groups of (responses, rewards)."""
+    first, later = [], []
+    for responses, rewards in groups:
+        variance = unbiased_variance(rewards)
+        if variance <= 1e-12:
+            continue
+        pairs = [(i, k) for i in range(len(rewards)) for k in range(i)]
+        prefix = {(i, k): common_prefix(responses[i], responses[k]) for i, k in pairs}
+        for i, k in pairs:
+            h = (rewards[i] - rewards[k]) ** 2 / 2 / variance
+            (first if prefix[i, k] == min(prefix.values()) else later).append(h)
+    if not later or not sum(first):
+        return float("inf"), 0.0, len(later)
+    T, W = mean(first), mean(later)
+    tau2 = max(0.0, T - W) * len(later) / (len(later) + 20)
+    sigma2 = max(T - tau2, 0.05 * T)
+    return (sigma2 / tau2 if tau2 else float("inf")), 1 - W / T, len(later)
+
+
+def grpo_prefix(responses, rewards, kappa):
+    """Baselines and advantages of each token."""
+    std, K = sqrt(unbiased_variance(rewards)), len(rewards)
+    baselines, advantages = [], []
+    for i, y in enumerate(responses):
+        b = mean(rewards[:i] + rewards[i + 1 :]) if K > 1 else rewards[i]
+        mine, before = [], K - 1
+        for t in range(len(y)):
+            same = alike(responses, i, t)
+            m = len(same)
+            if 0 < m < before:
+                b += m / (m + kappa) * (mean([rewards[k] for k in same]) - b)
+            before = m
+            mine.append(b)
+        baselines.append(mine)
+        advantages.append([(rewards[i] - b) / (std + 1e-6) for b in mine])
+    return baselines, advantages
+
+
+def tempo(responses, rewards):
+    """Advantages of each token; of the only response of a group as verl's GRPO has them."""
+    K = len(rewards)
+    average, std = (mean(rewards), sqrt(unbiased_variance(rewards))) if K > 1 else (0.0, 1.0)
+
+    def value(i, t):
+        return mean([rewards[k] for k in [i, *alike(responses, i, t)]])
+
+    return [
+        [(rewards[i] - average + value(i, t + 1) - value(i, t)) / (std + 1e-6) for t in range(len(y))]
+        for i, y in enumerate(responses)
+    ]

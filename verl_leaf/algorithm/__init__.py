@@ -1,28 +1,48 @@
-"""The LEAF algorithm (arXiv 2606.07610) as pure functions of tensors. Needs nothing but torch."""
+"""Advantage estimators as pure functions of tensors: LEAF (arXiv 2606.07610) and those it stands beside.
 
-from verl_leaf.algorithm.advantage import (
+Needs nothing but torch. README.md beside this file has the formulas.
+"""
+
+from verl_leaf.algorithm.early import PairSpread, early_metrics, early_share, pair_spread
+from verl_leaf.algorithm.forks import Forks, find_forks, pad_groups
+from verl_leaf.algorithm.grpo import grpo_advantages, grpo_floored_advantages
+from verl_leaf.algorithm.leaf import (
     CREDITS,
     LeafAdvantages,
-    SpanCredit,
-    grpo_floored_advantages,
-    last_position,
+    Spans,
+    credit_spans,
     leaf_advantages,
-    span_credit,
     token_advantages,
 )
 from verl_leaf.algorithm.metrics import leaf_metrics
+from verl_leaf.algorithm.prefix_baseline import PrefixBaseline, check_kappa, grpo_prefix_advantages, shrinkage
+from verl_leaf.algorithm.rows import last_position
+from verl_leaf.algorithm.tempo import tempo_advantages
 from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
 
 __all__ = [
     "CREDITS",
+    "Forks",
     "LeafAdvantages",
+    "PairSpread",
+    "PrefixBaseline",
     "PrefixTree",
-    "SpanCredit",
+    "Spans",
     "build_prefix_tree",
+    "check_kappa",
+    "credit_spans",
+    "early_metrics",
+    "early_share",
+    "find_forks",
+    "grpo_advantages",
     "grpo_floored_advantages",
+    "grpo_prefix_advantages",
     "last_position",
     "leaf_advantages",
     "leaf_metrics",
-    "span_credit",
+    "pad_groups",
+    "pair_spread",
+    "shrinkage",
+    "tempo_advantages",
     "token_advantages",
 ]

@@ -3,12 +3,13 @@
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm.advantage import LeafAdvantages, grpo_floored_advantages
+from verl_leaf.algorithm.grpo import grpo_floored_advantages
+from verl_leaf.algorithm.leaf import LeafAdvantages
 
 NOISE = 1e-9  # advantages this close to 0 have no sign
 
 
-def leaf_metrics(result: LeafAdvantages, rewards: Tensor, policy_mask: Tensor) -> dict[str, float]:
+def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[str, float]:
     """Sums up a batch: how often responses forked, where, and what it changed against GRPO.
 
     A selected boundary fires when it has a node; it is usable when some node's rewards differ (arXiv 2606.07610).
@@ -16,22 +17,22 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, policy_mask: Tensor) -
     Args:
         result: what `leaf_advantages` returned.
         rewards: ``[N]`` floats, the rewards it was given.
-        policy_mask: ``[N, T]``, the mask it was given.
+        mask: ``[N, T]``, the mask it was given.
 
     Returns:
         Plain floats; 0 where there is nothing to take a mean of:
 
-        - ``boundaries_per_prompt``: selected boundaries a group
+        - ``boundaries_per_prompt``: selected boundaries per group
         - ``fired_share``: share of the selected boundaries with a node
         - ``usable_share``: share of the selected boundaries with a node whose rewards differ
-        - ``node_size``: responses a node
+        - ``node_size``: responses per node
         - ``boundary_position``: position of the selected boundaries, in tokens
         - ``boundary_position_relative``: the same, as a share of the length of the response that put it there
         - ``spans_per_response``: spans a response
         - ``sign_changed_share``: share of the policy's tokens whose advantage has the opposite sign of GRPO's
         - ``no_signal_share``: share of the groups whose rewards are all equal
     """
-    tree, credit, advantages = result.tree, result.credit, result.advantages
+    tree, spans, advantages = result.tree, result.spans, result.advantages
     group, node, T = tree.group, tree.node, tree.num_tokens
     G, B = tree.boundaries.shape
     N = group.shape[0]
@@ -60,8 +61,8 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, policy_mask: Tensor) -
         "node_size": (sizes.sum(), sizes.numel()),
         "boundary_position": (positions.sum(), positions.numel()),
         "boundary_position_relative": (relative.sum(), positions.numel()),
-        "spans_per_response": (credit.valid.sum(), N),
-        "sign_changed_share": (changed, torch.count_nonzero(policy_mask)),
+        "spans_per_response": (spans.valid.sum(), N),
+        "sign_changed_share": (changed, torch.count_nonzero(mask)),
         "no_signal_share": (prompts - any_in_group(_differ(rewards, group, G)).sum(), prompts),
     }
     table = [torch.as_tensor(x, device=group.device).double() for pair in means.values() for x in pair]

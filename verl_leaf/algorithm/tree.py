@@ -4,11 +4,13 @@ Letters, as in arXiv 2606.07610: ``N`` responses in the batch, ``T`` tokens, ``G
 ``B`` boundaries (the fork budget), ``T_i`` the length of response ``i``, ``s_i[t]`` its surprisal at token ``t``.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from verl_leaf.algorithm.arguments import check, check_count, check_mask, check_responses
+from verl_leaf.algorithm.rows import row_blocks
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def build_prefix_tree(
     responses: Tensor,
     surprisal: Tensor,
     lengths: Tensor,
-    policy_mask: Tensor,
+    mask: Tensor,
     group: Tensor,
     *,
     fork_budget: int = 2,
@@ -67,7 +69,7 @@ def build_prefix_tree(
         surprisal: ``[N, T]`` floats, ``-log p(y_i[t])`` in nats. Compared in its own dtype. ``+inf`` is legal and
             ``-inf`` is never a boundary; NaN must have been refused before.
         lengths: ``[N]`` integers, ``T_i``: everything up to the last token of the response.
-        policy_mask: ``[N, T]``, non-zero where the policy wrote the token. Other tokens of a response (a tool's
+        mask: ``[N, T]``, non-zero where the policy wrote the token. Other tokens of a response (a tool's
             reply) count in prefixes and positions but are never a boundary.
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         fork_budget: ``B``, the most boundaries a group may get; 0 selects none.
@@ -79,35 +81,22 @@ def build_prefix_tree(
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
-    _check_matrix("responses", responses)
+    G = check_responses(responses, lengths, group)
     N, T = responses.shape
-    _check("responses", _is_integer(responses), f"must hold integers, got {responses.dtype}")
-    _check("surprisal", surprisal.shape == (N, T), f"must have the shape {(N, T)} of responses, got {surprisal.shape}")
-    _check("surprisal", surprisal.is_floating_point(), f"must hold floats, got {surprisal.dtype}")
-    _check("policy_mask", policy_mask.shape == (N, T), f"must have the shape {(N, T)}, got {policy_mask.shape}")
-    for name, value in (("lengths", lengths), ("group", group)):
-        _check(name, value.shape == (N,), f"must have the shape {(N,)}, got {tuple(value.shape)}")
-        _check(name, _is_integer(value), f"must hold integers, got {value.dtype}")
+    check("surprisal", surprisal.shape == (N, T), f"must have the shape {(N, T)} of responses, got {surprisal.shape}")
+    check("surprisal", surprisal.is_floating_point(), f"must hold floats, got {surprisal.dtype}")
+    check_mask(mask, responses)
     check_count("fork_budget", fork_budget)
     check_count("min_prefix_tokens", min_prefix_tokens)
 
     group, lengths = group.long(), lengths.long()
-    G = 0
-    if N:
-        extremes = torch.stack([group.amin(), group.amax(), lengths.amin(), lengths.amax()]).tolist()
-        _check("group", extremes[0] >= 0, f"must not be negative, got {extremes[0]}")
-        _check("lengths", 0 <= extremes[2] and extremes[3] <= T, f"must lie in 0 .. {T}, got {extremes[2:]}")
-        G = extremes[1] + 1
-
-    boundaries, boundary_row = _select_boundaries(
-        surprisal, lengths, policy_mask, group, G, fork_budget, min_prefix_tokens
-    )
+    boundaries, boundary_row = _select_boundaries(surprisal, lengths, mask, group, G, fork_budget, min_prefix_tokens)
     node, size = _find_nodes(responses, lengths, group, boundaries)
     return PrefixTree(group, lengths, boundaries, boundary_row, node, size, T)
 
 
 def _select_boundaries(
-    surprisal: Tensor, lengths: Tensor, policy_mask: Tensor, group: Tensor, G: int, B: int, m: int
+    surprisal: Tensor, lengths: Tensor, mask: Tensor, group: Tensor, G: int, B: int, m: int
 ) -> tuple[Tensor, Tensor]:
     """Greedy choice of up to ``B`` positions a group, as ``boundaries`` and ``boundary_row`` of `PrefixTree`."""
     N, T = surprisal.shape
@@ -123,7 +112,7 @@ def _select_boundaries(
     distance = (shortest // (B + 1)).clamp(min=2)
     row = torch.arange(N, device=device)
     position = torch.arange(T, device=device, dtype=torch.int32)
-    barred = ~policy_mask.bool()
+    barred = ~mask.bool()
     barred |= position >= lengths[:, None].int()
     barred[:, : max(1, m)] = True
     score = surprisal.masked_fill(barred, -torch.inf)
@@ -222,32 +211,3 @@ def _equals_row_above(responses: Tensor, cut: Tensor, group: Tensor, order: Tens
     same = torch.zeros_like(cut, dtype=torch.bool)
     same[1:] = (cut[1:] == cut[:-1]) & (common[:, None] >= cut[1:]) & (group[1:] == group[:-1])[:, None]
     return same
-
-
-def row_blocks(N: int, T: int, device: torch.device) -> Iterator[slice]:
-    """Slices of ``N`` rows of ``T`` tokens, each small enough that its temporaries stay in a CPU's cache.
-
-    On a CPU a whole-batch temporary costs more in page faults than in arithmetic; on an accelerator the blocks only
-    bound the memory.
-    """
-    height = max(1, (1 << (20 if device.type == "cpu" else 24)) // max(T, 1))
-    return (slice(first, min(first + height, N)) for first in range(0, N, height))
-
-
-def check_count(name: str, value: int) -> None:
-    """Raises ``ValueError`` unless ``value`` is an int (no bool) of 0 or more."""
-    fine = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    _check(name, fine, f"must be an integer of 0 or more, got {value!r}")
-
-
-def _check(name: str, fine: bool, complaint: str) -> None:
-    if not fine:
-        raise ValueError(f"{name} {complaint}")
-
-
-def _check_matrix(name: str, value: Tensor) -> None:
-    _check(name, value.dim() == 2, f"must have the shape [N, T], got {tuple(value.shape)}")
-
-
-def _is_integer(value: Tensor) -> bool:
-    return not (value.is_floating_point() or value.is_complex() or value.dtype == torch.bool)

@@ -98,7 +98,7 @@ def _prompt(
     leaf_step: LeafStep, group: int, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
 ) -> Prompt:
     """The line of a group; ``own`` are its rows in the batch."""
-    tree, credit = leaf_step.result.tree, leaf_step.result.credit
+    tree, spans = leaf_step.result.tree, leaf_step.result.spans
     first = own[0]
     nodes = _nodes(leaf_step, own)
     paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(own))]
@@ -107,7 +107,7 @@ def _prompt(
         data_source=rows["data_source"][first],
         reference=(rows["reward_model"][first] or {}).get("ground_truth"),
         audio=audio_of(rows["raw_prompt"][first], folder),
-        root_value=credit.root_value[group].item(),
+        root_value=spans.root_value[group].item(),
         boundaries=[
             Boundary(position=position, response=own.index(row))
             for position, row in zip(tree.boundaries[group].tolist(), tree.boundary_row[group].tolist(), strict=True)
@@ -120,19 +120,19 @@ def _prompt(
 
 def _nodes(leaf_step: LeafStep, own: list[int]) -> list[Node]:
     """The nodes of a group, from the first boundary to the last."""
-    tree, credit = leaf_step.result.tree, leaf_step.result.credit
+    tree, spans = leaf_step.result.tree, leaf_step.result.spans
     nodes = []
     for boundary, column in enumerate(tree.node[own].unbind(1)):
         names = column.tolist()  # a node is named by the first of its rows
         for name in dict.fromkeys(name for name in names if name >= 0):
             responses = [k for k, other in enumerate(names) if other == name]
-            nodes.append(Node(boundary=boundary, responses=responses, value=credit.node_value[name, boundary].item()))
+            nodes.append(Node(boundary=boundary, responses=responses, value=spans.node_value[name, boundary].item()))
     return nodes
 
 
 def _response(leaf_step: LeafStep, row: int, path: list[int], tokenizer) -> Response:
     """A row of the batch; ``path`` are the nodes that it passes, which end its spans but the tail."""
-    credit = leaf_step.result.credit
+    spans = leaf_step.result.spans
     T = int(leaf_step.result.tree.lengths[row])
     tokens = leaf_step.responses[row, :T].tolist()
     surprisal = (-leaf_step.log_probs[row, :T].double()).tolist()
@@ -144,13 +144,13 @@ def _response(leaf_step: LeafStep, row: int, path: list[int], tokenizer) -> Resp
         policy=leaf_step.mask[row, :T].long().tolist(),
         spans=[
             Span(
-                start=min(int(credit.start[row, slot]), T),
-                end=min(int(credit.end[row, slot]), T),
+                start=min(int(spans.start[row, slot]), T),
+                end=min(int(spans.end[row, slot]), T),
                 node=path[slot] if slot < len(path) else None,
-                credit=credit.raw[row, slot].item(),
-                advantage=credit.normalised[row, slot].item(),
+                credit=spans.raw[row, slot].item(),
+                advantage=spans.normalised[row, slot].item(),
             )
-            for slot in credit.valid[row].nonzero().flatten().tolist()
+            for slot in spans.valid[row].nonzero().flatten().tolist()
         ],
     )
 

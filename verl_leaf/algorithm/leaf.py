@@ -1,10 +1,13 @@
-"""The credit of every span of a prefix tree, and the advantages of its tokens (arXiv 2606.07610)."""
+"""LEAF: the credit of every span of a prefix tree, and the advantages of its tokens (arXiv 2606.07610)."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from verl_leaf.algorithm.arguments import check, check_mask
+from verl_leaf.algorithm.grpo import centre
+from verl_leaf.algorithm.rows import last_position
 from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
 
 CREDITS = ("both", "global", "local")
@@ -12,7 +15,7 @@ STD_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
-class SpanCredit:
+class Spans:
     """The spans of every response. A response with ``d`` nodes on its path has its spans in the slots ``0 .. d``.
 
     Slot ``b < d`` ends at node ``b``; slot ``d`` is the tail, if the response has tokens after its last node.
@@ -39,14 +42,14 @@ class SpanCredit:
 
 @dataclass(frozen=True)
 class LeafAdvantages:
-    """What `leaf_advantages` computed: ``advantages`` ``[N, T]``, and the tree and span credit they come from."""
+    """What `leaf_advantages` computed: ``advantages`` ``[N, T]``, and the tree and spans they come from."""
 
     advantages: Tensor
     tree: PrefixTree
-    credit: SpanCredit
+    spans: Spans
 
 
-def span_credit(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> SpanCredit:
+def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> Spans:
     """Gives every span its credit, from the rewards of everything that grew out of it.
 
     For the span that ends at node ``v``, with ``u`` the node before it on the path (the root if there is none):
@@ -63,17 +66,16 @@ def span_credit(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> S
         credit: ``"both"``, ``"global"`` or ``"local"``.
 
     Returns:
-        The `SpanCredit` of the batch.
+        The `Spans` of the batch.
 
     Raises:
         ValueError: ``rewards`` has a wrong shape or dtype, or ``credit`` is none of the three.
     """
     N, B = tree.node.shape
     G = tree.boundaries.shape[0]
-    if rewards.shape != (N,) or not rewards.is_floating_point():
-        raise ValueError(f"rewards must be floats of the shape {(N,)}, got {rewards.dtype} {tuple(rewards.shape)}")
-    if credit not in CREDITS:
-        raise ValueError(f"credit must be one of {', '.join(CREDITS)}, got {credit!r}")
+    check("rewards", rewards.shape == (N,), f"must have the shape {(N,)}, got {tuple(rewards.shape)}")
+    check("rewards", rewards.is_floating_point(), f"must hold floats, got {rewards.dtype}")
+    check("credit", credit in CREDITS, f"must be one of {', '.join(CREDITS)}, got {credit!r}")
     group, depth = tree.group, tree.depth
     device = rewards.device
 
@@ -104,52 +106,40 @@ def span_credit(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> S
     bracket_global, bracket_local = after - before[:, :1], after - before
     raw = {"both": bracket_global + bracket_local, "global": bracket_global, "local": bracket_local}[credit]
     raw = (raw / siblings.double().sqrt()).masked_fill(~valid, 0)
-    normalised = _z_score(raw, valid, group, G, STD_FLOOR)
+    centred, std, _ = centre(raw[valid], group[:, None].expand_as(raw)[valid], G)
+    normalised = torch.zeros_like(raw)
+    normalised[valid] = centred / std.clamp(min=STD_FLOOR)
     node_value = (value + lowest[group][:, None]).masked_fill(~is_node, 0)
-    return SpanCredit(start, end, valid, raw, normalised, node_value, root + lowest)
+    return Spans(start, end, valid, raw, normalised, node_value, root + lowest)
 
 
-def _z_score(raw: Tensor, valid: Tensor, group: Tensor, G: int, floor: float) -> Tensor:
-    """z-score of the valid entries of ``raw [N, S]`` within each group, with the least ``std``; 0 elsewhere."""
-
-    def per_group(x: Tensor) -> Tensor:
-        return torch.zeros(G, device=x.device, dtype=raw.dtype).index_add_(0, group, x.sum(1, dtype=raw.dtype))
-
-    count = per_group(valid)
-    mean = per_group(raw) / count.clamp(min=1)
-    centred = (raw - mean[group][:, None]).masked_fill(~valid, 0)
-    std = (per_group(centred.square()) / (count - 1).clamp(min=1)).sqrt().clamp(min=floor)
-    return centred / std[group][:, None]
-
-
-def token_advantages(tree: PrefixTree, credit: SpanCredit, policy_mask: Tensor, *, dtype: torch.dtype) -> Tensor:
+def token_advantages(tree: PrefixTree, spans: Spans, mask: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Gives every token the normalised credit of its span.
 
     Args:
         tree: the groups' prefix trees.
-        credit: their span credit.
-        policy_mask: ``[N, T]``, non-zero where the policy wrote the token.
+        spans: their spans.
+        mask: ``[N, T]``, non-zero where the policy wrote the token.
         dtype: of the result.
 
     Returns:
-        ``[N, T]`` of ``dtype``: advantages, 0 outside ``policy_mask`` and past a response's length.
+        ``[N, T]`` of ``dtype``: advantages, 0 outside ``mask`` and past a response's length.
 
     Raises:
-        ValueError: ``policy_mask`` has a wrong shape.
+        ValueError: ``mask`` has a wrong shape.
     """
     N, B = tree.node.shape
     T = tree.num_tokens
-    if policy_mask.shape != (N, T):
-        raise ValueError(f"policy_mask must have the shape {(N, T)}, got {tuple(policy_mask.shape)}")
-    value = credit.normalised.to(dtype)
-    start = torch.where(credit.valid, credit.start, T).int()  # an absent span starts nowhere
+    check("mask", mask.shape == (N, T), f"must have the shape {(N, T)}, got {tuple(mask.shape)}")
+    value = spans.normalised.to(dtype)
+    start = torch.where(spans.valid, spans.start, T).int()  # an absent span starts nowhere
     lengths = tree.lengths.int()
     position = torch.arange(T, device=value.device, dtype=torch.int32)
     advantages = value[:, :1].repeat(1, T)
     for b in range(1, B + 1):
         torch.where(position >= start[:, b, None], value[:, b, None], advantages, out=advantages)
     outside = position >= lengths[:, None]
-    outside |= ~policy_mask.bool()
+    outside |= ~mask.bool()
     return advantages.masked_fill_(outside, 0)
 
 
@@ -166,7 +156,7 @@ def leaf_advantages(
     credit: str = "both",
     dtype: torch.dtype | None = None,
 ) -> LeafAdvantages:
-    """LEAF from end to end: `build_prefix_tree`, `span_credit`, `token_advantages` (arXiv 2606.07610).
+    """LEAF from end to end: `build_prefix_tree`, `credit_spans`, `token_advantages` (arXiv 2606.07610).
 
     Args:
         responses: ``[N, T]`` integers, token ids.
@@ -182,57 +172,17 @@ def leaf_advantages(
         dtype: of the advantages; that of ``rewards`` if not given.
 
     Returns:
-        The advantages ``[N, T]``, the tree and the span credit.
+        The advantages ``[N, T]``, the tree and the spans.
 
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
-    if mask.dim() != 2:
-        raise ValueError(f"mask must have the shape [N, T], got {tuple(mask.shape)}")
+    check_mask(mask, responses)
     mask = mask.bool()
     if lengths is None:
         lengths = last_position(mask) + 1
     tree = build_prefix_tree(
         responses, surprisal, lengths, mask, group, fork_budget=fork_budget, min_prefix_tokens=min_prefix_tokens
     )
-    spans = span_credit(tree, rewards, credit=credit)
+    spans = credit_spans(tree, rewards, credit=credit)
     return LeafAdvantages(token_advantages(tree, spans, mask, dtype=dtype or rewards.dtype), tree, spans)
-
-
-def last_position(mask: Tensor) -> Tensor:
-    """``[N]`` int64, the last position where ``mask [N, T]`` is not 0, or -1 where it is 0 throughout."""
-    T = mask.shape[1]
-    if T == 0:
-        return torch.full(mask.shape[:1], -1, device=mask.device)
-    found, from_end = mask.bool().flip(1).max(1)
-    return torch.where(found, T - 1 - from_end, -1)
-
-
-def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 / 3) -> Tensor:
-    """The GRPO baseline of arXiv 2606.07610: ``(r - mean) / max(std, 1/3)`` within each group, ``std`` unbiased.
-
-    Args:
-        rewards: ``[N]`` floats.
-        group: ``[N]`` integers ``0 .. G-1``.
-        floor: the least standard deviation.
-
-    Returns:
-        ``[N]`` of the dtype of ``rewards`` (float64 inside); 0 for the only response of a group.
-
-    Raises:
-        ValueError: an argument has a wrong shape, dtype or range; the message names it.
-    """
-    if rewards.dim() != 1 or not rewards.is_floating_point():
-        raise ValueError(f"rewards must be floats of the shape [N], got {rewards.dtype} {tuple(rewards.shape)}")
-    if group.shape != rewards.shape:
-        raise ValueError(f"group must have the shape {tuple(rewards.shape)} of rewards, got {tuple(group.shape)}")
-    if not floor > 0:
-        raise ValueError(f"floor must be above 0, got {floor!r}")
-    if not rewards.numel():
-        return rewards.clone()
-    group = group.long()
-    if group.min() < 0:
-        raise ValueError(f"group must not be negative, got {int(group.min())}")
-    column = rewards.double()[:, None]
-    valid = torch.ones_like(column, dtype=torch.bool)
-    return _z_score(column, valid, group, int(group.max()) + 1, floor)[:, 0].to(rewards.dtype)

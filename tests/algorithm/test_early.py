@@ -1,0 +1,92 @@
+"""``early``: small numbers counted by hand, and its definition."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+
+from tests.algorithm.test_prefix_baseline import BATCHES
+from tests.algorithm.test_properties import batches, seeds
+from tests.helpers.batches import pack
+from tests.helpers.reference import kappa_and_early
+from verl_leaf.algorithm import early_metrics, find_forks, pad_groups, pair_spread, shrinkage
+
+FOUR = [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+def metrics(groups, rewards):
+    return early_metrics(find_forks(*pad_groups(groups)), torch.tensor(rewards, dtype=torch.float64))
+
+
+# Four pairs part at token 0, two at token 1. With two rewards of 1 and two of 0 the variance is 1/3, so that h = 1.5
+# for a pair that differs.
+@pytest.mark.parametrize(
+    "rewards, early, kappa",
+    [
+        ([1, 1, 0, 0], 1, 10),  # the first token is all: T = 1.5, W = 0; tau2 = 1.5 * 2 / 22, sigma2 = 1.5 - tau2
+        ([1, 0, 1, 0], -1, float("inf")),  # the second is all: T = 1.5 / 2, W = 1.5
+        ([1, 0, 0, 0], 0, float("inf")),  # h = 1 / 2 / (1 / 4) = 2 for three pairs: T = 4 / 4, W = 2 / 2
+    ],
+)
+def test_four_responses(rewards, early, kappa):
+    assert metrics([FOUR], rewards) == {"early": pytest.approx(early, abs=1e-12), "early_pairs": 2}
+    spread = pair_spread(find_forks(*pad_groups([FOUR])), torch.tensor(rewards, dtype=torch.float64))
+    assert 1 / shrinkage(spread) == pytest.approx(1 / kappa, abs=1e-12)
+
+
+def test_the_worked_example():
+    """Row 2 parts first: squares of 1, 0.25 and 0.64 against 0.25, 0.04 and 0.09."""
+    worked = [[5, 6, 7, 8, 9], [5, 6, 7, 4, 9], [5, 6, 3, 8, 9], [5, 6, 7, 8, 2]]
+    assert metrics([worked], [1.0, 0.5, 0.0, 0.8]) == {"early": pytest.approx(1 - 0.38 / 1.89), "early_pairs": 3}
+
+
+def test_groups_add_up_and_those_without_a_difference_count_nothing():
+    groups, rewards = [FOUR, FOUR, [[1]], FOUR], [1, 1, 0, 0, 3, 3, 3, 3, 5, 1, 0, 1, 0]
+    # T = (6 + 3) / 8, W = (0 + 3) / 4
+    found = metrics(groups, rewards)
+    assert found == {"early": pytest.approx(1 - 0.75 / 1.125), "early_pairs": 4}
+    assert all(type(value) is float for value in found.values())
+    spread = pair_spread(find_forks(*pad_groups(groups)), torch.tensor(rewards, dtype=torch.float64))
+    assert spread.first.tolist() == pytest.approx([6, 0, 0, 3])
+    assert spread.first_pairs.tolist() == [4, 0, 0, 4]
+    assert spread.later.tolist() == pytest.approx([0, 0, 0, 3])
+    assert spread.later_pairs.tolist() == [2, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "responses, rewards, pairs",
+    [
+        ([[1], [2], [3]], [1, 0, 0], 0),  # all part at once
+        ([[1, 2], [1, 2], [1, 2]], [1, 0, 0], 0),  # none parts
+        ([[1], [1], [1, 2]], [1, 0, 0], 0),  # all share one token: the first two end where the third goes on
+        ([[1, 1], [1, 2], [2, 1]], [1, 1, 1], 0),  # nothing differs
+        ([[1, 1, 1], [1, 1, 2], [1, 2, 3]], [1, 0, 0], 1),  # with one pair
+    ],
+)
+def test_where_there_is_nothing_to_compare(responses, rewards, pairs):
+    # The last: the pairs of row 2 have h = 1.5 and 0, the later pair 1.5: 1 - 1.5 / 0.75.
+    early = -1 if pairs else 0
+    assert metrics([responses], rewards) == {"early": pytest.approx(early, abs=1e-12), "early_pairs": pairs}
+    assert metrics([], []) == {"early": 0.0, "early_pairs": 0.0}
+
+
+@settings(max_examples=200, deadline=None)
+@given(batches, seeds)
+def test_agrees_with_the_definition(groups, seed):
+    batch = pack(groups, seed=seed)
+    _, early, pairs = kappa_and_early([(group["responses"], group["rewards"]) for group in groups])
+    found = early_metrics(find_forks(batch.responses, batch.lengths, batch.group), batch.rewards)
+    assert found == {"early": pytest.approx(early, abs=1e-9), "early_pairs": pairs}
+
+
+def test_early_of_the_120_batches():
+    for wanted in BATCHES:
+        groups = [group["responses"] for group in wanted["groups"]]
+        rewards = [reward for group in wanted["groups"] for reward in group["rewards"]]
+        assert metrics(groups, rewards)["early"] == pytest.approx(wanted["early"], abs=1e-9)
+
+
+def test_wrong_rewards_are_named():
+    forks = find_forks(*pad_groups([FOUR]))
+    for rewards in (torch.zeros(3), torch.zeros(4).long()):
+        with pytest.raises(ValueError, match="^rewards must"):
+            early_metrics(forks, rewards)

@@ -1,0 +1,140 @@
+"""GRPO with a shrunk prefix baseline: ours, not the paper's.
+
+Its baseline for a token is what the other responses with the same text up to there were paid, shrunk towards what those
+of the shorter prefix were paid. Relatives: leave-one-out baselines (RLOO, arXiv 2402.14740), values from rollouts of
+the same prefix (VinePPO, arXiv 2410.01679; TEMPO, arXiv 2509.18314), and the shrinkage of James and Stein (1961).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from verl_leaf.algorithm.arguments import check, check_mask, check_rewards
+from verl_leaf.algorithm.early import PairSpread, pair_spread
+from verl_leaf.algorithm.forks import Forks, find_forks
+from verl_leaf.algorithm.grpo import STD_EPSILON, centre
+from verl_leaf.algorithm.rows import last_position, row_blocks
+
+PRIOR_PAIRS = 20  # tau2 is taken in full where pairs that part later are many more than this
+LEAST_SIGMA2 = 0.05  # as a share of T
+
+
+@dataclass(frozen=True)
+class PrefixBaseline:
+    """What `grpo_prefix_advantages` computed.
+
+    Attributes:
+        advantages: ``[N, T]``.
+        baseline: ``[N, S]`` float64, ``b_i`` from the start and after each fork on the response's path.
+        start: ``[N, S]`` int64, the first token with that baseline: 0, then the token after the fork's;
+            ``num_tokens`` where there is none.
+        forks: where the responses part.
+        kappa: the one that was used.
+    """
+
+    advantages: Tensor
+    baseline: Tensor
+    start: Tensor
+    forks: Forks
+    kappa: float
+
+
+def grpo_prefix_advantages(
+    responses: Tensor,
+    rewards: Tensor,
+    mask: Tensor,
+    group: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    kappa: float | str = "auto",
+    dtype: torch.dtype | None = None,
+) -> PrefixBaseline:
+    """GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
+
+    For response ``i`` and its token ``t``, let ``u_i(t)`` be the responses ``k != i`` of its group whose first ``t``
+    tokens are those of ``i``, ``m`` their number and ``V(u)`` their mean reward:
+
+        b_i(0) = V(u_i(0)), the mean of the other K - 1
+        b_i <- b_i + m / (m + kappa) * (V(u_i(t)) - b_i)    at each t where u_i(t) has lost members and m > 0
+        A_i[t] = (r_i - b_i(t)) / (std + 1e-6)              std of the group's rewards, unbiased
+
+    ``kappa=math.inf`` is GRPO times ``K / (K - 1)``, ``kappa=0`` the leave-one-out mean of each node. The only response
+    of a group gets 0.
+
+    Args:
+        responses: ``[N, T]`` integers, token ids.
+        rewards: ``[N]`` floats, the terminal rewards ``r_i``.
+        mask: ``[N, T]``, non-zero where the policy wrote the token. Other tokens of a response (a tool's reply) count in
+            prefixes.
+        group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
+        lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
+        kappa: how many responses a longer prefix must have to count half: a number from 0 to infinity, or ``"auto"``
+            for that of the batch, `shrinkage`.
+        dtype: of the advantages; that of ``rewards`` if not given.
+
+    Returns:
+        The advantages ``[N, T]``, 0 outside ``mask``, and the baselines they come from.
+
+    Raises:
+        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
+    """
+    check_kappa(kappa)
+    check_mask(mask, responses)
+    forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
+    G = check_rewards(rewards, group)
+    strength = shrinkage(pair_spread(forks, rewards)) if isinstance(kappa, str) else float(kappa)
+
+    r, std, _ = centre(rewards, forks.group, G)
+    baseline = _baselines(forks, r, strength)
+    paid = torch.where(forks.size[:, :1] > 1, r[:, None] - baseline, 0) / (std[:, None] + STD_EPSILON)
+    start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
+    advantages = _per_token(start, paid.to(dtype or rewards.dtype), forks.num_tokens)
+    advantages.masked_fill_(mask == 0, 0)
+    return PrefixBaseline(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
+
+
+def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:
+    """``[N, S]``, ``b_i`` from the start and after each fork; that of a group of one is 0."""
+    m = (forks.size - 1).double()
+    value = (forks.node_sum(r) - r[:, None]) / m.clamp(min=1)
+    forked = forks.position[:, :-1] < forks.num_tokens
+    weight = torch.where(forked & (m[:, 1:] > 0), m[:, 1:] / (m[:, 1:] + kappa), 0)
+    baselines = [value[:, 0]]
+    for depth in range(weight.shape[1]):
+        before = baselines[-1]
+        baselines.append(before + weight[:, depth] * (value[:, depth + 1] - before))
+    return torch.stack(baselines, 1)
+
+
+def shrinkage(spread: PairSpread) -> float:
+    """``kappa`` of a batch: the empirical Bayes ratio of the rewards' variance within a node to that between nodes.
+
+        tau2 = max(0, T - W) * N_W / (N_W + 20)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
+
+    ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. Infinite where ``tau2`` is 0.
+
+    Args:
+        spread: of the pairs of each group, which has the ``T``, ``W`` and ``N_W`` of the batch.
+    """
+    T, W, N_W = spread.means()
+    tau2 = max(0.0, T - W) * N_W / (N_W + PRIOR_PAIRS)
+    return max(T - tau2, LEAST_SIGMA2 * T) / tau2 if tau2 else math.inf
+
+
+def check_kappa(kappa: float | str) -> None:
+    """Raises ``ValueError`` unless ``kappa`` is ``"auto"`` or a number from 0 to infinity."""
+    number = isinstance(kappa, int | float) and not isinstance(kappa, bool) and kappa >= 0
+    check("kappa", kappa == "auto" or number, f"must be auto or a number of 0 or more, got {kappa!r}")
+
+
+def _per_token(start: Tensor, value: Tensor, T: int) -> Tensor:
+    """``[N, T]``, the ``value [N, S]`` whose ``start [N, S]`` came last."""
+    N = len(start)
+    result = torch.empty((N, T), device=value.device, dtype=value.dtype)
+    count = torch.diff(start, dim=1, append=torch.full_like(start[:, :1], T))
+    for rows in row_blocks(N, T, value.device) if T else ():
+        repeated = value[rows].flatten().repeat_interleave(count[rows].flatten(), output_size=result[rows].numel())
+        result[rows] = repeated.view(-1, T)
+    return result

@@ -1,0 +1,64 @@
+"""TEMPO, the nearest published peer (arXiv 2509.18314): GRPO, corrected where the prefix tree branches.
+
+Read for this: the paper's abstract, summaries and reviews, and the advantage function of the authors' code
+(github.com/fatebreaker/tempo at 0a1c273, `compute_tempo_outcome_advantage`), whose numbers `tempo_advantages` gives.
+Not read: the paper's own equations. What those sources leave open is decided here:
+
+- a response that ends is no descendant of the longer prefixes. In the authors' code padding is compared like a token,
+  which makes a difference only where a response goes on with the padding's token;
+- the only response of a group, whose value is NaN in the authors' code, gets verl's GRPO, since nothing branches;
+- tokens that the policy did not write count in prefixes and get 0. In the authors' code a response ends at the first.
+"""
+
+import torch
+from torch import Tensor
+
+from verl_leaf.algorithm.arguments import check_mask, check_rewards
+from verl_leaf.algorithm.forks import find_forks
+from verl_leaf.algorithm.grpo import STD_EPSILON, centre, grpo_advantages
+from verl_leaf.algorithm.rows import last_position
+
+
+def tempo_advantages(
+    responses: Tensor,
+    rewards: Tensor,
+    mask: Tensor,
+    group: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """TEMPO's advantages: GRPO's, plus the temporal difference of the tree's values where it branches.
+
+        A_i[t] = (r_i - mean) / (std + 1e-6) + V(y_i[:t+1]) - V(y_i[:t])
+
+    with ``V(s)`` the mean of ``r / (std + 1e-6)`` over the responses of the group that begin with ``s``, so that the
+    difference is 0 unless responses part at token ``t``. ``mean`` and ``std`` (unbiased) are those of the group.
+
+    Args:
+        responses: ``[N, T]`` integers, token ids.
+        rewards: ``[N]`` floats, the terminal rewards ``r_i``.
+        mask: ``[N, T]``, non-zero where the policy wrote the token.
+        group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
+        lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
+        dtype: of the advantages; that of ``rewards`` if not given.
+
+    Returns:
+        ``[N, T]``, 0 outside ``mask``.
+
+    Raises:
+        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
+    """
+    check_mask(mask, responses)
+    forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
+    G = check_rewards(rewards, group)
+    r, std, _ = centre(rewards, forks.group, G)
+    value = forks.node_sum(r) / forks.size / (std[:, None] + STD_EPSILON)
+    base = grpo_advantages(rewards.double(), group)[:, None]
+
+    dtype = dtype or rewards.dtype
+    advantages = base.to(dtype).repeat(1, forks.num_tokens)
+    row, depth = (forks.position < forks.num_tokens).nonzero(as_tuple=True)
+    difference = value[row, depth + 1] - value[row, depth]
+    advantages[row, forks.position[row, depth]] = (base[row, 0] + difference).to(dtype)
+    return advantages.masked_fill_(mask == 0, 0)
