@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from verl_leaf.prepare.write import RATE, histogram
+from verl_leaf.prepare.convert import RATE
+from verl_leaf.prepare.report import histogram
 from verl_leaf.speech.audio import load_audio
 from verl_leaf.speech.rows import absolute_audio, check_columns, check_row
 
