@@ -33,6 +33,7 @@ class Item:
     prompt: str = ""  # its own whole prompt; one of the phrasings if empty
     phrase_by: str = ""  # its hash chooses the phrasing; the question if empty
     source: str = ""  # file and row that it comes from
+    numbered: bool = False  # the id is only the row's number
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ class Corpus:
     _sources: dict[tuple, str] = field(default_factory=dict, repr=False)
 
     def add(self, item: Item | Rejected) -> None:
-        """Take a row; one that says the same as an earlier one is left out."""
+        """Take a row; one that says the same as an earlier one, under the same id if it has one, is left out."""
         if isinstance(item, Item):
-            content = (item.audios, item.question, item.answers)
+            content = (None if item.numbered else item.id, item.audios, item.question, item.answers)
             if content not in self._sources:
                 self._sources[content] = item.source
                 self.items.append(item)

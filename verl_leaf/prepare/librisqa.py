@@ -66,7 +66,7 @@ def _item(record: dict, split: str, place: str, audio: Path) -> Item | Rejected:
         return Rejected(id, place, str(error))
     if split == TRAIN and fraction(stem) < HELD_OUT:
         split = VALIDATION
-    return Item(id, split, ((Segment(str(path)),),), (answer,), question, source=place)
+    return Item(id, split, ((Segment(str(path)),),), (answer,), question, source=place, numbered=True)
 
 
 def _find(root: Path, name: Path) -> Path:

@@ -92,4 +92,4 @@ def _segments(sounds, find: Find) -> tuple[Segment, ...]:
     sounds = [sounds] if isinstance(sounds, str) else sounds
     if not isinstance(sounds, list) or not sounds or not all(isinstance(sound, str) and sound for sound in sounds):
         raise ValueError("sound is no name of a file, nor a list of them")
-    return tuple(segment for sound in sounds for segment in find(sound))
+    return tuple(segment for sound in sounds for segment in find(text_of(sound, "sound")))

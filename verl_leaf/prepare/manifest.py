@@ -114,7 +114,8 @@ def _delimited_row(row: dict, columns: dict[str, str], place: str) -> dict | str
 def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
     id = str(number)
     try:
-        id = text_of(cells["id"], "id") or id
+        own_id = text_of(cells["id"], "id")
+        id = own_id or id
         audios = tuple((_segment(audio, number, part, options),) for part, audio in _several(cells["audio"], "audio"))
         answers = tuple(text_of(answer, "answer") for _, answer in _several(cells["answer"], "answer"))
         question, split = text_of(cells["question"], "question"), text_of(cells["split"], "split")
@@ -129,7 +130,7 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
     if not split:
         share = fraction(id)
         split = TEST if share < options.held_out else VALIDATION if share < 2 * options.held_out else TRAIN
-    return Item(id, split, audios, answers, question, source=place)
+    return Item(id, split, audios, answers, question, source=place, numbered=not own_id)
 
 
 def _several(cell, what: str) -> list[tuple[int | None, object]]:

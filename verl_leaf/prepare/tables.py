@@ -30,6 +30,8 @@ BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
 DELIMITERS = (",", ";", "\t", "|")
 BATCH = 16  # rows of a parquet file that are in memory: they may hold audio
 
+csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 KiB
+
 
 def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
     """Stop unless a table has the columns that are needed, each of them once.
@@ -53,7 +55,7 @@ def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
         newline: as of :func:`open`: what ends a line, each of ``\\n``, ``\\r`` and ``\\r\\n`` if empty.
 
     Raises:
-        ValueError: it is in another encoding, or holds NUL; file and line are named.
+        ValueError: it cannot be read, is in another encoding, or holds NUL; file and line are named.
     """
     opener = gzip.open if file.suffix == ".gz" else open
     try:
@@ -70,8 +72,8 @@ def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
                 yield line
     except UnicodeError as error:
         raise ValueError(_wrong_encoding(file, opener, encoding)) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{file}: cannot be decompressed ({error}); get it again") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
 
 
 def _wrong_encoding(file: Path, opener, encoding: str) -> str:
@@ -99,24 +101,28 @@ def read_delimited(file: Path, needed: Collection[str]) -> Rows:
         ValueError: a column is not there, or quotation marks do not match; the message names file and line.
     """
     lines = read_lines(file, newline="")
-    skipped, first = 0, next(lines, "")
+    first, number = next(lines, ""), 1
     announced = re.fullmatch(r'"?sep=(.)"?\s*', first)
-    while first and (skipped == 0 and announced or not first.strip()):
-        skipped, first = skipped + 1, next(lines, "")
+    if announced:
+        first, number = next(lines, ""), 2
+    while first and not first.strip():
+        first, number = next(lines, ""), number + 1
     if not first:
         raise ValueError(f"{file}: is empty")
     delimiter = announced[1] if announced else _delimiter(first, needed)
-    records = _records(file, itertools.chain([first], lines), delimiter, skipped)
+    records = _records(file, itertools.chain([first], lines), delimiter, number)
     _, names = next(records)
     check_names(file, names, needed)
     for line, fields in records:
         place = f"{file.name}, line {line}"
-        if len(fields) == len(names):
-            yield place, dict(zip(names, fields, strict=True)) if any(fields) else "is empty"
-        elif any(fields):
-            yield place, _ragged(fields, names, f"; a text that holds {delimiter!r} stands in quotation marks")
-        elif len(fields) > 1:
+        if not any(fields) and len(fields) < 2:
+            continue
+        if not any(fields):
             yield place, "is empty"
+        elif len(fields) != len(names):
+            yield place, _ragged(fields, names) + f"; a text that holds {delimiter!r} stands in quotation marks"
+        else:
+            yield place, dict(zip(names, fields, strict=True))
 
 
 def _delimiter(header: str, needed: Collection[str]) -> str:
@@ -129,15 +135,14 @@ def _delimiter(header: str, needed: Collection[str]) -> str:
     return max(DELIMITERS, key=found)
 
 
-def _records(file: Path, lines: Iterator[str], delimiter: str, skipped: int) -> Iterator[tuple[int, list[str]]]:
-    """Records of a delimited table, each with the number of the line it begins in."""
-    csv.field_size_limit(2**31 - 1)
+def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> Iterator[tuple[int, list[str]]]:
+    """Records of a delimited table, each with the number of the line it begins in; ``first`` is that of the first."""
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    begins = skipped + 1
+    begins = first
     try:
         for fields in reader:
             yield begins, [field.strip() for field in fields]
-            begins = skipped + reader.line_num + 1
+            begins = first + reader.line_num
     except csv.Error as error:
         raise ValueError(
             f"{file}, line {begins}: {error}; a text with a quotation mark, a line break or {delimiter!r} in it stands "
@@ -145,8 +150,8 @@ def _records(file: Path, lines: Iterator[str], delimiter: str, skipped: int) -> 
         ) from error
 
 
-def _ragged(fields: list[str], names: list[str], remedy: str = "") -> str:
-    return f"the number of fields is {len(fields)}, the header has {len(names)}{remedy}"
+def _ragged(fields: list[str], names: list[str]) -> str:
+    return f"the number of fields is {len(fields)}, the header has {len(names)}"
 
 
 def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, escape: str | None = None) -> Rows:
@@ -159,7 +164,7 @@ def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, es
         escape: character before a delimiter, a quotation mark or itself that stands for itself.
     """
     names: list[str] | None = None
-    csv.field_size_limit(2**31 - 1)
+    empty = True
     for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
@@ -172,22 +177,26 @@ def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, es
         if names is None:
             names = [name.strip() for name in fields]
             check_names(file, names, needed)
-        elif len(fields) == len(names):
-            yield f"{file.name}, line {number}", dict(zip(names, fields, strict=True))
-        else:
-            yield f"{file.name}, line {number}", _ragged(fields, names)
-    if names is None:
-        raise ValueError(f"{file}: is empty")
+            continue
+        empty = False
+        row = dict(zip(names, fields, strict=True)) if len(fields) == len(names) else _ragged(fields, names)
+        yield f"{file.name}, line {number}", row
+    if empty:
+        raise ValueError(f"{file}: holds no rows")
 
 
 def read_json(file: Path) -> Rows:
     """Objects of a JSON array, or of JSON lines.
 
     Raises:
-        ValueError: something is no JSON; the message names file and line.
+        ValueError: something is no JSON, or there is no object; the message names file and line.
     """
+    empty = True
     for place, value in _json_values(file):
+        empty = False
         yield f"{file.name}, {place}", value if isinstance(value, dict) else f"is no object but {str(value)[:40]!r}"
+    if empty:
+        raise ValueError(f"{file}: holds no rows")
 
 
 def _json_values(file: Path) -> Iterator[tuple[str, object]]:
