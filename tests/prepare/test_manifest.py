@@ -145,6 +145,10 @@ def test_rows_that_cannot_be_used_are_named(clips):
         (['0.wav,Was?,"Er sagte', '1.wav,Was?,"Nein"'], "2: ',' expected after '\"'"),
         (["0.wav,Was?,Nein", '1.wav,Was?,"Ja" sagte er'], "3: ',' expected after '\"'"),
         (["0.wav,Was?,Nein", '1.wav,Was?,"Er sagte', '2.wav,Was?,Ja"'], "3: a text in quotation marks begins here"),
+        (
+            ['0.wav,Was?,"Er sagte', '1.wav,Was?,Ja",Nein,'],
+            "2: the number of fields is 5, the header has 3, and a text",
+        ),
         (["0.wav,Was?,Nein", "1.wav,Was?,J\0a"], "3: holds a NUL character"),
     ],
 )

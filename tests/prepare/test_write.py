@@ -12,13 +12,14 @@ import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
+import pytest
 
 from tests.helpers import corpora
 from tests.helpers.corpora import prepare, rejected, report, rows
 from verl_leaf.cli import main
 from verl_leaf.prepare import tables
 from verl_leaf.prepare.convert import Settings, convert
-from verl_leaf.prepare.corpus import Item, Rejected, Segment
+from verl_leaf.prepare.corpus import Item, Segment
 from verl_leaf.prepare.report import histogram
 from verl_leaf.prepare.tables import ParquetColumn
 
@@ -76,23 +77,28 @@ def test_row_groups_are_small(tmp_path):
     assert prepare(*lines(tmp_path, 300, "0.wav"), "--out", tmp_path / "many") == 0
     assert row_groups(tmp_path / "many/train.parquet") == [256, 44]
     half = np.zeros((16 * 2**20 - 44) // 2, np.float32)  # 16 MiB with its header
-    for number, waveform in enumerate((half, half, half[:-1], np.append(half, [0, 0]), np.tile(half, 3), half[:100])):
+    for number, waveform in enumerate((half, half, half[:-1], np.append(half, [0, 0]), np.tile(half, 3))):
         corpora.write(tmp_path / f"{number}.wav", waveform)
-    assert prepare(*lines(tmp_path, 6), "--out", tmp_path / "large", "--embed") == 0
-    assert row_groups(tmp_path / "large/train.parquet") == [2, 1, 1, 1, 1]  # 32 MiB, then none that fits
+    assert prepare(*lines(tmp_path, 5), "--out", tmp_path / "large", "--embed") == 0
+    assert row_groups(tmp_path / "large/train.parquet") == [2, 1, 1, 1]  # 32 MiB, then none that fits
 
 
 def test_audio_that_is_too_large_to_embed(tmp_path):
     file = tmp_path / "large.wav"
     corpora.write(file, corpora.tone(300, 0.1))
-    for size, fits in ((2**30, True), (2**30 + 1, False)):
+    settings = Settings("x", ("<audio>{question}",), None, (), None, True, str(tmp_path))
+    for size, count, reason in (
+        (2**30, 1, None),
+        (2**30 + 1, 1, "is too large"),
+        (2**29 + 1, 2, "is 1074 MB, too much"),
+    ):
         os.truncate(file, size)
-        for segments in ([file], [file, file]):
-            item = Item("a", "train", tuple((Segment(str(path)),) for path in segments), ("x",), "What?")
-            result = convert(Settings("x", ("<audio>{question}",), None, (), None, True, str(tmp_path)), (0, item))
-            assert isinstance(result, Rejected) == (not fits or len(segments) == 2)
-            if isinstance(result, Rejected):
-                assert "too" in result.reason and "embed; leave out --embed, or cut it" in result.reason
+        item = Item("a", "train", ((Segment(str(file)),),) * count, ("x",), "What?")
+        result = convert(settings, (0, item))
+        if reason:
+            assert f"{reason} to embed; leave out --embed, or cut it" in result.reason
+        else:
+            assert len(result["audios"][0]["bytes"]) == size
 
 
 def test_a_column_is_read_in_any_order(tmp_path):
@@ -103,6 +109,23 @@ def test_a_column_is_read_in_any_order(tmp_path):
     order = [0, 1, 17, 74, 75, 199, 3, 150, 149, 76, 75, 0, *range(200)]
     assert [column[row] for row in order] == [values[row] for row in order]
     assert len(column._batch) <= tables.BATCH
+
+
+def test_a_column_that_is_damaged(tmp_path):
+    """Its rows cannot be read, however often they are asked for; the others can."""
+    values = [os.urandom(1000) for _ in range(60)]
+    file = tmp_path / "x.parquet"
+    table = pyarrow.table({"audio": values})
+    pyarrow.parquet.write_table(table, file, row_group_size=20, compression="none", use_dictionary=False)
+    content = bytearray(file.read_bytes())
+    begin = content.index(values[20])
+    content[begin - 4 : begin] = b"\xff" * 4  # the length of the value
+    file.write_bytes(content)
+    column = ParquetColumn(file, "audio")
+    for _ in range(2):
+        assert (column[19], column[40]) == (values[19], values[40])
+        with pytest.raises(ValueError, match="cannot be read"):
+            column[20]
 
 
 def test_report(tmp_path, capsys):

@@ -102,7 +102,7 @@ def _load(segment: Segment) -> np.ndarray:
     if segment.row is not None:
         try:
             return load_audio(_stored(segment), RATE)
-        except AudioError as error:
+        except ValueError as error:
             raise AudioError(f"{segment.path}, row {segment.row}: {error}") from error
     if segment.seconds is None:
         return load_audio(segment.path, RATE, start=segment.start)

@@ -57,12 +57,18 @@ def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
     Raises:
         ValueError: it cannot be read, is in another encoding, or holds NUL; file and line are named.
     """
-    opener = gzip.open if file.suffix == ".gz" else open
     try:
-        with opener(file, "rb") as data:
-            head = data.read(4)
-        encoding = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
-        with opener(file, "rt", encoding=encoding, newline=newline) as lines:
+        yield from _decoded_lines(file, gzip.open if file.suffix == ".gz" else open, newline)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
+
+
+def _decoded_lines(file: Path, opener, newline: str) -> Iterator[str]:
+    with opener(file, "rb") as data:
+        head = data.read(4)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
+    with opener(file, "rt", encoding=encoding, newline=newline) as lines:
+        try:
             for number, line in enumerate(lines, start=1):
                 if "\0" in line:
                     raise ValueError(
@@ -70,10 +76,8 @@ def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
                         "byte order mark; save it as UTF-8"
                     )
                 yield line
-    except UnicodeError as error:
-        raise ValueError(_wrong_encoding(file, opener, encoding)) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
+        except UnicodeError as error:
+            raise ValueError(_wrong_encoding(file, opener, encoding)) from error
 
 
 def _wrong_encoding(file: Path, opener, encoding: str) -> str:
@@ -120,6 +124,11 @@ def read_delimited(file: Path, needed: Collection[str]) -> Rows:
         if not any(fields):
             yield place, "is empty"
         elif len(fields) != len(names):
+            if any(re.search(r"[\r\n]", field) for field in fields):  # and thus more rows than one, perhaps
+                raise ValueError(
+                    f"{file}, line {line}: {_ragged(fields, names)}, and a text in quotation marks runs over lines; one "
+                    "of the quotation marks is missing or not doubled"
+                )
             yield place, _ragged(fields, names) + f"; a text that holds {delimiter!r} stands in quotation marks"
         else:
             yield place, dict(zip(names, fields, strict=True))
@@ -250,8 +259,10 @@ def open_parquet(file: Path) -> pyarrow.parquet.ParquetFile:
         ValueError: it is none.
     """
     try:
-        return pyarrow.parquet.ParquetFile(file, memory_map=True)
-    except (pyarrow.ArrowException, OSError) as error:
+        opened = pyarrow.parquet.ParquetFile(file, memory_map=True)
+        opened.schema_arrow.names  # noqa: B018 - raises where a name is no UTF-8
+        return opened
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read as parquet ({_first_line(error)})") from error
 
 
@@ -273,12 +284,24 @@ class ParquetColumn:
         self._batch, self._batches = (), iter(())
 
     def __getitem__(self, row: int):
-        if not self._first <= row < self._end:
-            group = int(np.searchsorted(self._ends, row, side="right"))
-            self._first, self._end = (int(self._ends[group - 1]) if group else 0), int(self._ends[group])
-            self._batches = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._name])
-            self._batch = ()
-        while row >= self._first + len(self._batch):
-            self._first += len(self._batch)
-            self._batch = next(self._batches).column(0)
+        """The value in a row.
+
+        Raises:
+            ValueError: the file is damaged there.
+        """
+        try:
+            if not self._first <= row < self._end:
+                self._begin_at_group_of(row)
+            while row >= self._first + len(self._batch):
+                self._first += len(self._batch)
+                self._batch = next(self._batches).column(0)
+        except (pyarrow.ArrowException, OSError) as error:
+            self._end = 0  # begin again next time
+            raise ValueError(f"cannot be read ({_first_line(error)})") from error
         return self._batch[row - self._first].as_py()
+
+    def _begin_at_group_of(self, row: int) -> None:
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        self._first, self._end = (int(self._ends[group - 1]) if group else 0), int(self._ends[group])
+        self._batches = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._name])
+        self._batch = ()
