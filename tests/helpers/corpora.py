@@ -1,5 +1,9 @@
-"""Miniature copies of the corpora, in their true layouts. Every clip is a tone; its frequency tells which it is."""
+"""Miniature copies of the corpora, in their true layouts. Every clip is a tone; its frequency tells which it is.
 
+And ``verl-leaf prepare`` on them, with what it has written.
+"""
+
+import bisect
 import gzip
 import io
 import json
@@ -11,7 +15,57 @@ import pyarrow
 import pyarrow.parquet
 import soundfile
 
+from verl_leaf.cli import main
+from verl_leaf.prepare.corpus import fraction
+from verl_leaf.speech.audio import load_audio
+from verl_leaf.speech.rows import absolute_audio
+
 RATE = 16000
+
+
+def prepare(*arguments) -> int:
+    return main(["prepare", *map(str, arguments), "--workers", "2"])
+
+
+def rows(folder: Path, split: str) -> list[dict]:
+    files = sorted(folder.glob(f"{split}*.parquet"))
+    return [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
+
+
+def everything(folder: Path) -> dict[str, dict]:
+    """All rows by their id."""
+    return {row["extra_info"]["id"]: row for split in ("train", "validation", "test") for row in rows(folder, split)}
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    """Reasons of the rows left out, by id."""
+    lines = (folder / "rejected.jsonl").read_text().split("\n")[:-1]
+    reasons = {entry["id"]: entry["reason"] for entry in map(json.loads, lines)}
+    assert len(reasons) == len(lines)
+    return reasons
+
+
+def report(folder: Path) -> dict:
+    """The report, whose numbers add up."""
+    content = json.loads((folder / "report.json").read_text())
+    written = sum(len(rows(folder, split)) for split in ("train", "validation", "test"))
+    assert content["rows_written"] == written == sum(split["rows"] for split in content["splits"].values())
+    assert content["rows_left_out"] == sum(content["left_out"].values())
+    assert content["rows_left_out"] == len((folder / "rejected.jsonl").read_text().split("\n")) - 1
+    assert content["rows_read"] == content["rows_written"] + content["rows_left_out"]
+    return content
+
+
+def audio(row: dict, folder: Path, number: int = 0) -> np.ndarray:
+    return load_audio(absolute_audio(row["audios"][number], str(folder)), RATE)
+
+
+def pitch(waveform: np.ndarray) -> float:
+    return np.abs(np.fft.rfft(waveform)).argmax() * RATE / len(waveform)
+
+
+def prompt(row: dict) -> str:
+    return row["prompt"][0]["content"]
 
 
 def tone(frequency: float, seconds: float, rate: int = RATE) -> np.ndarray:
@@ -33,6 +87,13 @@ def write_m4a(file: Path, waveform: np.ndarray) -> None:
             container.mux(packet)
 
 
+def around(threshold: float, name) -> tuple[str, str]:
+    """Of ten thousand names, the two whose hashes are next to a threshold: below it, and not below it."""
+    names = sorted((name(number) for number in range(10_000)), key=fraction)
+    place = bisect.bisect_left(names, threshold, key=fraction)
+    return names[place - 1], names[place]
+
+
 def librisqa(root: Path) -> None:
     for split, folder, count in (("train", "train-clean-360", 12), ("test", "test-clean", 2)):
         records = []
@@ -51,41 +112,71 @@ def librisqa(root: Path) -> None:
 
 
 def covost2(root: Path) -> None:
-    names = [f"common_voice_en_{number}.mp3" for number in range(8)]
+    """Eight clips, of which 6 is missing and 9 empty, and a stray file; 7 and 8 are not as they should be in a table."""
+    names = [f"common_voice_en_{number}.mp3" for number in range(10)]
     for number, name in enumerate(names):
-        if number != 6:
+        if number not in (6, 9):
             write(root / "cv/clips" / name, tone(400, 0.6, 32000), 32000)
+    (root / "cv/clips" / names[9]).touch()
+    (root / "cv/clips" / f"._{names[0]}").write_bytes(b"\0\5\x16\7")
     lines = ["client_id\tpath\tsentence\tup_votes"]
     lines += [f'c{n}\t{name}\tSay "{n} now.\t2' for n, name in enumerate(names) if n != 7]
-    (root / "cv/validated.tsv").write_text("\n".join(lines) + "\n")
-    splits = ["train", "train_covost", "dev", "dev_covost", "test", "test", "train", "train"]
+    (root / "cv/validated.tsv").write_text("\n".join([*lines, "c7\ttoo few"]) + "\n")
+    splits = ["train", "train_covost", "dev", "dev_covost", "test", "test_covost", "train", "train", "train", "train"]
     lines = ["path\ttranslation\tsplit"]
     lines += [f'{name}\tSage "{n} jetzt.\t{split}' for n, (name, split) in enumerate(zip(names, splits, strict=True))]
-    (root / "covost_v2.en_de.tsv").write_text("\n".join(lines) + "\n")
+    lines[2] = f'{names[1]}\tein \\"alter\\" \\\tHund \\\\\ttrain_covost'
+    lines[9] = f"{names[8]}\tlinks\trechts\ttrain"
+    lines += [lines[1], f"{names[2]}\t \tdev", f"{names[4]}\tSage es anders.\ttest", f"{names[4]}\tSage\tother", "", ""]
+    (root / "covost_v2.en_de.tsv").write_text("\n".join(lines))
 
 
 def conversation(question: str, answer: str) -> list[dict]:
-    return [{"from": "human", "value": f"<sound>\n{question}"}, {"from": "gpt", "value": answer}]
+    return turns(f"<sound>\n{question}", answer)
+
+
+def turns(human, answer) -> list[dict]:
+    return [{"from": "human", "value": human}, {"from": "gpt", "value": answer}]
 
 
 def dailytalk(root: Path) -> None:
     for turn in range(12):
         write(root / "DailyTalk/data/0" / f"{turn}_{turn % 2}_d0.wav", tone(200 + 50 * turn, 0.25, 44100), 44100)
     write(root / "DailyTalk/data/d0001/0_0_d1.wav", tone(300, 0.5))
-    question = conversation("Who speaks?", "Two people.")
+    write(root / "DailyTalk/data/2/0_0_d2.wav", tone(300, 40))
+    write(root / "DailyTalk/data/3/0_0_d3.wav", tone(300, 40.1))
+    write(root / "DailyTalk/data/4/0_0_d4.wav", tone(300, 0.5))
+    write(root / "DailyTalk/data/4/2_0_d4.wav", tone(300, 0.5))  # turn 1 is missing
+    write(root / "DailyTalk/data/5/0_0_d5.wav", tone(300, 0.5))
+    (root / "DailyTalk/data/5/1_1_d5.wav").touch()
+    for stray in ("._0_0_d0.wav", ".DS_Store", "Thumbs.db", "0_0_d0 (1).wav", "notes.txt", "0_0_d1.wav"):
+        (root / "DailyTalk/data/0" / stray).write_bytes(b"\0\5\x16\7Mac OS X")
+    said = conversation("Who speaks?", "Two people.")
     records = [
-        {"id": "a", "sound": "0.wav", "duration": 3.0, "conversations": question},
-        {"id": "b", "sound": "1.wav", "duration": 0.5, "conversations": repr(question)},
-        {"id": "c", "sound": "7.wav", "duration": 3.0, "conversations": question},
-        {"id": "d", "sound": "0.wav", "duration": 41.0, "conversations": question},
-        {
-            "id": "e",
-            "sound": "0.wav",
-            "duration": 3.0,
-            "conversations": conversation("Which? Choose the correct option", "x"),
-        },
-        {"id": "f", "sound": "0.wav", "duration": 3.0, "conversations": conversation("Which?", "(A) One")},
-        {"id": "g", "sound": "0.wav", "duration": 3.0, "conversations": "[{'from': 'human'"},
+        {"id": "a", "sound": "0.wav", "duration": 3.0, "conversations": said},
+        {"id": "b", "sound": "1.wav", "duration": 40.0, "conversations": repr(said)},
+        {"id": "middle", "sound": "1.wav", "conversations": turns("Hear <sound> and say who speaks.", "Ann.")},
+        {"id": "end", "sound": "1.wav", "duration": None, "conversations": turns("Who speaks?\n<sound>", "Ann.")},
+        {"id": "nowhere", "sound": "1.wav", "duration": 0.5, "conversations": turns("Who speaks?", 5)},
+        {"id": "40 s", "sound": "2.wav", "conversations": said},
+        {"id": "40.1 s", "sound": "3.wav", "conversations": said},
+        {"id": "c", "sound": "7.wav", "duration": 3.0, "conversations": said},
+        {"id": "d", "sound": "0.wav", "duration": 40.01, "conversations": said},
+        {"id": "e", "sound": "0.wav", "conversations": conversation("Which? Choose the correct option", "x")},
+        {"id": "f", "sound": "0.wav", "conversations": conversation("Choose the correct answer: A or B?", "x")},
+        {"id": "g", "sound": "0.wav", "conversations": conversation("Which?", "(A) One")},
+        {"id": "literal", "sound": "0.wav", "conversations": "[{'from': 'human'"},
+        {"id": "turns", "sound": "0.wav", "conversations": said * 2},
+        {"id": "twice", "sound": "0.wav", "conversations": turns("<sound> and <sound>", "Ann.")},
+        {"id": "silent", "sound": "0.wav", "conversations": turns("<sound>", "Ann.")},
+        {"id": "long", "sound": "0.wav", "duration": "three", "conversations": said},
+        {"id": "none", "sound": [], "conversations": said},
+        {"id": "name", "sound": "\u00b2.wav", "conversations": said},
+        {"id": "gap", "sound": "4.wav", "conversations": said},
+        {"id": "empty", "sound": "5.wav", "conversations": said},
+        {"sound": "0.wav", "conversations": said},
+        {"id": "a", "sound": "0.wav", "duration": 3.0, "conversations": said},
+        None,
     ]
     questions = root / "questions/longaudio_xl"
     questions.mkdir(parents=True)
@@ -122,6 +213,9 @@ def parliament(root: Path, hub: bool) -> None:
             "conversations": question,
         },
         {"id": 3, "sound": "en.19990101.1_0_1.wav", "conversations": question},
+        {"id": 6, "sound": "en.20080925.16.4-121_7_9.wav", "conversations": question},  # the recording ends after 8 s
+        {"id": 7, "sound": "en.20080925.16.4-121_3_3.wav", "conversations": question},
+        {"id": 8, "sound": "en.20080925.wav", "conversations": question},
     ]
     voxpopuli = [{"id": 4, "sound": [f"{name}.wav" for name in names], "conversations": question}]
     voxpopuli.append({"id": 5, "sound": "nowhere.wav", "conversations": question})

@@ -1,4 +1,4 @@
-"""``verl-leaf prepare``: corpora on disk into the parquet files that veRL trains on.
+"""``verl-leaf prepare``: corpora on disk into the parquet files that verl trains on.
 
 A corpus is one module with ``HELP``, ``add_arguments(parser)`` and ``read(options) -> Corpus``; ``write.py`` does the
 rest.
@@ -10,7 +10,7 @@ CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "manifest")
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments: one sub-command a corpus."""
+    """The command's arguments: one sub-command per corpus."""
     from pathlib import Path
 
     names = parser.add_subparsers(dest="corpus", required=True)
@@ -21,25 +21,33 @@ def add_arguments(parser) -> None:
         corpus.add_argument("--out", type=Path, required=True, help="folder to write to; give it again to go on")
         corpus.add_argument("--prompt", help="one phrasing for all rows, with {question} where there are questions")
         corpus.add_argument("--embed", action="store_true", help="audio into the parquet files instead of its path")
-        corpus.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
-        corpus.add_argument("--shard-rows", type=int, default=20000, help="rows a file (default: %(default)s)")
+        corpus.add_argument("--workers", type=int, help="processes (default: one per core)")
+        corpus.add_argument("--shard-rows", type=int, default=20000, help="rows per file (default: %(default)s)")
 
 
 def main(options) -> int:
     """Read a corpus and write it.
 
     Raises:
-        ValueError: something that the corpus needs is not there, or no row is left.
+        ValueError: something that the corpus needs is not there or cannot be read, or no row is left.
     """
     from verl_leaf.prepare.write import write
 
-    corpus = importlib.import_module(f"verl_leaf.prepare.{options.corpus}").read(options)
-    write(
-        corpus,
-        options.out,
-        prompt=options.prompt,
-        embed=options.embed,
-        workers=options.workers,
-        shard_rows=options.shard_rows,
-    )
+    for name, value in (("--workers", options.workers), ("--shard-rows", options.shard_rows)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} {value}: must be 1 or more")
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is no folder: choose another --out")
+    try:
+        corpus = importlib.import_module(f"verl_leaf.prepare.{options.corpus}").read(options)
+        write(
+            corpus,
+            options.out,
+            prompt=options.prompt,
+            embed=options.embed,
+            workers=options.workers,
+            shard_rows=options.shard_rows,
+        )
+    except OSError as error:
+        raise ValueError(f"{error.filename or options.out}: {error.strerror or error}") from error
     return 0

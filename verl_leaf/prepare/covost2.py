@@ -1,13 +1,15 @@
 """CoVoST 2: Common Voice speech and its translation.
 
-Training rows are those marked train or train_covost; validation and test those marked dev and test.
+Training rows are those marked train or train_covost; validation and test those marked dev and test. The rows marked
+dev_covost and test_covost are for other uses and left out.
 """
 
-import csv
+import os
 import re
 from pathlib import Path
 
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, need
+from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, need_file, need_folder
+from verl_leaf.prepare.tables import Rows, read_lines_of_fields
 
 HELP = "CoVoST 2: speech translation, any pair"
 SPLITS = {"train": TRAIN, "train_covost": TRAIN, "dev": VALIDATION, "test": TEST}
@@ -38,46 +40,54 @@ def read(options) -> Corpus:
         raise ValueError(
             f"{options.translations} is not named covost_v2.<source>_<target>.tsv with two of {', '.join(LANGUAGES)}"
         )
-    need(options.translations, "the table of translations of CoVoST 2")
-    validated = need(options.audio / "validated.tsv", "Common Voice's table, beside its folder clips/")
+    need_file(options.translations, "the table of translations of CoVoST 2")
+    need_folder(options.audio, "Common Voice, with validated.tsv and clips/")
+    sentences, problem = _sentences(need_file(options.audio / "validated.tsv", "Common Voice's table, beside clips/"))
     source, target = (LANGUAGES[code] for code in pair.groups())
-    sentences = {row["path"]: row["sentence"] for row in _table(validated, "path", "sentence")}
     corpus = Corpus(
         "covost2_{}_{}".format(*pair.groups()),
         tuple(text.replace("{source}", source).replace("{target}", target) for text in PHRASINGS),
         one_phrasing=(VALIDATION, TEST),
     )
-    for number, row in enumerate(_table(options.translations, "path", "translation", "split"), start=2):
-        place = f"{options.translations.name}, line {number}"
-        split, clip = SPLITS.get(row["split"]), options.audio / "clips" / row["path"]
-        if split is None:
-            continue  # dev_covost and test_covost are further rows for other uses
-        if row["path"] not in sentences:
-            corpus.add(Rejected(row["path"], place, "is not in validated.tsv"))
-        elif not clip.is_file():
-            corpus.add(Rejected(row["path"], place, f"{clip}: no such file"))
-        elif not (row["translation"] or "").strip():
-            corpus.add(Rejected(row["path"], place, "has no translation"))
-        else:
-            corpus.add(
-                Item(
-                    Path(row["path"]).stem,
-                    split,
-                    ((Segment(str(clip)),),),
-                    (row["translation"],),
-                    phrase_by=sentences[row["path"]],
-                    source=place,
-                )
-            )
+    for place, row in _table(options.translations, "path", "translation", "split"):
+        if isinstance(row, str):
+            corpus.add(Rejected(place, place, row))
+            continue
+        try:
+            corpus.add(_item(row, place, sentences, problem, options.audio / "clips"))
+        except ValueError as error:
+            corpus.add(Rejected(row["path"], place, str(error)))
     return corpus
 
 
-def _table(file: Path, *columns: str):
-    """Rows of a tab-separated file, whose texts may hold quotation marks."""
-    with open(file, encoding="utf-8", newline="") as lines:
-        rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if missing := set(columns) - set(rows.fieldnames or ()):
-            raise ValueError(
-                f"{file}: no column {', '.join(sorted(missing))}; it has {', '.join(rows.fieldnames or ())}"
-            )
-        yield from rows
+def _item(row: dict, place: str, sentences: dict[str, str], problem: str, clips: Path) -> Item:
+    name, translation, split = row["path"], row["translation"].strip(), row["split"]
+    if split not in SPLITS:
+        raise ValueError(f"its split is {split!r}; used are {', '.join(SPLITS)}")
+    if name not in sentences:
+        raise ValueError(f"is not in validated.tsv{problem}")
+    if not os.path.isfile(clips / name):
+        raise ValueError(f"{clips / name}: no such file")
+    if not translation:
+        raise ValueError("has no translation")
+    audio = (Segment(str(clips / name)),)
+    return Item(Path(name).stem, SPLITS[split], (audio,), (translation,), phrase_by=sentences[name], source=place)
+
+
+def _sentences(file: Path) -> tuple[dict[str, str], str]:
+    """The sentence of each clip, and what to say of lines that have none."""
+    sentences, broken = {}, []
+    for place, row in _table(file, "path", "sentence"):
+        if isinstance(row, str):
+            broken.append(place)
+        else:
+            sentences[row["path"]] = row["sentence"]
+    problem = (
+        f", {len(broken)} of whose lines have a wrong number of fields, the first is {broken[0]}" if broken else ""
+    )
+    return sentences, problem
+
+
+def _table(file: Path, *columns: str) -> Rows:
+    """Rows of a table as CoVoST's own script reads them: no quotation marks, a backslash before what stands for itself."""
+    return read_lines_of_fields(file, columns, "\t", escape="\\")

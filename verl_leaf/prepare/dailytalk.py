@@ -4,10 +4,12 @@ Splits are by a hash of the question's id, a tenth each for test and validation;
 """
 
 import functools
+import os
+import re
 from pathlib import Path
 
 from verl_leaf.prepare import longaudio
-from verl_leaf.prepare.corpus import Corpus, Segment, need
+from verl_leaf.prepare.corpus import Corpus, Segment, need_folder
 
 HELP = "DailyTalk: questions about dialogues (LongAudio)"
 
@@ -20,7 +22,7 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    need(options.audio, "DailyTalk, one folder a dialogue")
+    need_folder(options.audio, "DailyTalk, one folder per dialogue")
     corpus = Corpus("dailytalk_longaudio", longaudio.PHRASINGS, max_seconds=longaudio.MAX_SECONDS)
     find = functools.cache(functools.partial(_dialogue, options.audio))
     for item in longaudio.read(options.questions, "DailyTalk_LongAudio.json", find):
@@ -28,13 +30,25 @@ def read(options) -> Corpus:
     return corpus
 
 
-def _dialogue(root: Path, sound: str) -> tuple[Segment, ...] | str:
+def _dialogue(root: Path, sound: str) -> tuple[Segment, ...]:
     number = Path(sound).stem
-    if not number.isdigit():
-        return f"{sound}: its name is no number of a dialogue"
+    if not re.fullmatch(r"[0-9]{1,9}", number):
+        raise ValueError(f"{sound}: its name is no number of a dialogue")
     for folder in (root / "data", root):
         for name in (number, f"d{int(number):04d}"):
-            utterances = sorted((folder / name).glob("*_*_d*.wav"), key=lambda file: int(file.name.split("_")[0]))
-            if utterances:
-                return tuple(Segment(str(file)) for file in utterances)
-    return f"dialogue {number}: no utterances in {root}, with or without data/"
+            if os.path.isdir(folder / name):
+                return _utterances(folder / name, int(number))
+    raise ValueError(f"dialogue {number}: no utterances in {root}, with or without data/")
+
+
+def _utterances(folder: Path, number: int) -> tuple[Segment, ...]:
+    """A dialogue's utterances in the order of their turns; files that are not named as one are none."""
+    name = re.compile(rf"([0-9]+)_[0-9]+_d0*{number}\.wav", re.IGNORECASE)
+    found = [(int(named[1]), file) for file in os.listdir(folder) if (named := name.fullmatch(file))]
+    if not found:
+        raise ValueError(f"dialogue {number}: no utterances in {folder}")
+    found.sort()
+    if [turn for turn, _ in found] != [*range(len(found))]:
+        turns = ", ".join(str(turn) for turn, _ in found)
+        raise ValueError(f"dialogue {number}: not every turn is there once in {folder}, but {turns}")
+    return tuple(Segment(str(folder / file)) for _, file in found)

@@ -6,7 +6,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from verl_leaf.prepare.write import RATE, histogram
+from verl_leaf.prepare.convert import RATE
+from verl_leaf.prepare.report import histogram
 from verl_leaf.speech.audio import load_audio
 from verl_leaf.speech.options import DEFAULT_KEYS, Keys
 from verl_leaf.speech.parquet import RowFile

@@ -3,7 +3,7 @@
 Test is the data set's own; of train, a fifth is held out for validation, by a hash of the audio's name.
 """
 
-import json
+import os
 from pathlib import Path
 
 from verl_leaf.prepare.corpus import (
@@ -15,11 +15,14 @@ from verl_leaf.prepare.corpus import (
     Rejected,
     Segment,
     fraction,
-    need,
+    need_folder,
     question_file,
+    text_of,
 )
+from verl_leaf.prepare.tables import read_json
 
 HELP = "LibriSQA part I: questions about LibriSpeech"
+HELD_OUT = 0.2  # of the clips of train
 PHRASINGS = (
     "<audio>\n{question}",
     "{question}\n<audio>",
@@ -34,36 +37,48 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    need(options.audio, "LibriSpeech, with train-clean-360 and test-clean")
+    need_folder(options.audio, "LibriSpeech, with train-clean-360 and test-clean")
     corpus = Corpus("librisqa", PHRASINGS)
     for split in (TRAIN, TEST):
         name = f"LibriSQA-PartI-{split}.json"
         file = question_file(options.questions, name, "ZihanZhao/LibriSQA", "LibriSQA-PartI")
-        for number, record in enumerate(json.loads(file.read_text())):
-            corpus.add(_item(record, split, f"{file.name}, record {number}", options.audio))
+        for place, record in read_json(file):
+            if isinstance(record, str):
+                corpus.add(Rejected(place, place, record))
+            else:
+                corpus.add(_item(record, split, place, options.audio))
     return corpus
 
 
-def _item(record: dict, split: str, source: str, audio: Path) -> Item | Rejected:
-    name = record.get("speech_path") or record.get("audio_path") or record.get("path")
-    question, answer = record.get("question"), record.get("answer")
-    if not (name and question and answer):
-        return Rejected(source, source, "lacks audio, question or answer")
-    stem = Path(name).stem
-    path = _find(audio, Path(name))
-    if path is None:
-        return Rejected(
-            stem, source, f"{name}: no such file below {audio}, as .flac or .wav, with or without LibriSpeech/"
-        )
-    if split == TRAIN and fraction(stem) < 0.2:
+def _item(record: dict, split: str, place: str, audio: Path) -> Item | Rejected:
+    id = place
+    try:
+        named = [text_of(record.get(key), key) for key in ("speech_path", "audio_path", "path")]
+        name = next(filter(None, named), "")
+        stem = Path(name).stem
+        if stem:
+            id = f"{stem}-{place.split()[-1]}"
+        question, answer = text_of(record.get("question"), "question"), text_of(record.get("answer"), "answer")
+        if not (stem and question and answer):
+            raise ValueError("lacks audio, question or answer")
+        path = _find(audio, Path(name))
+    except ValueError as error:
+        return Rejected(id, place, str(error))
+    if split == TRAIN and fraction(stem) < HELD_OUT:
         split = VALIDATION
-    return Item(f"{stem}-{source.split()[-1]}", split, ((Segment(str(path)),),), (answer,), question, source=source)
+    return Item(id, split, ((Segment(str(path)),),), (answer,), question, source=place, numbered=True)
 
 
-def _find(root: Path, name: Path) -> Path | None:
+def _find(root: Path, name: Path) -> Path:
+    """The file of a name, whose suffix and whose folder LibriSpeech may differ on disk.
+
+    Raises:
+        ValueError: there is none.
+    """
     inner = Path(*name.parts[1:]) if name.parts[0] == "LibriSpeech" else name
     for path in (root / name, root / inner, root / "LibriSpeech" / inner):
         for suffix in (name.suffix, ".flac", ".wav"):
-            if path.with_suffix(suffix).is_file():
-                return path.with_suffix(suffix)
-    return None
+            file = path.with_name(name.stem + suffix)
+            if os.path.isfile(file):
+                return file
+    raise ValueError(f"{name}: no such file below {root}, as .flac or .wav, with or without LibriSpeech/")

@@ -1,22 +1,19 @@
 """What the question sets of LongAudio (hub data set nvidia/LongAudio) have in common."""
 
 import ast
-import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Item, Rejected, Segment, fraction, question_file
+from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Item, Rejected, Segment, fraction, question_file, text_of
+from verl_leaf.prepare.tables import read_json
+from verl_leaf.speech.names import PLACEHOLDER
 
 MAX_SECONDS = 40.0
 MULTIPLE_CHOICE = ("Choose the correct option", "Choose the correct answer")
-PHRASINGS = (
-    "<audio>\n{question}",
-    "{question}\n<audio>",
-    "Listen carefully, then answer.\n<audio>\n{question}",
-    "The question is about this recording: <audio>\n{question}",
-)
+PHRASINGS = (f"{PLACEHOLDER}\n{{question}}",)  # of a question that does not say where the audio stands
 
-Find = Callable[[str], tuple[Segment, ...] | str]  # name of a sound -> its segments, or why it cannot be had
+Find = Callable[[str], tuple[Segment, ...]]  # name of a sound -> its segments; a ValueError says why there are none
 
 
 def read(folder: Path | None, name: str, find: Find) -> Iterator[Item | Rejected]:
@@ -27,39 +24,72 @@ def read(folder: Path | None, name: str, find: Find) -> Iterator[Item | Rejected
         name: of the file.
         find: gives the segments of a name in ``sound``.
     """
-    file = question_file(folder, name, "nvidia/LongAudio", "longaudio_xl")
-    for number, record in enumerate(json.loads(file.read_text())):
-        yield _item(record, f"{file.name}, record {number}", find)
+    for place, record in read_json(question_file(folder, name, "nvidia/LongAudio", "longaudio_xl")):
+        yield Rejected(place, place, record) if isinstance(record, str) else _item(record, place, find)
 
 
-def _item(record: dict, source: str, find: Find) -> Item | Rejected:
-    id = str(record.get("id"))
+def _item(record: dict, place: str, find: Find) -> Item | Rejected:
+    id = place
     try:
-        question, answer = _conversation(record)
-        sounds = record["sound"]
-    except (KeyError, ValueError, SyntaxError, TypeError) as error:
-        return Rejected(id, source, f"cannot be understood ({type(error).__name__}: {error})")
-    if any(words in question for words in MULTIPLE_CHOICE) or answer.startswith("("):
-        return Rejected(id, source, "is multiple choice")
-    if float(record.get("duration") or 0) > MAX_SECONDS:
-        return Rejected(id, source, f"lasts {float(record['duration']):g} s, more than {MAX_SECONDS:g}")
-    segments: list[Segment] = []
-    for sound in [sounds] if isinstance(sounds, str) else sounds:
-        found = find(sound)
-        if isinstance(found, str):
-            return Rejected(id, source, found)
-        segments += found
+        id = text_of(record.get("id"), "id")
+        if not id:
+            id = place
+            raise ValueError("has no id, which says what split it is of")
+        human, answer = _conversation(record.get("conversations"))
+        seconds = float(text_of(record.get("duration"), "duration") or 0)
+        if any(words in human for words in MULTIPLE_CHOICE) or answer.startswith("("):
+            raise ValueError("is multiple choice")
+        if seconds > MAX_SECONDS:
+            raise ValueError(f"lasts {seconds:g} s, more than {MAX_SECONDS:g}")
+        question, prompt = _question(human)
+        segments = _segments(record.get("sound"), find)
+    except ValueError as error:
+        return Rejected(id, place, str(error))
     share = fraction(id)
     split = TEST if share < 0.1 else VALIDATION if share < 0.2 else TRAIN
-    return Item(id, split, (tuple(segments),), (answer,), question, source=source)
+    return Item(id, split, (segments,), (answer,), question, prompt, source=place)
 
 
-def _conversation(record: dict) -> tuple[str, str]:
-    """Question and answer of a record; the list may be written as a string."""
-    turns = record["conversations"]
-    turns = ast.literal_eval(turns) if isinstance(turns, str) else turns
-    said = {turn["from"]: turn["value"].strip() for turn in reversed(turns)}
-    question, answer = said["human"].replace("<sound>", "").strip(), said["gpt"]
-    if not question or not answer:
-        raise ValueError("question or answer is empty")
-    return question, answer
+def _conversation(turns) -> tuple[str, str]:
+    """What the human says and the answer to it; the list may be written as a string.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(turns, str):
+        try:
+            turns = ast.literal_eval(turns)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise ValueError(f"conversations cannot be understood ({type(error).__name__})") from error
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError("conversations is no list of turns")
+    if [turn.get("from") for turn in turns] != ["human", "gpt"]:
+        raise ValueError(f"conversations has {len(turns)} turns, not one of human and one of gpt")
+    human, answer = (text_of(turn.get("value"), f"turn of {turn['from']}") for turn in turns)
+    if not answer:
+        raise ValueError("has no answer")
+    return human, answer
+
+
+def _question(human: str) -> tuple[str, str]:
+    """The question alone, and the whole prompt, with the audio where the question has it.
+
+    Raises:
+        ValueError: there is no question, or more than one place for the audio.
+    """
+    if PLACEHOLDER in human:
+        raise ValueError(f"the question holds {PLACEHOLDER}, which stands for audio")
+    prompt = re.sub(r"<sound>(\s*<sound>)*", PLACEHOLDER, human)  # one per segment, which are joined
+    question = prompt.replace(PLACEHOLDER, "").strip()
+    if not question:
+        raise ValueError("has no question")
+    if prompt.count(PLACEHOLDER) > 1:
+        raise ValueError("the question holds <sound> in more than one place")
+    return question, prompt if PLACEHOLDER in prompt else ""
+
+
+def _segments(sounds, find: Find) -> tuple[Segment, ...]:
+    sounds = [sounds] if isinstance(sounds, str) else sounds
+    if not isinstance(sounds, list) or not sounds or not all(isinstance(sound, str) and sound for sound in sounds):
+        raise ValueError("sound is no name of a file, nor a list of them")
+    return tuple(segment for sound in sounds for segment in find(text_of(sound, "sound")))

@@ -1,27 +1,42 @@
-"""A table of one's own: CSV, JSONL or parquet with columns for audio, question and answer.
+"""A table of your own: CSV or TSV, JSON or JSON lines, or parquet, with columns for audio, question and answer.
 
-Several audios or answers a row are a list (in CSV, a JSON list). A question that holds <audio> is the whole prompt.
+Several audios or answers of a row are a list (in CSV, a JSON list). A question that holds <audio> is the whole prompt.
 """
 
-import csv
 import json
 import os
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
-import pyarrow.parquet
+from verl_leaf.prepare.corpus import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Corpus,
+    Item,
+    Rejected,
+    Segment,
+    fraction,
+    need_file,
+    text_of,
+)
+from verl_leaf.prepare.tables import Rows, check_names, read_delimited, read_json, read_parquet
+from verl_leaf.speech.names import PLACEHOLDER
 
-from verl_leaf.prepare.corpus import SPLITS, TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need
-
-HELP = "a CSV, JSONL or parquet file of your own"
-PHRASINGS = ("<audio>\n{question}",)
+HELP = "a CSV, JSON or parquet file of your own"
+PHRASINGS = (f"{PLACEHOLDER}\n{{question}}",)
+NEEDED, OPTIONAL = ("audio", "question", "answer"), ("id", "split")
+DELIMITED, JSON, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet",)
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("file", type=Path, help="table with a row for each question")
+    parser.add_argument(
+        "file", type=Path, help=f"table with one row per question: {', '.join(DELIMITED + JSON + PARQUET)}"
+    )
     parser.add_argument("--name", help="data_source of the rows (default: the file's name)")
     parser.add_argument("--audio-root", type=Path, help="what relative paths start from (default: the file's folder)")
-    for column in ("audio", "question", "answer", "id", "split"):
+    for column in NEEDED + OPTIONAL:
         parser.add_argument(f"--{column}-column", default=column, help="default: %(default)s")
     parser.add_argument(
         "--held-out", type=float, default=0.1, help="share for validation, and for test, where no column says so (0.1)"
@@ -29,57 +44,116 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    need(options.file, "a table of the kind .csv, .jsonl or .parquet")
-    root = options.audio_root or options.file.parent
-    corpus = Corpus(options.name or options.file.stem, PHRASINGS)
-    columns = {name: getattr(options, f"{name}_column") for name in ("audio", "question", "answer", "id", "split")}
-    for number, row in enumerate(_rows(options.file)):
-        if missing := [columns[name] for name in ("audio", "question", "answer") if columns[name] not in row]:
-            raise ValueError(
-                f"{options.file}, row {number}: no column {', '.join(missing)}; it has {', '.join(row)}. "
-                "--audio-column, --question-column and --answer-column name them"
-            )
-        corpus.add(_item({name: row.get(column) for name, column in columns.items()}, number, root, options))
+    file = need_file(options.file, f"a table: {', '.join(DELIMITED + JSON + PARQUET)}")
+    if not 0 <= options.held_out < 0.5:
+        raise ValueError(f"--held-out {options.held_out}: must be from 0 to below 0.5; it is taken twice")
+    columns = {name: getattr(options, f"{name}_column") for name in NEEDED + OPTIONAL}
+    corpus = Corpus(options.name or file.stem, PHRASINGS)
+    for number, (place, row) in enumerate(_rows(file, columns)):
+        if isinstance(row, str):
+            corpus.add(Rejected(str(number), place, row))
+        else:
+            cells = {name: row.get(column) for name, column in columns.items()}
+            corpus.add(_item(cells, number, place, options))
+    if not corpus.items and not corpus.rejected:
+        raise ValueError(f"{file}: holds no rows")
     return corpus
 
 
-def _rows(file: Path) -> Iterator[dict]:
-    if file.suffix == ".parquet":
-        yield from pyarrow.parquet.read_table(file).to_pylist()
-    elif file.suffix == ".csv":
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines)
-    elif file.suffix == ".jsonl":
-        with open(file, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{file}, line {number}: {error}") from error
+def _rows(file: Path, columns: dict[str, str]) -> Rows:
+    """Rows of the table; columns that are needed, or named otherwise than they are by default, must be there."""
+    needed = [column for name, column in columns.items() if name in NEEDED or column != name]
+    kind = file.suffix.lower()
+    if kind in DELIMITED:
+        for place, row in read_delimited(file, needed):
+            yield (
+                place,
+                row if isinstance(row, str) else _delimited_row(row, columns, f"{file}, {place.split(', ')[-1]}"),
+            )
+    elif kind in PARQUET:
+        yield from read_parquet(file, needed, [column for column in columns.values() if column not in needed])
+    elif kind in JSON:
+        names: dict[str, None] = {}
+        for place, row in read_json(file):
+            names |= dict.fromkeys(row if isinstance(row, dict) else ())
+            yield place, row
+        if names:
+            check_names(file, [*names], needed)
     else:
-        raise ValueError(f"{file}: its name must end in .csv, .jsonl or .parquet")
+        raise ValueError(
+            f"{file}: its name must end in one of {', '.join(DELIMITED + JSON + PARQUET)}; a spreadsheet is saved as "
+            "'CSV UTF-8'"
+        )
 
 
-def _item(row: dict, number: int, root: Path, options) -> Item | Rejected:
-    id, source = str(row["id"] if row["id"] is not None else number), f"{options.file.name}, row {number}"
-    paths, answers, split = _several(row["audio"]), _several(row["answer"]), row["split"]
-    if not paths or not answers or not row["question"]:
-        return Rejected(id, source, "lacks audio, question or answer")
-    if split is None:
+def _delimited_row(row: dict, columns: dict[str, str], place: str) -> dict | str:
+    """A row whose cells of several texts are lists.
+
+    Raises:
+        ValueError: a quotation mark that was never closed has swallowed the rows before the next one.
+    """
+    suffix = os.path.splitext(row[columns["audio"]])[1]
+    runs_on = [text for text in row.values() if re.search(r"[\r\n]", text)]
+    pieces = [piece.strip() for text in runs_on for piece in re.split(r"[,;|\t\r\n]", text)]
+    if suffix and (swallowed := [piece for piece in pieces if piece.endswith(suffix)]):
+        raise ValueError(
+            f"{place}: a text in quotation marks begins here and runs on to {swallowed[0]!r}, another row's audio; a "
+            "quotation mark is missing, or one within a text is not doubled"
+        )
+    row = dict(row)
+    for column in (columns["audio"], columns["answer"]):
+        if row[column].startswith("["):
+            try:
+                row[column] = json.loads(row[column])
+            except (ValueError, RecursionError):
+                if re.match(r"\[\s*['\"]", row[column]):
+                    return f'{column} looks like a list, but is none of JSON, which is written ["a", "b"]'
+    return row
+
+
+def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
+    id = str(number)
+    try:
+        own_id = text_of(cells["id"], "id")
+        id = own_id or id
+        audios = tuple((_segment(audio, number, part, options),) for part, audio in _several(cells["audio"], "audio"))
+        answers = tuple(text_of(answer, "answer") for _, answer in _several(cells["answer"], "answer"))
+        question, split = text_of(cells["question"], "question"), text_of(cells["split"], "split")
+        if not question:
+            raise ValueError("has no question")
+        if not all(answers):
+            raise ValueError(f"answer {answers.index('')} of {len(answers)} is empty")
+        if split not in ("", *SPLITS):
+            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+    except ValueError as error:
+        return Rejected(id, place, str(error))
+    if not split:
         share = fraction(id)
         split = TEST if share < options.held_out else VALIDATION if share < 2 * options.held_out else TRAIN
-    if split not in SPLITS:
-        return Rejected(id, source, f"split {split!r} is none of {', '.join(SPLITS)}")
-    audios = tuple((Segment(os.path.join(root, path)),) for path in paths)
-    return Item(id, split, audios, answers, str(row["question"]), source=source)
+    return Item(id, split, audios, answers, question, source=place, numbered=not own_id)
 
 
-def _several(value) -> tuple[str, ...]:
-    """One text or a list of them; a text that is a JSON list is one, too."""
-    if isinstance(value, str) and value.startswith("["):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            pass
-    values = value if isinstance(value, list) else [value]
-    return tuple(str(text) for text in values if text not in (None, ""))
+def _several(cell, what: str) -> list[tuple[int | None, object]]:
+    """The values of a cell that is a list, each with its place in it; or its one value.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(cell, list):
+        values = [*enumerate(cell)]
+    else:
+        empty = isinstance(cell, str | float | None) and not text_of(cell, what)
+        values = [] if empty else [(None, cell)]
+    if not values:
+        raise ValueError(f"has no {what}")
+    return values
+
+
+def _segment(audio, row: int, part: int | None, options) -> Segment:
+    """An audio by its path, or inside the table: bytes, or a Hugging Face ``Audio`` dictionary."""
+    if isinstance(audio, bytes) or isinstance(audio, dict) and isinstance(audio.get("bytes"), bytes):
+        return Segment(str(options.file), row=row, column=options.audio_column, part=part)
+    path = audio.get("path") if isinstance(audio, dict) else audio
+    if not isinstance(path, str) or not text_of(path, "audio"):
+        raise ValueError(f"an audio is of the type {type(path).__name__}, not a path, or bytes in a parquet file")
+    return Segment(os.path.join(options.audio_root or options.file.parent, text_of(path, "audio")))

@@ -4,16 +4,14 @@ Splits are by a hash of the question's id, a tenth each for test and validation;
 """
 
 import ast
-import csv
 import functools
-import gzip
+import os
 import re
 from pathlib import Path
 
-import pyarrow.parquet
-
 from verl_leaf.prepare import longaudio
-from verl_leaf.prepare.corpus import Corpus, Segment, need
+from verl_leaf.prepare.corpus import Corpus, Segment, need_folder
+from verl_leaf.prepare.tables import check_names, open_parquet, read_lines_of_fields, read_parquet
 
 HELP = "Europarl-ST and VoxPopuli: questions about parliament speech (LongAudio)"
 
@@ -35,7 +33,7 @@ def read(options) -> Corpus:
         raise ValueError("give --europarl, --voxpopuli or both")
     corpus = Corpus("parliament_longaudio", longaudio.PHRASINGS, max_seconds=longaudio.MAX_SECONDS)
     if options.europarl is not None:
-        need(options.europarl, "Europarl-ST")
+        need_folder(options.europarl, "Europarl-ST")
         for item in longaudio.read(
             options.questions, "Europarl_LongAudio.json", functools.partial(_europarl, options.europarl)
         ):
@@ -46,43 +44,74 @@ def read(options) -> Corpus:
     return corpus
 
 
-def _europarl(root: Path, sound: str) -> tuple[Segment, ...] | str:
-    name = re.fullmatch(r"(?P<base>(?P<language>[^.]+)\..+)_(?P<start>[\d.]+)_(?P<end>[\d.]+)\.wav", Path(sound).name)
+def _europarl(root: Path, sound: str) -> tuple[Segment, ...]:
+    name = re.fullmatch(r"(([^.]+)\..+)_([0-9]+(?:\.[0-9]+)?)_([0-9]+(?:\.[0-9]+)?)\.wav", Path(sound).name)
     if name is None:
-        return f"{sound}: is not named <base>_<start>_<end>.wav"
-    file = root / name["language"] / "audios" / f"{name['base']}.m4a"
-    if not file.is_file():
-        return f"{file}: no such file"
-    start, end = float(name["start"]), float(name["end"])
-    return (Segment(str(file), start, end - start),) if end > start else f"{sound}: ends before it begins"
+        raise ValueError(f"{sound}: is not named <base>_<start>_<end>.wav")
+    base, language, start, end = name[1], name[2], float(name[3]), float(name[4])
+    if start >= end:
+        raise ValueError(f"{sound}: ends before it begins")
+    file = root / language / "audios" / f"{base}.m4a"
+    if not os.path.isfile(file):
+        raise ValueError(f"{file}: no such file")
+    return (Segment(str(file), start, end - start),)
 
 
 def _voxpopuli(root: Path) -> longaudio.Find:
     """By the hub's rows where there are any, else by the sessions' recordings."""
-    need(root, "VoxPopuli")
-    rows = {}
+    need_folder(root, "VoxPopuli")
+    rows, unread = _hub_rows(root)
+    problem = f" ({len(unread)} of its parquet files cannot be used: {unread[0]})" if unread else ""
+    sessions = {} if rows else _sessions(root, problem)
+
+    def find(sound: str) -> tuple[Segment, ...]:
+        name = Path(sound).stem
+        if name in rows:
+            return (rows[name],)
+        if name in sessions:
+            return _voices(root, *sessions[name])
+        raise ValueError(f"{sound}: not in {root}{problem}")
+
+    return find
+
+
+def _hub_rows(root: Path) -> tuple[dict[str, Segment], list[str]]:
+    """The rows of the hub's parquet files by their ``audio_id``, and why some files cannot be used."""
+    rows: dict[str, Segment] = {}
+    unread = []
     for file in sorted(root.rglob("*.parquet")):
-        names = pyarrow.parquet.read_table(file, columns=["audio_id"])["audio_id"].to_pylist()
-        rows |= {name: (Segment(str(file), row=number),) for number, name in enumerate(names)}
-    if not rows:
-        rows = _sessions(root)
-    return lambda sound: rows.get(Path(sound).stem) or f"{sound}: not in {root}"
+        if any(part.startswith(".") for part in file.relative_to(root).parts):
+            continue
+        try:
+            check_names(file, open_parquet(file).schema_arrow.names, ["audio"])
+            for number, (_, row) in enumerate(read_parquet(file, ["audio_id"])):
+                rows.setdefault(row["audio_id"], Segment(str(file), row=number))
+        except ValueError as error:
+            unread.append(str(error))
+    return rows, unread
 
 
-def _sessions(root: Path) -> dict[str, tuple[Segment, ...] | str]:
-    """Segments by their id: the stretches of a session in which there is a voice."""
+def _sessions(root: Path, problem: str) -> dict[str, tuple[str, str]]:
+    """Of each segment's id, its session and the times at which there is a voice."""
     table = next((root / name for name in ("asr_en.tsv.gz", "en/asr_en.tsv.gz") if (root / name).is_file()), None)
     if table is None:
-        raise ValueError(f"{root}: neither parquet files with audio_id and audio, nor asr_en.tsv.gz")
-    segments = {}
-    with gzip.open(table, "rt", encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines, delimiter="|", quoting=csv.QUOTE_NONE):
-            session = row["session_id"]
-            file = root / "en" / session[:4] / f"{session}_en.ogg"
-            if file.is_file():
-                segments[f"{session}-{row['id_']}"] = tuple(
-                    Segment(str(file), start, end - start) for start, end in ast.literal_eval(row["vad"])
-                )
-            else:
-                segments[f"{session}-{row['id_']}"] = f"{file}: no such file"
-    return segments
+        raise ValueError(f"{root}: neither parquet files with audio_id and audio, nor asr_en.tsv.gz{problem}")
+    sessions = {}
+    for _, row in read_lines_of_fields(table, ("session_id", "id_", "vad"), "|"):
+        if isinstance(row, dict):
+            sessions[f"{row['session_id']}-{row['id_']}"] = (row["session_id"], row["vad"])
+    return sessions
+
+
+def _voices(root: Path, session: str, times: str) -> tuple[Segment, ...]:
+    """The stretches of a session in which there is a voice."""
+    file = root / "en" / session[:4] / f"{session}_en.ogg"
+    if not os.path.isfile(file):
+        raise ValueError(f"{file}: no such file")
+    try:
+        stretches = [(float(start), float(end)) for start, end in ast.literal_eval(times)]
+    except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
+        stretches = []
+    if not stretches or not all(0 <= start < end for start, end in stretches):
+        raise ValueError(f"{session}: asr_en.tsv.gz has {times[:40]!r} for the times at which there is a voice")
+    return tuple(Segment(str(file), start, end - start) for start, end in stretches)

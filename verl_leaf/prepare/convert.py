@@ -1,0 +1,161 @@
+"""An item to a row of verl's: what a worker process does."""
+
+import functools
+import io
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from verl_leaf.prepare.corpus import Item, Rejected, Segment, choose
+from verl_leaf.prepare.tables import ParquetColumn
+from verl_leaf.speech.audio import AudioError, load_audio
+from verl_leaf.speech.names import PLACEHOLDER
+
+RATE = 16000  # Hz of the audio that is joined or cut here
+MAX_EMBEDDED = 2**30  # bytes of a row's audio: half of what an Arrow array can hold
+TOLERANCE = 0.5  # seconds that a recording may end before a stretch of it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker needs to know to make a row."""
+
+    data_source: str
+    phrasings: tuple[str, ...]
+    prompt: str | None  # for all rows, instead of the phrasings and the rows' own
+    one_phrasing: tuple[str, ...]
+    max_seconds: float | None
+    embed: bool
+    out: str
+
+
+def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
+    """A row, or why there is none.
+
+    Args:
+        settings: of the corpus.
+        numbered: the item, and its number within its split.
+    """
+    number, item = numbered
+    try:
+        text = _prompt(settings, item)
+        waveforms = [np.concatenate([_load(segment) for segment in segments]) for segments in item.audios]
+        seconds = sum(map(len, waveforms)) / RATE
+        if settings.max_seconds is not None and seconds > settings.max_seconds:
+            raise AudioError(f"lasts {seconds:.1f} s, more than {settings.max_seconds:g}")
+        stem = f"audio/{item.split}-{number:07d}"
+        audios = [
+            _reference(settings, segments, waveform, f"{stem}-{part}")
+            for part, (segments, waveform) in enumerate(zip(item.audios, waveforms, strict=True))
+        ]
+        if (size := embedded(audios)) > MAX_EMBEDDED:
+            raise AudioError(f"its audio is {size / 1e6:.0f} MB, too much to embed; leave out --embed, or cut it")
+    except AudioError as error:
+        return Rejected(item.id, item.source, str(error))
+    return {
+        "data_source": settings.data_source,
+        "prompt": [{"role": "user", "content": text}],
+        "audios": audios,
+        "reward_model": {"style": "rule", "ground_truth": list(item.answers)},
+        "extra_info": {
+            "id": item.id,
+            "split": item.split,
+            "index": number,
+            "question": item.question,
+            "seconds": seconds,
+        },
+    }
+
+
+def embedded(audios: list[dict]) -> int:
+    """Bytes of the audio inside a row."""
+    return sum(len(audio["bytes"] or b"") for audio in audios)
+
+
+def _prompt(settings: Settings, item: Item) -> str:
+    if PLACEHOLDER in item.question:
+        text = item.question  # a whole prompt
+    elif item.prompt and settings.prompt is None:
+        text = item.prompt
+    else:
+        phrasing = settings.prompt or (
+            settings.phrasings[0]
+            if item.split in settings.one_phrasing
+            else choose(settings.phrasings, item.phrase_by or item.question)
+        )
+        text = phrasing.replace(PLACEHOLDER, PLACEHOLDER * len(item.audios)).replace("{question}", item.question)
+    if text.count(PLACEHOLDER) != len(item.audios):
+        raise AudioError(f"the question holds {PLACEHOLDER}, but not once for each of {len(item.audios)} audio(s)")
+    return text
+
+
+def _load(segment: Segment) -> np.ndarray:
+    """float32 waveform ``[samples]`` of a segment.
+
+    Raises:
+        AudioError: it cannot be had, or not all of it.
+    """
+    if segment.row is not None:
+        try:
+            return load_audio(_stored(segment), RATE)
+        except ValueError as error:
+            raise AudioError(f"{segment.path}, row {segment.row}: {error}") from error
+    if segment.seconds is None:
+        return load_audio(segment.path, RATE, start=segment.start)
+    waveform = load_audio(segment.path, RATE, start=segment.start, seconds=segment.seconds)
+    if len(waveform) < (segment.seconds - TOLERANCE) * RATE:
+        raise AudioError(
+            f"{segment.path}: ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, wanted are {segment.seconds:g}"
+        )
+    return waveform
+
+
+def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.ndarray, stem: str) -> dict:
+    """What a row holds for an audio: a path, or its bytes.
+
+    A recording that is a file of its own stays as it is; one inside a parquet file keeps its encoding; one that was cut
+    or joined is encoded here.
+    """
+    whole = segments[0] if len(segments) == 1 and segments[0].seconds is None else None
+    if whole is None:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, waveform, RATE, format="FLAC", subtype="PCM_16")
+        data, suffix = buffer.getvalue(), ".flac"
+    elif whole.row is not None:
+        stored = _stored(whole)
+        data, suffix = stored["bytes"], Path(stored.get("path") or "").suffix
+    elif not settings.embed:
+        return {"bytes": None, "path": os.path.abspath(whole.path)}
+    elif os.path.getsize(whole.path) > MAX_EMBEDDED:
+        raise AudioError(f"{whole.path}: is too large to embed; leave out --embed, or cut it")
+    else:
+        data, suffix = Path(whole.path).read_bytes(), ""
+    if settings.embed:
+        return {"bytes": data, "path": None}
+    name = stem + (suffix if re.fullmatch(r"\.\w{1,5}", suffix) else ".audio")
+    replace_file(Path(settings.out, name), data)
+    return {"bytes": None, "path": name}
+
+
+def _stored(segment: Segment) -> dict:
+    """The audio in a row of a parquet file."""
+    value = _column(segment.path, segment.column)[segment.row]
+    if segment.part is not None:
+        value = value[segment.part]
+    return {"bytes": value} if isinstance(value, bytes) else value
+
+
+@functools.lru_cache(maxsize=2)
+def _column(path: str, name: str) -> ParquetColumn:
+    return ParquetColumn(Path(path), name)
+
+
+def replace_file(file: Path, content: str | bytes) -> None:
+    """Write a file as a whole or not at all."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.replace(file)

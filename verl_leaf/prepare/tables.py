@@ -1,0 +1,307 @@
+"""Tables as programs and people write them: delimited text, JSON and parquet.
+
+A reader yields ``(place, row)`` for every row: the place names file and line, the row is a dictionary, or the reason why
+there is none. What makes the whole file doubtful (an encoding, a quotation mark that is never closed) is a ValueError.
+"""
+
+import codecs
+import csv
+import gzip
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+
+Rows = Iterator[tuple[str, dict | str]]
+
+BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+DELIMITERS = (",", ";", "\t", "|")
+BATCH = 16  # rows of a parquet file that are in memory: they may hold audio
+
+csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 KiB
+
+
+def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
+    """Stop unless a table has the columns that are needed, each of them once.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if missing := [name for name in needed if name not in names]:
+        raise ValueError(f"{file}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
+    if twice := [name for name in needed if names.count(name) > 1]:
+        raise ValueError(
+            f"{file}: the column {twice[0]} occurs {names.count(twice[0])} times; name one of them otherwise"
+        )
+
+
+def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
+    """Lines of a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; of a gzip file, if it is named so.
+
+    Args:
+        file: to read.
+        newline: as of :func:`open`: what ends a line, each of ``\\n``, ``\\r`` and ``\\r\\n`` if empty.
+
+    Raises:
+        ValueError: it cannot be read, is in another encoding, or holds NUL; file and line are named.
+    """
+    try:
+        yield from _decoded_lines(file, gzip.open if file.suffix == ".gz" else open, newline)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
+
+
+def _decoded_lines(file: Path, opener, newline: str) -> Iterator[str]:
+    with opener(file, "rb") as data:
+        head = data.read(4)
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
+    with opener(file, "rt", encoding=encoding, newline=newline) as lines:
+        try:
+            for number, line in enumerate(lines, start=1):
+                if "\0" in line:
+                    raise ValueError(
+                        f"{file}, line {number}: holds a NUL character, as a damaged file does or UTF-16 without a "
+                        "byte order mark; save it as UTF-8"
+                    )
+                yield line
+        except UnicodeError as error:
+            raise ValueError(_wrong_encoding(file, opener, encoding)) from error
+
+
+def _wrong_encoding(file: Path, opener, encoding: str) -> str:
+    if encoding in ("utf-8", "utf-8-sig"):
+        with opener(file, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as error:
+                    near = line[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace").strip()
+                    return (
+                        f"{file}, line {number}: is not UTF-8 (near {near!r}, were it Windows-1252); save it as UTF-8, "
+                        "in Excel as 'CSV UTF-8'"
+                    )
+    return f"{file}: begins as {encoding.upper()} but is not; it is cut off or damaged, save it as UTF-8"
+
+
+def read_delimited(file: Path, needed: Collection[str]) -> Rows:
+    """Rows of a text table, delimited by comma, semicolon, tab or bar: whichever gives the columns that are needed.
+
+    Quotation marks are as in RFC 4180. Excel's first line ``sep=;`` is understood, spaces around names and texts are
+    not part of them, empty lines are no rows.
+
+    Raises:
+        ValueError: a column is not there, or quotation marks do not match; the message names file and line.
+    """
+    lines = read_lines(file, newline="")
+    first, number = next(lines, ""), 1
+    announced = re.fullmatch(r'"?sep=(.)"?\s*', first)
+    if announced:
+        first, number = next(lines, ""), 2
+    while first and not first.strip():
+        first, number = next(lines, ""), number + 1
+    if not first:
+        raise ValueError(f"{file}: is empty")
+    delimiter = announced[1] if announced else _delimiter(first, needed)
+    records = _records(file, itertools.chain([first], lines), delimiter, number)
+    _, names = next(records)
+    check_names(file, names, needed)
+    for line, fields in records:
+        place = f"{file.name}, line {line}"
+        if not any(fields) and len(fields) < 2:
+            continue
+        if not any(fields):
+            yield place, "is empty"
+        elif len(fields) != len(names):
+            if any(re.search(r"[\r\n]", field) for field in fields):  # and thus more rows than one, perhaps
+                raise ValueError(
+                    f"{file}, line {line}: {_ragged(fields, names)}, and a text in quotation marks runs over lines; one "
+                    "of the quotation marks is missing or not doubled"
+                )
+            yield place, _ragged(fields, names) + f"; a text that holds {delimiter!r} stands in quotation marks"
+        else:
+            yield place, dict(zip(names, fields, strict=True))
+
+
+def _delimiter(header: str, needed: Collection[str]) -> str:
+    """The delimiter that finds the most of the columns that are needed, then the most columns."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True))]
+        return len(set(needed) & set(names)), len(names)
+
+    return max(DELIMITERS, key=found)
+
+
+def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> Iterator[tuple[int, list[str]]]:
+    """Records of a delimited table, each with the number of the line it begins in; ``first`` is that of the first."""
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    begins = first
+    try:
+        for fields in reader:
+            yield begins, [field.strip() for field in fields]
+            begins = first + reader.line_num
+    except csv.Error as error:
+        raise ValueError(
+            f"{file}, line {begins}: {error}; a text with a quotation mark, a line break or {delimiter!r} in it stands "
+            "in quotation marks, and those within are doubled"
+        ) from error
+
+
+def _ragged(fields: list[str], names: list[str]) -> str:
+    return f"the number of fields is {len(fields)}, the header has {len(names)}"
+
+
+def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, escape: str | None = None) -> Rows:
+    """Rows of a text table that knows no quotation marks: a line is a row, whatever its texts hold.
+
+    Args:
+        file: to read; gzip, if it is named so.
+        needed: columns that must be there.
+        delimiter: between fields.
+        escape: character before a delimiter, a quotation mark or itself that stands for itself.
+    """
+    names: list[str] | None = None
+    empty = True
+    for number, line in enumerate(read_lines(file), start=1):
+        if not line.strip():
+            continue
+        try:
+            (fields,) = csv.reader(
+                [line.rstrip("\r\n")], delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=escape
+            )
+        except csv.Error as error:
+            fields = [str(error)]
+        if names is None:
+            names = [name.strip() for name in fields]
+            check_names(file, names, needed)
+            continue
+        empty = False
+        row = dict(zip(names, fields, strict=True)) if len(fields) == len(names) else _ragged(fields, names)
+        yield f"{file.name}, line {number}", row
+    if empty:
+        raise ValueError(f"{file}: holds no rows")
+
+
+def read_json(file: Path) -> Rows:
+    """Objects of a JSON array, or of JSON lines.
+
+    Raises:
+        ValueError: something is no JSON, or there is no object; the message names file and line.
+    """
+    empty = True
+    for place, value in _json_values(file):
+        empty = False
+        yield f"{file.name}, {place}", value if isinstance(value, dict) else f"is no object but {str(value)[:40]!r}"
+    if empty:
+        raise ValueError(f"{file}: holds no rows")
+
+
+def _json_values(file: Path) -> Iterator[tuple[str, object]]:
+    first = next((line for line in read_lines(file) if line.strip()), "")
+    if first.lstrip().startswith("["):
+        for number, value in enumerate(_parse(str(file), "".join(read_lines(file)))):
+            yield f"record {number}", value
+    else:
+        for number, line in enumerate(read_lines(file), start=1):
+            if line.strip():
+                yield f"line {number}", _parse(f"{file}, line {number}", line)
+
+
+def _parse(place: str, text: str):
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{place}: {error}; wanted are a JSON array of objects, or one object per line") from error
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"the key {twice[0]!r} occurs {names.count(twice[0])} times in an object")
+    return dict(pairs)
+
+
+def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Rows:
+    """Rows of a parquet file, of whatever size, with the columns that were asked for.
+
+    Raises:
+        ValueError: it cannot be read, or a column is not there.
+    """
+    names = open_parquet(file).schema_arrow.names
+    check_names(file, names, needed)
+    columns = [*needed, *(name for name in optional if name in names)]
+    number = 0
+    try:
+        for batch in open_parquet(file).iter_batches(BATCH, columns=columns):
+            for row in batch.to_pylist():
+                yield f"{file.name}, row {number}", row
+                number += 1
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise ValueError(f"{file}, row {number}: cannot be read ({_first_line(error)})") from error
+
+
+def open_parquet(file: Path) -> pyarrow.parquet.ParquetFile:
+    """A parquet file whose columns are read as they are asked for.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        opened = pyarrow.parquet.ParquetFile(file, memory_map=True)
+        opened.schema_arrow.names  # noqa: B018 - raises where a name is no UTF-8
+        return opened
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read as parquet ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
+
+
+class ParquetColumn:
+    """Values of one column, of which ``BATCH`` are in memory; asked for in rising order they are read once.
+
+    Row groups may be larger than one Arrow array can be (2 GiB).
+    """
+
+    def __init__(self, file: Path, name: str):
+        self._file, self._name = open_parquet(file), name
+        rows = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
+        self._ends = np.cumsum(rows)  # of the row groups
+        self._first = self._end = 0  # rows of the batch's begin, and of its row group's end
+        self._batch, self._batches = (), iter(())
+
+    def __getitem__(self, row: int):
+        """The value in a row.
+
+        Raises:
+            ValueError: the file is damaged there.
+        """
+        try:
+            if not self._first <= row < self._end:
+                self._begin_at_group_of(row)
+            while row >= self._first + len(self._batch):
+                self._first += len(self._batch)
+                self._batch = next(self._batches).column(0)
+        except (pyarrow.ArrowException, OSError) as error:
+            self._end = 0  # begin again next time
+            raise ValueError(f"cannot be read ({_first_line(error)})") from error
+        return self._batch[row - self._first].as_py()
+
+    def _begin_at_group_of(self, row: int) -> None:
+        group = int(np.searchsorted(self._ends, row, side="right"))
+        self._first, self._end = (int(self._ends[group - 1]) if group else 0), int(self._ends[group])
+        self._batches = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._name])
+        self._batch = ()
