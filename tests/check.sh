@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Style and types; the first time, install what that needs into a virtual environment.
+#
+#   bash tests/check.sh        VENV=folder to choose the environment (default .venv)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source recipes/common.sh
+setup cpu,examples,test
+ruff check .
+ruff format --check .
+mypy
