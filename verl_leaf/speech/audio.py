@@ -9,7 +9,15 @@ import numpy as np
 import soundfile
 import soxr
 
-from verl_leaf.speech.headers import Window, data_length, end_of_tags, first_mp3_frame
+from verl_leaf.speech.headers import (
+    Window,
+    data_length,
+    end_of_tags,
+    first_mp3_frame,
+    has_xing_tag,
+    mp3_length,
+    with_xing_tag,
+)
 
 MAX_SECONDS = 3600  # no longer stretch is decoded in one go
 MAX_AMPLITUDE = 16  # full scale is 1, and a hot recording some more; integers as floats are hundreds or thousands
@@ -18,6 +26,7 @@ SAMPLING_RATES = range(1000, 768_001)  # Hz; others are taken for damage
 PRE_ROLL = 1.0  # seconds that an m4a decoder gets to hear before what is wanted
 BLOCK = 2**16  # frames that are decoded at a time: memory follows what a file holds, not what its header claims
 UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
+MP3_DELAY = 4 * 1152  # samples that encoders add at both ends and decoders take away, with room to spare
 UNKNOWN_FRAMES = 2**36 - 1  # the most that flac can state; libsndfile says 2**63 - 1 where a header says nothing
 
 Blocks = Iterator[np.ndarray]  # float32 [frames, channels] each
@@ -178,44 +187,55 @@ def _check_header(name: str, rate, channels: int) -> None:
 
 
 class _File(soundfile.SoundFile):
-    """Does not seek where no length is known: soundfile does so after each block, which fails at the end."""
+    """Seeks only where that is exact.
+
+    After each block soundfile seeks to where it is (0.14.0, SoundFile._cdata_io). In mp3 libmpg123 then goes on
+    somewhere near; where no length is known, it fails at the end.
+    """
+
+    def is_mp3(self) -> bool:
+        return self.subtype.startswith("MPEG")
 
     def has_length(self) -> bool:
         return self.frames < UNKNOWN_FRAMES
 
     def seekable(self) -> bool:
-        return super().seekable() and self.has_length()
+        return super().seekable() and self.has_length() and not self.is_mp3()
 
 
 def _open_soundfile(name: str, source: io.IOBase, start: float) -> tuple[int, Blocks]:
     begin = end_of_tags(source)
     length = data_length(source, begin)
-    window = Window(source, begin)
     if length is not None and length.is_cut_off():
         raise AudioError(f"{name}: is cut off; it holds {length.found} of {length.stated} bytes")
-    if length is not None and length.is_unknown():
-        window = Window(source, begin, length.position, length.patch())
+    is_unknown = length is not None and length.is_unknown()
     try:
-        file = _open_window(window)
+        file, begin = _open_file(length.corrected(source, begin) if is_unknown else Window(source, begin), begin)
+        is_exact = file.has_length() and not file.is_mp3()
+        if file.format == "MP3":
+            is_exact = has_xing_tag(source, begin)
+            frames, samples = mp3_length(source, begin)
+            if samples > 1.01 * file.frames + MP3_DELAY:
+                file, is_exact = _File(with_xing_tag(source, begin, frames)), False
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{name}: cannot be read as audio ({error.error_string or 'damaged'})") from error
     _check_header(name, file.samplerate, file.channels)
-    return file.samplerate, _soundfile_blocks(name, file, round(start * file.samplerate))
+    return file.samplerate, _soundfile_blocks(name, file, round(start * file.samplerate), is_exact)
 
 
-def _open_window(window: Window) -> _File:
-    """Open what libsndfile recognises, or else the mp3 that begins further on."""
+def _open_file(window: Window, begin: int) -> tuple[_File, int]:
+    """Open what libsndfile recognises, or else the mp3 that begins further on, and say where."""
     try:
-        return _File(window)
+        return _File(window), begin
     except soundfile.LibsndfileError as error:
-        frame = first_mp3_frame(window.file, window.start) if error.code == UNRECOGNISED else None
+        frame = first_mp3_frame(window.file, begin) if error.code == UNRECOGNISED else None
         if frame is None:
             raise
-        return _File(Window(window.file, frame))
+        return _File(Window(window.file, frame)), frame
 
 
-def _soundfile_blocks(name: str, file: _File, start: int) -> Blocks:
-    """Raises AudioError where libsndfile knows of more audio than there is."""
+def _soundfile_blocks(name: str, file: _File, start: int, is_exact: bool) -> Blocks:
+    """Raises AudioError where there is less audio than libsndfile knows of, if that is no estimate."""
     read = 0
     try:
         if start and file.seekable():
@@ -226,8 +246,7 @@ def _soundfile_blocks(name: str, file: _File, start: int) -> Blocks:
                 yield block[skip:]
     except (soundfile.SoundFileError, OSError) as error:
         raise AudioError(f"{name}: cannot be read to its end, it is damaged or cut off ({error})") from error
-    # what mp3 states may be an estimate
-    if file.has_length() and not file.subtype.startswith("MPEG") and read < 0.99 * file.frames:
+    if is_exact and read < 0.99 * file.frames:
         raise AudioError(f"{name}: is cut off; it holds {read} of {file.frames} samples")
 
 
@@ -252,13 +271,14 @@ def _mp4_blocks(name: str, container, stream, start: float) -> Blocks:
     import av
 
     to_float = av.AudioResampler(format="fltp")
-    skip = None
+    skip, end = None, 0.0
     try:
         if start > PRE_ROLL:
             container.seek(int((start - PRE_ROLL) * av.time_base))
         for frame in container.decode(stream):
             if skip is None:
                 skip = max(0, round((start - (frame.time or 0.0)) * stream.rate))
+            end = (frame.time or 0.0) + frame.samples / frame.sample_rate
             for part in to_float.resample(frame):
                 _check_header(name, part.sample_rate, part.layout.nb_channels)
                 block = part.to_ndarray().T[skip:]
@@ -269,3 +289,6 @@ def _mp4_blocks(name: str, container, stream, start: float) -> Blocks:
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{name}: cannot be read to its end, it is damaged or cut off ({error})") from error
+    stated = float((stream.duration or 0) * stream.time_base)
+    if end < 0.99 * stated:
+        raise AudioError(f"{name}: is cut off; it holds {end:.2f} of {stated:.2f} s")

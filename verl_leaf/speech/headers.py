@@ -25,6 +25,37 @@ UNKNOWN_MARGIN = 2**16
 UNKNOWN_64_BIT = 2**62
 
 
+class Window(io.RawIOBase):
+    """``head``, and then a binary file from ``start`` on, as one file without a name."""
+
+    def __init__(self, file: io.IOBase, start: int, head: bytes = b""):
+        super().__init__()
+        self.file, self.start, self.head, self.position = file, start, head, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        end = len(self.head) + _size(self.file) - self.start
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: end}[whence]
+        self.position = min(max(0, origin + offset), MAX_POSITION)
+        return self.position
+
+    def readinto(self, buffer) -> int:
+        data = self.head[self.position : self.position + len(buffer)]
+        if not data:
+            data = _read(self.file, self.start + self.position - len(self.head), len(buffer))
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
+
+
 @dataclass
 class DataLength:
     """The length of the samples as a header states it, and as it is, in bytes."""
@@ -43,45 +74,13 @@ class DataLength:
         near = any(abs(self.stated - number) <= UNKNOWN_MARGIN for number in UNKNOWN)
         return self.stated > self.found and (near or self.stated >= UNKNOWN_64_BIT)
 
-    def patch(self) -> bytes:
-        """What is to stand in the file instead, so that libsndfile reads all there is."""
-        return min(self.found, 256**self.size - 1).to_bytes(self.size, self.order)
+    def corrected(self, file: io.IOBase, start: int) -> Window:
+        """The file from ``start`` on with the length that it has."""
+        number = min(self.found, 256**self.size - 1).to_bytes(self.size, self.order)
+        return Window(file, self.position + self.size, _read(file, start, self.position - start) + number)
 
     def is_cut_off(self) -> bool:
         return not self.is_unknown() and self.found < 0.99 * self.stated
-
-
-class Window(io.RawIOBase):
-    """A binary file from ``start`` on, without a name, in which ``patch`` stands at ``position`` of the file."""
-
-    def __init__(self, file: io.IOBase, start: int = 0, position: int = 0, patch: bytes = b""):
-        super().__init__()
-        self.file, self.start, self.position, self.patch = file, start, position, patch
-        self.seek(0)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self.file.tell() - self.start
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        origin = {io.SEEK_SET: self.start, io.SEEK_CUR: self.file.tell(), io.SEEK_END: _size(self.file)}[whence]
-        self.file.seek(min(max(self.start, origin + offset), MAX_POSITION))
-        return self.tell()
-
-    def readinto(self, buffer) -> int:
-        begin = self.file.tell()
-        data = self.file.read(len(buffer))
-        first, last = max(begin, self.position), min(begin + len(data), self.position + len(self.patch))
-        if first < last:
-            patch = self.patch[first - self.position : last - self.position]
-            data = data[: first - begin] + patch + data[last - begin :]
-        buffer[: len(data)] = data
-        return len(data)
 
 
 def end_of_tags(file: io.IOBase) -> int:
@@ -106,6 +105,38 @@ def first_mp3_frame(file: io.IOBase, start: int) -> int | None:
         if data[offset] == 0xFF and _begins_frames(file, start + offset):
             return start + offset
     return None
+
+
+def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
+    """Frames and samples of an mp3 whose first frame lies at ``start``, a Xing tag's own left out."""
+    size, position, frames, version = _size(file), start, 0, None
+    if has_xing_tag(file, start):
+        position += _mp3_frame(_read(file, start, 4))[1]
+    while position is not None and position < size:
+        frame = _mp3_frame(_read(file, position, 4))
+        if frame is None:
+            position = first_mp3_frame(file, position)
+        else:
+            (version, _), length = frame
+            frames, position = frames + 1, position + length
+    return frames, frames * (1152 if version == MPEG_1 else 576)
+
+def has_xing_tag(file: io.IOBase, start: int) -> bool:
+    """Whether the frame at ``start`` holds no audio, but the number of frames."""
+    head = _read(file, start, 48)
+    return _mp3_frame(head[:4]) is not None and (b"Xing" in head or b"Info" in head)
+
+
+def with_xing_tag(file: io.IOBase, start: int, frames: int) -> Window:
+    """An mp3 whose first frame lies at ``start``, with a Xing tag that states ``frames``."""
+    _, second, third, fourth = header = _read(file, start, 4)
+    if has_xing_tag(file, start):
+        start += _mp3_frame(header)[1]
+    tag = bytearray([0xFF, second | 1, 5 << 4 | third & 0x0C, fourth])  # no checksum; a bitrate that leaves room
+    is_mono, is_mpeg_1 = fourth >> 6 == 3, second >> 3 & 3 == MPEG_1
+    side_information = (17 if is_mono else 32) if is_mpeg_1 else (9 if is_mono else 17)
+    tag += bytes(side_information) + b"Xing" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")
+    return Window(file, start, bytes(tag.ljust(_mp3_frame(tag)[1], b"\0")))
 
 
 def _begins_frames(file: io.IOBase, position: int) -> bool:
