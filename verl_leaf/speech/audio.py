@@ -10,6 +10,7 @@ import soundfile
 import soxr
 
 from verl_leaf.speech.headers import (
+    SOX,
     Window,
     data_length,
     end_of_tags,
@@ -41,7 +42,8 @@ def load_audio(
 ) -> np.ndarray:
     """Decode audio to mono at a given rate.
 
-    soundfile reads wav, flac, ogg, mp3 and others, whatever the name says; PyAV reads m4a (``pip install av``).
+    soundfile reads wav, flac, ogg, mp3 and others, whatever the name says; PyAV reads m4a and what
+    ``sox -p`` writes (``pip install av``).
 
     Args:
         reference: a path; encoded bytes; a binary file, which is read from its beginning and left open; or a Hugging
@@ -111,10 +113,21 @@ def _open(name: str, reference, root: str | None, start: float) -> tuple[int, Bl
     if isinstance(reference, dict) and reference.get("array") is not None:
         return _open_array(name, reference["array"], reference.get("sampling_rate"), start)
     source = _source(name, reference, root)
+    begin = end_of_tags(source)
+    length = data_length(source, begin)
+    if length is not None and length.is_cut_off():
+        raise AudioError(f"{name}: is cut off; it holds {length.found} of {length.stated} bytes")
     source.seek(0)
     head = source.read(12)
     source.seek(0)
-    return (_open_mp4 if head[4:8] == b"ftyp" else _open_soundfile)(name, source, start)
+    if head[4:8] == b"ftyp":
+        return _open_av(name, source, start, "mp4")
+    if head[:4] in SOX:
+        return _open_av(name, source, start, "sox")
+    window = Window(source, begin)
+    if length is not None and length.is_unknown():
+        window = length.corrected(source, begin)
+    return _open_soundfile(name, window, start, begin)
 
 
 def _open_array(name: str, array, rate, start: float) -> tuple[int, Blocks]:
@@ -203,20 +216,15 @@ class _File(soundfile.SoundFile):
         return super().seekable() and self.has_length() and not self.is_mp3()
 
 
-def _open_soundfile(name: str, source: io.IOBase, start: float) -> tuple[int, Blocks]:
-    begin = end_of_tags(source)
-    length = data_length(source, begin)
-    if length is not None and length.is_cut_off():
-        raise AudioError(f"{name}: is cut off; it holds {length.found} of {length.stated} bytes")
-    is_unknown = length is not None and length.is_unknown()
+def _open_soundfile(name: str, window: Window, start: float, begin: int) -> tuple[int, Blocks]:
     try:
-        file, begin = _open_file(length.corrected(source, begin) if is_unknown else Window(source, begin), begin)
+        file, begin = _open_file(window, begin)
         is_exact = file.has_length() and not file.is_mp3()
         if file.format == "MP3":
-            is_exact = has_xing_tag(source, begin)
-            frames, samples = mp3_length(source, begin)
+            is_exact = has_xing_tag(window.file, begin)
+            frames, samples = mp3_length(window.file, begin)
             if samples > 1.01 * file.frames + MP3_DELAY:
-                file, is_exact = _File(with_xing_tag(source, begin, frames)), False
+                file, is_exact = _File(with_xing_tag(window.file, begin, frames)), False
     except soundfile.LibsndfileError as error:
         raise AudioError(f"{name}: cannot be read as audio ({error.error_string or 'damaged'})") from error
     _check_header(name, file.samplerate, file.channels)
@@ -250,32 +258,32 @@ def _soundfile_blocks(name: str, file: _File, start: int, is_exact: bool) -> Blo
         raise AudioError(f"{name}: is cut off; it holds {read} of {file.frames} samples")
 
 
-def _open_mp4(name: str, source: io.BufferedIOBase, start: float) -> tuple[int, Blocks]:
+def _open_av(name: str, source: io.IOBase, start: float, container: str) -> tuple[int, Blocks]:
     try:
         import av
     except ImportError:
-        raise AudioError(f"{name}: is m4a, which needs PyAV: pip install 'verl-leaf[m4a]'") from None
+        raise AudioError(f"{name}: is {container}, which needs PyAV: pip install 'verl-leaf[m4a]'") from None
     try:
-        container = av.open(source, format="mp4")
-        stream = container.streams.audio[0]
+        file = av.open(source, format=container)
+        stream = file.streams.audio[0]
         if stream.codec_context is None:
             raise ValueError("its codec is unknown")
         rate, channels = stream.rate, stream.channels
     except (av.FFmpegError, ValueError, IndexError) as error:
         raise AudioError(f"{name}: cannot be read as audio ({error})") from error
     _check_header(name, rate, channels)
-    return rate, _mp4_blocks(name, container, stream, start)
+    return rate, _av_blocks(name, file, stream, start)
 
 
-def _mp4_blocks(name: str, container, stream, start: float) -> Blocks:
+def _av_blocks(name: str, file, stream, start: float) -> Blocks:
     import av
 
     to_float = av.AudioResampler(format="fltp")
     skip, end = None, 0.0
     try:
         if start > PRE_ROLL:
-            container.seek(int((start - PRE_ROLL) * av.time_base))
-        for frame in container.decode(stream):
+            file.seek(int((start - PRE_ROLL) * av.time_base))
+        for frame in file.decode(stream):
             if skip is None:
                 skip = max(0, round((start - (frame.time or 0.0)) * stream.rate))
             end = (frame.time or 0.0) + frame.samples / frame.sample_rate

@@ -13,6 +13,7 @@ MAX_JUNK = 2**16  # bytes before the first mp3 frame, as many as libmpg123 skips
 MAX_POSITION = 2**62  # in a file; a damaged header asks for more
 MAX_CHUNKS = 1000  # that are looked at in search of the samples
 CHAIN = 4  # mp3 headers that must follow each other: bytes that look like one are frequent, four in a row are not
+SOX = (b".SoX", b"XoS.")  # what `sox -p` writes
 MPEG_1_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # per second, of layer III
 MPEG_2_KILOBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 MPEG_1 = 3  # the version bits; 2 is MPEG 2, 0 MPEG 2.5
@@ -49,8 +50,8 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         data = self.head[self.position : self.position + len(buffer)]
-        if not data:
-            data = _read(self.file, self.start + self.position - len(self.head), len(buffer))
+        behind = self.start + self.position + len(data) - len(self.head)
+        data += _read(self.file, behind, len(buffer) - len(data))  # a short read means the end to libsndfile
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
@@ -164,17 +165,20 @@ def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
 
 
 def data_length(file: io.IOBase, start: int) -> DataLength | None:
-    """What the header of a wav, rf64, w64, aiff, svx, caf, au or NIST file that begins at ``start`` says of its length.
+    """What the header of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file that begins at ``start`` says of its length.
 
     Returns:
         None where the format is another or the header says nothing.
     """
     head = _read(file, start, 40)
     size = _size(file)
-    order = "little" if head[:4] in (b"RIFF", b"RF64", b"riff", b"dns.") else "big"
+    order = "little" if head[:4] in (b"RIFF", b"RF64", b"riff", b"dns.", b".SoX") else "big"
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
         offset, stated = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
         return DataLength(start + 8, 4, order, stated, max(0, size - start - offset))
+    if head[:4] in SOX:
+        header, samples = (int.from_bytes(part, order) for part in (head[4:8], head[8:16]))
+        return DataLength(start, 0, order, 4 * samples, max(0, size - start - 4 - header))
     if head[:7] == b"NIST_1A":
         return _nist_length(file, start)
     if head[:4] == b"caff":
@@ -241,7 +245,7 @@ def _nist_length(file: io.IOBase, start: int) -> DataLength | None:
         found = max(0, _size(file) - start - int(head[1]))
     except (KeyError, ValueError, IndexError):
         return None
-    return DataLength(0, 0, "big", frames * width * channels, found) if frames > 0 else None
+    return DataLength(start, 0, "big", frames * width * channels, found) if frames > 0 else None
 
 
 def _size(file: io.IOBase) -> int:
