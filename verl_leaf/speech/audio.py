@@ -65,7 +65,10 @@ def load_audio(
             or infinity; or there is more than ``MAX_SECONDS`` of what is asked for.
     """
     name = audio_name(reference, root)
-    rate, blocks = _open(name, reference, root, start)
+    try:
+        rate, blocks = _open(name, reference, root, start)
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
     resampler = None
     if rate != sampling_rate:
         resampler = soxr.ResampleStream(rate, sampling_rate, num_channels=1, dtype="float32")
@@ -185,10 +188,7 @@ def _source(name: str, reference, root: str | None) -> io.IOBase:
     path = os.path.join(root or "", path)
     if not os.path.isfile(path):  # the name may be a folder's
         raise AudioError(f"{name}: no such file")
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be opened ({error.strerror})") from error
+    return open(path, "rb")
 
 
 def _check_header(name: str, rate, channels: int) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MAX_JUNK = 2**16  # bytes before the first mp3 frame, as many as libmpg123 skips
-MAX_POSITION = 2**62  # in a file; a damaged header asks for more
 MAX_CHUNKS = 1000  # that are looked at in search of the samples
 CHAIN = 4  # mp3 headers that must follow each other: bytes that look like one are frequent, four in a row are not
 SOX = (b".SoX", b"XoS.")  # what `sox -p` writes
@@ -45,13 +44,14 @@ class Window(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         end = len(self.head) + _size(self.file) - self.start
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: end}[whence]
-        self.position = min(max(0, origin + offset), MAX_POSITION)
+        self.position = max(0, origin + offset)
         return self.position
 
     def readinto(self, buffer) -> int:
         data = self.head[self.position : self.position + len(buffer)]
-        behind = self.start + self.position + len(data) - len(self.head)
-        data += _read(self.file, behind, len(buffer) - len(data))  # a short read means the end to libsndfile
+        if len(data) < len(buffer):  # a short read means the end to libsndfile
+            behind = self.start + self.position + len(data) - len(self.head)
+            data += _read(self.file, behind, len(buffer) - len(data))
         buffer[: len(data)] = data
         self.position += len(data)
         return len(data)
@@ -122,6 +122,7 @@ def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
             frames, position = frames + 1, position + length
     return frames, frames * (1152 if version == MPEG_1 else 576)
 
+
 def has_xing_tag(file: io.IOBase, start: int) -> bool:
     """Whether the frame at ``start`` holds no audio, but the number of frames."""
     head = _read(file, start, 48)
@@ -165,10 +166,10 @@ def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
 
 
 def data_length(file: io.IOBase, start: int) -> DataLength | None:
-    """What the header of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file that begins at ``start`` says of its length.
+    """What the header that begins at ``start`` says of the length of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file.
 
     Returns:
-        None where the format is another or the header says nothing.
+        None where the format is another, or nothing is said.
     """
     head = _read(file, start, 40)
     size = _size(file)
@@ -213,8 +214,6 @@ def _chunks(file: io.IOBase, position: int, layout: Layout) -> Iterator[tuple[by
         yield header[:4], stated, content
         end = max(content, content + stated - header_size * layout.counts_itself)
         position = end + -stated % layout.align
-        if position > end and _read(file, end, 4) == b"data":  # some writers leave out the byte that makes it even
-            position = end
 
 
 def _length_of_chunk(file: io.IOBase, first: int, layout: Layout) -> DataLength | None:
@@ -238,10 +237,10 @@ def _nist_length(file: io.IOBase, start: int) -> DataLength | None:
     """Of NIST Sphere, whose header is lines of text that libsndfile takes no length from."""
     head = _read(file, start, 4096).split(b"end_head")[0].split(b"\n")
     fields = dict(line.split()[::2] for line in head if len(line.split()) == 3)
+    if b"embedded" in fields.get(b"sample_coding", b""):
+        return None  # compressed, which libsndfile does not read
     try:
-        frames, width, channels = (
-            int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count")
-        )
+        frames, width, channels = (int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count"))
         found = max(0, _size(file) - start - int(head[1]))
     except (KeyError, ValueError, IndexError):
         return None
@@ -253,5 +252,5 @@ def _size(file: io.IOBase) -> int:
 
 
 def _read(file: io.IOBase, position: int, count: int) -> bytes:
-    file.seek(min(position, MAX_POSITION))
+    file.seek(min(position, _size(file)))  # a file system may know no position that a damaged header asks for
     return file.read(count)
