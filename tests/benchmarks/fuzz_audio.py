@@ -1,8 +1,11 @@
-"""Damaged audio files in their thousands: each must end as audio or as an AudioError, soon and in little memory.
+"""Damaged audio in its thousands: each must end as audio or as an AudioError, soon and in little memory.
 
     python -m tests.benchmarks.fuzz_audio [--cases 5000] [--seed 0]
 
-Prints how many ended how; anything else than the two is kept in a folder of its own, with the seed that makes it again.
+Nine in ten are small files: every format, as written at once and as ffmpeg writes it into a pipe, some behind tags or
+junk, given as bytes, as a path and as an open file, which must all end alike. The others are arrays of any type, shape
+and rate. Prints how many ended how; anything else than the two is kept in a folder of its own, with the seed that makes
+it again.
 """
 
 import argparse
@@ -39,7 +42,13 @@ FORMATS = [
     ("AU", "PCM_16"),
     ("CAF", "PCM_16"),
     ("W64", "PCM_16"),
+    ("RF64", "PCM_16"),
+    ("NIST", "PCM_16"),
+    ("SVX", "PCM_16"),
 ]
+PIPED = [("wav", "pcm_s16le"), ("aiff", "pcm_s16be"), ("au", "pcm_s16be"), ("w64", "pcm_s16le"), ("caf", "pcm_s16be")]
+PIPED += [("flac", "flac"), ("mp3", "libmp3lame"), ("sox", "pcm_s32le")]
+LENGTHS = [0, 1, 2**15, 2**16 - 1, 0x7F000000, 0x7FFFF000, 2**31 - 1, 2**31, 2**32 - 1]
 
 
 def whole_files() -> list[bytes]:
@@ -48,19 +57,40 @@ def whole_files() -> list[bytes]:
     files = []
     for waveform in (tone, np.stack([tone, tone], axis=1)):
         for name, subtype in FORMATS:
-            if subtype == "GSM610" and waveform.ndim > 1:
+            if (subtype == "GSM610" or name == "SVX") and waveform.ndim > 1:
                 continue
             buffer = io.BytesIO()
             soundfile.write(buffer, waveform, RATE, format=name, subtype=subtype)
             files.append(buffer.getvalue())
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("aac", rate=RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(tone[None].astype(np.float32), format="fltp", layout="mono")
+            if name == "MP3":
+                files += [files[-1] + files[-1], b"ID3\3\0\0\0\0\0\x10" + bytes(100) + files[-1]]
+    for container, codec in [*[("mp4", "aac")] * 4, *PIPED]:
+        files.append(_written_by_ffmpeg(container, codec, tone, Pipe() if container != "mp4" else io.BytesIO()))
+    return files
+
+
+class Pipe:
+    """A file that cannot be sought in, so that no length is filled in."""
+
+    def __init__(self):
+        self.content = bytearray()
+
+    def write(self, data) -> int:
+        self.content += bytes(data)
+        return len(data)
+
+    def getvalue(self) -> bytes:
+        return bytes(self.content)
+
+
+def _written_by_ffmpeg(container: str, codec: str, waveform: np.ndarray, buffer: Pipe | io.BytesIO) -> bytes:
+    with av.open(buffer, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(waveform[None].astype(np.float32), format="fltp", layout="mono")
         frame.sample_rate = RATE
         for packet in (*stream.encode(frame), *stream.encode(None)):
-            container.mux(packet)
-    return [*files, *[buffer.getvalue()] * 4]
+            file.mux(packet)
+    return buffer.getvalue()
 
 
 def damage(data: bytes, generator: random.Random) -> bytes:
@@ -73,7 +103,7 @@ def damage(data: bytes, generator: random.Random) -> bytes:
         if kind == 0:
             data[where : where + 1] = bytes([generator.randrange(256)])
         elif kind == 1:
-            number = generator.choice([0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1, generator.getrandbits(32)])
+            number = generator.choice([*LENGTHS, generator.getrandbits(32)])
             data[where : where + 4] = number.to_bytes(4, generator.choice(["little", "big"]))
         elif kind == 2:
             del data[where : where + generator.randint(1, 64)]
@@ -86,15 +116,40 @@ def damage(data: bytes, generator: random.Random) -> bytes:
     return bytes(data)
 
 
-def case(seed: int) -> bytes:
+def case(seed: int) -> bytes | dict:
+    """Encoded audio, or an Audio dictionary with an array."""
     generator = random.Random(seed)
+    if generator.random() < 0.1:
+        return array(generator)
     return damage(generator.choice(_files()), generator)
+
+
+def array(generator: random.Random) -> dict:
+    """Samples of any type, shape, range and rate, some of which are none."""
+    numbers = np.random.default_rng(generator.getrandbits(32))
+    shape = generator.choice([(), (0,), (1,), (400,), (400, 2), (2, 400), (3, 3), (400, 70), (2, 2, 2)])
+    dtype = generator.choice([*np.typecodes["AllInteger"], *np.typecodes["Float"], "?", "F", "O", "U4", "M8[s]"])
+    with np.errstate(all="ignore"):
+        samples = (numbers.normal(0, 10 ** generator.uniform(-3, 12), shape)).astype("f8").astype(dtype)
+    rate = generator.choice([RATE, RATE, 16000.0, 8000, np.int64(8000), 999, 0, -1, None, "16000", float("nan")])
+    return {"array": generator.choice([samples, samples.tolist()]), "sampling_rate": rate}
 
 
 def outcome(seed: int) -> str:
     """How a case ends, in a process whose memory and time are limited."""
+    reference = case(seed)
+    if isinstance(reference, dict):
+        return _outcome(reference)
+    with tempfile.NamedTemporaryFile(suffix=random.Random(seed).choice((".wav", ".mp3", ".au", ".raw", ""))) as file:
+        file.write(reference)
+        file.flush()
+        outcomes = {_outcome(reference), _outcome(file.name), _outcome(file.file)}
+    return outcomes.pop() if len(outcomes) == 1 else "different"
+
+
+def _outcome(reference) -> str:
     try:
-        waveform = load_audio(case(seed), RATE)
+        waveform = load_audio(reference, RATE)
     except AudioError:
         return "AudioError"
     except Exception as error:  # what must not be; it is counted by its name
@@ -119,7 +174,10 @@ def run(cases: int, seed: int, keep: Path | None = None) -> collections.Counter:
             pool = _pool()
         counts[result] += 1
         if keep is not None and result not in ("audio", "AudioError"):
-            (keep / f"{result}-{number}").write_bytes(case(number))
+            reference = case(number)
+            (keep / f"{result}-{number}").write_bytes(
+                reference if isinstance(reference, bytes) else repr(reference).encode()
+            )
     pool.shutdown()
     return counts
 

@@ -8,7 +8,9 @@ import soundfile
 import soxr
 
 from tests.benchmarks import fuzz_audio
+from verl_leaf.models import family_of_processor
 from verl_leaf.speech.audio import AudioError, load_audio
+from verl_leaf.speech.prompt import render_prompt
 
 RATE = 16000
 
@@ -32,10 +34,43 @@ def test_every_kind_of_reference_gives_the_same_waveform(tone, tmp_path):
         encoded(tone),
         {"bytes": encoded(tone), "path": None},
         {"bytes": None, "path": str(tmp_path / "tone.wav")},
+        {"bytes": encoded(tone), "path": "the name it had.mp3"},
+        {"bytes": encoded(tone), "path": None, "array": None, "sampling_rate": None},
+        bytearray(encoded(tone)),
+        io.BytesIO(encoded(tone)),
+        open(tmp_path / "tone.wav", "rb"),  # noqa: SIM115
         {"array": tone, "sampling_rate": RATE},
     ):
         np.testing.assert_array_equal(load_audio(reference, RATE), tone)
     np.testing.assert_array_equal(load_audio("tone.wav", RATE, root=str(tmp_path)), tone)
+
+
+def writable() -> list[tuple[str, str]]:
+    """Formats and subtypes that soundfile writes into memory and reads again."""
+    pairs = []
+    for name in soundfile.available_formats().keys() - {"SD2"}:  # which writes beside what it is given
+        for subtype in soundfile.available_subtypes(name):
+            try:
+                soundfile.read(io.BytesIO(encoded(np.zeros(100), 8000, format=name, subtype=subtype)), 10)
+            except (soundfile.SoundFileError, TypeError, ValueError):
+                continue
+            pairs.append((name, subtype))
+    return pairs
+
+
+def test_every_format_that_soundfile_writes_whatever_is_given(tone, tmp_path):
+    pairs = writable()
+    assert len(pairs) > 80 and {"WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "CAF", "W64", "RF64", "NIST"} < {
+        *dict(pairs)
+    }
+    file = tmp_path / "audio.raw"  # soundfile alone would take it for samples without a header
+    for name, subtype in pairs:
+        content = encoded(tone, 8000, format=name, subtype=subtype)
+        file.write_bytes(content)
+        expected = soundfile.SoundFile(io.BytesIO(content)).read(2 * RATE, dtype="float32")[:RATE]
+        for reference in (file, content, open(file, "rb")):  # noqa: SIM115
+            waveform = load_audio(reference, soundfile.info(io.BytesIO(content)).samplerate)
+            np.testing.assert_array_equal(waveform[:RATE], expected, f"{name} {subtype}")
 
 
 def test_resamples_and_averages_channels(tone):
@@ -116,6 +151,107 @@ def test_arrays_with_channels(shape):
     np.testing.assert_array_equal(waveform, np.full(RATE, 0.25, np.float32))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "full_scale", "middle"),
+    [
+        ("int8", 128, 0),
+        ("int16", 2**15, 0),
+        (">i2", 2**15, 0),
+        ("int32", 2**31, 0),
+        ("uint8", 128, 128),
+        ("int64", 2**15, 0),
+    ],
+)
+def test_integers_are_scaled_by_their_type(tone, dtype, full_scale, middle):
+    integers = np.round(tone.astype(np.float64) * (full_scale - 1) + middle).astype(dtype)
+    for array in (integers, np.stack([integers, integers])):
+        waveform = load_audio({"array": array, "sampling_rate": RATE}, RATE)
+        np.testing.assert_allclose(waveform, tone, atol=1.1 / full_scale + 1e-7)
+
+
+def test_integers_as_soundfile_reads_them_from_a_wav(tone):
+    for dtype, subtype in (("int16", "PCM_16"), ("int32", "PCM_32")):
+        wav = encoded(tone, subtype=subtype)
+        integers, _ = soundfile.read(io.BytesIO(wav), dtype=dtype)
+        np.testing.assert_array_equal(
+            load_audio({"array": integers, "sampling_rate": RATE}, RATE), load_audio(wav, RATE)
+        )
+
+
+def test_lists_of_integers_are_16_bit_samples_or_refused(tone):
+    integers = np.round(tone * 32767).astype(np.int16)
+    for array in (integers.tolist(), [integers.tolist()] * 2):  # as parquet gives them
+        waveform = load_audio({"array": array, "sampling_rate": RATE}, RATE)
+        np.testing.assert_array_equal(waveform, integers / np.float32(2**15))
+    assert not load_audio({"array": [0] * 100, "sampling_rate": RATE}, RATE).any()
+    for array, reason in (([0, 2**15 + 1], "up to 32769 .*too large"), ([128, 255], "up to 255 .*too small")):
+        with pytest.raises(AudioError, match=f"audio array: holds integers {reason}.*int16"):
+            load_audio({"array": array, "sampling_rate": RATE}, RATE)
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.ones(9, bool), "bool is no type of samples"),
+        (np.ones(9, np.uint16), "uint16 is no type of samples"),
+        (np.ones(9, complex), "complex128 is no type"),
+        (["a", "b"], "is no type of samples"),
+        ([0.5, None], "object is no type"),
+        ([[0.5, 0.5], [0.5]], "is no array of numbers"),
+        (np.float32(0.5), "one or two axes"),
+        ([], "holds no samples"),
+        ([0.5, np.nan], "NaN"),
+        (np.array([1e300, 0.5]), "infinite"),
+        ([0.5, 12000.0], "samples up to 12000, and full scale is 1"),
+    ],
+)
+def test_arrays_that_are_no_samples(array, reason):
+    with pytest.raises(AudioError, match=f"audio array: .*{reason}"):
+        load_audio({"array": array, "sampling_rate": RATE}, RATE)
+
+
+@pytest.mark.parametrize("rate", [None, "16000", 0, float("nan"), True])
+def test_arrays_without_a_sampling_rate(rate):
+    with pytest.raises(AudioError, match="sampling_rate, got|not believable"):
+        load_audio({"array": np.zeros(100), "sampling_rate": rate}, RATE)
+
+
+def test_a_float_for_a_sampling_rate(tone):
+    np.testing.assert_array_equal(load_audio({"array": tone, "sampling_rate": 16000.0}, RATE), tone)
+
+
+def test_floats_in_files_are_no_integers_either(tone):
+    with pytest.raises(AudioError, match="samples up to 16384.*full scale is 1"):
+        load_audio(encoded(np.round(tone * 32767)), RATE)
+    assert load_audio(encoded(3 * tone), RATE).max() == pytest.approx(1.5)  # a hot recording
+
+
+def test_no_more_than_an_hour_is_cut_without_a_word():
+    hour = np.zeros(3600 * 1000, np.int16)
+    assert len(load_audio({"array": hour, "sampling_rate": 1000}, 1000)) == len(hour)
+    longer = {"array": np.append(hour, [0]), "sampling_rate": 1000}
+    for seconds in ({}, {"seconds": 4000}):
+        with pytest.raises(AudioError, match="lasts more than 3600 s"):
+            load_audio(longer, 1000, **seconds)
+    assert len(load_audio(longer, 1000, seconds=3600)) == len(hour)
+
+
+def test_the_same_features_from_integers_bytes_and_path(tone, tmp_path, processor):
+    wav = encoded(tone, subtype="PCM_16")
+    (tmp_path / "tone.wav").write_bytes(wav)
+    integers, _ = soundfile.read(io.BytesIO(wav), dtype="int16")
+    array = {"array": integers, "sampling_rate": RATE}
+    encodings = []
+    for reference in (str(tmp_path / "tone.wav"), {"bytes": wav}, array, {**array, "array": integers.tolist()}):
+        messages = [{"role": "user", "content": [{"type": "audio", "audio": reference}]}]
+        text, clips, _ = render_prompt(processor, messages, {})
+        encodings.append(family_of_processor(processor).encode(processor, text, clips))
+    for ids, features in encodings[1:]:
+        assert ids == encodings[0][0]
+        for name, value in features.items():
+            np.testing.assert_array_equal(value, encodings[0][1][name])
+
+
 def test_start_and_seconds(tone):
     ramp = np.linspace(0, 1, 10 * RATE, dtype=np.float32)
     for reference in (encoded(ramp), {"array": ramp, "sampling_rate": RATE}):
@@ -136,6 +272,8 @@ def claims(header: bytes, position: int, number: int, size: int = 4) -> bytes:
 def bad_references(tmp_path):
     wav = encoded(np.zeros(RATE, np.float32), subtype="PCM_16")
     flac = encoded(np.random.default_rng(0).uniform(-1, 1, RATE), format="FLAC", subtype="PCM_16")
+    sphere = encoded(np.zeros(RATE), format="NIST", subtype="PCM_16")
+    mp3 = encoded(np.random.default_rng(0).uniform(-1, 1, RATE), format="MP3", subtype="MPEG_LAYER_III")
     (tmp_path / "folder.wav").mkdir()
     files = {
         "text.wav": (b"this is no audio", "cannot be read"),
@@ -147,6 +285,9 @@ def bad_references(tmp_path):
         "half.wav": (wav[: len(wav) // 2], r"cut off; it holds \d+ of \d+ bytes"),
         "half.flac": (flac[: len(flac) // 2], "cut off"),
         "hours.wav": (claims(wav, 40, 2**30), "cut off"),
+        "half.sph": (sphere[: len(sphere) // 2], r"cut off; it holds \d+ of \d+ bytes"),
+        "half.mp3": (mp3[: len(mp3) // 2], r"cut off; it holds \d+ of \d+ samples"),
+        "three gigabytes.wav": (claims(wav, 40, 3_000_000_000), r"cut off; it holds \d+ of 3000000000 bytes"),
         "slow.wav": (claims(wav, 24, 1), "1 Hz and 1 channel.* not believable"),
         "fast.wav": (claims(wav, 24, 2**31 - 1), "not believable"),
         "wide.wav": (claims(claims(wav, 22, 1000, 2), 32, 2000, 2), "1000 channel.* not believable"),
@@ -159,6 +300,10 @@ def bad_references(tmp_path):
     }
 
 
+def wav_of_silence() -> bytes:
+    return encoded(np.zeros(RATE, np.float32), subtype="PCM_16")
+
+
 def test_errors_name_the_file_and_the_reason(tmp_path):
     for name, reason in bad_references(tmp_path).items():
         with pytest.raises(AudioError, match=reason) as error:
@@ -167,11 +312,16 @@ def test_errors_name_the_file_and_the_reason(tmp_path):
     for reference in (7, None, {}, {"array": np.zeros(3)}, {"array": np.zeros((2, 2, 2)), "sampling_rate": RATE}):
         with pytest.raises(AudioError):
             load_audio(reference, RATE)
-
-
-def test_a_piped_wav_claims_the_most_there_can_be(tone):
-    wav = encoded(tone, subtype="PCM_16")
-    assert len(load_audio(claims(claims(wav, 40, 2**32 - 1), 4, 2**32 - 1), RATE)) == RATE
+    (tmp_path / "text.wav").write_bytes(wav_of_silence())
+    for reference in (
+        {"bytes": None, "path": None, "array": None},
+        {"bytes": str(tmp_path / "text.wav"), "path": None},
+        {"path": b"text.wav"},
+        [wav_of_silence()],
+        open(tmp_path / "text.wav", encoding="latin-1"),  # noqa: SIM115
+    ):
+        with pytest.raises(AudioError, match="is no audio reference"):
+            load_audio(reference, RATE)
 
 
 def test_hundreds_of_damaged_files():
