@@ -196,7 +196,7 @@ def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():
     ],
 )
 def test_a_bad_option_is_named_with_the_valid_ones(given, message):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match="algorithm") as raised:
         estimator.LeafOptions.parse(OmegaConf.create({"leaf": given}))
     assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
 

@@ -90,7 +90,9 @@ class Speech:
         """Model inputs for some of the utterances with an exercise and its answer each; `labels` are its tokens."""
         prompts, tokens = self.prompts(indices, exercises), self.tokens(answers)
         rows = [torch.cat(pair) for pair in zip(prompts, tokens, strict=True)]
-        labels = [torch.cat([torch.full_like(prompt, -100), answer]) for prompt, answer in zip(prompts, tokens)]
+        labels = [
+            torch.cat([torch.full_like(prompt, -100), answer]) for prompt, answer in zip(prompts, tokens, strict=True)
+        ]
         return {
             "input_ids": pad_sequence(rows, batch_first=True, padding_value=self.processor.tokenizer.pad_token_id),
             "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),

@@ -36,7 +36,12 @@ def test_one_group(number):
     group = GROUPS[number]
     batch = pack([group])
     result = leaf_advantages(
-        batch.responses, batch.surprisal, batch.rewards, batch.mask, batch.group, **dict(zip(SETTINGS, setting(group)))
+        batch.responses,
+        batch.surprisal,
+        batch.rewards,
+        batch.mask,
+        batch.group,
+        **dict(zip(SETTINGS, setting(group), strict=True)),
     )
     assert_agrees(result, batch.rows[0], group)
 
@@ -46,7 +51,12 @@ def test_all_groups_of_a_setting_in_one_interleaved_batch():
         groups = list(groups)
         batch = pack(groups, width=100)
         result = leaf_advantages(
-            batch.responses, batch.surprisal, batch.rewards, batch.mask, batch.group, **dict(zip(SETTINGS, settings))
+            batch.responses,
+            batch.surprisal,
+            batch.rewards,
+            batch.mask,
+            batch.group,
+            **dict(zip(SETTINGS, settings, strict=True)),
         )
         for rows, group in zip(batch.rows, groups, strict=True):
             assert_agrees(result, rows, group)

@@ -60,7 +60,7 @@ def test_agrees_with_the_definition(groups, kappa, seed):
     assert 1 / (1 + result.kappa) == pytest.approx(1 / (1 + (own if kappa == "auto" else kappa)), abs=1e-9)
     for rows, group in zip(batch.rows, groups, strict=True):
         baseline, advantages = grpo_prefix(group["responses"], group["rewards"], own if kappa == "auto" else kappa)
-        paid = [[a * w for a, w in zip(*both)] for both in zip(advantages, group["policy"], strict=True)]
+        paid = [[a * w for a, w in zip(*both, strict=True)] for both in zip(advantages, group["policy"], strict=True)]
         assert flat(per_token(result, rows, group["responses"])) == pytest.approx(flat([baseline, paid]), abs=1e-8)
     assert not result.advantages[batch.mask == 0].any()
 

@@ -48,7 +48,9 @@ def test_agrees_with_the_definition(groups, seed):
     for rows, group in zip(batch.rows, groups, strict=True):
         wanted = tempo(group["responses"], group["rewards"])
         for row, policy, paid in zip(rows, group["policy"], wanted, strict=True):
-            assert found[row, : len(paid)].tolist() == pytest.approx([a * w for a, w in zip(paid, policy)], abs=1e-8)
+            assert found[row, : len(paid)].tolist() == pytest.approx(
+                [a * w for a, w in zip(paid, policy, strict=True)], abs=1e-8
+            )
     assert not found[batch.mask == 0].any()
 
 

@@ -70,9 +70,12 @@ def plain(batch: dict, K: int, groups: int) -> None:
     for g in range(groups):
         rows = slice(g * K, (g + 1) * K)
         lengths = batch["response_mask"][rows].sum(1).tolist()
-        take = lambda name: [row[:n] for row, n in zip(batch[name][rows].tolist(), lengths, strict=True)]  # noqa: B023
-        surprisal = [[-p for p in row] for row in take("rollout_log_probs")]
-        reference.leaf(take("responses"), surprisal, batch["token_level_rewards"][rows].sum(1).tolist(), 2, 1, "both")
+        responses, log_probs = (
+            [row[:n] for row, n in zip(batch[name][rows].tolist(), lengths, strict=True)]
+            for name in ("responses", "rollout_log_probs")
+        )
+        surprisal = [[-p for p in row] for row in log_probs]
+        reference.leaf(responses, surprisal, batch["token_level_rewards"][rows].sum(1).tolist(), 2, 1, "both")
 
 
 def seconds(call, device: str) -> float:

@@ -57,7 +57,7 @@ def logits(network):
 
 
 def test_a_merged_model_is_the_model_with_its_adapter(model, adapted, tmp_path):
-    family, folder, plain = model
+    _, folder, plain = model
     adapter, expected = adapted
     run = tmp_path / "run"
     shutil.copytree(adapter, run / "adapter")

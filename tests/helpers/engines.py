@@ -73,12 +73,11 @@ class Features:
         return [self.stored[int(key[0])] for key in keys]
 
     def key(self, wanted: dict[str, torch.Tensor]) -> torch.Tensor:
-        for number, each in enumerate(self.stored):
-            if each is wanted:
-                break
-        else:
-            number = len(self.stored)
+        known = [number for number, each in enumerate(self.stored) if each is wanted]
+        if not known:
+            known = [len(self.stored)]
             self.stored.append(wanted)
+        number = known[0]
         return torch.full((1, 16), number, dtype=torch.uint8)
 
 

@@ -15,7 +15,7 @@ from verl_leaf.models import FAMILIES
 
 patches.install()
 
-from transformers import (
+from transformers import (  # noqa: E402  (after the patches)
     AudioFlamingo3ForConditionalGeneration,
     AudioFlamingo3Processor,
     GraniteSpeechFeatureExtractor,

@@ -66,7 +66,7 @@ def test_nothing_is_left_bound_after_a_call_that_fails(data):
     find, registered = core_algos.get_adv_estimator_fn, dict(core_algos.ADV_ESTIMATOR_REGISTRY)
     with pytest.raises(ValueError, match="has no option"):
         ray_trainer.compute_advantage(data, "leaf", config=OmegaConf.create({"leaf": {"forks": 1}}))
-    assert core_algos.get_adv_estimator_fn is find and core_algos.ADV_ESTIMATOR_REGISTRY == registered
+    assert core_algos.get_adv_estimator_fn is find and registered == core_algos.ADV_ESTIMATOR_REGISTRY
 
 
 def test_the_legacy_trainers_metrics_have_what_leaf_says(data):

@@ -31,7 +31,7 @@ def test_a_changed_library_is_noticed():
 
 def test_a_replacement_ends_with_the_block_even_in_an_error():
     module = library(compute=min)
-    with pytest.raises(KeyError), replaced(module, "compute", max):
+    with pytest.raises(KeyError), replaced(module, "compute", max):  # noqa: PT012
         assert module.compute is max
         raise KeyError
     assert module.compute is min

@@ -52,7 +52,7 @@ def test_any_path_and_name_reaches_verl(name):
     assert composed.actor_rollout_ref.model.path == name
     assert composed.actor_rollout_ref.model.lora_adapter_path == str(folder.adapter)
     assert list(composed.data.val_files) == [str(training.validation)]
-    assert composed.ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR == str(folder.tensorboard)
+    assert str(folder.tensorboard) == composed.ray_kwargs.ray_init.runtime_env.env_vars.TENSORBOARD_DIR
 
 
 def test_an_override_that_hydra_cannot_read_is_named(tmp_path):

@@ -1,5 +1,6 @@
 """The summary takes whatever a run has, and says when it has not trained."""
 
+import io
 import json
 
 import pytest
@@ -48,7 +49,7 @@ def run(tmp_path):
 
 
 def shown(folder):
-    console = Console(record=True, width=200, quiet=False, file=open("/dev/null", "w"))
+    console = Console(record=True, width=200, file=io.StringIO())
     summary = summarise(folder, console)
     assert json.loads(folder.summary.read_text()) == summary
     return summary, console.export_text()

@@ -94,7 +94,7 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
     rows = {
         "shared": lambda: rollouts(1, 3, 5) + rollouts(2, 1, 9),
         "one row": lambda: rollouts(1, 1, 5),
-        "beside fillers": lambda: rollouts(1, 2, 5) + [FILLER],
+        "beside fillers": lambda: [*rollouts(1, 2, 5), FILLER],
         "fillers alone": lambda: [FILLER] * 3,
         "not worth it": lambda: rollouts(0.3, 3, 300),
     }[case]()

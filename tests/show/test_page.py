@@ -196,7 +196,7 @@ def test_scripts_are_kept_whole(show, text):
     """A piece a character; letters that join must not be torn apart by elements of their own."""
     pieces = ["<unk>", *dict.fromkeys(text)]
     tokens = [pieces.index(letter) for letter in text]
-    responses = [tokens, tokens[:-1] + [0]]
+    responses = [tokens, [*tokens[:-1], 0]]
     page = show({1: [traced_prompt(responses, [[0.1] * len(tokens)] * 2, [1.0, 0.0], pieces, fork_budget=0)]})
     stem = page.locator(".edge .text").first
     assert stem.text_content() == text[:-1]

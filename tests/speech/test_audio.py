@@ -38,7 +38,7 @@ def test_every_kind_of_reference_gives_the_same_waveform(tone, tmp_path):
         {"bytes": encoded(tone), "path": None, "array": None, "sampling_rate": None},
         bytearray(encoded(tone)),
         io.BytesIO(encoded(tone)),
-        open(tmp_path / "tone.wav", "rb"),  # noqa: SIM115
+        open(tmp_path / "tone.wav", "rb"),
         {"array": tone, "sampling_rate": RATE},
     ):
         np.testing.assert_array_equal(load_audio(reference, RATE), tone)
@@ -68,7 +68,7 @@ def test_every_format_that_soundfile_writes_whatever_is_given(tone, tmp_path):
         content = encoded(tone, 8000, format=name, subtype=subtype)
         file.write_bytes(content)
         expected = soundfile.SoundFile(io.BytesIO(content)).read(2 * RATE, dtype="float32")[:RATE]
-        for reference in (file, content, open(file, "rb")):  # noqa: SIM115
+        for reference in (file, content, open(file, "rb")):
             waveform = load_audio(reference, soundfile.info(io.BytesIO(content)).samplerate)
             np.testing.assert_array_equal(waveform[:RATE], expected, f"{name} {subtype}")
 
@@ -318,7 +318,7 @@ def test_errors_name_the_file_and_the_reason(tmp_path):
         {"bytes": str(tmp_path / "text.wav"), "path": None},
         {"path": b"text.wav"},
         [wav_of_silence()],
-        open(tmp_path / "text.wav", encoding="latin-1"),  # noqa: SIM115
+        open(tmp_path / "text.wav", encoding="latin-1"),
     ):
         with pytest.raises(AudioError, match="is no audio reference"):
             load_audio(reference, RATE)

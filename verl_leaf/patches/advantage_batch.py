@@ -127,7 +127,7 @@ def _trace(trainer, trees, fetch: Callable) -> None:
 
 def _columns(fields) -> dict[str, list]:
     """A TensorDict with nested tensors and other objects as lists, an entry per row."""
-    return {name: list(fields[name]) for name in fields.keys()}  # noqa: SIM118  (items() would give stacks)
+    return {name: list(fields[name]) for name in fields.keys()}
 
 
 HOOKS = {

@@ -93,7 +93,7 @@ def text_of(value, what: str) -> str:
     Raises:
         ValueError: it is something else.
     """
-    if value is None or isinstance(value, float) and math.isnan(value):
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     known = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
     if not known:

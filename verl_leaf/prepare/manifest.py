@@ -151,7 +151,7 @@ def _several(cell, what: str) -> list[tuple[int | None, object]]:
 
 def _segment(audio, row: int, part: int | None, options) -> Segment:
     """An audio by its path, or inside the table: bytes, or a Hugging Face ``Audio`` dictionary."""
-    if isinstance(audio, bytes) or isinstance(audio, dict) and isinstance(audio.get("bytes"), bytes):
+    if isinstance(audio, bytes) or (isinstance(audio, dict) and isinstance(audio.get("bytes"), bytes)):
         return Segment(str(options.file), row=row, column=options.audio_column, part=part)
     path = audio.get("path") if isinstance(audio, dict) else audio
     if not isinstance(path, str) or not text_of(path, "audio"):

@@ -49,13 +49,13 @@ class TraceWriter:
             append: add to what the step has written already.
         """
         if options.trace_dir is None or step % options.trace_every:
-            return
+            return None
         try:
             if self._pending is not None and not self._pending.done():
                 return self._warn(f"step {step} is left out: the step before is still being written")
             rows = fetch()
             self._pending = self._thread.submit(self._write, options, step, leaf_step, rows, tokenizer, append)
-        except Exception as error:  # noqa: BLE001  (whatever it is, training goes on)
+        except Exception as error:
             self._warn(f"step {step}: {error!r}")
 
     def _write(self, options, step, leaf_step, rows, tokenizer, append) -> None:
@@ -68,7 +68,7 @@ class TraceWriter:
             lines = [*([] if append else [head]), *prompts_of(leaf_step, rows, tokenizer, folder)]
             with open(file, "a" if append else "w", encoding="utf-8") as opened:
                 opened.write("".join(line.model_dump_json() + "\n" for line in lines))
-        except Exception as error:  # noqa: BLE001  (whatever it is, training goes on)
+        except Exception as error:
             self._warn(f"step {step}: {error!r}")
 
     def _warn(self, message: str) -> None:
