@@ -14,13 +14,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_leaf import config
+from verl_leaf.patches.update_counts import SKIPPED, UPDATES
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, is_score, read_scalars
 from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 PHASES = ("step", "gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "save_checkpoint", "testing")
 PROBS_DIFF = "training/rollout_probs_diff_max"
-UPDATES, SKIPPED = "training/updates/sum", "training/skipped_updates/sum"
 MAX_SKIPPED_SHARE = 0.1  # of its updates; a run that skipped more has not trained as it was asked to
 
 Scores = dict[str, float | None]

@@ -11,6 +11,9 @@ from verl_leaf.speech.options import long_audio
 def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
     """Apply the chat template to messages and decode their audio.
 
+    A base model may have no chat template. Qwen2-Audio's processor then has one of its own; elsewhere the text is that of
+    the messages, with the model's audio marker in the place of each clip.
+
     Args:
         processor: Hugging Face processor of a supported family.
         messages: chat messages whose content is text or parts, ``{"type": "audio", "audio": reference}`` among them.
@@ -23,9 +26,7 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
     Raises:
         AudioError: a clip cannot be used, or is too long and ``data.long_audio`` is ``error``.
     """
-    text = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=False, **(data_config.get("apply_chat_template_kwargs") or {})
-    )
+    text = _text(processor, messages, data_config.get("apply_chat_template_kwargs") or {})
     family = family_of_processor(processor)
     rate = family.sampling_rate(processor)
     window = int(family.max_seconds * rate)
@@ -47,3 +48,17 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
             )
         clips.append(clip)
     return text, clips, is_long
+
+
+def _text(processor, messages: list[dict], template_options: dict) -> str:
+    """What the model reads, with one audio marker per clip."""
+    if processor.chat_template is not None:
+        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template_options)
+    parts = [
+        part
+        for message in messages
+        for part in (
+            [{"type": "text", "text": message["content"]}] if isinstance(message["content"], str) else message["content"]
+        )
+    ]
+    return "".join(processor.audio_token if part["type"] == "audio" else part.get("text") or "" for part in parts)
