@@ -190,6 +190,15 @@ def test_audio_of_parts_and_of_the_column_keep_their_order(build, rows):
     ]
 
 
+def test_keys_that_are_null_are_not_there(rows):
+    """Templates ask whether a message has a key; verl takes what a part of audio holds beside its type."""
+    parts = [{"type": "audio", "audio": None, "audio_url": None, "path": "0.wav"}, {"type": "text", "text": "Hi"}]
+    prompt = [{"role": "user", "content": parts, "name": None, "tool_calls": None}]
+    spoken = spoken_row({**rows[0], "prompt": prompt, "audios": None}, "/root", Keys())
+    assert spoken["prompt"] == [{"role": "user", "content": "<audio>Hi"}]
+    assert spoken["audios"] == [{"path": "/root/0.wav"}]
+
+
 def test_files_of_other_types_train_together(rows, tmp_path, processor):
     """Audio as path or bytes, a reference as text, list or number, a source as text or number, columns that some lack."""
     embedded = {"bytes": (tmp_path / "1.wav").read_bytes(), "path": None}
