@@ -88,8 +88,8 @@ def write_m4a(file: Path, waveform: np.ndarray) -> None:
 
 
 def around(threshold: float, name) -> tuple[str, str]:
-    """Of ten thousand names, the two whose hashes are next to a threshold: below it, and not below it."""
-    names = sorted((name(number) for number in range(10_000)), key=fraction)
+    """Of a hundred thousand names, the two whose hashes are next to a threshold: below it, and not below it."""
+    names = sorted((name(number) for number in range(100_000)), key=fraction)
     place = bisect.bisect_left(names, threshold, key=fraction)
     return names[place - 1], names[place]
 

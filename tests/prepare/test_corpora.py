@@ -55,7 +55,7 @@ def librisqa_records(root, records):
 
 
 def test_librisqa_holds_out_a_fifth_of_the_clips(tmp_path):
-    below, above = around(0.2, "100-121669-{:04d}".format)
+    below, above = around(0.2, "100-{}-0001".format)
     records = []
     for stem in (below, above):
         corpora.write(tmp_path / f"speech/train-clean-360/{stem}.flac", corpora.tone(300, 0.2))
@@ -72,6 +72,7 @@ def test_librisqa_holds_out_a_fifth_of_the_clips(tmp_path):
 def test_librisqa_names_every_record_that_is_left_out(tmp_path):
     corpora.write(tmp_path / "speech/a/a.flac", corpora.tone(300, 0.2))
     corpora.write(tmp_path / "speech/LibriSpeech/a/b.wav", corpora.tone(300, 0.2))
+    corpora.write(tmp_path / "speech/a/c.ogg", corpora.tone(300, 0.2))
     (tmp_path / "speech/a/empty.flac").touch()
     good = {"speech_path": "a/a.wav", "question": "What?", "answer": 7}
     changes = [
@@ -86,13 +87,14 @@ def test_librisqa_names_every_record_that_is_left_out(tmp_path):
         {"speech_path": "a/" + 300 * "a"},
         {"answer": "\ud800"},
         {"speech_path": "a/empty.wav"},
+        {"speech_path": "a/c.ogg"},
     ]
     out = tmp_path / "out"
     arguments = librisqa_records(tmp_path, [*({**good, **change} for change in changes), "text"])
     assert prepare(*arguments, "--out", out) == 0
-    assert set(everything(out)) == {"a-0", "b-1", "a-2"} and everything(out)["a-0"]["reward_model"]["ground_truth"] == [
-        "7"
-    ]
+    assert set(everything(out)) == {"a-0", "b-1", "a-2", "c-11"} and everything(out)["a-0"]["reward_model"][
+        "ground_truth"
+    ] == ["7"]
     reasons = rejected(out)
     assert reasons.pop("a-3") == "says the same as LibriSQA-PartI-train.json, record 0"
     assert reasons.pop("a-4") == reasons.pop("a-5") == "lacks audio, question or answer"
@@ -101,9 +103,9 @@ def test_librisqa_names_every_record_that_is_left_out(tmp_path):
     assert "no such file" in reasons.pop(f"{300 * 'a'}-8")
     assert "half a surrogate pair" in reasons.pop("a-9")
     assert "cannot be read as audio" in reasons.pop("empty-10")
-    assert "is no object but 'text'" in reasons.pop("LibriSQA-PartI-train.json, record 11")
+    assert "is no object but 'text'" in reasons.pop("LibriSQA-PartI-train.json, record 12")
     assert "is no object but 'None'" in reasons.pop("LibriSQA-PartI-test.json, record 0")
-    assert not reasons and report(out)["rows_read"] == 13
+    assert not reasons and report(out)["rows_read"] == 14
 
 
 def test_covost2(tmp_path, capsys):
@@ -238,6 +240,16 @@ def test_a_recording_may_end_half_a_second_early(tmp_path):
     out = tmp_path / "out"
     assert prepare("parliament", "--questions", tmp_path, "--europarl", tmp_path / "europarl", "--out", out) == 0
     assert set(everything(out)) == {"2.4"} and set(rejected(out)) == {"2.7"}
+
+
+def test_parliament_speech_lasts_40_seconds_at_most(tmp_path):
+    corpora.write_m4a(tmp_path / "europarl/en/audios/en.1.m4a", corpora.tone(300, 41))
+    said = conversation("What?", "This.")
+    records = [{"id": end, "sound": f"en.1_0_{end}.wav", "conversations": said} for end in ("40.0", "40.1")]
+    (tmp_path / "Europarl_LongAudio.json").write_text(json.dumps(records))
+    out = tmp_path / "out"
+    assert prepare("parliament", "--questions", tmp_path, "--europarl", tmp_path / "europarl", "--out", out) == 0
+    assert set(everything(out)) == {"40.0"} and rejected(out) == {"40.1": "lasts 40.1 s, more than 40"}
 
 
 def test_odd_files_among_those_of_voxpopuli(tmp_path):

@@ -66,10 +66,10 @@ def _rows(file: Path, columns: dict[str, str]) -> Rows:
     kind = file.suffix.lower()
     if kind in DELIMITED:
         for place, row in read_delimited(file, needed):
-            yield (
-                place,
-                row if isinstance(row, str) else _delimited_row(row, columns, f"{file}, {place.split(', ')[-1]}"),
-            )
+            if isinstance(row, dict):
+                _check_quotes(row, columns["audio"], f"{file}, {place.removeprefix(f'{file.name}, ')}")
+                row = _with_lists(row, (columns["audio"], columns["answer"]))
+            yield place, row
     elif kind in PARQUET:
         yield from read_parquet(file, needed, [column for column in columns.values() if column not in needed])
     elif kind in JSON:
@@ -86,29 +86,34 @@ def _rows(file: Path, columns: dict[str, str]) -> Rows:
         )
 
 
-def _delimited_row(row: dict, columns: dict[str, str], place: str) -> dict | str:
-    """A row whose cells of several texts are lists.
+def _check_quotes(row: dict, audio_column: str, place: str) -> None:
+    """Stop where a quotation mark that was never closed has swallowed the rows before the next one.
 
     Raises:
-        ValueError: a quotation mark that was never closed has swallowed the rows before the next one.
+        ValueError: a text runs over lines and holds what looks like another row's audio.
     """
-    suffix = os.path.splitext(row[columns["audio"]])[1]
-    runs_on = [text for text in row.values() if re.search(r"[\r\n]", text)]
-    pieces = [piece.strip() for text in runs_on for piece in re.split(r"[,;|\t\r\n]", text)]
-    if suffix and (swallowed := [piece for piece in pieces if piece.endswith(suffix)]):
+    suffix = os.path.splitext(row[audio_column])[1]
+    over_lines = [text for text in row.values() if re.search(r"[\r\n]", text)]
+    pieces = [piece.strip() for text in over_lines for piece in re.split(r"[,;|\t\r\n]", text)]
+    swallowed = [piece for piece in pieces if suffix and piece.endswith(suffix)]
+    if swallowed:
         raise ValueError(
             f"{place}: a text in quotation marks begins here and runs on to {swallowed[0]!r}, another row's audio; a "
             "quotation mark is missing, or one within a text is not doubled"
         )
-    row = dict(row)
-    for column in (columns["audio"], columns["answer"]):
+
+
+def _with_lists(row: dict, columns: tuple[str, ...]) -> dict | str:
+    """The row with lists where a cell is one in JSON; or what is wrong with it, where it is one of Python's."""
+    lists = {}
+    for column in columns:
         if row[column].startswith("["):
             try:
-                row[column] = json.loads(row[column])
+                lists[column] = json.loads(row[column])
             except (ValueError, RecursionError):
                 if re.match(r"\[\s*['\"]", row[column]):
                     return f'{column} looks like a list, but is none of JSON, which is written ["a", "b"]'
-    return row
+    return row | lists
 
 
 def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
