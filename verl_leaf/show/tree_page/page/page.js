@@ -7,7 +7,7 @@
   const VIEWS = { leaf: "LEAF", grpo: "GRPO", grpo_prefix: "grpo_prefix" };
 
   const signed = (x) => (Math.abs(x) < 0.005 ? "" : x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
-  const exact = (x) => (x < 0 ? "−" : "") + Math.abs(x).toFixed(4);
+  const exact = (x) => (x < -5e-5 ? "−" : "") + Math.abs(x).toFixed(4);
   const nats = (x) => (x === null ? "∞" : x.toFixed(3));
   const plural = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
 
