@@ -14,11 +14,12 @@ from collections import defaultdict
 from pathlib import Path
 
 import pyarrow.parquet
+import torch
 
 from examples.leaf_against_grpo import tasks
 from examples.spoken_german import phrases
+from verl_leaf.algorithm import grpo_advantages
 from verl_leaf.show.traces import traces_folder
-from verl_leaf.show.tree_page.build import grpo_advantages
 from verl_leaf.traces.reader import read_trace, trace_files
 from verl_leaf.traces.schema import Prompt
 
@@ -53,7 +54,8 @@ def quality(run: Path, task: str, data: Path) -> dict[str, float]:
 
 def wordings(prompt: Prompt, exercise: phrases.Exercise) -> dict[int, list[tuple[float, float, float]]]:
     """For each decision that had alternatives, of every acceptable wording: is it right, its LEAF and GRPO advantage."""
-    grpo = grpo_advantages([response.reward for response in prompt.responses])
+    rewards = torch.tensor([response.reward for response in prompt.responses], dtype=torch.float64)
+    grpo = grpo_advantages(rewards, torch.zeros(len(rewards), dtype=torch.long)).tolist()
     found = defaultdict(list)
     for response, of_grpo in zip(prompt.responses, grpo, strict=True):
         paid = [0.0] * len(response.tokens)

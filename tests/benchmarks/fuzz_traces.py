@@ -42,7 +42,7 @@ COMMANDS = {
     "forks": ["traces/step_000010.jsonl"],
     "curves": ["metrics/000.jsonl", "metrics/000.jsonl", "summary.json", "hydra/.hydra/config.yaml"],
 }
-WEIGHTS = [6, 2, 2]  # drawing a figure takes ten times as long as writing a page
+WEIGHTS = [8, 1, 1]  # drawing a figure takes ten times as long as writing a page
 VALUES = [None, True, 0, -1, 1, 7, 10**6, 10**30, 10**400, 1e308, -1e308, 5e-324, 0.5, "", "x", "\u2028\x85\x00\ud800"]
 VALUES += [[], {}, [[]], [None], {"a": None}, math.nan, math.inf, [[[[[[[[]]]]]]]], "$\\frac{$", "</script>"]
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tests.helpers.traced import WORKED, traced_prompt, write_trace
 from verl_leaf.cli import main
-from verl_leaf.show.forks import collect, measures, write_forks
+from verl_leaf.show.forks import collect, measures, verdict, write_forks
 from verl_leaf.traces.schema import Prompt
 
 
@@ -34,6 +34,40 @@ def test_wilson_s_interval():
     (usable,) = only(measures(forks), "usable")
     assert (usable["count"], usable["value"]) == (10, 0.8)
     assert (usable["low"], usable["high"]) == (pytest.approx(0.490162, abs=1e-5), pytest.approx(0.943318, abs=1e-5))
+
+
+def test_early_is_what_the_first_fork_settles():
+    # Response 2 parts first; the others go on together.
+    first = [1.0**2 / 2, 0.5**2 / 2, 0.8**2 / 2]
+    later = [0.5**2 / 2, 0.2**2 / 2, 0.3**2 / 2]
+    forks = collect([(1, prompt()), (2, prompt()), (3, prompt(rewards=[0.5] * 4))])
+    (early,) = only(measures(forks), "early")
+    expected = 1 - sum(later) / sum(first)
+    assert early["count"] == 2  # rewards that do not differ say nothing
+    assert [early[key] for key in ("value", "low", "high")] == pytest.approx([expected] * 3)
+    assert [row["from"] for row in only(measures(forks), "early", "step")] == [1, 2]
+
+
+def test_the_interval_of_early_is_of_prompts():
+    rewards = ([1.0, 1.0, 0.0, 1.0], [0.0, 1.0, 0.5, 0.0], [1.0, 0.0, 1.0, 0.0])
+    few, many = (only(measures(collect([(1, prompt(rewards=r)) for r in rewards] * n)), "early")[0] for n in (2, 40))
+    assert few["value"] == pytest.approx(many["value"])
+    assert few["low"] < many["low"] < many["value"] < many["high"] < few["high"]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "says"),
+    [
+        ([[1.0, 1.0, 0.0, 1.0]] * 3, "1.00 (1.00 to 1.00) of what rewards differ by, more than half"),
+        ([[1.0, 0.0, 0.5, 1.0]] * 3, "less than half"),
+        ([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.5, 1.0]], "too few prompts to tell"),
+        ([[0.5] * 4], "whether tree credit helps cannot be told"),
+    ],
+)
+def test_the_closing_sentence(rewards, says):
+    forks = collect([(1, prompt(rewards=own)) for own in rewards])
+    sentence = verdict("mine", [{"run": "mine", **row} for row in measures(forks)])
+    assert sentence.startswith("mine: ") and says in sentence
 
 
 def test_shares_of_places_and_stretches_are_those_of_the_whole():

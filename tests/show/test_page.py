@@ -110,6 +110,7 @@ def test_the_switch_shows_what_verl_s_grpo_pays(show):
     page.locator(ITEM).first.focus()
     cells = ", ".join(row[-1] for row in rows(page))
     assert [number(cell) for cell in cells.split(", ")] == pytest.approx(paid[:, 0].tolist(), abs=1e-3)
+    assert "settles 0.7989 of what rewards differ by" in page.locator("dl.about").inner_text()
     first = page.locator(".edge .paid b").first
     assert first.inner_text() == "−0.06"
     colour = page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor")
@@ -118,6 +119,11 @@ def test_the_switch_shows_what_verl_s_grpo_pays(show):
     expect(first).to_have_text("0.00")
     assert page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor") != colour
     page.keyboard.press("g")
+    expect(first).to_have_text("−0.06")
+    page.get_by_role("button", name="grpo_prefix", exact=True).click()
+    expect(first).to_have_text("0.00")
+    expect(page.locator(".edge .paid b").nth(1)).not_to_have_text("+0.48")  # what LEAF pays
+    page.keyboard.press("x")
     expect(first).to_have_text("−0.06")
 
 
@@ -163,7 +169,7 @@ def test_the_tree_is_walked_by_arrow_keys(show):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", ["leaf", "grpo"])
+@pytest.mark.parametrize("view", ["leaf", "grpo", "grpo_prefix"])
 def test_nothing_stands_in_the_way_of_screen_readers_and_weak_eyes(show, scheme, view):
     from axe_playwright_python.sync_playwright import Axe
 

@@ -70,12 +70,18 @@ def read_runs(folders: list[Path]) -> list[Run]:
                 name=name,
                 label=label or name,
                 scalars=_scalars(folder, skipped),
-                rollouts_a_step=batch * n if isinstance(batch, int) and isinstance(n, int) else None,
+                rollouts_a_step=_product(batch, n),
                 summary=RunFolder(folder).read_summary(),
                 skipped=skipped,
             )
         )
     return runs
+
+
+def _product(batch: Any, n: Any) -> int | None:
+    """Rollouts per step, from two settings that a configuration may lack."""
+    known = all(isinstance(count, int) and 0 < count < 10**9 for count in (batch, n))
+    return batch * n if known else None
 
 
 def run_names(folders: list[Path]) -> list[str]:

@@ -129,7 +129,7 @@ class RunFolder:
         config.register()
         try:
             loaded = OmegaConf.load(self.config)
-        except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, DictConfig):
             raise ValueError(f"{self.config}: is no configuration of verl's")
@@ -145,7 +145,7 @@ class RunFolder:
             return {}
         try:
             summary = json.loads(self.summary.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.summary}: is no JSON: {error}") from error
         if not isinstance(summary, dict):
             raise ValueError(f"{self.summary}: is no summary of a run")

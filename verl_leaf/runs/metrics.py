@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+MOST_STEPS = 10**12
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
+
 Scalars = dict[str, dict[int, float]]  # name -> step -> value
 
 
@@ -34,18 +37,12 @@ def steps_of(content: bytes) -> Iterator[tuple[int, dict[str, float]]]:
     for line in content.split(b"\n")[:-1]:
         try:
             row = json.loads(line)
-            step, values = int(row["step"]), row["data"].items()
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ):  # cut off and written on by the next start
+            step, values = row["step"], row["data"].items()
+        except UNREADABLE:  # cut off, and written on by the next start
             continue
-        # JSON has no NaN: verl writes null. What is no number (a text, a list) is no curve.
-        yield step, {name: float(value) for name, value in values if _is_finite(value)}
+        if isinstance(step, int) and 0 <= step < MOST_STEPS:
+            # JSON has no NaN: verl writes null. What is no number (a text, a list) is no curve.
+            yield step, {name: float(value) for name, value in values if _is_finite(value)}
 
 
 def _is_finite(value: Any) -> bool:

@@ -172,7 +172,7 @@ def _bleu(run: Run) -> str:
     found: Any = run.summary
     for key in ("val", "after", "bleu"):
         found = found.get(key) if isinstance(found, dict) else None
-    return f"{found:.1f}" if isinstance(found, int | float) else ""
+    return f"{found:.1f}" if isinstance(found, float) else ""
 
 
 def _crossing(run: Run, values: dict[int, float], score: float) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -14,15 +15,20 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 
+from verl_leaf.algorithm import PairSpread, early_share
 from verl_leaf.runs.compare import run_names
 from verl_leaf.show.figures import COLOURS, literal, save
+from verl_leaf.show.others import spread_of
 from verl_leaf.show.traces import read_traces, say_skipped, traces_folder
 from verl_leaf.traces.reader import trace_files
 from verl_leaf.traces.schema import Prompt
 
 BINS = 10  # of the response, and at most of training
+DRAWS = 1000  # of a bootstrap
+EARLY = 0.5  # above it, more is settled where responses first part than in all that follows
 SHARES = {"fired": ("fired", COLOURS[0]), "usable": ("fired, usable", COLOURS[1])}
 SIZES = {"node_size": ("mean, quartiles", COLOURS[2])}
+SETTLED = {"early": ("early, bootstrap", COLOURS[4])}
 SPREADS = {"reward_spread": ("mean, quartiles", COLOURS[3])}
 
 
@@ -43,25 +49,39 @@ class SeenNode(NamedTuple):
     spread: float  # its highest less its lowest reward
 
 
+class SeenPairs(NamedTuple):
+    """By how much the rewards of a prompt's pairs differ (:class:`verl_leaf.algorithm.PairSpread`)."""
+
+    step: int
+    first: float
+    first_pairs: float
+    later: float
+    later_pairs: float
+
+
 @dataclass(frozen=True)
 class Forks:
-    """The boundaries and nodes of one run (arXiv 2606.07610), and how many prompts they are from."""
+    """The boundaries and nodes of one run (arXiv 2606.07610), the pairs of its prompts, and how many those are."""
 
     prompts: int
     boundaries: list[SeenBoundary]
     nodes: list[SeenNode]
+    pairs: list[SeenPairs]
 
 
 def collect(prompts: Iterable[tuple[int, Prompt]]) -> Forks:
     """Look at every boundary and node in pairs of a step and a prompt."""
-    count, boundaries, nodes = 0, [], []
+    count, boundaries, nodes, pairs = 0, [], [], []
     for step, prompt in prompts:
         count += 1
         for index, boundary in enumerate(prompt.boundaries):
             share = boundary.position / len(prompt.responses[boundary.response].tokens)
             boundaries.append(SeenBoundary(step, share, prompt.fired(index), prompt.usable(index)))
         nodes += [SeenNode(step, len(node.responses), prompt.spread(node)) for node in prompt.nodes]
-    return Forks(count, boundaries, nodes)
+        spread = spread_of(prompt)
+        sums = (spread.first, spread.first_pairs, spread.later, spread.later_pairs)
+        pairs.append(SeenPairs(step, *(total.item() for total in sums)))
+    return Forks(count, boundaries, nodes, pairs)
 
 
 def write_forks(runs: list[Path], out: Path, console: Console) -> None:
@@ -86,6 +106,8 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
     rows = [{"run": name, **row} for name, own in forks.items() for row in measures(own)]
     save(out, _figure(forks, rows), rows, console)
     console.print(_table(forks, rows))
+    for name in forks:
+        console.print(verdict(name, rows), markup=False, highlight=False, soft_wrap=True)
     say_skipped("Could not be read", skipped, console)
 
 
@@ -93,7 +115,8 @@ def measures(forks: Forks) -> list[dict]:
     """All numbers of the figure, one per row.
 
     ``low`` and ``high`` are, for shares, the 95 % Wilson interval (which takes the boundaries of a prompt for
-    independent), and for nodes the quartiles around the mean.
+    independent), for nodes the quartiles around the mean, and for ``early`` the 95 % interval of a bootstrap over prompts.
+    ``early`` is of the prompts whose rewards differ.
     """
     fired = [(seen.step, seen.position, seen.fired) for seen in forks.boundaries]
     usable = [(seen.step, seen.position, seen.usable) for seen in forks.boundaries]
@@ -107,6 +130,10 @@ def measures(forks: Forks) -> list[dict]:
     for measure, values in (("node_size", sizes), ("reward_spread", spreads)):
         rows += _whole(measure, values, _quartiles)
         rows += _over_training(measure, values, _quartiles)
+    pairs: list[tuple] = [(seen.step, seen[1:]) for seen in forks.pairs if seen.first_pairs]
+    if any(seen.later_pairs for seen in forks.pairs):
+        rows += _whole("early", pairs, _bootstrapped_early)
+        rows += _over_training("early", pairs, _bootstrapped_early)
     return rows
 
 
@@ -124,6 +151,43 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     """The mean, and the quartiles."""
     low, high = np.quantile(values, (0.25, 0.75))
     return statistics.fmean(values), float(low), float(high)
+
+
+def _bootstrapped_early(pairs: list[tuple[float, float, float, float]]) -> tuple[float, float, float]:
+    """``early``, and the 95 % interval of drawing as many prompts again."""
+    sums = torch.tensor(pairs, dtype=torch.float64)
+    drawn = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs)))
+    low, high = np.quantile([_early(sums[own]) for own in drawn], (0.025, 0.975))
+    return _early(sums), float(low), float(high)
+
+
+def _early(sums: torch.Tensor) -> float:
+    return early_share(PairSpread(*sums.unbind(1)))
+
+
+def verdict(name: str, rows: list[dict]) -> str:
+    """What ``early`` says of a run, as a sentence."""
+    whole = [row for row in rows if (row["run"], row["measure"], row["over"]) == (name, "early", "all")]
+    if not whole:
+        return (
+            f"{name}: whether tree credit helps cannot be told. In no prompt did rewards differ and responses go on together "
+            "after the first fork."
+        )
+    (early,) = whole
+    if early["low"] > EARLY:
+        says = "more than half, so early decisions matter and tree credit is likely to help here"
+    elif early["high"] < EARLY:
+        says = "less than half, so tree credit is unlikely to do better than GRPO here"
+    else:
+        says = "which may be more than half or less: too few prompts to tell whether tree credit helps here"
+    return (
+        f"{name}: where responses first part settles {_interval(early)} of what rewards differ by, {says}. "
+        "See verl_leaf/show/README.md, and the study in examples/leaf_against_grpo."
+    )
+
+
+def _interval(row: dict) -> str:
+    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def _whole(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
@@ -167,6 +231,7 @@ def _figure(forks: dict[str, Forks], rows: list[dict]) -> Figure:
         ("step", SHARES, "step", "share of boundaries"),
         ("step", SIZES, "step", "responses per node"),
         ("step", SPREADS, "step", "reward spread in a node"),
+        ("step", SETTLED, "step", "settled by the first fork"),
     )
     figure = Figure(figsize=(3.6 * len(forks) + 0.6, 2.1 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), len(forks), sharey="row", squeeze=False)
@@ -197,8 +262,8 @@ def _draw(axis: Axes, rows: list[dict], measured: dict[str, tuple[str, str]]) ->
 
 
 def _table(forks: dict[str, Forks], rows: list[dict]) -> Table:
-    table = Table(title="Boundaries and nodes (95 % Wilson intervals)")
-    for name in ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread"):
+    table = Table(title="Boundaries and nodes (95 % intervals)")
+    for name in ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread", "early"):
         table.add_column(name, justify="left" if name == "run" else "right")
     for name, own in forks.items():
         total = {row["measure"]: row for row in rows if row["run"] == name and row["over"] == "all"}
@@ -207,5 +272,6 @@ def _table(forks: dict[str, Forks], rows: list[dict]) -> Table:
             for row in (total["fired"], total["usable"])
         ]
         nodes = [f"{total[kind]['value']:.2f}" if kind in total else "" for kind in ("node_size", "reward_spread")]
+        nodes.append(_interval(total["early"]) if "early" in total else "")
         table.add_row(escape(name), str(own.prompts), str(len(own.boundaries)), *shares, *nodes)
     return table

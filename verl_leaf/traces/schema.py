@@ -21,6 +21,7 @@ def file_name(step: int) -> str:
 
 
 Index = Annotated[int, Field(ge=0)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
 Real = Annotated[float, Field(ge=-1e40, le=1e40)]  # verl's rewards are float32: no sum of a few is larger
 
 
@@ -67,7 +68,7 @@ class Response(_Line):
     """A response, with one entry per token in ``tokens``, ``pieces``, ``surprisal`` and ``policy``."""
 
     reward: Real
-    tokens: Annotated[list[int], Field(min_length=1)]
+    tokens: Annotated[list[Token], Field(min_length=1)]
     pieces: list[str]  # they join to the text; a character made of several tokens stands with the last of them
     surprisal: list[float | None]  # nats; None where it is infinite
     policy: list[Literal[0, 1]]  # 0 where a tool wrote the token, whose advantage is 0 whatever its span's

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 from rich.console import Console
 
+from verl_leaf.show.others import Others, others
 from verl_leaf.show.traces import read_traces, say_skipped, traces_folder
 from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
 from verl_leaf.speech.audio import AudioError, load_audio
@@ -28,7 +29,6 @@ AUDIO_BYTES = 2_000_000
 AUDIO_RATE = 16_000  # Hz
 AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
 JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
-STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py compute_grpo_outcome_advantage
 
 Prompts = list[tuple[int, dict]]  # steps, and what the page is told of a prompt
 
@@ -88,7 +88,8 @@ def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: 
     """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
     ranked: list[Prompts] = []
     for trace in read_traces(folder, steps, "Reading traces", skipped, console):
-        own = [page_prompt(number, prompt) for number, prompt in trace.prompts.items()]
+        paid = others(list(trace.prompts.values()))
+        own = [page_prompt(*line, more) for line, more in zip(trace.prompts.items(), paid, strict=True)]
         own.sort(key=lambda prompt: -prompt["change"])
         if len(own) > PROMPTS:
             least = f"the {len(own) - PROMPTS} of {len(own)} prompts of step {trace.step} that LEAF changed least"
@@ -122,19 +123,19 @@ def _add_audio(folder: Path, prompts: Prompts, left_out: list[str]) -> list[dict
     return clips.clips
 
 
-def page_prompt(number: int, prompt: Prompt) -> dict:
-    """What the page is told of a prompt: numbers as they are in the trace, and what GRPO would have paid.
+def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
+    """What the page is told of a prompt: numbers as they are in the trace, and what others would have paid.
 
     Args:
         number: of the prompt's line in its file.
         prompt: the line.
+        more: what other estimators would have paid.
 
     Returns:
         A dictionary that becomes JSON, once the paths in ``audio`` are numbers of clips. ``change`` is the mean of
         ``|A_LEAF - A_GRPO|`` over the policy's tokens.
     """
-    grpo = grpo_advantages([response.reward for response in prompt.responses])
-    changes = [change for pair in zip(prompt.responses, grpo, strict=True) for change in _changes(*pair)]
+    changes = [change for pair in zip(prompt.responses, more.grpo, strict=True) for change in _changes(*pair)]
     return {
         "id": number,
         "source": str(prompt.data_source),
@@ -142,6 +143,7 @@ def page_prompt(number: int, prompt: Prompt) -> dict:
         "reference": _text(prompt.reference),
         "audio": prompt.audio,
         "rootValue": prompt.root_value,
+        "early": more.early,
         "change": statistics.fmean(changes) if changes else 0.0,
         "boundaries": [
             {**boundary.model_dump(), "fired": prompt.fired(index), "usable": prompt.usable(index)}
@@ -156,9 +158,9 @@ def page_prompt(number: int, prompt: Prompt) -> dict:
                 "surprisal": [None if nats is None else round(nats, 3) for nats in response.surprisal],
                 "spans": [span.model_dump() for span in response.spans],
             }
-            for response, paid in zip(prompt.responses, grpo, strict=True)
+            for response, paid in zip(prompt.responses, more.grpo, strict=True)
         ],
-        "edges": [_page_edge(prompt, grpo, edge) for edge in prefix_trie(prompt)],
+        "edges": [_page_edge(prompt, more, edge) for edge in prefix_trie(prompt)],
     }
 
 
@@ -170,7 +172,7 @@ def _changes(response: Response, grpo: float) -> Iterator[float]:
                 yield abs(span.advantage - grpo)
 
 
-def _page_edge(prompt: Prompt, grpo: list[float], edge: Edge) -> dict:
+def _page_edge(prompt: Prompt, more: Others, edge: Edge) -> dict:
     first = prompt.responses[edge.responses[0]]
     spans = [span_at(prompt, index, edge) for index in edge.responses]
     return {
@@ -185,19 +187,15 @@ def _page_edge(prompt: Prompt, grpo: list[float], edge: Edge) -> dict:
         ],
         # Shared tokens are pushed by the sum of what each of their responses pays them.
         "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
-        "grpo": statistics.fmean(grpo[index] for index in edge.responses),
+        "grpo": statistics.fmean(more.grpo[index] for index in edge.responses),
+        # Its baseline moves one token after each fork, so that the tokens of a branch need not be paid the same.
+        "grpo_prefix": statistics.fmean(
+            paid for index in edge.responses for paid in more.grpo_prefix[index][edge.start : edge.end] or [0.0]
+        ),
         "node": edge.node,
         "ends": edge.ends,
-        "children": [_page_edge(prompt, grpo, child) for child in edge.children],
+        "children": [_page_edge(prompt, more, child) for child in edge.children],
     }
-
-
-def grpo_advantages(rewards: list[float]) -> list[float]:
-    """What verl's ``grpo`` pays each response of a group (``compute_grpo_outcome_advantage``, verl 0.9.1)."""
-    if len(rewards) == 1:
-        return list(rewards)
-    mean, std = statistics.fmean(rewards), statistics.stdev(rewards)
-    return [(reward - mean) / (std + STD_EPSILON) for reward in rewards]
 
 
 class Clips:

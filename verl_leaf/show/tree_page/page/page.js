@@ -4,9 +4,10 @@
   const DATA = JSON.parse(document.getElementById("data").textContent);
   const FOLD = 150; // characters of a branch from which on it folds
   const STRONG = 2; // |advantage| that has the full colour
+  const VIEWS = { leaf: "LEAF", grpo: "GRPO", grpo_prefix: "grpo_prefix" };
 
   const signed = (x) => (Math.abs(x) < 0.005 ? "" : x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
-  const exact = (x) => (x < 0 ? "−" : "") + Math.abs(x).toFixed(4);
+  const exact = (x) => (x < -5e-5 ? "−" : "") + Math.abs(x).toFixed(4);
   const nats = (x) => (x === null ? "∞" : x.toFixed(3));
   const plural = (n, one) => `${n} ${one}${n === 1 ? "" : "s"}`;
 
@@ -17,7 +18,7 @@
     const sort = asked.get("sort") === "trace" ? "trace" : "change";
     const prompts = [...step.prompts].sort(sort === "trace" ? (a, b) => a.id - b.id : (a, b) => b.change - a.change);
     const prompt = prompts.find((p) => String(p.id) === asked.get("prompt")) || prompts[0];
-    return { step, prompts, prompt, sort, view: asked.get("view") === "grpo" ? "grpo" : "leaf" };
+    return { step, prompts, prompt, sort, view: Object.hasOwn(VIEWS, asked.get("view")) ? asked.get("view") : "leaf" };
   }
   const address = (here, change) => {
     const to = { step: here.step.step, prompt: here.prompt.id, view: here.view, sort: here.sort, ...change };
@@ -34,7 +35,8 @@
     ["p", "previous prompt", (here) => go({ prompt: turn(here.prompts, here.prompt, -1).id })],
     [".", "next step", (here) => go({ step: turn(DATA.steps, here.step, 1).step })],
     [",", "previous step", (here) => go({ step: turn(DATA.steps, here.step, -1).step })],
-    ["g", "LEAF or GRPO", (here) => go({ view: here.view === "leaf" ? "grpo" : "leaf" })],
+    ["g", "LEAF or GRPO", (here) => go({ view: here.view === "grpo" ? "leaf" : "grpo" })],
+    ["x", "LEAF or grpo_prefix", (here) => go({ view: here.view === "grpo_prefix" ? "leaf" : "grpo_prefix" })],
     ["s", "order of prompts", (here) => go({ sort: here.sort === "change" ? "trace" : "change" })],
   ];
   document.addEventListener("keydown", (event) => {
@@ -82,7 +84,7 @@
     const marks = prompt.boundaries.filter((b) => !b.fired && edge.responses.includes(b.response));
     const paid = edge[view];
     const count = edge.responses.length;
-    const label = `${text}. ${plural(count, "response")}. LEAF ${signed(edge.leaf)}, GRPO ${signed(edge.grpo)}.`
+    const label = `${text}. ${plural(count, "response")}. LEAF ${signed(edge.leaf)}, GRPO ${signed(edge.grpo)}, grpo_prefix ${signed(edge.grpo_prefix)}.`
       + edge.ends.map((i) => ` Response ${i + 1} ends, reward ${exact(prompt.responses[i].reward)}.`).join("");
     return html`
       <li role="treeitem" aria-label=${label} aria-level=${level} aria-posinset=${position} aria-setsize=${siblings}
@@ -98,8 +100,8 @@
             <${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} marks=${marks} /></span>
           ${long && html`<button tabindex="-1" onClick=${() => setOpen(!open)}>${open ? "fold" : `all ${text.length} characters`}</button>`}
           <div class="paid">
-            ${view === "leaf" ? html`<b>${signed(edge.leaf)}</b>` : html`<span class="dim">LEAF ${signed(edge.leaf)} </span>`}
-            ${view === "grpo" ? html`<b>${signed(edge.grpo)}</b>` : html`<span class="dim"> GRPO ${signed(edge.grpo)}</span>`}
+            ${["leaf", "grpo", "grpo_prefix"].map((key) => key === view ? html`<b>${signed(edge[key])}</b> `
+              : key !== "grpo_prefix" && html`<span class="dim">${VIEWS[key]} ${signed(edge[key])} </span>`)}
             ${count > 1 && html`<span class="dim"> ×${count}</span>`}
           </div>
         </div>
@@ -161,7 +163,8 @@
     const node = (i) => prompt.nodes[i];
     return html`<div class="details" role="region" aria-label="Numbers of the branch" tabindex="0">
       <p><span class="text" dir="auto"><${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} /></span>
-        <span class="dim"> · tokens ${edge.start} to ${edge.end - 1} · ${plural(edge.responses.length, "response")} · root value V₀ ${exact(prompt.rootValue)}</span></p>
+        <span class="dim"> · tokens ${edge.start} to ${edge.end - 1} · ${plural(edge.responses.length, "response")} · root value V₀ ${exact(prompt.rootValue)}
+          · grpo_prefix ${exact(edge.grpo_prefix)}, the mean of the branch</span></p>
       <table><thead><tr><th>response</th><th>surprisal of the first token</th><th>span</th><th>ends at</th><th>value V</th><th>n</th>
         <th>global V − V₀</th><th>local V − V(u)</th><th>credit A</th><th>LEAF advantage</th><th>GRPO advantage</th></tr></thead><tbody>
       ${lines.map(({ responses, span, previous }) => {
@@ -251,18 +254,20 @@
             <dt>reference</dt><dd class="text" dir="auto">${prompt.reference}</dd>
             <dt>data</dt><dd class="text">${prompt.source}</dd>
             <dt>boundaries</dt><dd>${prompt.boundaries.length ? prompt.boundaries.map((b) => `token ${b.position} ${b.fired ? (b.usable ? "◆ usable" : "◆ rewards equal") : "◇ did not fire"} (put there by #${b.response + 1})`).join("; ") : "none"}</dd>
+            <dt>first fork</dt><dd>${prompt.early === null ? "says nothing: all rewards are equal, or no responses go on together after it"
+              : `settles ${exact(prompt.early)} of what rewards differ by (1: all of it; 0 or less: none)`}</dd>
           </dl>
           <div class="controls">
-            <button aria-pressed=${view === "leaf"} onClick=${() => go({ view: "leaf" })}>LEAF</button>
-            <button aria-pressed=${view === "grpo"} onClick=${() => go({ view: "grpo" })}>GRPO</button>
+            ${Object.entries(VIEWS).map(([key, name]) => html`<button key=${key} aria-pressed=${view === key} onClick=${() => go({ view: key })}>${name}</button>`)}
             <span class="key dim">−${STRONG} <span class="ramp" role="img" aria-label="orange is negative, blue is positive"></span> +${STRONG} advantage</span>
             <span class="key dim">◆ node and its value${idle ? "; ◇ boundary that did not fire" : ""}</span>
           </div>
-          <p class="hidden" role="status">Step ${step.step}, prompt ${prompt.id}, ${view === "leaf" ? "LEAF" : "GRPO"}</p>
+          <p class="hidden" role="status">Step ${step.step}, prompt ${prompt.id}, ${VIEWS[view]}</p>
           <${Tree} key=${one} prompt=${prompt} view=${view} />
           <${Strips} key=${`strips ${one}`} prompt=${prompt} />
           <p class="notes">${KEYS.map(([key, does]) => html`<kbd>${key}</kbd> ${does} · `)} in the tree: arrows, <kbd>Enter</kbd> unfolds a long branch.
-            Numbers of branches are means over the responses that pass; GRPO is verl’s, the z-score of the rewards.</p>
+            Numbers of branches are means over the responses that pass; GRPO is verl’s, the z-score of the rewards;
+            grpo_prefix is GRPO with a shrunk prefix baseline, which is not the paper’s.</p>
           ${[["Left out", DATA.left_out], ["Could not be read", DATA.skipped]].map(([title, list]) => list.length > 0
             && html`<p class="notes">${title}: <span class="text">${list.join("; ")}</span></p>`)}
         </main>
