@@ -8,7 +8,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from verl_leaf.patches.groups_together import in_order
-from verl_leaf.sharing import FLAG
+from verl_leaf.sharing import SHARE_PROMPTS
 
 
 def balanced(share: bool) -> list[str]:
@@ -16,7 +16,7 @@ def balanced(share: bool) -> list[str]:
     trainer = PPOTrainerSync.__new__(PPOTrainerSync)
     settings = {
         "actor_rollout_ref": {
-            "model": {"override_config": {FLAG: share}},
+            "model": {"override_config": {SHARE_PROMPTS: share}},
             "rollout": {"n": 4},
             "actor": {"ppo_mini_batch_size": 2, "use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": 1},
         },
