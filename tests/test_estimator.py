@@ -14,7 +14,8 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from tests.helpers import PROJECT
 from verl_leaf import estimator
-from verl_leaf.algorithm import CREDITS
+from verl_leaf.algorithm import CREDITS, early_metrics, find_forks, last_position
+from verl_leaf.config import compose
 
 GROUPS = [json.loads(line) for line in (PROJECT / "tests/algorithm/groups.jsonl").read_text().splitlines()]
 
@@ -156,12 +157,75 @@ def test_grpo_floored_is_the_papers_baseline():
     torch.testing.assert_close(advantages, expected)
 
 
+def padded_rewards(rewards):
+    """A batch of one prompt whose responses are ``5 6``, ``5 7``, ``5 6`` and ``8``, by their rewards."""
+    responses = torch.tensor([[5, 6], [5, 7], [5, 6], [8, 0]])
+    mask = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]])
+    token_level_rewards = torch.zeros(4, 2, dtype=torch.float64)
+    token_level_rewards[:, 0] = torch.tensor(rewards, dtype=torch.float64)
+    batch = {"responses": responses, "response_mask": mask, "token_level_rewards": token_level_rewards}
+    return batch, np.array(["a"] * 4, dtype=object)
+
+
+def test_grpo_prefix_pays_against_the_responses_with_the_same_prefix():
+    """With kappa=0 the baseline is the mean of the others that share the prefix: [5] three, [5 6] two of them."""
+    batch, index = padded_rewards([1.0, 0.0, 0.5, 0.1])
+    steps = []
+    advantages, returns = call(
+        batch, index, OmegaConf.create({"grpo_prefix": {"kappa": 0}}), name="grpo_prefix", report=steps.append
+    )
+    std = torch.tensor([1.0, 0.0, 0.5, 0.1]).std().item() + 1e-6
+    expected = [[1 - 0.2, 1 - 0.25], [0 - 1.6 / 3, 0 - 0.75], [0.5 - 1.1 / 3, 0.5 - 0.5], [0.1 - 0.5, 0]]
+    torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64) / std)
+    assert torch.equal(advantages, returns) and steps[0].metrics["grpo_prefix/kappa"] == 0
+
+
+def test_tempo_adds_what_a_fork_is_worth():
+    batch, index = padded_rewards([1.0, 0.0, 0.5, 0.1])
+    advantages, _ = call(batch, index, name="tempo")
+    grpo, _ = core_algos.get_adv_estimator_fn("grpo")(
+        token_level_rewards=batch["token_level_rewards"], response_mask=batch["response_mask"], index=index
+    )
+    std = torch.tensor([1.0, 0.0, 0.5, 0.1]).std().item() + 1e-6
+    worth = torch.tensor([[0.1, 0.25], [0.1, -0.5], [0.1, 0.25], [-0.3, 0]], dtype=torch.float64) / std
+    torch.testing.assert_close(advantages, grpo + worth)
+
+
+@pytest.mark.parametrize("name", estimator.ESTIMATORS)
+def test_every_estimator_of_ours_tells_how_early_rewards_are_settled(name):
+    """The same numbers under the same names, so that runs can be compared."""
+    batch, index = as_batch(DEFAULT)
+    steps = []
+    call(batch, index, name=name, report=steps.append)
+    forks = find_forks(batch["responses"], last_position(batch["response_mask"]) + 1, dense(index))
+    early = early_metrics(forks, batch["token_level_rewards"].sum(-1))
+    assert {key: value for key, value in steps[0].metrics.items() if key.startswith("forks/")} == {
+        "forks/early": pytest.approx(early["early"]),
+        "forks/early_pairs": early["early_pairs"],
+    }
+
+
+def dense(index):
+    return torch.tensor([sorted(set(index)).index(uid) for uid in index])
+
+
+@pytest.mark.parametrize("kappa", ["automatic", "5", True, -1, float("nan"), None, [1]])
+def test_a_bad_kappa_is_named(kappa):
+    with pytest.raises(ValueError, match="algorithm.grpo_prefix.kappa=.*: valid are auto, and the numbers from 0 on"):
+        estimator.GrpoPrefixOptions.parse({"grpo_prefix": {"kappa": kappa}})
+
+
+@pytest.mark.parametrize("kappa", ["auto", 0, 2, 0.5, float("inf")])
+def test_a_good_kappa_is_taken(kappa):
+    assert estimator.GrpoPrefixOptions.parse({"grpo_prefix": {"kappa": kappa}}).kappa == kappa
+
+
 def test_a_step_is_reported():
     batch, index = as_batch(DEFAULT)
     steps = []
     advantages, _ = call(batch, index, report=steps.append)
     (step,) = steps
-    assert len(step.metrics) >= 9 and all(name.startswith("leaf/") for name in step.metrics)
+    assert len(step.metrics) >= 9 and all(name.startswith(("leaf/", "forks/")) for name in step.metrics)
     assert all(type(value) is float for value in step.metrics.values())
     assert 0 < step.metrics["leaf/seconds"] < 60
     assert torch.equal(step.trees.result.advantages, advantages) and torch.equal(
@@ -199,6 +263,14 @@ def test_a_bad_option_is_named_with_the_valid_ones(given, message):
     with pytest.raises(ValueError, match="algorithm") as raised:
         estimator.LeafOptions.parse(OmegaConf.create({"leaf": given}))
     assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
+
+
+def test_the_configurations_defaults_are_the_options_own():
+    algorithm = compose("leaf", []).algorithm
+    sections = [own.options for own in estimator.ESTIMATORS.values() if own.options is not None]
+    assert {options.section for options in sections} <= set(algorithm)
+    for options in sections:
+        assert options.parse(algorithm) == options() and set(algorithm[options.section]) == set(options.model_fields)
 
 
 def test_options_that_are_not_given_have_the_papers_values():

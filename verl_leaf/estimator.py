@@ -5,14 +5,25 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from typing_extensions import Self
 
-from verl_leaf.algorithm import LeafAdvantages, grpo_floored_advantages, leaf_advantages, leaf_metrics
+from verl_leaf.algorithm import (
+    Forks,
+    LeafAdvantages,
+    early_metrics,
+    find_forks,
+    grpo_floored_advantages,
+    grpo_prefix_advantages,
+    last_position,
+    leaf_advantages,
+    leaf_metrics,
+    tempo_advantages,
+)
 
 logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
 
@@ -66,6 +77,17 @@ class LeafOptions(Options):
     trace_dir: str | None = Field(None, description="the path of a folder, and null")
     # steps from one trace to the next
     trace_every: int = Field(10, strict=True, ge=1, description="the integers from 1 on")
+
+
+class GrpoPrefixOptions(Options):
+    """``algorithm.grpo_prefix`` in verl's configuration."""
+
+    section: ClassVar[str] = "grpo_prefix"
+
+    # how many responses a longer prefix must have to count half; auto: what fits the batch
+    kappa: Literal["auto"] | Annotated[float, Field(strict=True, ge=0)] = Field(
+        "auto", description="auto, and the numbers from 0 on"
+    )
 
 
 @dataclass(frozen=True)
@@ -134,39 +156,92 @@ def leaf(
     options = LeafOptions.parse(config)
     mask = response_mask.bool()
     log_probs = _log_probs(batch, options.surprisal)
-    check_rewards(token_level_rewards, index)
+    rewards, group = _rewards_and_group(token_level_rewards, index)
     _refuse_nan(log_probs.isnan() & mask, index)
 
-    rewards = token_level_rewards.sum(dim=-1)
     result = leaf_advantages(
         responses=batch["responses"],
         surprisal=-log_probs,
         rewards=rewards,
         mask=mask,
-        group=_dense_groups(index, rewards.device),
+        group=group,
         fork_budget=options.fork_budget,
         min_prefix_tokens=options.min_prefix_tokens,
         credit=options.credit,
     )
-    advantages = result.advantages.to(token_level_rewards.dtype)
+    seconds = time.perf_counter() - began
     if report is not None:
         metrics = {f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()}
-        metrics["leaf/seconds"] = time.perf_counter() - began
+        metrics["leaf/seconds"] = seconds
+        metrics |= _fork_metrics(find_forks(batch["responses"], last_position(mask) + 1, group), rewards)
         report(Step(metrics, LeafStep(batch["responses"], log_probs, mask, rewards, result)))
-    return advantages, advantages
+    return result.advantages, result.advantages
 
 
 def grpo_floored(
-    token_level_rewards: torch.Tensor, response_mask: torch.Tensor, index: np.ndarray, config=None, **_
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config=None,
+    *,
+    batch: Mapping[str, torch.Tensor] | None = None,
+    report: Report | None = None,
+    **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The paper's GRPO baseline, ``algorithm.adv_estimator=grpo_floored``: ``(r - mean) / max(std, 1/3)``.
 
-    Arguments, shapes and result as in :func:`leaf`; ``std`` is the unbiased one of the prompt's rewards.
+    Arguments, shapes and result as in :func:`leaf`; ``std`` is the unbiased one of the prompt's rewards. ``batch`` is used
+    for metrics alone.
     """
-    check_rewards(token_level_rewards, index)
-    rewards = token_level_rewards.sum(dim=-1)
-    per_row = grpo_floored_advantages(rewards, _dense_groups(index, rewards.device))
-    advantages = per_row.to(token_level_rewards.dtype).unsqueeze(-1) * response_mask
+    rewards, group = _rewards_and_group(token_level_rewards, index)
+    advantages = grpo_floored_advantages(rewards, group).unsqueeze(-1) * response_mask
+    if report is not None and batch is not None:
+        report(Step(_fork_metrics(find_forks(batch["responses"], last_position(response_mask) + 1, group), rewards)))
+    return advantages, advantages
+
+
+def grpo_prefix(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config=None,
+    *,
+    batch: Mapping[str, torch.Tensor],
+    report: Report | None = None,
+    **_,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """GRPO with a shrunk prefix baseline, ``algorithm.adv_estimator=grpo_prefix``.
+
+    Arguments, shapes, result and errors as in :func:`leaf`, for options see :class:`GrpoPrefixOptions`; log-probabilities
+    are not needed. The maths is in :func:`verl_leaf.algorithm.grpo_prefix_advantages`.
+    """
+    options = GrpoPrefixOptions.parse(config)
+    rewards, group = _rewards_and_group(token_level_rewards, index)
+    result = grpo_prefix_advantages(batch["responses"], rewards, response_mask, group, kappa=options.kappa)
+    if report is not None:
+        report(Step({"grpo_prefix/kappa": result.kappa, **_fork_metrics(result.forks, rewards)}))
+    return result.advantages, result.advantages
+
+
+def tempo(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config=None,
+    *,
+    batch: Mapping[str, torch.Tensor],
+    report: Report | None = None,
+    **_,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """TEMPO (arXiv 2509.18314), ``algorithm.adv_estimator=tempo``.
+
+    Arguments, shapes, result and errors as in :func:`leaf`; there are no options, and log-probabilities are not needed.
+    The maths is in :func:`verl_leaf.algorithm.tempo_advantages`.
+    """
+    rewards, group = _rewards_and_group(token_level_rewards, index)
+    advantages = tempo_advantages(batch["responses"], rewards, response_mask, group)
+    if report is not None:
+        report(Step(_fork_metrics(find_forks(batch["responses"], last_position(response_mask) + 1, group), rewards)))
     return advantages, advantages
 
 
@@ -195,6 +270,8 @@ class Estimator:
 ESTIMATORS = {
     "leaf": Estimator(leaf, LeafOptions),
     "grpo_floored": Estimator(grpo_floored),
+    "grpo_prefix": Estimator(grpo_prefix, GrpoPrefixOptions),
+    "tempo": Estimator(tempo),
 }
 """What ``algorithm.adv_estimator`` may name beside verl's own: registered, checked and known to the doctor from here."""
 
@@ -219,6 +296,18 @@ def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -
             f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function, and a KL penalty in the reward, must give finite numbers",
             row,
         )
+
+
+def _rewards_and_group(token_level_rewards: torch.Tensor, index: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Terminal rewards ``[N]``, checked, and the number ``[N]`` of each response's prompt."""
+    check_rewards(token_level_rewards, index)
+    rewards = token_level_rewards.sum(dim=-1)
+    return rewards, _dense_groups(index, rewards.device)
+
+
+def _fork_metrics(forks: Forks, rewards: torch.Tensor) -> dict[str, float]:
+    """How early the rewards of this step are settled: the same metrics, by name too, whatever the estimator."""
+    return {f"forks/{name}": value for name, value in early_metrics(forks, rewards).items()}
 
 
 def _dense_groups(index, device) -> torch.Tensor:
