@@ -148,38 +148,6 @@ def keep_non_empty(group):
     return {name: [x or fill[name] for x in value] if name in fill else value for name, value in group.items()}
 
 
-@pytest.mark.parametrize("hash_weights", [torch.zeros, torch.ones])
-@settings(max_examples=60, deadline=None)
-@given(groups=batches, setting=SETTING, seed=seeds)
-def test_colliding_hashes_change_nothing(hash_weights, groups, setting, seed):
-    batch = pack(groups, seed=seed)
-    wanted = run(batch, setting)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "verl_leaf.algorithm.tree._hash_weights",
-            lambda count, device: hash_weights(count, dtype=torch.long, device=device),
-        )
-        found = run(batch, setting)
-    assert found.tree.node.tolist() == wanted.tree.node.tolist()
-    assert found.tree.size.tolist() == wanted.tree.size.tolist()
-    assert found.advantages.tolist() == wanted.advantages.tolist()
-
-
-@settings(max_examples=40, deadline=None)
-@given(groups=batches, setting=SETTING)
-def test_small_blocks_change_nothing(groups, setting):
-    batch = pack(groups)
-    wanted = run(batch, setting)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "verl_leaf.algorithm.tree.row_blocks",
-            lambda N, T, device: (slice(i, min(i + 2, N)) for i in range(0, N, 2)),
-        )
-        found = run(batch, setting)
-    assert found.tree.node.tolist() == wanted.tree.node.tolist()
-    assert found.advantages.tolist() == wanted.advantages.tolist()
-
-
 @settings(max_examples=60, deadline=None)
 @given(batches, st.sampled_from([1 / 3, 1e-6, 2.0]))
 def test_grpo_floored(groups, floor):

@@ -12,7 +12,8 @@ from verl_leaf.algorithm import grpo_advantages, tempo_advantages
 
 def run(batch, **changes):
     inputs = {**vars(batch), **changes}
-    return tempo_advantages(**{name: inputs[name] for name in ("responses", "rewards", "mask", "group", "lengths")})
+    names = ("responses", "rewards", "mask", "group", "lengths")
+    return tempo_advantages(**{name: inputs[name] for name in names}).advantages
 
 
 def test_the_worked_example():
@@ -69,7 +70,7 @@ def test_is_grpo_where_nothing_branches(groups):
 def test_batches_without_rows_or_tokens(rows, width):
     empty = torch.zeros(rows, width)
     found = tempo_advantages(empty.long(), torch.zeros(rows), empty, torch.zeros(rows, dtype=torch.long))
-    assert found.shape == (rows, width)
+    assert found.advantages.shape == (rows, width)
 
 
 def test_dtypes_and_wrong_arguments():

@@ -1,9 +1,11 @@
-"""What the advantage step costs: LEAF beside veRL's GRPO, one copy of the inputs, and plain Python.
+"""What the advantage step costs: our estimators beside verl's GRPO, one copy of the inputs, and plain Python.
 
-    python -m tests.benchmarks.advantage [--device cuda] [--plot bench.png]
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.advantage [--device cuda] [--plot bench.png]
 
-All of a row is measured in turn in one process, so the ratios hold where the seconds vary. "LEAF" is the estimator as
-veRL calls it, metrics included. "plain" is ``tests/helpers/reference.py`` on a few groups, scaled to all of them.
+All of a row is measured in turn in one process, so the ratios hold where the seconds vary; on a CPU it is the process's
+CPU time, which other work on the machine disturbs least. "leaf" is the estimator as verl calls it, metrics included;
+"grpo_prefix" and "tempo" are their functions with `early_metrics`. "plain" is LEAF in ``tests/helpers/reference.py`` on a few groups,
+scaled to all of them.
 """
 
 import argparse
@@ -12,20 +14,24 @@ import math
 import re
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
 import verl  # noqa: F401  (registers our estimators)
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from verl.trainer.ppo import core_algos
 
 from tests.helpers import reference
+from verl_leaf.algorithm import early_metrics, grpo_prefix_advantages, tempo_advantages
+from verl_leaf.progress import track
 
 TOKENS = [(512, 8, tokens) for tokens in (256, 512, 1024, 2048, 4096)]
 ROWS = [(groups, 8, 1024) for groups in (64, 128, 256, 512, 1024)]
 SIZES = [(64, 8, 256), *dict.fromkeys(TOKENS + ROWS), (1024, 16, 4096)]
+OURS = ("leaf", "grpo_prefix", "tempo")
+NAMES = (*OURS, "grpo", "grpo_vectorized", "copy", "plain")
 PLAIN_GROUPS = 8
 TARGET = (512, 8, 1024)
 MIB = 2**20
@@ -59,11 +65,29 @@ def contestants(batch: dict) -> dict:
     given = {name: batch[name] for name in ("token_level_rewards", "response_mask", "index")}
     tensors = [batch[name] for name in ("responses", "rollout_log_probs", "response_mask")]
     return {
-        "LEAF": lambda: core_algos.get_adv_estimator_fn("leaf")(**given, config=None, batch=batch),
+        "leaf": lambda: core_algos.get_adv_estimator_fn("leaf")(**given, config=None, batch=batch),
+        "grpo_prefix": lambda: grpo_prefix(batch),
+        "tempo": lambda: tempo(batch),
         "grpo": lambda: core_algos.get_adv_estimator_fn("grpo")(**given),
         "grpo_vectorized": lambda: core_algos.get_adv_estimator_fn("grpo_vectorized")(**given),
         "copy": lambda: [tensor.clone() for tensor in tensors],
     }
+
+
+def grpo_prefix(batch: dict) -> None:
+    rewards = batch["token_level_rewards"].sum(-1)
+    result = grpo_prefix_advantages(batch["responses"], rewards, batch["response_mask"], group_of(batch))
+    early_metrics(result.forks, rewards)
+
+
+def tempo(batch: dict) -> None:
+    rewards = batch["token_level_rewards"].sum(-1)
+    result = tempo_advantages(batch["responses"], rewards, batch["response_mask"], group_of(batch))
+    early_metrics(result.forks, rewards)
+
+
+def group_of(batch: dict) -> torch.Tensor:
+    return torch.from_numpy(np.unique(batch["index"], return_inverse=True)[1]).to(batch["responses"].device)
 
 
 def plain(batch: dict, K: int, groups: int) -> None:
@@ -79,11 +103,12 @@ def plain(batch: dict, K: int, groups: int) -> None:
 
 
 def seconds(call, device: str) -> float:
-    began = time.perf_counter()
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    began = clock()
     call()
     if device != "cpu":
         torch.accelerator.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def peak_extra(call, device: str) -> int:
@@ -94,15 +119,14 @@ def peak_extra(call, device: str) -> int:
         call()
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _status("VmRSS")
     call()
     return max(0, _status("VmHWM") - before)
 
 
 def _status(field: str) -> int:
-    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", open("/proc/self/status").read())[1])
+    return 1024 * int(re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 def measure(size: tuple[int, int, int], device: str, repeats: int) -> dict:
@@ -115,17 +139,17 @@ def measure(size: tuple[int, int, int], device: str, repeats: int) -> dict:
             spent = seconds(call, device)
             if turn:  # the first warms up
                 times[name].append(spent)
-    result = {name: statistics.median(values) for name, values in times.items()}
+    result = {name: min(values) for name, values in times.items()}
     few = min(PLAIN_GROUPS, G)
     result["plain"] = seconds(lambda: plain(batch, K, few), "cpu") * G / few
     inputs = sum(tensor.nbytes for tensor in batch.values() if isinstance(tensor, torch.Tensor))
-    return result | {"inputs": inputs, "memory": peak_extra(calls["LEAF"], device)}
+    return result | {"inputs": inputs, "memory": {name: peak_extra(calls[name], device) for name in OURS}}
 
 
-def exponent(results: dict, sizes: list, axis: int) -> float:
+def exponent(results: dict, name: str, sizes: list, axis: int) -> float:
     """Slope of log(seconds) over log(size)."""
     x = [math.log(size[axis]) for size in sizes]
-    y = [math.log(results[size]["LEAF"]) for size in sizes]
+    y = [math.log(results[size][name]) for size in sizes]
     return statistics.linear_regression(x, y).slope
 
 
@@ -137,7 +161,7 @@ def plot(results: dict, path: str) -> None:
         (panels[0], ROWS, 0, "groups of 8 x 1024"),
         (panels[1], TOKENS, 2, "tokens, 512 x 8"),
     ):
-        for name in ("LEAF", "grpo", "grpo_vectorized", "copy", "plain"):
+        for name in NAMES:
             panel.loglog([size[axis] for size in sizes], [results[size][name] for size in sizes], "o-", label=name)
         panel.set_xlabel(label)
         panel.grid(alpha=0.3)
@@ -154,25 +178,21 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE", help="picture of the growth")
     args = parser.parse_args()
     results = {}
-    table = Table(
-        "groups x responses x tokens",
-        *("LEAF", "grpo", "grpo_vectorized", "copy", "plain"),
-        "/ grpo",
-        "/ copy",
-        "memory / inputs",
-    )
-    for size in track(SIZES, description="Measuring"):
+    table = Table("groups x responses x tokens", *(f"{name}, ms" for name in NAMES), "memory / inputs")
+    for size in track(SIZES, "Measuring", len(SIZES)):
         results[size] = result = measure(size, args.device, args.repeats)
-        row = [f"{1000 * result[name]:.1f} ms" for name in ("LEAF", "grpo", "grpo_vectorized", "copy", "plain")]
-        row += [f"{result['LEAF'] / result[name]:.2f}" for name in ("grpo", "copy")]
-        table.add_row(" x ".join(map(str, size)), *row, f"{result['memory'] / result['inputs']:.2f}")
-    console = Console(width=140)
+        row = [f"{1000 * result[name]:.1f}" for name in NAMES]
+        memory = ", ".join(f"{result['memory'][name] / result['inputs']:.2f}" for name in OURS)
+        table.add_row(" x ".join(map(str, size)), *row, memory)
+    console = Console(width=160)
     console.print(table)
-    console.print(
-        f"LEAF grows with rows as n^{exponent(results, ROWS, 0):.2f}, with tokens as n^{exponent(results, TOKENS, 2):.2f}; "
-        f"at {' x '.join(map(str, TARGET))} it needs {results[TARGET]['memory'] / MIB:.0f} MiB beside inputs of "
-        f"{results[TARGET]['inputs'] / MIB:.0f} MiB"
-    )
+    for name in OURS:
+        rows, tokens = exponent(results, name, ROWS, 0), exponent(results, name, TOKENS, 2)
+        console.print(
+            f"{name} grows with rows as n^{rows:.2f}, with tokens as n^{tokens:.2f}; at {' x '.join(map(str, TARGET))} it "
+            f"needs {results[TARGET]['memory'][name] / MIB:.0f} MiB beside inputs of "
+            f"{results[TARGET]['inputs'] / MIB:.0f} MiB"
+        )
     if args.plot:
         plot(results, args.plot)
 

@@ -15,9 +15,9 @@ from verl_leaf.algorithm.leaf import (
     token_advantages,
 )
 from verl_leaf.algorithm.metrics import leaf_metrics
-from verl_leaf.algorithm.prefix_baseline import PrefixBaseline, check_kappa, grpo_prefix_advantages, shrinkage
+from verl_leaf.algorithm.prefix_baseline import PrefixBaselineAdvantages, check_kappa, grpo_prefix_advantages, shrinkage
 from verl_leaf.algorithm.rows import last_position
-from verl_leaf.algorithm.tempo import tempo_advantages
+from verl_leaf.algorithm.tempo import TempoAdvantages, tempo_advantages
 from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
 
 __all__ = [
@@ -25,9 +25,10 @@ __all__ = [
     "Forks",
     "LeafAdvantages",
     "PairSpread",
-    "PrefixBaseline",
+    "PrefixBaselineAdvantages",
     "PrefixTree",
     "Spans",
+    "TempoAdvantages",
     "build_prefix_tree",
     "check_kappa",
     "credit_spans",

@@ -22,7 +22,7 @@ LEAST_SIGMA2 = 0.05  # as a share of T
 
 
 @dataclass(frozen=True)
-class PrefixBaseline:
+class PrefixBaselineAdvantages:
     """What `grpo_prefix_advantages` computed.
 
     Attributes:
@@ -50,7 +50,7 @@ def grpo_prefix_advantages(
     lengths: Tensor | None = None,
     kappa: float | str = "auto",
     dtype: torch.dtype | None = None,
-) -> PrefixBaseline:
+) -> PrefixBaselineAdvantages:
     """GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
 
     For response ``i`` and its token ``t``, let ``u_i(t)`` be the responses ``k != i`` of its group whose first ``t``
@@ -92,7 +92,7 @@ def grpo_prefix_advantages(
     start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
     advantages = _per_token(start, paid.to(dtype or rewards.dtype), forks.num_tokens)
     advantages.masked_fill_(mask == 0, 0)
-    return PrefixBaseline(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
+    return PrefixBaselineAdvantages(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
 
 
 def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:

@@ -10,13 +10,23 @@ Not read: the paper's own equations. What those sources leave open is decided he
 - tokens that the policy did not write count in prefixes and get 0. In the authors' code a response ends at the first.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check_mask, check_rewards
-from verl_leaf.algorithm.forks import find_forks
+from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre, grpo_advantages
 from verl_leaf.algorithm.rows import last_position
+
+
+@dataclass(frozen=True)
+class TempoAdvantages:
+    """What `tempo_advantages` computed: ``advantages`` ``[N, T]``, and where the responses part."""
+
+    advantages: Tensor
+    forks: Forks
 
 
 def tempo_advantages(
@@ -27,7 +37,7 @@ def tempo_advantages(
     *,
     lengths: Tensor | None = None,
     dtype: torch.dtype | None = None,
-) -> Tensor:
+) -> TempoAdvantages:
     """TEMPO's advantages: GRPO's, plus the temporal difference of the tree's values where it branches.
 
         A_i[t] = (r_i - mean) / (std + 1e-6) + V(y_i[:t+1]) - V(y_i[:t])
@@ -44,7 +54,7 @@ def tempo_advantages(
         dtype: of the advantages; that of ``rewards`` if not given.
 
     Returns:
-        ``[N, T]``, 0 outside ``mask``.
+        The advantages ``[N, T]``, 0 outside ``mask``, and the forks they come from.
 
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
@@ -61,4 +71,4 @@ def tempo_advantages(
     row, depth = (forks.position < forks.num_tokens).nonzero(as_tuple=True)
     difference = value[row, depth + 1] - value[row, depth]
     advantages[row, forks.position[row, depth]] = (base[row, 0] + difference).to(dtype)
-    return advantages.masked_fill_(mask == 0, 0)
+    return TempoAdvantages(advantages.masked_fill_(mask == 0, 0), forks)

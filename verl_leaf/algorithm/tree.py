@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check, check_count, check_mask, check_responses
-from verl_leaf.algorithm.rows import row_blocks
+from verl_leaf.algorithm.forks import Forks, find_forks
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,34 @@ class PrefixTree:
     earlier boundary too, so the path of response ``i`` is ``node[i, :depth[i]]``.
 
     Attributes:
-        group: ``[N]``, the group of each response.
-        lengths: ``[N]``, ``T_i`` in tokens.
+        forks: where the responses part, boundary or not.
         boundaries: ``[G, B]``, the accepted positions in ascending order, then ``num_tokens`` where fewer than ``B``
             were accepted (no boundary can lie there).
         boundary_row: ``[G, B]``, the response whose surprisal put the boundary there; -1 where there is none.
         node: ``[N, B]``, the node of response ``i`` at boundary ``b``, named by its first response; -1 for none.
         size: ``[N, B]``, ``n(v)``, the number of responses in that node; 0 for none.
-        num_tokens: ``T``, the width of the batch.
     """
 
-    group: Tensor
-    lengths: Tensor
+    forks: Forks
     boundaries: Tensor
     boundary_row: Tensor
     node: Tensor
     size: Tensor
-    num_tokens: int
+
+    @property
+    def group(self) -> Tensor:
+        """``[N]``, the group of each response."""
+        return self.forks.group
+
+    @property
+    def lengths(self) -> Tensor:
+        """``[N]``, ``T_i`` in tokens."""
+        return self.forks.lengths
+
+    @property
+    def num_tokens(self) -> int:
+        """``T``, the width of the batch."""
+        return self.forks.num_tokens
 
     @property
     def depth(self) -> Tensor:
@@ -81,24 +92,26 @@ def build_prefix_tree(
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
-    G = check_responses(responses, lengths, group)
-    N, T = responses.shape
-    check("surprisal", surprisal.shape == (N, T), f"must have the shape {(N, T)} of responses, got {surprisal.shape}")
-    check("surprisal", surprisal.is_floating_point(), f"must hold floats, got {surprisal.dtype}")
     check_mask(mask, responses)
+    shape = tuple(responses.shape)
+    check("surprisal", surprisal.shape == shape, f"must have the shape {shape} of responses, got {surprisal.shape}")
+    check("surprisal", surprisal.is_floating_point(), f"must hold floats, got {surprisal.dtype}")
     check_count("fork_budget", fork_budget)
     check_count("min_prefix_tokens", min_prefix_tokens)
+    G = check_responses(responses, lengths, group)
 
-    group, lengths = group.long(), lengths.long()
-    boundaries, boundary_row = _select_boundaries(surprisal, lengths, mask, group, G, fork_budget, min_prefix_tokens)
-    node, size = _find_nodes(responses, lengths, group, boundaries)
-    return PrefixTree(group, lengths, boundaries, boundary_row, node, size, T)
+    forks = find_forks(responses, lengths, group)
+    boundaries, boundary_row = _select_boundaries(
+        surprisal, forks.lengths, mask, forks.group, G, fork_budget, min_prefix_tokens
+    )
+    node, size = _find_nodes(forks, boundaries)
+    return PrefixTree(forks, boundaries, boundary_row, node, size)
 
 
 def _select_boundaries(
     surprisal: Tensor, lengths: Tensor, mask: Tensor, group: Tensor, G: int, B: int, m: int
 ) -> tuple[Tensor, Tensor]:
-    """Greedy choice of up to ``B`` positions a group, as ``boundaries`` and ``boundary_row`` of `PrefixTree`."""
+    """Greedy choice of up to ``B`` positions per group, as ``boundaries`` and ``boundary_row`` of `PrefixTree`."""
     N, T = surprisal.shape
     device = surprisal.device
     boundaries = torch.full((G, B), T, device=device)
@@ -137,77 +150,10 @@ def _select_boundaries(
     return boundaries, boundary_row.gather(1, order)
 
 
-def _find_nodes(responses: Tensor, lengths: Tensor, group: Tensor, boundaries: Tensor) -> tuple[Tensor, Tensor]:
-    """Sets of responses that are identical before each boundary, as ``node`` and ``size`` of `PrefixTree`.
-
-    Rows are sorted so that equal prefixes are neighbours and then compared token by token with the row before.
-    The sort goes by hashes of the prefixes. Different hashes prove different prefixes; rows with equal hashes but
-    different tokens would be seen in the comparison, and then the rows are sorted by their tokens instead.
-    """
-    N, T = responses.shape
-    B = boundaries.shape[1]
-    if B == 0 or N == 0 or T == 0:
-        return torch.full((N, B), -1, device=group.device), torch.zeros((N, B), device=group.device, dtype=torch.long)
-    before = boundaries[group]
-    cut = torch.minimum(before, lengths[:, None])  # the tokens of response i that lie before boundary b
-
-    key = _prefix_hash(responses, cut)
-    order = _sort_rows(group, key)
-    same = _equals_row_above(responses, cut, group, order)
-    claimed = (key[order[1:]] == key[order[:-1]]).long().cumprod(1).bool() & (
-        group[order[1:]] == group[order[:-1]]
-    ).unsqueeze(1)
-    if bool((claimed & ~same[1:]).any()):
-        past = torch.arange(T, device=responses.device) >= lengths[:, None]
-        tokens = responses.masked_fill(past, torch.iinfo(responses.dtype).min)
-        order = _sort_rows(group, torch.unique(tokens, dim=0, return_inverse=True)[1][:, None])
-        same = _equals_row_above(responses, cut, group, order)
-
-    family = torch.empty_like(cut)
-    family[order] = (~same).long().cumsum(0) - 1
-    row = torch.arange(N, device=group.device)[:, None].expand(N, B)
-    first = torch.full_like(cut, N).scatter_reduce_(0, family, row, "amin").gather(0, family)
-    size = torch.zeros_like(cut).scatter_add_(0, family, torch.ones_like(cut)).gather(0, family)
-    alone = (size < 2) | (before == T) | (lengths == 0)[:, None]
-    return first.masked_fill(alone, -1), size.masked_fill(alone, 0)
-
-
-def _prefix_hash(responses: Tensor, cut: Tensor) -> Tensor:
-    """``[N, B]`` int64 hashes (sums modulo 2^64) of each response's first ``cut[i, b]`` tokens and of that number."""
-    N, T = responses.shape
-    weights = _hash_weights(T + 1, responses.device)
-    key = torch.empty_like(cut)
-    last = (cut - 1).clamp(min=0)
-    for rows in row_blocks(N, T, responses.device):
-        torch.gather((responses[rows] * weights[1:]).cumsum_(1), 1, last[rows], out=key[rows])
-    return key.masked_fill_(cut == 0, 0).add_(cut * weights[0])
-
-
-def _hash_weights(count: int, device: torch.device) -> Tensor:
-    """``[count]`` fixed, well mixed int64 numbers (the finaliser of splitmix64; overflow wraps)."""
-    x = torch.arange(1, count + 1, device=device) * -0x61C8864680B583EB
-    x = (x ^ (x >> 30)) * -0x40A7B892E31B1A47
-    x = (x ^ (x >> 27)) * -0x6B2FB644ECCEEE15
-    return x ^ (x >> 31)
-
-
-def _sort_rows(group: Tensor, key: Tensor) -> Tensor:
-    """``[N]`` row numbers in the order of (group, first key, ..., last key, row)."""
-    order = torch.arange(group.shape[0], device=group.device)
-    for column in (*key.unbind(1)[::-1], group):
-        order = order[column[order].argsort(stable=True)]
-    return order
-
-
-def _equals_row_above(responses: Tensor, cut: Tensor, group: Tensor, order: Tensor) -> Tensor:
-    """``[N, B]``, row ``order[j]`` has the group and the first ``cut`` tokens of row ``order[j-1]``; row 0: False."""
-    N, T = responses.shape
-    common = torch.empty(N - 1, device=order.device, dtype=torch.long)
-    for rows in row_blocks(N - 1, T, order.device):
-        tokens = responses[order[rows.start : rows.stop + 1]]
-        different, first = (tokens[1:] != tokens[:-1]).max(1)
-        common[rows] = torch.where(different, first, T)
-    cut, group = cut[order], group[order]
-    same = torch.zeros_like(cut, dtype=torch.bool)
-    same[1:] = (cut[1:] == cut[:-1]) & (common[:, None] >= cut[1:]) & (group[1:] == group[:-1])[:, None]
-    return same
+def _find_nodes(forks: Forks, boundaries: Tensor) -> tuple[Tensor, Tensor]:
+    """Sets of responses that are identical before each boundary, as ``node`` and ``size`` of `PrefixTree`."""
+    before = boundaries[forks.group]
+    depth = torch.searchsorted(forks.position, before)  # how often the path has forked before the boundary
+    node, size = forks.node.gather(1, depth), forks.size.gather(1, depth)
+    alone = (size < 2) | (before == forks.num_tokens) | (forks.lengths == 0)[:, None]
+    return node.masked_fill(alone, -1), size.masked_fill(alone, 0)
