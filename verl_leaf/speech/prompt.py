@@ -58,7 +58,9 @@ def _text(processor, messages: list[dict], template_options: dict) -> str:
         part
         for message in messages
         for part in (
-            [{"type": "text", "text": message["content"]}] if isinstance(message["content"], str) else message["content"]
+            [{"type": "text", "text": message["content"]}]
+            if isinstance(message["content"], str)
+            else message["content"]
         )
     ]
     return "".join(processor.audio_token if part["type"] == "audio" else part.get("text") or "" for part in parts)
