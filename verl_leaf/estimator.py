@@ -239,10 +239,10 @@ def tempo(
     The maths is in :func:`verl_leaf.algorithm.tempo_advantages`.
     """
     rewards, group = _rewards_and_group(token_level_rewards, index)
-    advantages = tempo_advantages(batch["responses"], rewards, response_mask, group)
+    result = tempo_advantages(batch["responses"], rewards, response_mask, group)
     if report is not None:
-        report(Step(_fork_metrics(find_forks(batch["responses"], last_position(response_mask) + 1, group), rewards)))
-    return advantages, advantages
+        report(Step(_fork_metrics(result.forks, rewards)))
+    return result.advantages, result.advantages
 
 
 @dataclass(frozen=True)

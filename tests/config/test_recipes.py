@@ -24,7 +24,7 @@ PUBLISHED = {
     flag: yaml.safe_load(value)
     for flag, value in re.findall(r"^\| [^|]* \| `([\w.]+)` \| ([^|]+) \|", TABLE, re.MULTILINE)
 }
-METHODS = ("leaf", "grpo", "grpo_floored")
+METHODS = ("leaf", "grpo", "grpo_floored", "grpo_prefix", "tempo")
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_one_variable_is_the_method(dry_run, here):
         assert resolve(command, *here).algorithm.adv_estimator == method
         others = [word for word in command if not word.startswith(("algorithm.adv_estimator", "++algorithm.leaf"))]
         assert others == [word for word in commands["grpo"] if "algorithm.adv_estimator" not in word]
-    with pytest.raises(ValueError, match="METHOD=ppo: valid are leaf, grpo, grpo_floored"):
+    with pytest.raises(ValueError, match="METHOD=ppo: valid are leaf, grpo, grpo_floored, grpo_prefix, tempo"):
         dry_run("qwen2audio_leaf", METHOD="ppo")
 
 
