@@ -130,6 +130,22 @@ def test_m4a(tone, tmp_path):
     assert pitch(load_audio(m4a(tone), RATE, start=0.5, seconds=0.25)) == pytest.approx(440, abs=8)
 
 
+def test_m4a_that_ends_with_a_whole_packet_too_early(tone, tmp_path):
+    file = tmp_path / "tone.m4a"
+    with av.open(str(file), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("aac", rate=RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.tile(tone, 5)[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    with av.open(str(file)) as container:
+        ends = [packet.pos for packet in container.demux() if packet.pos is not None]
+    content = file.read_bytes()
+    for end in ends[len(ends) // 2 : len(ends) // 2 + 3]:
+        with pytest.raises(AudioError, match=r"cut off"):
+            load_audio(content[:end], RATE)
+
+
 def test_m4a_without_its_decoder_says_what_to_install(tone, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(AudioError, match=r"pip install 'verl-leaf\[m4a\]'"):

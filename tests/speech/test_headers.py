@@ -210,9 +210,10 @@ def test_what_only_a_name_would_make_audio_is_refused(tmp_path):
 
 
 def speech(rate: int, channels: int) -> np.ndarray:
-    """A pause and then noise, longer than two blocks: a variable bitrate with a small first frame."""
-    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (2 * BLOCK, channels))
-    return np.concatenate([np.zeros((rate, channels)), noise])
+    """A pause, a tone and noise, longer than two blocks: a bitrate that varies."""
+    tone = np.repeat(0.3 * np.sin(np.arange(BLOCK) * 0.05)[:, None], channels, axis=1)
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, (BLOCK, channels))
+    return np.concatenate([np.zeros((rate, channels)), tone, noise])
 
 
 @pytest.mark.parametrize("channels", [1, 2])
