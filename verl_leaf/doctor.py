@@ -7,6 +7,7 @@ import os
 import platform
 import re
 from collections import defaultdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -95,7 +96,7 @@ def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> 
         report.note("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here")
     if family is not None and not problems:
         report.ok("architecture", family.architecture)
-        model_class = family.load_hf_class()
+        model_class: Any = family.load_hf_class()
         with torch.device("meta"):
             network = model_class._from_config(config, attn_implementation=family.attn_implementation)
         taken = _layers(report, network, family)

@@ -55,7 +55,7 @@ class Options(BaseModel):
         unknown = sorted(str(error["loc"][0]) for error in invalid.errors() if error["type"] == "extra_forbidden")
         if unknown:
             return f"algorithm.{cls.section} has no option {', '.join(unknown)}; valid: {', '.join(cls.model_fields)}"
-        name = first["loc"][0]
+        name = str(first["loc"][0])
         valid = cls.model_fields[name].description
         return f"algorithm.{cls.section}.{name}={first['input']!r}: valid are {valid}"
 

@@ -62,7 +62,7 @@ def export_adapter(
         save_file(
             _load_adapter(checkpoint, family_of_model(base_model)), scratch / ADAPTER_WEIGHTS, metadata={"format": "pt"}
         )
-        config.save_pretrained(scratch)
+        config.save_pretrained(str(scratch))
 
 
 def _load_adapter(checkpoint: Path, family: Family | None) -> dict[str, torch.Tensor]:

@@ -85,7 +85,7 @@ def _deltas(adapter: Path, family: Family | None) -> dict[str, tuple[torch.Tenso
     """Checkpoint name of a weight -> A, B and scale of what is to be added to it."""
     if not (adapter / "adapter_config.json").exists() or not (adapter / ADAPTER_WEIGHTS).exists():
         raise ValueError(f"{adapter}: has no adapter_config.json with {ADAPTER_WEIGHTS}: there is nothing to merge")
-    config = LoraConfig.from_pretrained(adapter)
+    config = LoraConfig.from_pretrained(str(adapter))
     plain = LoraConfig(bias="none")
     for option in ("use_dora", "bias", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out"):
         if (getattr(config, option) or None) != (getattr(plain, option) or None):

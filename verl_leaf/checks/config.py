@@ -4,6 +4,7 @@ import glob
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any, cast
 
 from omegaconf import ListConfig, OmegaConf
 
@@ -43,7 +44,8 @@ def check_run(config) -> None:
     if reward.path in ("pkg://verl_leaf.rewards", "pkg://verl_leaf/rewards"):
         from verl_leaf.rewards.check import check_reward
 
-        options = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
+        given = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
+        options = cast(dict[str, Any], given)
         try:
             check_reward(reward.name, options, _references(config.data))
         except ValueError as error:
@@ -125,7 +127,7 @@ def _references(data) -> dict[str, list[str]]:
     Raises:
         ValueError: a row's reference, of any row, is not what a reward can compare with an answer.
     """
-    references = defaultdict(list)
+    references: dict[str, list[str]] = defaultdict(list)
     for _, path in _local_files(data):
         if not path.endswith(".parquet") or not os.path.isfile(path):
             continue

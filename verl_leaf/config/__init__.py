@@ -12,6 +12,7 @@ import math
 import re
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
@@ -78,7 +79,9 @@ def _verl_configs() -> Path:
 
 def family_settings(model_type: str) -> DictConfig:
     """What ``family=MODEL_TYPE`` sets."""
-    return OmegaConf.create((files(__name__) / "family" / f"{model_type}.yaml").read_text(encoding="utf-8"))
+    return cast(
+        DictConfig, OmegaConf.create((files(__name__) / "family" / f"{model_type}.yaml").read_text(encoding="utf-8"))
+    )
 
 
 def quoted(value: object) -> str:

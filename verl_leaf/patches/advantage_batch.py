@@ -66,7 +66,7 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
 
     @functools.wraps(original)
     def _compute_advantage(self, batch, metrics):
-        steps = []
+        steps: list[Any] = []
         compute = trainer_base.compute_advantage_for_multi_trajectories
         estimator = trainer_base.core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
 

@@ -143,6 +143,7 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
 
 def _stored(segment: Segment) -> dict:
     """The audio in a row of a parquet file."""
+    assert segment.row is not None, "a segment with a column is of a row"
     value = _column(segment.path, segment.column)[segment.row]
     if segment.part is not None:
         value = value[segment.part]

@@ -144,6 +144,7 @@ def _several(cell, what: str) -> list[tuple[int | None, object]]:
     Raises:
         ValueError: there is none.
     """
+    values: list[tuple[int | None, object]]
     if isinstance(cell, list):
         values = [*enumerate(cell)]
     else:

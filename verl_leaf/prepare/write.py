@@ -151,7 +151,8 @@ def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, 
         Seconds and words of the first answer of each row written, and the rows left out.
     """
     written, rejected = [], []
-    group, size = [], 0
+    group: list[dict] = []
+    size = 0
     temporary = file.with_suffix(".partial")
     with pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer:
         for result in results:

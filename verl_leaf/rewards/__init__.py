@@ -99,11 +99,11 @@ def _score(
     data_source: str, answer: str, ground_truth, weights: Mapping[str, float], tokenize: str | Mapping | None
 ) -> dict:
     references = reference_texts(ground_truth)
-    if isinstance(tokenize, Mapping):
-        tokenize = chosen("tokenize", tokenize, data_source)
-    score, parts = 0.0, {}
+    own_tokenize = chosen("tokenize", tokenize, data_source) if isinstance(tokenize, Mapping) else tokenize
+    score = 0.0
+    parts: dict[str, float] = {}
     for metric, weight in weights.items():
-        metric_score, metric_parts = measure(metric, answer, references, tokenize)
+        metric_score, metric_parts = measure(metric, answer, references, own_tokenize)
         score += weight * metric_score
         parts |= metric_parts
     return {"score": min(score, 1.0), "data_source": data_source} | parts

@@ -84,7 +84,11 @@ def needed_tokenizer(references: Iterable[str]) -> str | None:
     counts = {name: sum(map(bool, map(script.match, letters))) for name, script in _UNSPACED.items()}
     if 2 * sum(counts.values()) <= len(letters):
         return None
-    return "ja-mecab" if 10 * counts["ja-mecab"] > counts["zh"] + counts["ja-mecab"] else max(counts, key=counts.get)
+    return (
+        "ja-mecab"
+        if 10 * counts["ja-mecab"] > counts["zh"] + counts["ja-mecab"]
+        else max(counts, key=counts.__getitem__)
+    )
 
 
 def _bleu(lowercase: bool, answer: str, references: list[str], tokenize: str | None) -> Result:

@@ -148,7 +148,8 @@ def _open_array(name: str, array, rate, start: float) -> tuple[int, Blocks]:
     if samples.shape[0] < samples.shape[1]:
         samples = samples.T
     _check_header(name, rate, samples.shape[1])
-    return int(rate), iter([samples[round(start * rate) :]])
+    hertz = float(rate)
+    return int(hertz), iter([samples[round(start * hertz) :]])
 
 
 def _scaled(name: str, array: np.ndarray) -> np.ndarray:

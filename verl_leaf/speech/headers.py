@@ -8,6 +8,9 @@ back and fill in the length; of what stands there instead, libsndfile knows some
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
+
+ByteOrder = Literal["little", "big"]
 
 MAX_JUNK = 2**16  # bytes before the first mp3 frame, as many as libmpg123 skips
 MAX_CHUNKS = 1000  # that are looked at in search of the samples
@@ -63,7 +66,7 @@ class DataLength:
 
     position: int  # of the number in the file
     size: int  # of the number: 4 or 8; 0 where libsndfile does not look at it
-    order: str  # of its bytes: "little" or "big"
+    order: ByteOrder
     stated: int
     found: int  # up to the end of the file
     is_followed: bool = False  # another chunk begins where the samples would
@@ -112,11 +115,14 @@ def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
     """Frames and samples of an mp3 whose first frame lies at ``start``, a Xing tag's own left out."""
     size, position, frames, version = _size(file), start, 0, None
     if has_xing_tag(file, start):
-        position += _mp3_frame(_read(file, start, 4))[1]
-    while position is not None and position < size:
+        position += _mp3_frame_bytes(_read(file, start, 4))
+    while position < size:
         frame = _mp3_frame(_read(file, position, 4))
         if frame is None:
-            position = first_mp3_frame(file, position)
+            found = first_mp3_frame(file, position)
+            if found is None:
+                break
+            position = found
         else:
             (version, _), length = frame
             frames, position = frames + 1, position + length
@@ -133,12 +139,12 @@ def with_xing_tag(file: io.IOBase, start: int, frames: int) -> Window:
     """An mp3 whose first frame lies at ``start``, with a Xing tag that states ``frames``."""
     _, second, third, fourth = header = _read(file, start, 4)
     if has_xing_tag(file, start):
-        start += _mp3_frame(header)[1]
+        start += _mp3_frame_bytes(header)
     tag = bytearray([0xFF, second | 1, 5 << 4 | third & 0x0C, fourth])  # no checksum; a bitrate that leaves room
     is_mono, is_mpeg_1 = fourth >> 6 == 3, second >> 3 & 3 == MPEG_1
     side_information = (17 if is_mono else 32) if is_mpeg_1 else (9 if is_mono else 17)
     tag += bytes(side_information) + b"Xing" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")
-    return Window(file, start, bytes(tag.ljust(_mp3_frame(tag)[1], b"\0")))
+    return Window(file, start, bytes(tag.ljust(_mp3_frame_bytes(bytes(tag)), b"\0")))
 
 
 def _begins_frames(file: io.IOBase, position: int) -> bool:
@@ -165,6 +171,13 @@ def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
     return (version, hertz), eighth_of_samples * 1000 * kilobits[bitrate - 1] // hertz + padding
 
 
+def _mp3_frame_bytes(header: bytes) -> int:
+    """The length of a frame that is known to begin with ``header``."""
+    frame = _mp3_frame(header)
+    assert frame is not None
+    return frame[1]
+
+
 def data_length(file: io.IOBase, start: int) -> DataLength | None:
     """What the header that begins at ``start`` says of the length of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file.
 
@@ -173,7 +186,7 @@ def data_length(file: io.IOBase, start: int) -> DataLength | None:
     """
     head = _read(file, start, 40)
     size = _size(file)
-    order = "little" if head[:4] in (b"RIFF", b"RF64", b"riff", b"dns.", b".SoX") else "big"
+    order: ByteOrder = "little" if head[:4] in (b"RIFF", b"RF64", b"riff", b"dns.", b".SoX") else "big"
     if head[:4] in (b".snd", b"dns.") and len(head) >= 12:
         offset, stated = (int.from_bytes(head[at : at + 4], order) for at in (4, 8))
         return DataLength(start + 8, 4, order, stated, max(0, size - start - offset))
@@ -197,7 +210,7 @@ class Layout:
 
     name: int  # bytes that the name takes, of which the first 4 tell
     number: int  # bytes that the number takes
-    order: str
+    order: ByteOrder
     counts_itself: bool = False  # the number includes name and number
     align: int = 1
 

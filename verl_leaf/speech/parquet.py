@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from rich.console import Console
@@ -79,7 +80,7 @@ class RowFile:
         return sum(group.num_rows for group in self._groups)
 
     def rows(
-        self, numbers: Sequence[int] | None = None, columns: Sequence[str] | None = None
+        self, numbers: Sequence[int] | np.ndarray | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, dict]]:
         """Yield rows with their numbers, holding about ``BATCH_BYTES`` and a page of each column at a time.
 
@@ -105,7 +106,7 @@ class RowFile:
         self,
         function: Callable[[dict], Result],
         what: str,
-        numbers: Sequence[int] | None = None,
+        numbers: Sequence[int] | np.ndarray | None = None,
         columns: Sequence[str] | None = None,
         console: Console | None = None,
     ) -> Iterator[tuple[int, dict, Result | ValueError]]:
@@ -125,7 +126,7 @@ class RowFile:
 
     def _map(self, function, numbers, columns):
         pool = ThreadPoolExecutor(THREADS)
-        pending = deque()  # no more than a few rows, whose audio may be embedded
+        pending: deque = deque()  # no more than a few rows, whose audio may be embedded
         try:
             for number, row in self.rows(numbers, columns):
                 pending.append((number, row, pool.submit(_result, function, row)))
@@ -138,7 +139,12 @@ class RowFile:
             pool.shutdown(cancel_futures=True)
 
     def _rows_of_group(
-        self, file: pyarrow.parquet.ParquetFile, index: int, first: int, wanted: Sequence[int], names: list[str]
+        self,
+        file: pyarrow.parquet.ParquetFile,
+        index: int,
+        first: int,
+        wanted: Sequence[int] | np.ndarray,
+        names: list[str],
     ) -> Iterator[tuple[int, dict]]:
         """``wanted`` rows of one row group, whose first row has the number ``first``."""
         group = self._groups[index]

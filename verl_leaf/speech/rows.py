@@ -85,8 +85,8 @@ def reference_texts(ground_truth) -> list[str]:
     """
     values = ground_truth.tolist() if isinstance(ground_truth, np.ndarray | np.generic) else ground_truth
     values = list(values) if isinstance(values, list | tuple) else [values]
-    texts = [_text(value) for value in values]
-    if not texts or None in texts:
+    texts = [text for value in values if (text := _text(value)) is not None]
+    if not texts or len(texts) < len(values):
         raise ValueError(
             f"the reference {ground_truth!r:.80} is not text, a number that has one spelling, or a list of these: only a "
             "reward of your own could score it"

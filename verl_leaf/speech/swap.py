@@ -138,7 +138,7 @@ def _best_shift(rows: list[dict], keys: Keys) -> tuple[int, int]:
         return same, sacrebleu.corpus_bleu(references[shift:] + references[:shift], [references]).score
 
     costs = {shift: cost(shift) for shift in range(1, min(len(rows), MAX_SHIFTS + 1))}
-    best = min(costs, key=costs.get)
+    best = min(costs, key=costs.__getitem__)
     return best, costs[best][0]
 
 
