@@ -11,7 +11,8 @@ from pathlib import Path
 
 from verl_leaf.prepare import longaudio
 from verl_leaf.prepare.corpus import Corpus, Segment, need_folder
-from verl_leaf.prepare.tables import check_names, open_parquet, read_lines_of_fields, read_parquet
+from verl_leaf.prepare.tables import check_names, read_lines_of_fields
+from verl_leaf.speech.parquet import RowFile
 
 HELP = "Europarl-ST and VoxPopuli: questions about parliament speech (LongAudio)"
 
@@ -83,8 +84,9 @@ def _hub_rows(root: Path) -> tuple[dict[str, Segment], list[str]]:
         if any(part.startswith(".") for part in file.relative_to(root).parts):
             continue
         try:
-            check_names(file, open_parquet(file).schema_arrow.names, ["audio"])
-            for number, (_, row) in enumerate(read_parquet(file, ["audio_id"])):
+            table = RowFile(file)
+            check_names(file, table.columns, ["audio_id", "audio"])
+            for number, row in table.rows(columns=["audio_id"]):
                 rows.setdefault(row["audio_id"], Segment(str(file), row=number))
         except ValueError as error:
             unread.append(str(error))

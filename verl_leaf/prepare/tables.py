@@ -14,9 +14,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-import numpy as np
-import pyarrow
-import pyarrow.parquet
+from verl_leaf.speech.parquet import RowFile
 
 Rows = Iterator[tuple[str, dict | str]]
 
@@ -28,7 +26,7 @@ BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 DELIMITERS = (",", ";", "\t", "|")
-BATCH = 16  # rows of a parquet file that are in memory: they may hold audio
+READ_OVER = 256  # rows of a parquet file that are rather read for nothing than that its row group is begun anew
 
 csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 KiB
 
@@ -233,55 +231,25 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     return dict(pairs)
 
 
-def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Iterator[tuple[str, dict]]:
-    """Rows of a parquet file, of whatever size, with the columns that were asked for.
+def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Rows:
+    """Rows of a parquet file, with the columns that were asked for.
 
     Raises:
         ValueError: it cannot be read, or a column is not there.
     """
-    names = open_parquet(file).schema_arrow.names
-    check_names(file, names, needed)
-    columns = [*needed, *(name for name in optional if name in names)]
-    number = 0
-    try:
-        for batch in open_parquet(file).iter_batches(BATCH, columns=columns):
-            for row in batch.to_pylist():
-                yield f"{file.name}, row {number}", row
-                number += 1
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise ValueError(f"{file}, row {number}: cannot be read ({_first_line(error)})") from error
-
-
-def open_parquet(file: Path) -> pyarrow.parquet.ParquetFile:
-    """A parquet file whose columns are read as they are asked for.
-
-    Raises:
-        ValueError: it is none.
-    """
-    try:
-        opened = pyarrow.parquet.ParquetFile(file, memory_map=True)
-        opened.schema_arrow.names  # noqa: B018 - raises where a name is no UTF-8
-        return opened
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read as parquet ({_first_line(error)})") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0]
+    table = RowFile(file)
+    check_names(file, table.columns, needed)
+    for number, row in table.rows(columns=[*needed, *optional]):
+        yield f"{file.name}, row {number}", row
 
 
 class ParquetColumn:
-    """Values of one column, of which ``BATCH`` are in memory; asked for in rising order they are read once.
-
-    Row groups may be larger than one Arrow array can be (2 GiB).
-    """
+    """Values of one column of a parquet file; where they are asked for in ascending order, it is read once."""
 
     def __init__(self, file: Path, name: str):
-        self._file, self._name = open_parquet(file), name
-        rows = [self._file.metadata.row_group(group).num_rows for group in range(self._file.num_row_groups)]
-        self._ends = np.cumsum(rows)  # of the row groups
-        self._first = self._end = 0  # rows of the batch's begin, and of its row group's end
-        self._batch, self._batches = (), iter(())
+        self._file, self._name = RowFile(file), name
+        self._row, self._value = len(self._file), None  # that was read last; none yet
+        self._rows: Iterator[tuple[int, dict]] = iter(())
 
     def __getitem__(self, row: int):
         """The value in a row.
@@ -289,19 +257,19 @@ class ParquetColumn:
         Raises:
             ValueError: the file is damaged there.
         """
+        if not self._row <= row <= self._row + READ_OVER:
+            return self._begin_at(row)
         try:
-            if not self._first <= row < self._end:
-                self._begin_at_group_of(row)
-            while row >= self._first + len(self._batch):
-                self._first += len(self._batch)
-                self._batch = next(self._batches).column(0)
-        except (pyarrow.ArrowException, OSError) as error:
-            self._end = 0  # begin again next time
-            raise ValueError(f"cannot be read ({_first_line(error)})") from error
-        return self._batch[row - self._first].as_py()
+            while self._row < row:
+                self._row, values = next(self._rows)
+                self._value = values[self._name]
+        except ValueError:  # it may be of a row before this one
+            return self._begin_at(row)
+        return self._value
 
-    def _begin_at_group_of(self, row: int) -> None:
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        self._first, self._end = (int(self._ends[group - 1]) if group else 0), int(self._ends[group])
-        self._batches = self._file.iter_batches(BATCH, row_groups=[group], columns=[self._name])
-        self._batch = ()
+    def _begin_at(self, row: int):
+        self._row = len(self._file)  # nothing is read, should this fail
+        self._rows = self._file.rows(range(row, len(self._file)), [self._name])
+        self._row, values = next(self._rows)
+        self._value = values[self._name]
+        return self._value
