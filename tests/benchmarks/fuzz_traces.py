@@ -240,6 +240,7 @@ def _pool() -> ProcessPoolExecutor:
 
 def _begin() -> None:
     """Draw everything once, then limit the memory to that and some more."""
+    forks.DRAWS = 20  # of each bootstrap
     for command in ("forks", "curves"):
         _whole_rows(command)
     forks.save = curves.save = _save_some
