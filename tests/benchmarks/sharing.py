@@ -57,7 +57,7 @@ def build_engines(folder: Path) -> dict:
     from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
     ours = engines.build_engine(folder, QWEN2_AUDIO, share=True, precision=engines.FP32)
-    whisper.leave_out_padding = lambda tower: None
+    whisper.leave_out_padding = lambda layers: None
     return {True: ours, False: engines.build_engine(folder, QWEN2_AUDIO, share=False, precision=engines.FP32)}
 
 

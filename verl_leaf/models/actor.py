@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from verl_leaf.models import features
 from verl_leaf.models.placeholder import mask_token
 
 
-class SpeechActor:
-    """Mixin before transformers' class of a speech model (5.9 to 5.10).
+class SpeechActor(PreTrainedModel):
+    """To be named before transformers' class of a speech model (5.9 to 5.10).
 
     FSDP gathers a unit when it is entered, and all ranks must do so together. A rank whose rows have no audio never enters
     the encoder, and others may enter it several times; so nothing in it is a unit, and it is gathered with the root. verl
@@ -28,7 +30,7 @@ class SpeechActor:
                         setattr(module, name, PositionTable(child.weight))
 
     @property
-    def _parts(self) -> torch.nn.Module:
+    def _parts(self) -> Any:
         """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
         return getattr(self, "model", self)
 
@@ -51,7 +53,7 @@ class PositionTable(torch.nn.Module):
     FSDP they would find a shard.
     """
 
-    def __init__(self, weight: torch.nn.Parameter):
+    def __init__(self, weight: torch.Tensor):
         super().__init__()
         self.weight = weight
 

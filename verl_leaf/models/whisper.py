@@ -13,8 +13,8 @@ CHECKPOINT_PREFIXES = {
 LENGTHS = 100  # encoder lengths are multiples of it: kernels that are chosen or built per shape see fifteen, not 1,500
 
 
-def leave_out_padding(tower: torch.nn.Module) -> None:
-    """Let an encoder's layers compute only what the longest clip of a batch reaches, instead of 30 s.
+def leave_out_padding(layers: torch.nn.ModuleList) -> None:
+    """Let the layers of an encoder compute only what the longest clip of a batch reaches, instead of 30 s.
 
     The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) fill every
     clip up to 1,500 positions and mask the filling. Attention to nothing is most of the work for short clips, and what comes
@@ -26,13 +26,13 @@ def leave_out_padding(tower: torch.nn.Module) -> None:
         if mask is None:  # no clip has any
             return args
         reach = hidden.shape[1]
-        if layer is tower.layers[0]:
+        if layer is layers[0]:
             heard = mask[:, 0, 0] if mask.dtype == torch.bool else mask[:, 0, 0] == 0
             longest = int(heard.any(dim=0).nonzero().max()) + 1
             reach = min(reach, -(-longest // LENGTHS) * LENGTHS)
         return hidden[:, :reach], mask[..., :reach, :reach], *others
 
-    for layer in tower.layers:
+    for layer in layers:
         layer.register_forward_pre_hook(shorten)
 
 
@@ -41,7 +41,7 @@ class WhisperActor(SpeechActor):
 
     def __init__(self, config):
         super().__init__(config)
-        leave_out_padding(self._parts.audio_tower)
+        leave_out_padding(self._parts.audio_tower.layers)
 
 
 def audio_tokens(processor, samples: int) -> int:

@@ -9,6 +9,7 @@ is less work.
 import inspect
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -49,7 +50,7 @@ class SharingEngine(FSDPEngineWithLMHead):
         if packed is None:
             return super().prepare_model_inputs(micro_batch)
         device = micro_batch["input_ids"].device
-        inputs = {
+        inputs: dict[str, Any] = {
             "input_ids": packed.input_ids.to(device),
             "attention_mask": self._attention_mask(packed, device),
             "position_ids": packed.position_ids.to(device),
@@ -61,14 +62,14 @@ class SharingEngine(FSDPEngineWithLMHead):
         if "logits_to_keep" in inspect.signature(_base_model(self.module).forward).parameters:
             first_logit = packed.first_logit
             inputs["logits_to_keep"] = packed.input_ids.shape[1] - first_logit
-        return inputs, {"packed": packed, "first_logit": first_logit}
+        temperature = _one_temperature(micro_batch["temperature"])
+        return inputs, {"packed": packed, "first_logit": first_logit, "temperature": temperature}
 
     def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
         packed = output_args.get("packed")
         if packed is None:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        temperature = _one_temperature(micro_batch["temperature"])
-        device = output.logits.device
+        temperature, device = output_args["temperature"], output.logits.device
         logits = output.logits.flatten(0, 1)
         row, column = packed.logit_index // packed.input_ids.shape[1], packed.logit_index % packed.input_ids.shape[1]
         places = (row * output.logits.shape[1] + column - output_args["first_logit"]).to(device)
@@ -125,7 +126,8 @@ class SharingEngine(FSDPEngineWithLMHead):
         hidden = self._text_config.hidden_size
         packed = pack(sequences, prompts, audio, pad)
         alone = _cost(count, padded_width(max(map(len, sequences))), hidden)
-        if _cost(*packed.input_ids.shape, hidden) > alone:
+        shared_rows, width = packed.input_ids.shape
+        if _cost(shared_rows, width, hidden) > alone:
             return pack(sequences, prompts, range(count), pad)
         return packed
 
@@ -182,7 +184,7 @@ def _one_temperature(temperature) -> float | None:
     return float(values) if values.numel() == 1 else None
 
 
-def _base_model(module: torch.nn.Module) -> torch.nn.Module:
+def _base_model(module: Any) -> Any:
     """The model inside FSDP's and PEFT's wrappers."""
     module = getattr(module, "_fsdp_wrapped_module", module)
     return module.get_base_model() if hasattr(module, "get_base_model") else module

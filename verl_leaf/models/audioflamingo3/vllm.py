@@ -20,7 +20,7 @@ class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGe
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        leave_out_padding(self.audio_tower)
+        leave_out_padding(self.audio_tower.layers)
 
     def load_weights(self, weights):
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

@@ -38,7 +38,7 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
         return self
 
     @functools.wraps(Base.forward)
-    def forward(self, input_ids=None, features_key=None, **kwargs):
+    def forward(self, input_ids=None, features_key=None, **kwargs):  # type: ignore[override]
         if features_key is not None:
             kwargs["inputs_embeds"] = self._merged(input_ids, features.fetch(features_key))
             input_ids = None
@@ -65,11 +65,14 @@ class Float32BatchNorm(torch.nn.BatchNorm1d):
     Under FSDP's mixed precision its weights are bf16 beside statistics in fp32, which torch's own refuses on a CPU.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     def __init__(self, norm: torch.nn.BatchNorm1d):
         super().__init__(norm.num_features, eps=norm.eps, device="meta")
         self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
-        self.num_batches_tracked = norm.num_batches_tracked
+        for name, statistic in norm.named_buffers():
+            self.register_buffer(name, statistic)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         statistics = (self.running_mean.float(), self.running_var.float(), self.weight.float(), self.bias.float())

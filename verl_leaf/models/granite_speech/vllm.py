@@ -23,9 +23,9 @@ class GraniteSpeechForConditionalGeneration(base.GraniteSpeechForConditionalGene
 
     def embed_multimodal(self, **kwargs):
         """One clip at a time: vLLM pads clips of one batch with zeros, which the conformer sees."""
-        clips, sizes = kwargs.get("input_features"), kwargs.get("audio_embed_sizes")
-        if clips is None:
+        if kwargs.get("input_features") is None:
             return super().embed_multimodal(**kwargs)
+        clips, sizes = kwargs["input_features"], kwargs["audio_embed_sizes"]
         encode = super().embed_multimodal
         return tuple(
             embedding

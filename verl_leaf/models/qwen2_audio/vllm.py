@@ -26,7 +26,7 @@ class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        leave_out_padding(self.audio_tower)
+        leave_out_padding(self.audio_tower.layers)
 
     def get_mm_mapping(self) -> MultiModelKeys:
         return MultiModelKeys.from_string_field(
