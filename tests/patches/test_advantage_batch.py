@@ -1,6 +1,7 @@
 """LEAF gets the responses in verl's trainers, and what it says about a step reaches their metrics."""
 
 import json
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,7 @@ from tensordict import TensorDict
 from verl import DataProto
 from verl.trainer.ppo import core_algos, ray_trainer
 from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
+from verl.utils import tensordict_utils
 
 from verl_leaf import estimator
 from verl_leaf.algorithm import leaf_advantages
@@ -75,7 +77,10 @@ def test_the_legacy_trainers_metrics_have_what_leaf_says(data):
     result.batch["attention_mask"] = torch.cat([torch.ones(4, 2), result.batch["response_mask"]], dim=1)
     metrics = ray_trainer.compute_data_metrics(batch=result, use_critic=False)
     assert metrics["leaf/boundaries_per_prompt"] == 1 and "critic/score/mean" in metrics
-    json.dumps(result.meta_info)  # plain, because the trainer sends it on to its workers
+    (name,) = result.meta_info
+    sent = pickle.loads(pickle.dumps(result.to_tensordict()))  # as the trainer sends it on to its workers
+    assert tensordict_utils.get(sent, name) == result.meta_info[name]
+    json.dumps(result.meta_info)  # plain
 
 
 def test_a_prompt_is_named_without_its_bytes():
