@@ -4,8 +4,8 @@
 
 All of a row is measured in turn in one process, so the ratios hold where the seconds vary; on a CPU it is the process's
 CPU time, which other work on the machine disturbs least. "leaf" is the estimator as verl calls it, metrics included;
-"grpo_prefix" and "tempo" are their functions with `early_metrics`. "plain" is LEAF in ``tests/helpers/reference.py`` on a few groups,
-scaled to all of them.
+"grpo_prefix" and "tempo" are their functions with `early_metrics`. "plain" is LEAF in ``tests/helpers/reference.py`` on a
+few groups, scaled to all of them.
 """
 
 import argparse

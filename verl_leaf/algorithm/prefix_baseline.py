@@ -29,7 +29,7 @@ class PrefixBaselineAdvantages:
         advantages: ``[N, T]``.
         baseline: ``[N, S]`` float64, ``b_i`` from the start and after each fork on the response's path.
         start: ``[N, S]`` int64, the first token with that baseline: 0, then the token after the fork's;
-            ``num_tokens`` where there is none.
+            ``num_tokens`` where the path forks no more, and the baseline means nothing.
         forks: where the responses part.
         kappa: the one that was used.
     """
@@ -99,8 +99,7 @@ def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:
     """``[N, S]``, ``b_i`` from the start and after each fork; that of a group of one is 0."""
     m = (forks.size - 1).double()
     value = (forks.node_sum(r) - r[:, None]) / m.clamp(min=1)
-    forked = forks.position[:, :-1] < forks.num_tokens
-    weight = torch.where(forked & (m[:, 1:] > 0), m[:, 1:] / (m[:, 1:] + kappa), 0)
+    weight = torch.where(m[:, 1:] > 0, m[:, 1:] / (m[:, 1:] + kappa), 0)
     baselines = [value[:, 0]]
     for depth in range(weight.shape[1]):
         before = baselines[-1]
