@@ -231,7 +231,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
     return dict(pairs)
 
 
-def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Rows:
+def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Iterator[tuple[str, dict]]:
     """Rows of a parquet file, with the columns that were asked for.
 
     Raises:

@@ -38,7 +38,7 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
         return self
 
     @functools.wraps(Base.forward)
-    def forward(self, input_ids=None, features_key=None, **kwargs):  # type: ignore[override]
+    def forward(self, input_ids=None, features_key=None, **kwargs):
         if features_key is not None:
             kwargs["inputs_embeds"] = self._merged(input_ids, features.fetch(features_key))
             input_ids = None
