@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from verl_leaf.checks.config import is_speech_run
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.speech.options import Keys
+from verl_leaf.speech.parquet import RowFile
 from verl_leaf.speech.swap import write_first_rows, write_swapped
 
 
@@ -44,6 +45,7 @@ def validation_files(folder: RunFolder, validation: Path, config: DictConfig) ->
     keys = Keys.of(config.data) if is_speech_run(config) else None
     planned = ValidationFiles.planned(folder, validation, config)
     try:
+        RowFile(validation)
         if planned.rows != validation.absolute():
             write_first_rows(validation, planned.rows, config.data.val_max_samples, keys)
         swapped = None if keys is None else write_swapped(planned.rows, folder.swapped_rows, keys)
