@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
+import soundfile
 
 from tests.helpers import corpora
 from tests.helpers.corpora import (
@@ -150,6 +151,8 @@ def test_dailytalk(tmp_path):
     assert prepare("dailytalk", "--questions", tmp_path / "questions", "--audio", talk, "--out", out) == 0
     found = everything(out)
     assert set(found) == {"a", "b", "middle", "end", "nowhere", "40 s"}
+    written = soundfile.info(out / found["a"]["audios"][0]["path"])
+    assert (written.format, written.subtype, written.samplerate, written.channels) == ("FLAC", "PCM_16", 16000, 1)
     joined = audio(found["a"], out)
     assert len(joined) == 12 * RATE // 4
     turns = [pitch(turn) for turn in np.split(joined, 12)]
