@@ -238,11 +238,11 @@ def test_parliament(tmp_path, hub):
 def test_a_recording_may_end_half_a_second_early(tmp_path):
     corpora.write_m4a(tmp_path / "europarl/en/audios/en.1.m4a", corpora.tone(300, 2))
     said = conversation("What?", "This.")
-    records = [{"id": end, "sound": f"en.1_0_{end}.wav", "conversations": said} for end in ("2.4", "2.7")]
+    records = [{"id": end, "sound": f"en.1_0_{end}.wav", "conversations": said} for end in ("2.5", "2.7")]
     (tmp_path / "Europarl_LongAudio.json").write_text(json.dumps(records))
     out = tmp_path / "out"
     assert prepare("parliament", "--questions", tmp_path, "--europarl", tmp_path / "europarl", "--out", out) == 0
-    assert set(everything(out)) == {"2.4"} and set(rejected(out)) == {"2.7"}
+    assert set(everything(out)) == {"2.5"} and set(rejected(out)) == {"2.7"}
 
 
 def test_parliament_speech_lasts_40_seconds_at_most(tmp_path):
