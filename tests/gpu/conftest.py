@@ -3,6 +3,8 @@
 python -m pytest tests/gpu -s
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,5 +12,5 @@ import torch
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.path.parts:
+            if Path(__file__).parent in item.path.parents:
                 item.add_marker(pytest.mark.skip(reason="no GPU"))
