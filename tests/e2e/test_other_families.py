@@ -25,6 +25,11 @@ FLAGS = [
     "reward.custom_reward_function.name=chrf",  # a random model gets some of it
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # the whole batch: one update a step
 ]
+BF16 = [
+    "actor_rollout_ref.rollout.dtype=bfloat16",
+    "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
+    "actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=bf16",
+]
 RESTARTED = [*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=1"]
 
 
@@ -48,6 +53,25 @@ def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
         "actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
     )
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
+
+
+@pytest.mark.parametrize(
+    "recipe, family",
+    [
+        ("qwen2audio_leaf", "qwen2_audio"),
+        ("granite4.0_1b_leaf", "granite_speech"),
+        ("audioflamingo3_leaf", "audioflamingo3"),
+    ],
+)
+def test_bf16_as_on_a_gpu(task, models, tmp_path, recipe, family):
+    """Under mixed precision, with vLLM in bf16; the rollout's rounding is then not the actor's."""
+    run = Recipe(task, tmp_path, recipe, models(family))
+    run.finish(*FLAGS, *BF16, "trainer.total_training_steps=1", "trainer.save_freq=-1")
+    scalars = run.scalars()
+    assert scalars["training/rollout_probs_diff_max"][1] < 0.02
+    assert 0 < scalars["actor/grad_norm"][1] < 100
+    assert scalars["actor/kl_loss"][1] == pytest.approx(0, abs=1e-6)
+    assert scalars["training/skipped_updates/sum"][1] == 0
 
 
 @pytest.fixture(scope="module")
