@@ -294,3 +294,13 @@ def test_stays_on_the_gpu():
     result = run(batch, {}, **moved)
     assert result.advantages.is_cuda and result.tree.node.is_cuda and result.spans.raw.is_cuda
     torch.testing.assert_close(result.advantages.cpu(), run(batch, {}).advantages)
+
+
+def test_no_boundary_lies_before_the_first_token():
+    """m = 0 means 1: a cut at 0 would leave a span without tokens. The first tokens are the most surprising here."""
+    surprisal = torch.tensor([[9.0, 0.1, 0.5], [9.0, 0.1, 0.2], [9.0, 0.3, 0.1]])
+    responses, group = torch.tensor([[4, 5, 6], [4, 5, 7], [4, 8, 6]]), torch.zeros(3, dtype=torch.long)
+    given = (responses, surprisal, torch.tensor([1.0, 0.0, 0.5]), torch.ones(3, 3), group)
+    from_0, from_1 = (leaf_advantages(*given, min_prefix_tokens=m) for m in (0, 1))
+    assert from_0.tree.boundaries.min() >= 1
+    assert torch.equal(from_0.advantages, from_1.advantages)

@@ -26,9 +26,12 @@ def model(request, models):
     return family, models(request.param), getattr(transformers, family.architecture)
 
 
-@pytest.fixture(scope="module")
-def adapted(model, tmp_path_factory):
-    """An adapter with the names that PEFT itself gives its weights, and the logits of the model with it."""
+@pytest.fixture(scope="module", params=[False, True], ids=["lora", "rslora"])
+def adapted(request, model, tmp_path_factory):
+    """An adapter with the names that PEFT itself gives its weights, and the logits of the model with it.
+
+    Its scale is ``alpha / r``, or ``alpha / sqrt(r)`` of a rank-stabilised one.
+    """
     family, folder, plain = model
     torch.manual_seed(0)
     network = get_peft_model(
@@ -36,6 +39,7 @@ def adapted(model, tmp_path_factory):
         LoraConfig(
             r=4,
             lora_alpha=8,
+            use_rslora=request.param,
             target_modules=list(family.lora_targets),
             exclude_modules=family.lora_exclude,
             init_lora_weights=False,
