@@ -1,6 +1,7 @@
 """What several tests need: the spoken task with a random model, made once."""
 
 import functools
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +19,12 @@ torch.set_num_threads(1)
 def pytest_collection_modifyitems(items):
     """Fast first: what runs real engines comes last."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
+@pytest.fixture(autouse=True)
+def verls_loggers_are_heard():
+    """Where a test has started verl's main, its loggers no longer propagate (verl/utils/logging_utils.py) to caplog."""
+    logging.getLogger("verl").propagate = True
 
 
 @pytest.fixture(scope="session")
