@@ -82,8 +82,8 @@ def test_filtered_groups_and_traces(text_task, tmp_path):
         tmp_path,
         "algorithm.filter_groups.enable=True",
         "algorithm.filter_groups.metric=reward",
-        f"+algorithm.leaf.trace_dir={tmp_path / 'traces'}",
-        "+algorithm.leaf.trace_every=2",
+        f"algorithm.leaf.trace_dir={tmp_path / 'traces'}",
+        "algorithm.leaf.trace_every=2",
     )
     assert leaf_worked(metrics)
     assert set(metrics["leaf/no_signal_share"].values()) == {0}  # that is what the filter is for
