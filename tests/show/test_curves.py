@@ -39,7 +39,7 @@ def write_run(folder, seed, estimator="leaf", validation=(0.1, 0.5), **leaf):
 
 def test_a_run_while_it_runs(tmp_path):
     (run,) = read_runs([write_run(tmp_path / "a", 1)])
-    assert run.label == "leaf" and run.rollouts_a_step == 32
+    assert run.label == "leaf" and run.rollouts_per_step == 32
     assert validation_scores(run) == {"spoken": {0: 0.1, 2: 0.5}}
     assert [run.seconds(step) for step in (0, 1, 2)] == [0, 30, 90]
 
@@ -56,7 +56,7 @@ def test_the_same_from_tensorboard(tmp_path):
     assert from_tensorboard.scalars.keys() == from_file.scalars.keys()
     for name, values in from_file.scalars.items():
         assert from_tensorboard.scalars[name] == pytest.approx(values)
-    assert (from_tensorboard.label, from_tensorboard.rollouts_a_step) == ("tensorboard", None)
+    assert (from_tensorboard.label, from_tensorboard.rollouts_per_step) == ("tensorboard", None)
 
 
 def test_methods_are_told_apart_and_seeds_are_not(tmp_path):

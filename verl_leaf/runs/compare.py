@@ -36,7 +36,7 @@ class Run:
         name: its folder's name, with as much of the path before it as tells it from the others.
         label: what sets its method apart from that of the other runs; the same for runs that differ in seeds only.
         scalars: what veRL logged, ``{name: {step: value}}``.
-        rollouts_a_step: responses that a step trains on; ``None`` where the configuration is not known.
+        rollouts_per_step: responses that a step trains on; ``None`` where the configuration is not known.
         summary: ``summary.json``, empty before a run has ended.
         skipped: a sentence for each file with lines that cannot be read.
     """
@@ -44,7 +44,7 @@ class Run:
     name: str
     label: str
     scalars: Scalars
-    rollouts_a_step: int | None
+    rollouts_per_step: int | None
     summary: dict[str, Any]
     skipped: list[str]
 
@@ -70,7 +70,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
                 name=name,
                 label=label or name,
                 scalars=_scalars(folder, skipped),
-                rollouts_a_step=_product(batch, n),
+                rollouts_per_step=_product(batch, n),
                 summary=RunFolder(folder).read_summary(),
                 skipped=skipped,
             )

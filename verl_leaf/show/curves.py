@@ -67,7 +67,7 @@ def points(run: Run) -> list[dict]:
             "method": run.label,
             "score": name,
             "step": step,
-            "rollouts": None if run.rollouts_a_step is None else step * run.rollouts_a_step,
+            "rollouts": None if run.rollouts_per_step is None else step * run.rollouts_per_step,
             "seconds": run.seconds(step),
             "value": value,
         }
@@ -108,7 +108,7 @@ def _figure(runs: list[Run], rows: list[dict]) -> Figure:
     names = sorted({row["score"] for row in rows}, reverse=True)  # validation first
     methods = list(dict.fromkeys(run.label for run in runs))
     efforts = [("step", "step", 1.0), ("seconds", "minutes of training", 60.0)]
-    if all(run.rollouts_a_step for run in runs):
+    if all(run.rollouts_per_step for run in runs):
         efforts.insert(1, ("rollouts", "rollouts", 1.0))
     figure = Figure(figsize=(3.4 * len(efforts) + 0.6, 2.6 * len(names) + 0.5), layout="constrained")
     panels = figure.subplots(len(names), len(efforts), sharey="row", squeeze=False)
@@ -179,5 +179,5 @@ def _crossing(run: Run, values: dict[int, float], score: float) -> str:
     step = crossing(values, score)
     if step is None:
         return "not yet"
-    rollouts = f", {step * run.rollouts_a_step} rollouts" if run.rollouts_a_step else ""
+    rollouts = f", {step * run.rollouts_per_step} rollouts" if run.rollouts_per_step else ""
     return f"step {step}{rollouts}, {run.seconds(step) / 60:.1f} min"
