@@ -173,7 +173,7 @@ def leaf(
     if report is not None:
         metrics = {f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()}
         metrics["leaf/seconds"] = seconds
-        metrics |= _fork_metrics(find_forks(batch["responses"], last_position(mask) + 1, group), rewards)
+        metrics |= _fork_metrics(result.tree.forks, rewards)
         report(Step(metrics, LeafStep(batch["responses"], log_probs, mask, rewards, result)))
     return result.advantages, result.advantages
 
