@@ -70,7 +70,7 @@ def test_bf16_as_on_a_gpu(task, models, tmp_path, recipe, family):
     scalars = run.scalars()
     assert scalars["training/rollout_probs_diff_max"][1] < 0.02
     assert 0 < scalars["actor/grad_norm"][1] < 100
-    assert scalars["actor/kl_loss"][1] == pytest.approx(0, abs=1e-6)
+    assert scalars["actor/kl_loss"][1] == pytest.approx(0, abs=1e-4)
     assert scalars["training/skipped_updates/sum"][1] == 0
 
 
