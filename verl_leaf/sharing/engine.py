@@ -1,6 +1,6 @@
 """verl's FSDP engine, with what the rollouts of a prompt have in common computed once.
 
-``+actor_rollout_ref.model.override_config.share_prompts=True`` switches it on, for ``old_log_prob``, ``ref`` and the update.
+``actor_rollout_ref.model.override_config.share_prompts=True`` switches it on, for ``old_log_prob``, ``ref`` and the update.
 It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): a micro-batch goes through the
 model as :func:`verl_leaf.sharing.pack.pack` lays it out, rows that have the same prompt and the same audio as one where that
 is less work.
