@@ -26,7 +26,7 @@ FLOORS = [
     {"cpu"},
     {"config"},
     {"algorithm"},
-    {"progress", "speech.names", "__init__"},
+    {"progress", "answers", "speech.names", "__init__"},
 ]
 PACKAGE = PROJECT / "verl_leaf"
 
