@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Make an environment with a trainer in it and test its adapter there, without a GPU.
+#
+#   bash tests/adapters/run.sh trl|ms_swift|openrlhf [pytest arguments]     VENV=folder (default .venv-NAME)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source recipes/common.sh
+NAME=${1:?trl, ms_swift or openrlhf}
+venv=$(realpath -m "${VENV:-.venv-$NAME}")
+common=(-e . torch==2.13.0 pytest hypothesis)
+case $NAME in
+  trl) install_into "$venv" cpu "${common[@]}" "trl==1.16.*" peft ;;
+  ms_swift) install_into "$venv" cpu "${common[@]}" "ms-swift==4.6.*" soundfile librosa espeakng-loader ;;
+  openrlhf)
+    install_into "$venv" cpu "${common[@]}" ray==2.55.0 transformers==5.15.0 peft datasets tensorboard accelerate
+    # What it declares beside these is for GPUs alone: deepspeed, flash-attn, bitsandbytes.
+    install_into "$venv" cpu --no-deps "openrlhf==0.11.*"
+    ;;
+  *) echo "$NAME: valid are trl, ms_swift, openrlhf" >&2; exit 2 ;;
+esac
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+exec "$venv/bin/python" -m pytest tests/adapters/test_token_credit.py "tests/adapters/test_$NAME.py" "${@:2}"
