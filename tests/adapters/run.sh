@@ -10,7 +10,12 @@ venv=$(realpath -m "${VENV:-.venv-$NAME}")
 common=(-e . torch==2.13.0 pytest hypothesis)
 case $NAME in
   trl) install_into "$venv" cpu "${common[@]}" "trl==1.16.*" peft ;;
-  ms_swift) install_into "$venv" cpu "${common[@]}" "ms-swift==4.6.*" soundfile librosa espeakng-loader ;;
+  ms_swift)
+    # ms-swift 4.6.0 imports msgspec without asking for it, and its Qwen2-Audio does not run with transformers 5.19. The
+    # others are for audio: to read it, and to make the spoken task.
+    install_into "$venv" cpu "${common[@]}" "ms-swift==4.6.*" transformers==5.10.4 msgspec librosa soundfile soxr \
+      sacrebleu pyarrow espeakng-loader
+    ;;
   openrlhf)
     install_into "$venv" cpu "${common[@]}" ray==2.55.0 transformers==5.15.0 peft datasets tensorboard accelerate
     # What it declares beside these is for GPUs alone: deepspeed, flash-attn, bitsandbytes.

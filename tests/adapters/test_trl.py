@@ -67,7 +67,10 @@ def test_every_token_gets_leafs_advantage(tmp_path):
     assert len(steps) == 2
     for step in steps:
         torch.testing.assert_close(step["advantages"], plain(step, fork_budget=3))
-    assert any((row[mask.bool()].unique().numel() > 1) for row, mask in zip(steps[0]["advantages"], steps[0]["completion_mask"], strict=True))
+    assert any(
+        (row[mask.bool()].unique().numel() > 1)
+        for row, mask in zip(steps[0]["advantages"], steps[0]["completion_mask"], strict=True)
+    )
     check_training(record)
 
 

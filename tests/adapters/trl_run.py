@@ -1,7 +1,7 @@
 """Train a tiny text model with the adapter for TRL, in one process or several, and write down what each step computed.
 
-    python -m tests.adapters.trl_run --output_dir OUT [TRL's arguments, and the adapter's]
-    torchrun --nproc-per-node 2 -m tests.adapters.trl_run --output_dir OUT ...
+python -m tests.adapters.trl_run --output_dir OUT [TRL's arguments, and the adapter's]
+torchrun --nproc-per-node 2 -m tests.adapters.trl_run --output_dir OUT ...
 """
 
 import json
@@ -9,39 +9,10 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import HfArgumentParser, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import HfArgumentParser
 
+from tests.adapters.tiny_text import tiny_model, tiny_tokenizer
 from verl_leaf.adapters.for_trl import LeafGRPOConfig, LeafGRPOTrainer
-
-WORDS = ["<pad>", "<eos>", "<unk>", "a", "b", "c", "d", "e"]
-
-
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    words = Tokenizer(WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
-    words.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-
-
-def tiny_model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(WORDS),
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=64,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
 
 
 def share_of_b(completions, **_) -> list[float]:

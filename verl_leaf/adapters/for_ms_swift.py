@@ -71,13 +71,23 @@ class LeafGRPOTrainer(GRPOTrainer):
             {
                 "padding_free and packing": named["template"].padding_free,
                 "sequence_parallel_size above 1": named["template"].sequence_parallel_size > 1,
+                "a teacher, whose log-probabilities are added to advantages": any(
+                    named.get(name) for name in ("teacher_model", "teacher_model_server")
+                ),
             }
         )
         super().__init__(model, *positional, **named)
-        refuse({"a teacher, which adds to advantages": self._has_teacher})
 
     def _postprocess_batch(self, samples, batch_encoded_inputs):
-        refuse({"rollouts of several samples each": self.dynamic_num_samples})
+        batches = [encoded["grpo_batch"] for encoded in batch_encoded_inputs]
+        refuse(
+            {
+                "rollouts of several samples each": self.dynamic_num_samples,
+                "a teacher, whose log-probabilities are added to advantages": any(
+                    batch.teacher_per_token_logps is not None for batch in batches
+                ),
+            }
+        )
         super()._postprocess_batch(samples, batch_encoded_inputs)  # its rewards, metrics and logs
         mode = "train" if self.model.training else "eval"
         per_prompt = self.num_generations if mode == "train" else self.num_generations_eval
@@ -90,8 +100,8 @@ class LeafGRPOTrainer(GRPOTrainer):
             gather=gather,
             process=self.accelerator.process_index,
         )
-        for encoded, own in zip(batch_encoded_inputs, advantages, strict=True):
-            encoded["grpo_batch"].advantages = own
+        for batch, own in zip(batches, advantages, strict=True):
+            batch.advantages = own
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
 
