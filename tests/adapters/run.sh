@@ -17,8 +17,9 @@ case $NAME in
       sacrebleu pyarrow espeakng-loader
     ;;
   openrlhf)
-    install_into "$venv" cpu "${common[@]}" ray==2.55.0 transformers==5.15.0 peft datasets tensorboard accelerate
-    # What it declares beside these is for GPUs alone: deepspeed, flash-attn, bitsandbytes.
+    install_into "$venv" cpu "${common[@]}" "ray[default]==2.55.0" transformers==5.15.0 deepspeed==0.19.6 setuptools \
+      accelerate peft datasets tensorboard torchdata pylatexenc
+    # What it declares beside these is for GPUs, or not asked for here.
     install_into "$venv" cpu --no-deps "openrlhf==0.11.*"
     ;;
   *) echo "$NAME: valid are trl, ms_swift, openrlhf" >&2; exit 2 ;;
