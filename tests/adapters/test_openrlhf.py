@@ -73,8 +73,8 @@ class Group:
     def __init__(self, actor):
         self.actor = actor
 
-    def async_run_method_batch(self, method_name, sequences, action_mask, attention_mask):
-        assert method_name == "forward"
+    def async_run_method_batch(self, method_name, sequences, action_mask, attention_mask, mm_train_inputs_list):
+        assert method_name == "forward" and not any(map(any, mm_train_inputs_list))
         results = [
             self.actor(one, action_mask=actions, attention_mask=mask)
             for one, actions, mask in zip(sequences, action_mask, attention_mask, strict=True)
@@ -93,15 +93,19 @@ def rollouts(model, tokenizer, with_log_probs):
                     ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=3 + number, top_k=0
                 )[0]
                 log_probs = model(tokens[None]).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+            if with_log_probs:  # an engine's are not quite the actor's
+                log_probs = log_probs * (1 + torch.rand(len(log_probs)))
+            given = [0.0, *log_probs.tolist()]
             response = {
                 "observation_tokens": tokens.tolist(),
                 "action_ranges": [(ids.shape[1], len(tokens))],
-                "rollout_log_probs": [0.0, *log_probs.tolist()] if with_log_probs else None,
+                "rollout_log_probs": given if with_log_probs else None,
                 "reward": float((tokens == 4).sum()) / 2 + number / 10,
                 "prompt": prompt,
                 "label": "",
             }
-            yield SamplesGenerator._process_response_into_experience(None, response, max_len=32), response
+            experience = SamplesGenerator._process_response_into_experience(None, response, max_len=32)
+            yield experience, {**response, "rollout_log_probs": given}
 
 
 def expected(responses, **settings):
@@ -119,20 +123,19 @@ def expected(responses, **settings):
 
 
 @pytest.fixture
-def experiences(arguments):
+def experiences(arguments, tmp_path):
     """Experiences of the real maker, and the responses they were made of."""
 
     def make(words, with_log_probs=True):
         args, tokenizer = arguments(*words), tiny_tokenizer()
-        actor = Actor(tiny_model())
+        tiny_model().save_pretrained(tmp_path)
+        actor = Actor(str(tmp_path), attn_implementation="eager").float()
         made = list(rollouts(actor.model, tokenizer, with_log_probs))
         strategy = types.SimpleNamespace(args=args)
         maker = for_openrlhf.LeafExperienceMaker(
             Group(actor), None, None, None, FixedKLController(0.0), strategy, tokenizer
         )
         found = maker.make_experience_batch([experience for experience, _ in made])
-        if not with_log_probs:
-            made = list(rollouts(actor.model, tokenizer, True))  # the same, by the seed
         return actor, found, [response for _, response in made]
 
     return make
