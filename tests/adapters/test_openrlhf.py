@@ -90,7 +90,7 @@ def rollouts(model, tokenizer, with_log_probs):
         for number in range(SAMPLES):
             with torch.no_grad():
                 tokens = model.generate(
-                    ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=3 + number, top_k=0
+                    ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=3 + number, top_k=2
                 )[0]
                 log_probs = model(tokens[None]).logits[0, :-1].log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
             if with_log_probs:  # an engine's are not quite the actor's
@@ -143,6 +143,7 @@ def experiences(arguments, tmp_path):
 
 def check_advantages(found, responses, **settings):
     plain, mask = expected(responses, **settings)
+    assert any(row[own].unique().numel() > 1 for row, own in zip(plain, mask, strict=True))  # there is a tree
     assert sorted(row for experience in found for row in experience.index) == list(range(12))
     for experience in found:
         for number, row in enumerate(experience.index):

@@ -16,7 +16,7 @@ from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
 SAMPLES = 4
 COMMON = (
     "--use_cpu --report_to none --save_strategy no --logging_steps 1 --max_steps 2 --learning_rate 0.1 --beta 0 "
-    f"--num_generations {SAMPLES} --generation_batch_size 8 --max_completion_length 6 --temperature 1.0"
+    f"--num_generations {SAMPLES} --generation_batch_size 8 --max_completion_length 6 --temperature 1.0 --top_k 2"
 ).split()
 
 
