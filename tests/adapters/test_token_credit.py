@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verl_leaf import estimator
@@ -60,6 +60,7 @@ def held(plain: Responses, size: int, seed: torch.Generator) -> list[Responses]:
     return batches
 
 
+@settings(deadline=None)
 @given(steps())
 def test_where_responses_begin_and_in_which_batch_makes_no_difference(step):
     plain, rewards, group, size, seed = step
