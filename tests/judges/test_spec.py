@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers import PROJECT
 from verl_leaf.judges import JudgeSpec, read_spec
+from verl_leaf.voicebench import JUDGED
 
 GOOD = "url: http://localhost:8000/v1/\nmodel: m\nkind: da\nrubric: qa\n"
 
@@ -69,15 +70,21 @@ def test_the_key_is_in_the_environment_alone(tmp_path, monkeypatch):
     assert spec.key == "secret-7" and "secret" not in repr(spec)
 
 
-README = (PROJECT / "verl_leaf/judges/README.md").read_text(encoding="utf-8")
+README, VOICEBENCH = (
+    (PROJECT / f"verl_leaf/{room}/README.md").read_text(encoding="utf-8") for room in ("judges", "voicebench")
+)
 
 
-def test_the_examples_of_the_readme(tmp_path, monkeypatch):
+def examples_of(readme, tmp_path) -> list[JudgeSpec]:
+    return [read_spec(written(tmp_path, example)) for example in re.findall(r"```yaml\n(.*?)```", readme, re.DOTALL)]
+
+
+def test_the_examples_of_the_readmes(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
-    examples = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    specs = [read_spec(written(tmp_path, example)) for example in examples]
+    specs = examples_of(README, tmp_path)
     assert {spec.kind for spec in specs} == {"da", "likert", "correct", "pairwise"}
     assert {spec.reply_format for spec in specs} == {"json", "prometheus", "bare", "judgelm"}
+    assert {(spec.kind, spec.rubric) for spec in examples_of(VOICEBENCH, tmp_path)} == set(JUDGED.values())
 
 
 def test_the_readme_lists_every_key_with_its_default():
