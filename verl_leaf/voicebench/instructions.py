@@ -124,7 +124,8 @@ def _placeholders(text: str, num_placeholders: int) -> bool:
 
 
 def _bullets(text: str, num_bullets: int) -> bool:
-    return len(re.findall(r"^\s*(?:\*[^*]|-).*$", text, re.MULTILINE)) == num_bullets
+    starred, dashed = (re.findall(rf"^\s*{mark}.*$", text, re.MULTILINE) for mark in (r"\*[^*]", "-"))
+    return len(starred) + len(dashed) == num_bullets
 
 
 def _highlights(text: str, num_highlights: int) -> bool:
