@@ -159,6 +159,11 @@ def test_systems_must_have_answered_the_same(tmp_path):
     assert not server.requests
 
 
+def test_an_answer_needs_something_to_be_judged_by(tmp_path):
+    with JudgeServer(lambda body, n: score(50)) as server, pytest.raises(ValueError, match="row 7 has neither"):
+        judge([Answer(7, 0, "s", " ", ("",), (), "x")], spec(server), tmp_path)
+
+
 FAULTS = {
     "too many": Say(status=429, headers={"retry-after": "0.05"}),
     "too many until a date": Say(status=429, headers={"retry-after": formatdate(time.time() - 5, usegmt=True)}),
@@ -304,6 +309,13 @@ def test_a_torn_last_line_of_the_cache_is_asked_again(tmp_path):
         run(lambda body, n: score(50), "abc", tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_ends_the_judging(tmp_path, capfd):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        run(lambda body, n: score(50), "abcdef", tmp_path / "file/folder")
+    assert "Task" not in capfd.readouterr().err
+
+
 PROCESS = """
 import sys
 from pathlib import Path
@@ -314,14 +326,16 @@ judge(answers(*"abcdefghij"), spec, Path(sys.argv[2]))
 """
 
 
-def test_killed_and_resumed(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_and_resumed(how, tmp_path):
     with JudgeServer(lambda body, n: Say(stall=60) if n >= 4 else score(50)) as server:
         process = subprocess.Popen([sys.executable, "-c", PROCESS, server.url, str(tmp_path)], stderr=subprocess.PIPE)
         while len(server.requests) < 6:  # four are answered, two wait
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        os.kill(process.pid, how)
+        process.wait(timeout=20)
+        assert b"Task" not in process.stderr.read()
         process.stderr.close()
         server.script = lambda body, n: score(50)
         before = len(server.requests)

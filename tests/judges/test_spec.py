@@ -36,6 +36,8 @@ def test_defaults(tmp_path):
         ("prices: {input: 1}", "prices.output: is missing"),
         ("price: 3", "price: no such key; there are name, url, model, key_variable, kind"),
         ("url: localhost:8000", "url: 'localhost:8000': String should match"),
+        ("url: http://a:x", "url: 'http://a:x': Invalid port"),
+        ("extra_body: {since: 2020-01-01}", "extra_body.since: '2020-01-01': input was not a valid JSON value"),
         ("rubric: quality", "rubric: 'quality': kind da has the rubrics translation, qa"),
         ("format: judgelm", "format: judgelm grades two answers at once"),
         ("key_variable: NOT_SET_HERE", "key_variable: 'NOT_SET_HERE': the environment has no such variable"),
@@ -68,6 +70,9 @@ def test_the_key_is_in_the_environment_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "secret-7\n")
     spec = read_spec(written(tmp_path, GOOD + "key_variable: JUDGE_KEY"))
     assert spec.key == "secret-7" and "secret" not in repr(spec)
+    monkeypatch.setenv("JUDGE_KEY", "Schlüssel")
+    with pytest.raises(ValueError, match="the variable's value is no key"):
+        read_spec(written(tmp_path, GOOD + "key_variable: JUDGE_KEY"))
 
 
 README, VOICEBENCH = (

@@ -180,8 +180,10 @@ class _Client:
                 yield key
             loop.run_until_complete(work)
         finally:
-            work.cancel()
-            loop.run_until_complete(asyncio.gather(work, return_exceptions=True))
+            tasks = {work, *asyncio.all_tasks(loop)}  # some are left after an interrupt, or where the disk is full
+            for task in tasks:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             loop.close()
         if self._stopped:
             raise self._stopped

@@ -126,7 +126,7 @@ def judge(
 
     Raises:
         JudgeStopped: a refusal, an endpoint that does not answer, or the budget; the message says what to do.
-        ValueError: the pairs are none, or a file of replies is damaged.
+        ValueError: see :func:`check_pairs`; or a file of replies is damaged.
     """
     console = console or Console(stderr=True)
     others = check_pairs(answers, spec, against)
@@ -145,10 +145,13 @@ def check_pairs(
     """The other system's answer to each of ``answers``; of a judge that grades one answer at a time, None for each.
 
     Raises:
-        ValueError: there are no answers, or the two systems have not answered the same questions; the row is named.
+        ValueError: there are no answers, one has nothing to be judged by, or the two systems have not answered the same questions; the row is named.
     """
     if not answers:
         raise ValueError(f"judge {spec.name}: there are no answers to judge")
+    for answer in answers:
+        if not any(text.strip() for text in (answer.question, *answer.references)):
+            raise ValueError(f"judge {spec.name}: row {answer.row} has neither a question nor a reference to judge by")
     if spec.kind != "pairwise":
         return [None] * len(answers)
     if against is None:

@@ -3,10 +3,11 @@
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
+import httpx
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
 from verl_leaf.judges.prompts import rubric_text
@@ -44,7 +45,7 @@ class JudgeSpec(_Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
     max_tokens: Positive = 1024
     logprobs: bool = True
-    extra_body: dict[str, Any] = {}
+    extra_body: dict[str, JsonValue] = {}
     concurrency: Positive = 8
     rate: Annotated[float, Field(gt=0)] | None = None  # calls per minute
     timeout: Annotated[float, Field(gt=0)] = 300.0  # seconds per call
@@ -54,6 +55,10 @@ class JudgeSpec(_Strict):
     @field_validator("url")
     @classmethod
     def _without_the_path(cls, url: str) -> str:
+        try:
+            httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(str(error)) from error
         return url.rstrip("/").removesuffix("/chat/completions")
 
     @field_validator("rubric")
@@ -66,10 +71,13 @@ class JudgeSpec(_Strict):
     @field_validator("key_variable")
     @classmethod
     def _set(cls, name: str | None) -> str | None:
-        if name is not None and not os.environ.get(name):
+        key = "x" if name is None else os.environ.get(name, "").strip()
+        if not key:
             raise ValueError(
                 "the environment has no such variable, or it is empty: export it, with the key as its value"
             )
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the variable's value is no key: it holds a character that no header can have")
         return name
 
     @model_validator(mode="after")
