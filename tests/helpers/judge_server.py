@@ -18,6 +18,7 @@ class Say:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None  # instead of a completion
     stall: float = 0.0  # seconds before it answers
+    trickle: bool = False  # the body comes byte by byte, all of it after seconds
     cut: bool = False  # the body ends halfway
 
 
@@ -66,8 +67,10 @@ class JudgeServer:
                         self.send_header(name, value)
                     self.send_header("content-length", str(len(content)))
                     self.end_headers()
-                    self.wfile.write(content[: len(content) // 2] if say.cut else content)
-                except BrokenPipeError:  # nobody waited for it
+                    for part in map(bytes, zip(content)) if say.trickle else [content]:
+                        self.wfile.write(part[: len(content) // 2] if say.cut else part)
+                        time.sleep(0.05 * say.trickle)
+                except (BrokenPipeError, ConnectionResetError):  # nobody waited for it
                     pass
                 self.close_connection = say.cut
 

@@ -156,6 +156,8 @@ def test_systems_must_have_answered_the_same(tmp_path):
             judge(answers("a", "b"), pairwise, tmp_path, answers("a"))
         with pytest.raises(ValueError, match="compares two systems"):
             judge(answers("a"), pairwise, tmp_path)
+        with pytest.raises(ValueError, match="no answer to the question of row 0"):
+            judge(answers("a"), pairwise, tmp_path, [Answer(0, 0, "s", "Another?", ("right 0",), (), "b")])
     assert not server.requests
 
 
@@ -171,6 +173,7 @@ FAULTS = {
     "broken server": Say(status=500, body=b"oh no"),
     "gateway": Say(status=502, body=b"<html>"),
     "stall": Say(stall=0.4),
+    "a byte now and then": Say(trickle=True),
     "body cut off": Say("x" * 100, cut=True),
     "bad JSON": Say(body=b'{"choices": ['),
     "other JSON": Say(body=b'{"choices": []}'),
@@ -181,7 +184,10 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_may_pass_is_tried_again(fault, tmp_path):
     verdicts, server, said = run(
-        lambda body, n: FAULTS[fault] if n < 2 else score(50), "a", tmp_path, timeout=0.2 if fault == "stall" else 30
+        lambda body, n: FAULTS[fault] if n < 2 else score(50),
+        "a",
+        tmp_path,
+        timeout=0.2 if fault in ("stall", "a byte now and then") else 30,
     )
     assert values(verdicts) == [50] and len(server.requests) == 3
     assert said.count("trying again") == 1
@@ -246,7 +252,7 @@ def test_the_budget_stops_before_it_is_exceeded_and_a_larger_one_goes_on(tmp_pat
         run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=0.011, **money)
     kept = len((tmp_path / "j.replies.jsonl").read_text().splitlines())
     assert 0 < kept < 10
-    with pytest.raises(JudgeStopped, match="is spent"):
+    with pytest.raises(JudgeStopped, match=f"{0.0002 * kept:.4g} is spent"):
         run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=0.0002 * kept, **money)
     verdicts, server, said = run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=1.0, **money)
     assert len(server.requests) == 10 - kept and verdicts.usage.cached == kept
