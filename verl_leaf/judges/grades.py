@@ -119,13 +119,12 @@ def _judgelm(text: str) -> Grade | None:
 
 def _expected(reply: Reply, position: int) -> float | None:
     """Expected grade 1 to 5 under the log-probabilities of the token at a position of the text; None without them."""
-    before = reply.text[:position].encode(errors="surrogateescape")
-    written, alternatives = b"", None
-    for token, alternatives in reply.tokens:  # noqa: B007
-        lead = token[: len(token) - len(token.lstrip())]
-        if token.strip() == reply.text[position] and written + lead.encode() == before:
+    before = _unspaced(reply.text[:position])
+    written, alternatives = b"", ()
+    for token, alternatives in reply.tokens:
+        if token.strip() == reply.text[position] and written == before:
             break
-        written += token.encode(errors="surrogateescape")
+        written += _unspaced(token)
     else:
         return None
     weights: dict[int, float] = {}
@@ -135,3 +134,8 @@ def _expected(reply: Reply, position: int) -> float | None:
             weights[number] = weights.get(number, 0.0) + math.exp(logprob)
     total = sum(weights.values())
     return sum(number * weight for number, weight in weights.items()) / total if total else None
+
+
+def _unspaced(text: str) -> bytes:
+    """Without white space: some servers list tokens without the spaces that stand before them in the text."""
+    return "".join(text.split()).encode(errors="surrogateescape")
