@@ -119,21 +119,23 @@ def _judgelm(text: str) -> Grade | None:
 
 def _expected(reply: Reply, position: int) -> float | None:
     """Expected grade 1 to 5 under the log-probabilities of the token at a position of the text; None without them."""
-    before = _unspaced(reply.text[:position])
-    written, alternatives = b"", ()
-    for token, alternatives in reply.tokens:
-        if token.strip() == reply.text[position] and written == before:
-            break
-        written += _unspaced(token)
-    else:
-        return None
     weights: dict[int, float] = {}
-    for alternative, logprob in alternatives:
+    for alternative, logprob in _alternatives(reply, position):
         if alternative.strip() in ("1", "2", "3", "4", "5"):
             number = int(alternative)
             weights[number] = weights.get(number, 0.0) + math.exp(logprob)
     total = sum(weights.values())
     return sum(number * weight for number, weight in weights.items()) / total if total else None
+
+
+def _alternatives(reply: Reply, position: int) -> tuple[tuple[str, float], ...]:
+    """To the token that is the one character at a position of the text; none where there is no such token."""
+    before, written = _unspaced(reply.text[:position]), b""
+    for token, alternatives in reply.tokens:
+        if token.strip() == reply.text[position] and written == before:
+            return alternatives
+        written += _unspaced(token)
+    return ()
 
 
 def _unspaced(text: str) -> bytes:
