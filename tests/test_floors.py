@@ -12,7 +12,7 @@ from tests.helpers import PROJECT
 FLOORS = [
     {"cli", "doctor", "autoload", "plugin"},
     {"judges", "voicebench"},
-    {"show"},
+    {"show", "selftest"},
     {"runs"},
     {"checkpoints"},
     {"prepare"},
