@@ -101,7 +101,7 @@ def test_files_of_answers(prepared, tmp_path):
     (ifeval,) = content["mine-ifeval-test-audio.jsonl"]
     assert ifeval["kwargs"] == [{"num_words": 5, "relation": "less than"}] and ifeval["key"] == 3
     assert ifeval["instruction_id_list"] == ["length_constraints:number_words"]
-    with pytest.raises(ValueError, match="has no row 99"):
+    with pytest.raises(ValueError, match="has no row 99 of voicebench/mmsu/law, which m has"):
         write_answers(
             [Answer(99, 0, "voicebench/mmsu/law", "", ("B",), (), "")], prepared / "test.parquet", tmp_path, "m"
         )
@@ -117,5 +117,27 @@ def test_what_was_prepared_can_be_scored(prepared):
         "advbench/test": 0,
         "ifeval/test": 100,
     }
-    assert scores["mmsu/law"].details == {"unread": 1, "unread_as_wrong": 50}
+    assert (scores["mmsu/law"].unread, scores["mmsu/law"].details) == (1, {"unread_as_wrong": 50})
     assert subset_of("voicebench/mmsu/law") == "mmsu" and subset_of("librisqa") is None
+
+
+def test_the_command(prepared, tmp_path, capsys):
+    texts = {"mmsu/law/0": "B.", "mmsu/law/1": "Well.", "ifeval/test/0": "Hi.", "sd-qa/gbr/0": "Rome"}
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(answer.to_json() + "\n" for answer in answers_to(prepared, texts)))
+    command = ["voicebench", str(file), "--data", str(prepared / "test.parquet"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    scores = json.loads((tmp_path / "out/scores.json").read_text())["mine"]
+    assert [(each["data_source"], each["score"]) for each in scores] == [
+        ("voicebench/mmsu/law", 62.5),
+        ("voicebench/ifeval/test", 100),
+    ]
+    assert len(list((tmp_path / "out").glob("mine-*-audio.jsonl"))) == 3
+    printed = capsys.readouterr().out
+    assert "needs a judge" in printed and "62.5" in printed
+
+    file.write_text(Answer(0, 0, "librisqa", "", ("x",), (), "y").to_json())
+    assert main(command) == 2 and "holds no answer to a row of VoiceBench" in capsys.readouterr().err
+    other = tmp_path / "other" / "mine.jsonl"
+    assert main([*command[:2], str(other), *command[2:]]) == 2
+    assert "mine: two files of answers have this name" in capsys.readouterr().err
