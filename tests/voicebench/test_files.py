@@ -136,8 +136,25 @@ def test_the_command(prepared, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "needs a judge" in printed and "62.5" in printed
 
-    file.write_text(Answer(0, 0, "librisqa", "", ("x",), (), "y").to_json())
-    assert main(command) == 2 and "holds no answer to a row of VoiceBench" in capsys.readouterr().err
-    other = tmp_path / "other" / "mine.jsonl"
-    assert main([*command[:2], str(other), *command[2:]]) == 2
+    bare = tmp_path / "other" / "mine.jsonl"  # made elsewhere
+    bare.parent.mkdir()
+    bare.write_text("".join(f'{{"row": {a.row}, "text": "{a.text}"}}\n' for a in answers_to(prepared, texts)))
+    assert main(["voicebench", str(bare), *command[2:-1], str(tmp_path / "again")]) == 0
+    for one in (tmp_path / "out").iterdir():
+        assert one.read_bytes() == (tmp_path / "again" / one.name).read_bytes()
+
+    assert main([*command[:2], str(bare), *command[2:]]) == 2
     assert "mine: two files of answers have this name" in capsys.readouterr().err
+    for line, said in (
+        ("x", "line 1: is no JSON object with row and text"),
+        ("7", "line 1: is no JSON object with row and text"),
+        (
+            '{"row": 0, "text": "a", "data_source": "b"}',
+            "line 1: answers b, but row 0 is of voicebench/alpacaeval/test",
+        ),
+        ('{"row": 99, "text": "a"}', "line 1: answers row 99, and the data has 10 rows"),
+        ("", "holds no answer to a row of VoiceBench"),
+    ):
+        bare.write_text(line)
+        assert main(["voicebench", str(bare), *command[2:]]) == 2
+        assert said in capsys.readouterr().err

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from verl_leaf.answers import Answer
+from verl_leaf.speech.parquet import RowFile
+from verl_leaf.speech.rows import check_columns
 from verl_leaf.voicebench.files import write_answers
 from verl_leaf.voicebench.scores import JUDGED, PREFIX, score, subset_of
 
@@ -16,7 +18,8 @@ def voicebench(files: list[Path], data: Path, out: Path, console: Console) -> in
     """Score each file of answers, write what VoiceBench reads and ``scores.json``, and show a table.
 
     Args:
-        files: of answers, a system each, which is called as its file is.
+        files: of answers, a system each, which is called as its file is: a JSON object per line with ``row``, ``text`` and,
+            if it is not 0, ``sample``.
         data: parquet file that ``verl-leaf prepare voicebench`` has written.
         out: folder, made if need be.
         console: for the table.
@@ -27,7 +30,8 @@ def voicebench(files: list[Path], data: Path, out: Path, console: Console) -> in
     names = [file.stem for file in files]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]}: two files of answers have this name, which the files that are written have too")
-    read = {file.stem: _read(file) for file in files}
+    rows = _rows(data)
+    read = {file.stem: _read(file, rows) for file in files}
     table = Table("system", "subset", "score", "", "answers", "not read", title="VoiceBench")
     record: dict[str, list[dict]] = {}
     for name, answers in read.items():
@@ -46,7 +50,18 @@ def voicebench(files: list[Path], data: Path, out: Path, console: Console) -> in
     return 0
 
 
-def _read(file: Path) -> list[Answer]:
+def _rows(data: Path) -> dict[int, dict]:
+    """All rows of a parquet file, without their audio."""
+    file = RowFile(data)
+    check_columns(str(data), file.columns)
+    rows = dict(file.rows(columns=["data_source", "reward_model", "extra_info"]))
+    if not any(subset_of(str(row["data_source"])) for row in rows.values()):
+        raise ValueError(f"{data}: holds no row of VoiceBench, whose data source begins with {PREFIX}")
+    return rows
+
+
+def _read(file: Path, rows: dict[int, dict]) -> list[Answer]:
+    """The answers to VoiceBench's rows in a file; of a line count its row, sample and text, all else is the row's."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -54,9 +69,21 @@ def _read(file: Path) -> list[Answer]:
     answers = []
     for number, line in enumerate(lines, start=1):
         try:
-            answers.append(Answer.from_dict(json.loads(line)))
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{file}, line {number}: is no answer ({error})") from error
-    if not any(answer.data_source.startswith(PREFIX) for answer in answers):
-        raise ValueError(f"{file}: holds no answer to a row of VoiceBench, whose data source begins with {PREFIX}")
+            found = json.loads(line)
+            row, sample, text = int(found["row"]), int(found.get("sample", 0)), str(found["text"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{file}, line {number}: is no JSON object with row and text") from error
+        if row not in rows:
+            raise ValueError(f"{file}, line {number}: answers row {row}, and the data has {len(rows)} rows")
+        own = rows[row]
+        if found.get("data_source", own["data_source"]) != own["data_source"]:
+            raise ValueError(
+                f"{file}, line {number}: answers {found['data_source']}, but row {row} is of {own['data_source']}"
+            )
+        if subset_of(own["data_source"]):
+            references = tuple(own["reward_model"]["ground_truth"])
+            question = own["extra_info"]["question"]
+            answers.append(Answer(row, sample, own["data_source"], question, references, (), text))
+    if not answers:
+        raise ValueError(f"{file}: holds no answer to a row of VoiceBench")
     return answers
