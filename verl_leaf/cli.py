@@ -31,9 +31,9 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_merge(commands)
+    _add_voicebench(commands)
     _add_prepare(commands)
     _add_data(commands)
-    _add_voicebench(commands)
     _add_tree(commands)
     _add_forks(commands)
     _add_curves(commands)
@@ -172,24 +172,6 @@ def _data(options) -> int:
     return show(options.file, options.model, options.max_prompt_length, options.fast, keys)
 
 
-def _add_voicebench(commands) -> None:
-    command = commands.add_parser(
-        "voicebench", help="answers to VoiceBench into its files, and scores that need no judge"
-    )
-    command.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
-    command.add_argument(
-        "--data", type=Path, required=True, help="the parquet file that prepare voicebench has written"
-    )
-    command.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
-    command.set_defaults(function=_voicebench)
-
-
-def _voicebench(options) -> int:
-    from verl_leaf.voicebench.command import voicebench
-
-    return voicebench(options.answers, options.data, options.out, Console())
-
-
 def _add_tree(commands) -> None:
     command = commands.add_parser("tree", help="the traced trees of a run as an HTML page")
     command.add_argument("run", type=Path, help="folder of a run, or of traces")
@@ -234,6 +216,24 @@ def _curves(options) -> int:
 
     write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
     return 0
+
+
+def _add_voicebench(commands) -> None:
+    command = commands.add_parser(
+        "voicebench", help="answers to VoiceBench into its files, and scores that need no judge"
+    )
+    command.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
+    command.add_argument(
+        "--data", type=Path, required=True, help="the parquet file that prepare voicebench has written"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
+    command.set_defaults(function=_voicebench)
+
+
+def _voicebench(options) -> int:
+    from verl_leaf.voicebench.command import voicebench
+
+    return voicebench(options.answers, options.data, options.out, Console())
 
 
 def _add_figure_arguments(command: argparse.ArgumentParser, name: str) -> None:
