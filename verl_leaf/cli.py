@@ -131,6 +131,24 @@ def _export(options) -> int:
     return 0
 
 
+def _add_voicebench(commands) -> None:
+    command = commands.add_parser(
+        "voicebench", help="answers to VoiceBench into its files, and scores that need no judge"
+    )
+    command.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
+    command.add_argument(
+        "--data", type=Path, required=True, help="the parquet file that prepare voicebench has written"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
+    command.set_defaults(function=_voicebench)
+
+
+def _voicebench(options) -> int:
+    from verl_leaf.voicebench.command import voicebench
+
+    return voicebench(options.answers, options.data, options.out, Console())
+
+
 def _add_merge(commands) -> None:
     command = commands.add_parser("merge", help="a model with the LoRA adapter of its own merged into its weights")
     command.add_argument("model", help="model folder or hub name")
@@ -216,24 +234,6 @@ def _curves(options) -> int:
 
     write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
     return 0
-
-
-def _add_voicebench(commands) -> None:
-    command = commands.add_parser(
-        "voicebench", help="answers to VoiceBench into its files, and scores that need no judge"
-    )
-    command.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
-    command.add_argument(
-        "--data", type=Path, required=True, help="the parquet file that prepare voicebench has written"
-    )
-    command.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
-    command.set_defaults(function=_voicebench)
-
-
-def _voicebench(options) -> int:
-    from verl_leaf.voicebench.command import voicebench
-
-    return voicebench(options.answers, options.data, options.out, Console())
 
 
 def _add_figure_arguments(command: argparse.ArgumentParser, name: str) -> None:
