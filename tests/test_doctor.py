@@ -35,7 +35,9 @@ def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(tmp_path):
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 550.54.15'\n")
     smi.chmod(0o755)
-    run = python(DOCTOR, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    # (The CUDA build of torch has another remedy, see tests/checks/test_gpus.py.)
+    built_for_cpu = f"import torch; torch.version.cuda = None; {DOCTOR}"
+    run = python(built_for_cpu, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert run.returncode == 1
     assert "GPUs: pip install 'verl-leaf[gpu]' in an environment of its own" in run.stdout
-    assert "1: NVIDIA H100 80GB HBM3, 550.54.15; torch" in " ".join(run.stdout.split())
+    assert "1 x NVIDIA H100 80GB HBM3, driver 550.54.15; torch" in " ".join(run.stdout.split())

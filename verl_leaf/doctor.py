@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sysconfig
 from collections import defaultdict
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.memory import estimates, model_size
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.checks.versions import TESTED
 from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
-
-LEAST_DRIVER = 580  # of NVIDIA's, for the CUDA 13 that the GPU build of torch 2.11.0 brings
 
 
 class Report:
@@ -259,25 +257,13 @@ def _torch_extensions(report: Report) -> None:
 
 def _gpus(report: Report) -> None:
     """Whether torch can use the GPUs that nvidia-smi lists, and Triton compile for them."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    listed = listed_gpus()
+    if listed is None:
         return
-    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split("\n")
-    if not listed[0]:
+    if problem := gpu_problem(listed):
+        report.broken("GPUs", *problem)
         return
-    import torch
-
-    found = f"{len(listed)}: {listed[0]}"
-    if torch.version.cuda is None:
-        remedy = "pip install 'verl-leaf[gpu]' in an environment of its own"
-        report.broken("GPUs", f"{found}; torch {torch.__version__} is built for the CPU", remedy)
-        return
-    if not torch.cuda.is_available():
-        remedy = f"install driver {LEAST_DRIVER} or newer: torch is built for CUDA {torch.version.cuda}"
-        report.broken("GPUs", f"{found}; torch cannot use them", remedy)
-        return
-    report.ok("GPUs", found)
+    report.ok("GPUs", listed)
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") or shutil.which("gcc")) or not headers.exists():
         remedy = (
