@@ -8,7 +8,6 @@ Overrides are composed with ``leaf_speech``, the recipes' configuration. Those w
 import contextlib
 import fnmatch
 import functools
-import importlib.metadata
 import io
 import json
 import re
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomllib
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from omegaconf import OmegaConf
@@ -383,7 +383,7 @@ def test_the_top_readme_is_read_in_five_minutes():
 
 
 def test_extras_exist():
-    there = set(importlib.metadata.metadata("verl-leaf").get_all("Provides-Extra"))
+    there = set(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     for readme in READMES:
         for extras in re.findall(r"'(?:verl-leaf|\.)\[([\w,]+)\]'", readme.read_text(encoding="utf-8")):
             assert set(extras.split(",")) <= there, readme
