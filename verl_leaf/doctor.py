@@ -31,12 +31,17 @@ class Report:
     def __init__(self):
         self.table = Table("", "what", "found", show_lines=False)
         self.remedies: list[str] = []
+        self.is_untested = False
 
     def ok(self, what: str, found: str) -> None:
         self.table.add_row("[green]ok[/green]", what, found)
 
     def note(self, what: str, found: str) -> None:
         self.table.add_row("[yellow]note[/yellow]", what, found)
+
+    def untested(self, what: str, found: str, tested: tuple[str, ...]) -> None:
+        self.table.add_row("[yellow]untested[/yellow]", what, f"{found}, tested with {' and '.join(tested)}")
+        self.is_untested = True
 
     def broken(self, what: str, found: str, remedy: str) -> None:
         self.table.add_row("[red]broken[/red]", what, found)
@@ -64,6 +69,8 @@ def examine() -> int:
         _vllm(report)
     _torch_extensions(report)
     _gpus(report)
+    if report.is_untested:
+        return report.show("This environment is untested, and nothing in it is known to be broken.")
     return report.show("This environment can train.")
 
 
@@ -156,7 +163,7 @@ def _versions(report: Report) -> None:
         if version.split("+")[0] in tested:
             report.ok(name, version)
         else:
-            report.note(name, f"{version}, tested with {' and '.join(tested)}")
+            report.untested(name, version, tested)
     for name in sorted(_missing() - TESTED.keys()):
         report.broken(name, "not installed", REMEDY)
 

@@ -19,7 +19,8 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from unittest.mock import patch
 
 NEEDED, SOLVED, TRIPPED = "still needed", "solved upstream", "guard tripped"
 
@@ -130,8 +131,8 @@ def process_group() -> bool:
     import torch.distributed
     from verl.utils.distributed import initialize_global_process_group_ray
 
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"DIST_INIT_METHOD": f"file://{folder}/store", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, alone, DIST_INIT_METHOD=f"file://{folder}/store"):
         try:
             initialize_global_process_group_ray()
         except ValueError as error:
@@ -257,13 +258,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
         connect = {"platform": lambda: importlib.import_module("verl_leaf.cpu.platform")}.get(name, lambda: None)
         yield f"hook {name}", *verdict(looks_for, connect)
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")  # as the plugin does on the CPU
-    for patch in PATCHES:
-        name = patch.__name__.rpartition(".")[2]
-        hooks = [(importlib.import_module, module, hook) for module, hook in patch.HOOKS.items()]
-        yield (
-            f"patch {name}",
-            *verdict(DEFECTS[name], lambda hooks=hooks: [hook(load(module)) for load, module, hook in hooks]),
-        )
+    for each in PATCHES:
+        name = each.__name__.rpartition(".")[2]
+        yield f"patch {name}", *verdict(DEFECTS[name], lambda each=each: apply(each))
 
     def fit(ours: str) -> None:
         if found := complaints(ours):
@@ -273,6 +270,12 @@ def rows() -> Iterator[tuple[str, str, str]]:
         yield f"hook {ours.rpartition(':')[2]}", *verdict(lambda: True, lambda ours=ours: fit(ours))
     yield "hook configurations", *verdict(lambda: True, compose_all)
     yield "hook plugin", *verdict(lambda: True, load_as_verl_does)
+
+
+def apply(patch_module: ModuleType) -> None:
+    """All hooks of a patch, with their guards."""
+    for module, hook in patch_module.HOOKS.items():
+        hook(importlib.import_module(module))
 
 
 def compose_all() -> None:
