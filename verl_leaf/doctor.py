@@ -23,6 +23,7 @@ from verl_leaf.checks.versions import REMEDY, TESTED
 from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
+from verl_leaf.progress import track
 
 
 class Report:
@@ -72,6 +73,27 @@ def examine() -> int:
     if report.is_untested:
         return report.show("This environment is untested, and nothing in it is known to be broken.")
     return report.show("This environment can train.")
+
+
+def examine_gpu() -> int:
+    """Run the self-test and print what it found; the exit status is 1 where something is wrong, else 0.
+
+    Raises:
+        ValueError: torch finds no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("--gpu: torch finds no GPU; `verl-leaf doctor` says why where there is one")
+    from verl_leaf.selftest.run import FINDINGS, self_test
+
+    report = Report()
+    for finding in track(self_test("cuda"), "Testing the GPU", FINDINGS):
+        if finding.remedy is None:
+            report.ok(finding.what, finding.found)
+        else:
+            report.broken(finding.what, finding.found, finding.remedy)
+    return report.show("This GPU computes what it should.")
 
 
 def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> int:

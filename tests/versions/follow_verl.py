@@ -132,7 +132,10 @@ def process_group() -> bool:
     from verl.utils.distributed import initialize_global_process_group_ray
 
     alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, alone, DIST_INIT_METHOD=f"file://{folder}/store"):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.dict(os.environ, alone, DIST_INIT_METHOD=f"file://{folder}/store"),
+    ):
         try:
             initialize_global_process_group_ray()
         except ValueError as error:
