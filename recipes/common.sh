@@ -12,6 +12,9 @@ count_gpus() {
   fi
 }
 
+# Stop where torch cannot use the GPUs, which would end in Ray, or train on the CPU.
+check_gpus() { python -m verl_leaf.checks.gpus || exit 2; }
+
 # join WORDS: with commas between them.
 join() {
   local words="${*/%/,}"

