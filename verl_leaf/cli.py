@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from verl_leaf.evaluate import add_arguments as add_evaluate_arguments
+from verl_leaf.evaluate import main as evaluate
 from verl_leaf.models import FAMILIES
 from verl_leaf.prepare import add_arguments as add_prepare_arguments
 from verl_leaf.prepare import main as prepare
@@ -33,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _add_merge(commands)
     _add_prepare(commands)
     _add_data(commands)
+    _add_evaluate(commands)
     _add_tree(commands)
     _add_forks(commands)
     _add_curves(commands)
@@ -142,6 +145,12 @@ def _add_prepare(commands) -> None:
     command = commands.add_parser("prepare", help="make verl's parquet files of a corpus on disk")
     add_prepare_arguments(command)
     command.set_defaults(function=prepare)
+
+
+def _add_evaluate(commands) -> None:
+    command = commands.add_parser("evaluate", help="answers of models, adapters and runs, as scores with significance")
+    add_evaluate_arguments(command)
+    command.set_defaults(function=evaluate)
 
 
 def _add_data(commands) -> None:

@@ -162,14 +162,15 @@ def _bertscore(settings: Settings) -> Made:
         raise LookupError(
             "say which model: --bertscore roberta-large@17 (English) or bert-base-multilingual-cased@9, as the paper has"
         )
-    score = settings.bert.load()
+    bert = settings.bert
+    bert.check()
 
     def statistics_of(texts: Texts, references: References) -> np.ndarray:
         values = np.zeros(len(texts))  # of an empty answer or reference, on which bert-score 0.3.13 crashes, it is 0
         full = [n for n, own in enumerate(references) if texts[n] and any(own)]
         if full:
             lists = [[reference for reference in references[n] if reference] for n in full]
-            values[full] = score([texts[n] for n in full], lists)
+            values[full] = bert.load()([texts[n] for n in full], lists)
         return np.stack([values, np.ones(len(texts))], axis=1)
 
     return settings.bert.signature(), statistics_of, _ratio

@@ -1,9 +1,12 @@
 """What METEOR and BERTScore need beside Python packages: WordNet, and a model."""
 
 import functools
+import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from verl_leaf.checks.model import model_config
 
 WORDNET_REMEDY = (
     "NLTK finds no WordNet: run `python -m nltk.downloader wordnet`, or copy its folder corpora/wordnet from another "
@@ -57,21 +60,25 @@ class BertModel:
             raise ValueError(f"--bertscore {text}: must be MODEL@LAYER, such as roberta-large@17")
         return cls(name, int(layer))
 
-    def load(self) -> Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]:
-        """A function from answers and their references to F1, the best of the references; none of the texts is empty.
+    def check(self) -> None:
+        """Stop where it could not be loaded later: it is, once the engine has left the GPU.
 
         Raises:
             LookupError: bert-score is not installed.
-            ValueError: the model cannot be loaded.
+            ValueError: there is no such model.
         """
-        try:
-            from bert_score import BERTScorer
-        except ImportError as error:
-            raise LookupError("pip install 'verl-leaf[evaluate]' brings bert-score") from error
-        try:
-            scorer = BERTScorer(model_type=self.name, num_layers=self.layer, idf=False)
-        except (OSError, ValueError, AssertionError) as error:
-            raise ValueError(f"--bertscore {self.name}@{self.layer}: {' '.join(str(error).split())}") from error
+        if importlib.util.find_spec("bert_score") is None:
+            raise LookupError("pip install 'verl-leaf[evaluate]' brings bert-score")
+        layers = model_config(self.name).num_hidden_layers
+        if self.layer > layers:
+            raise ValueError(f"--bertscore {self.name}@{self.layer}: the model has {layers} layers")
+
+    @functools.cache  # noqa: B019  (one per process)
+    def load(self) -> Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]:
+        """A function from answers and their references to F1, the best of the references; none of the texts is empty."""
+        from bert_score import BERTScorer
+
+        scorer = BERTScorer(model_type=self.name, num_layers=self.layer, idf=False)
         return lambda texts, references: scorer.score(list(texts), [list(own) for own in references])[2].numpy()
 
     def signature(self) -> str:
