@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -98,6 +99,10 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(4096, longest),
         }
+        if adapters:
+            # In a batch with adapters, a request without one gets that of the last slot (vLLM 0.27.1, torch_ops/lora_ops.py
+            # takes -1 for an index): leave it empty.
+            settings["max_loras"] = settings["max_cpu_loras"] = len(adapters) + 1
     return settings | given
 
 
@@ -120,44 +125,45 @@ def generate(
         console: for the progress.
 
     Raises:
-        ValueError: the engine cannot be started or stops; what it has answered is kept.
+        ValueError: the engine cannot be started, or stops; what it has answered is kept, and the same call goes on.
     """
-    todo = {n: missing(own.found, len(data.rows), sampling.passes) for n, (_, own) in enumerate(systems)}
-    total = sum(map(len, todo.values()))
-    if not total:
+    jobs = [
+        Job(number, row, sample)
+        for number, (_, file) in enumerate(systems)
+        for row, sample in missing(file.found, len(data.rows), sampling.passes)
+    ]
+    if not jobs:
         return
-    console.print(
-        f"{', '.join(system.name for system, _ in systems)}: {total} answers to generate; vLLM starts", markup=False
-    )
-    adapters = [system.adapter for system, _ in systems if system.adapter]
-    try:
-        engine = _Engine(engine_settings(model, data, adapters, given), systems)
-        try:
-            answers = engine.answers(data, sampling, todo)
-            for number, answer in track(answers, "Generating", total, console):
-                systems[number][1].append(answer)
-        finally:
-            engine.close()
-    except (RuntimeError, NotImplementedError, AssertionError, KeyError, OSError) as error:
-        # what libraries below raise, up to a device without memory; their log has said the rest
-        raise ValueError(
-            f"vLLM stopped: {' '.join(str(error).split())[:500]}: its log is above. The answers so far are kept, and the "
-            "same command goes on"
-        ) from error
-    if engine.cut:
-        console.print(f"{engine.cut} rows had audio that is longer than the model hears, and was cut", markup=False)
+    names = ", ".join(system.name for system, _ in systems)
+    console.print(f"{names}: {len(jobs)} answers to generate; vLLM starts", markup=False)
+    adapters = {n: (each.name, each.adapter) for n, (each, _) in enumerate(systems) if each.adapter is not None}
+    settings = engine_settings(model, data, [adapter for _, adapter in adapters.values()], given)
+    with started(settings, adapters, console) as engine:
+        outputs = engine.outputs(data, jobs, sampling)
+        for job, output in track(outputs, "Generating", len(jobs), console):
+            systems[job.system][1].append(_answer(data, job, output, sampling))
 
 
-class _Job(NamedTuple):
+class Job(NamedTuple):
+    """An answer to generate: the number of its system, its row, and which of the answers to the row."""
+
     system: int
     row: int
     sample: int
 
 
-class _Engine:
-    """vLLM's engine with the adapters of the systems."""
+class Engine:
+    """vLLM's engine with the adapters of some systems, all of one model.
 
-    def __init__(self, settings: dict[str, Any], systems: list[tuple[System, Answers]]):
+    Args:
+        settings: vLLM's arguments.
+        adapters: system's number -> its name and adapter.
+
+    Raises:
+        ValueError: vLLM is not the tested one, has no such argument, or cannot load an adapter.
+    """
+
+    def __init__(self, settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]]):
         check_vllm()
         vllm_distribution.install_alias()
         if vllm_distribution.is_cpu_build():  # as the recipes set it (recipes/common.sh)
@@ -174,54 +180,55 @@ class _Engine:
             raise ValueError(f"--vllm {unknown[0]}: no argument of vLLM's engine")
         self.processor = hf_processor(settings["model"])
         self.engine = LLMEngine.from_engine_args(EngineArgs(**settings))
-        self.adapters = {
-            number: LoRARequest(system.name, number + 1, str(system.adapter.absolute()))
-            for number, (system, _) in enumerate(systems)
-            if system.adapter
-        }
-        for number, request in self.adapters.items():  # now, and not when the first answer is due
-            try:
-                self.engine.add_lora(request)
+        self.cut = 0  # rows whose audio was longer than the model hears
+        self.adapters = {}
+        for number, (name, adapter) in adapters.items():
+            self.adapters[number] = LoRARequest(name, number + 1, str(adapter.absolute()))
+            try:  # now, and not when the first answer is due
+                self.engine.add_lora(self.adapters[number])
             except Exception as error:
-                raise ValueError(f"{systems[number][0].adapter}: vLLM cannot load this adapter ({error})") from error
-        self.cut = 0
+                raise ValueError(f"{adapter}: vLLM cannot load this adapter ({error})") from error
 
-    def answers(self, data: Data, sampling: Sampling, todo: dict[int, list]) -> Iterator[tuple[int, Answer]]:
-        """Yield the number of a system and its answer, in the order in which they are done."""
-        from vllm import RequestOutput
+    def outputs(self, data: Data, jobs: Iterable[Job], sampling: Sampling, **others) -> Iterator[tuple[Job, Any]]:
+        """Generate, and yield each answer when it is done.
 
-        jobs = self._jobs(data, todo)
-        waiting: dict[str, _Job] = {}
+        Args:
+            data: the rows.
+            jobs: what to generate.
+            sampling: how answers are drawn.
+            others: further arguments of vLLM's SamplingParams.
+
+        Yields:
+            The job and vLLM's RequestOutput, or a text that says why there is none.
+        """
+        prompts = self._prompts(data, jobs)
+        waiting: dict[str, Job] = {}
         more = True
         while more or waiting:
             while more and len(waiting) < IN_FLIGHT:
-                if (pair := next(jobs, None)) is None:
+                if (pair := next(prompts, None)) is None:
                     more = False
                     break
                 job, prompt = pair
-                if (error := self._add(job, prompt, sampling)) is None:
+                if (error := self._add(job, prompt, sampling, others)) is None:
                     waiting[_request_id(job)] = job
                 else:
-                    yield job.system, _answer(data, job, "", sampling, finish="failed", error=error)
+                    yield job, error
             for output in self.engine.step() if waiting else ():
-                if isinstance(output, RequestOutput) and output.finished:
-                    job, answer = waiting.pop(output.request_id), output.outputs[0]
-                    finish = answer.finish_reason if answer.finish_reason in ("stop", "length") else "failed"
-                    error = f"vLLM ended it: {answer.finish_reason}" if finish == "failed" else None
-                    yield job.system, _answer(data, job, answer.text, sampling, finish=finish, error=error)
+                if output.finished:
+                    yield waiting.pop(output.request_id), output
 
-    def _jobs(self, data: Data, todo: dict[int, list]) -> Iterator[tuple[_Job, Prompt | ValueError]]:
-        """Every answer to generate with its prompt, which all answers to a row share."""
-        by_row: dict[int, list[_Job]] = {}
-        for system, keys in todo.items():
-            for row, sample in keys:
-                by_row.setdefault(row, []).append(_Job(system, row, sample))
+    def _prompts(self, data: Data, jobs: Iterable[Job]) -> Iterator[tuple[Job, Prompt | ValueError]]:
+        """Every job with its prompt, which all of a row share."""
+        by_row: dict[int, list[Job]] = {}
+        for job in jobs:
+            by_row.setdefault(job.row, []).append(job)
         for row, prompt in data.prompts(sorted(by_row), self.processor):
             self.cut += isinstance(prompt, Prompt) and prompt.cut
             for job in by_row[row]:
                 yield job, prompt
 
-    def _add(self, job: _Job, prompt: Prompt | ValueError, sampling: Sampling) -> str | None:
+    def _add(self, job: Job, prompt: Prompt | ValueError, sampling: Sampling, others: dict) -> str | None:
         """Give a request to the engine; why it cannot be answered, if so."""
         from vllm import SamplingParams
         from vllm.inputs import TokensPrompt
@@ -234,6 +241,7 @@ class _Engine:
             top_k=sampling.top_k,
             max_tokens=sampling.max_tokens,
             seed=sampling.seed_of(job.row, job.sample),
+            **others,
         )
         try:
             request = cast(TokensPrompt, prompt.request)
@@ -246,9 +254,39 @@ class _Engine:
         self.engine.engine_core.shutdown()
 
 
-def _request_id(job: _Job) -> str:
+@contextmanager
+def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], console: Console) -> Iterator[Engine]:
+    """An engine, while it is needed.
+
+    Raises:
+        ValueError: it cannot be started, or stops.
+    """
+    try:
+        engine = Engine(settings, adapters)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    except (RuntimeError, NotImplementedError, AssertionError, KeyError, OSError) as error:
+        # what libraries below raise, up to a device without memory; their log has said the rest
+        raise ValueError(
+            f"vLLM stopped: {' '.join(str(error).split())[:500] or repr(error)}: its log is above"
+        ) from error
+    if engine.cut:
+        console.print(f"{engine.cut} rows had audio that is longer than the model hears, and was cut", markup=False)
+
+
+def _request_id(job: Job) -> str:
     return f"{job.system}-{job.row}-{job.sample}"
 
 
-def _answer(data: Data, job: _Job, text: str, sampling: Sampling, **others) -> Answer:
-    return answer_of(data.rows[job.row], job.sample, text, seed=sampling.seed_of(job.row, job.sample), **others)
+def _answer(data: Data, job: Job, output, sampling: Sampling) -> Answer:
+    """An answer of vLLM's, or the empty one where there is only a reason why."""
+    text, finish, error = "", "failed", output
+    if not isinstance(output, str):
+        completion = output.outputs[0]
+        text, finish, error = completion.text, completion.finish_reason, None
+        if finish not in ("stop", "length"):
+            finish, error = "failed", f"vLLM ended it: {finish}"
+    seed = sampling.seed_of(job.row, job.sample)
+    return answer_of(data.rows[job.row], job.sample, text, finish=finish, seed=seed, error=error)

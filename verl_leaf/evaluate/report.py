@@ -160,6 +160,8 @@ def score(grid: Grid, scoring: Scoring, against: str, console: Console) -> Repor
                     for system, own in sums.items()
                     if system != against
                 ]
+    for lines in (scores, differences):
+        lines.sort(key=lambda line: list(scopes).index(line["data_source"]))
     for kind in ("p_bootstrap", "p_randomisation"):
         for line, corrected in zip(differences, holm([line[kind] for line in differences]), strict=True):
             line[f"{kind}_holm"] = corrected
@@ -298,7 +300,7 @@ def write(report: Report, out: Path, facts: dict[str, Any], console: Console) ->
     """
     tables = tables_of(report)
     for table in tables:
-        console.print(table.rich())
+        table.print(console)
     (out / "report.md").write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
     (out / "report.tex").write_text("\n".join(table.latex() for table in tables), encoding="utf-8")
     for name in ("answers", "scores", "differences"):

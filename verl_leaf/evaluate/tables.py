@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
@@ -26,15 +27,17 @@ class Table:
     words: int
     notes: tuple[str, ...] = ()
 
-    def rich(self) -> RichTable:
-        table = RichTable(
-            title=escape(self.title), caption=escape("\n".join(self.notes)) or None, caption_justify="left"
-        )
+    def print(self, console: Console) -> None:
+        table = RichTable()
         for number, column in enumerate(self.columns):
             table.add_column(escape(column), justify="left" if number < self.words else "right")
         for row in self.rows:
             table.add_row(*map(escape, row))
-        return table
+        console.print(self.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print()
 
     def markdown(self) -> str:
         rules = ["---" if number < self.words else "---:" for number in range(len(self.columns))]
