@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare covost2": ["--translations", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],
     "prepare dailytalk": ["--questions", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],
     "prepare parliament": ["--questions", "{bad}", "--europarl", "{bad}", "--out", "{ok}/out"],
+    "prepare voicebench": ["--data", "{bad}", "--out", "{ok}/out"],
     "prepare manifest": ["{bad}", "--out", "{ok}/out"],
     "data": ["{bad}"],
     "tree": ["{bad}"],

@@ -12,6 +12,7 @@ from tests.helpers import PROJECT
 FLOORS = [
     {"cli", "doctor", "autoload", "plugin"},
     {"evaluate"},
+    {"judges", "voicebench"},
     {"show"},
     {"runs"},
     {"checkpoints"},
