@@ -113,7 +113,7 @@ def test_answers_that_are_none(line, says, data, tmp_path, refused):
     assert says in refused(file, "--data", data, "--out", tmp_path / "out")
 
 
-def test_options_that_are_refused(data, answers, tmp_path, refused, task):
+def test_options_that_are_refused(data, answers, tmp_path, refused):
     good = answers("good", REFERENCES)
     rest = ["--data", data, "--out", tmp_path / "out"]
     for arguments, says in (
@@ -136,6 +136,5 @@ def test_options_that_are_refused(data, answers, tmp_path, refused, task):
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
         ([tmp_path, *rest], "is no model (config.json), adapter"),
-        ([f"x={task / 'model'}", *rest, "--vllm", "gpus=4"], "--vllm gpus: no argument of vLLM's engine"),
     ):
         assert says in refused(*arguments), arguments

@@ -12,11 +12,13 @@ from rich.console import Console
 
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
+from verl_leaf.evaluate.judging import ask, read_judges
 from verl_leaf.evaluate.metrics import METRICS, Settings
 from verl_leaf.evaluate.models import BertModel
-from verl_leaf.evaluate.report import ALL, Grid, Report, Scoring, score, write
+from verl_leaf.evaluate.report import ALL, Grid, Report, Scoring, measure, report_on, write
 from verl_leaf.evaluate.store import Answers, read_foreign
 from verl_leaf.evaluate.systems import System, kept_steps, parse_system, parse_systems
+from verl_leaf.judges import JudgeSpec, JudgeStopped
 from verl_leaf.runs.folder import RunFolder
 
 PAPER = Sampling()  # the published sampling is the default one
@@ -30,6 +32,7 @@ class Plan:
     settings: Settings
     vllm: dict[str, Any]
     common: bool
+    judges: tuple[JudgeSpec, ...] = ()
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -49,6 +52,7 @@ def evaluate(options: argparse.Namespace) -> int:
         systems.append(_pick(options, plan, console))
     if data is not None:
         names = [system.name for system in systems]
+        plan = dataclasses.replace(plan, judges=tuple(read_judges(options.judge, len(names))))
         if options.against not in (None, *names):
             raise ValueError(f"--against {options.against}: no system is called that; there are {', '.join(names)}")
         _evaluate(systems, data, options.out, plan, options.metrics, options.against or names[0], console)
@@ -137,7 +141,8 @@ def _evaluate(
             found[name] = {key: answer for key, answer in file.found.items() if key[1] in passes}
             _say_failures(name, list(found[name].values()), console)
         ordered = {each.name: found[each.name] for each in systems}
-        report = score(Grid.of(ordered, len(data.rows), plan.common), scoring, against, Console(stderr=True))
+        grid = Grid.of(ordered, len(data.rows), plan.common)
+        measured = measure(grid, scoring, Console(stderr=True))
         facts = {
             "data": str(data.path),
             "systems": [
@@ -146,7 +151,17 @@ def _evaluate(
             ],
             "made_of": made,
         }
+        stopped: JudgeStopped | None = None
+        summaries: list[dict] = []
+        try:
+            graded, summaries = ask(grid, plan.judges, against, out / "judges", Console(stderr=True))
+            measured += graded
+        except JudgeStopped as error:  # the tables of all else are written first
+            stopped = error
+        report = dataclasses.replace(report_on(grid, measured, scoring, against), judges=summaries)
         write(report, out, facts, console)
+        if stopped:
+            raise stopped
     return report
 
 

@@ -76,6 +76,7 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
     """vLLM's arguments: what evaluation needs, and what the user gives, which wins."""
     settings: dict[str, Any] = {
         "model": str(model),
+        "use_tqdm_on_load": False,
         "generation_config": "vllm",  # nothing but SamplingParams says how tokens are drawn
         "limit_mm_per_prompt": {"audio": max([1, *(len(row.audio) for row in data.rows)])},
     }

@@ -121,6 +121,12 @@ def _of_sacrebleu(metric) -> tuple[Statistics, Score]:
     return statistics_of, score
 
 
+def judged(name: str, model: str, kind: str) -> Scorer:
+    """The mean of grades that a judge gave; the statistics are its verdicts, ``[grade, 1]``, or zeros where one is missing."""
+    title = f"{name}, net advantage" if kind == "pairwise" else name
+    return Scorer(name, title, f"judge {model}, {kind}", lambda *_: np.empty((0, 2)), _ratio)
+
+
 def _error_rate(measure: Callable, unit: str, settings: Settings) -> Made:
     """Errors per unit of the references, of all answers together; of several references, the one of the lowest rate."""
     words = tokenizer(settings.tokenize or "none") if unit == "words" else str

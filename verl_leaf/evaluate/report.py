@@ -64,10 +64,21 @@ class Grid:
         answers = {name: [[own[row, k] for k in range(same)] for row in chosen] for name, own in found.items()}
         return cls(chosen, same, answers)
 
+    def first(self) -> list[Answer]:
+        """An answer to each row, for what they all say of it."""
+        return [own[0] for own in next(iter(self.answers.values()))]
+
+    def by_source(self) -> dict[str, list[int]]:
+        """Data source -> the places of its rows."""
+        places: dict[str, list[int]] = {}
+        for place, answer in enumerate(self.first()):
+            places.setdefault(answer.data_source, []).append(place)
+        return places
+
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`score` found; the lists hold a dictionary per line of a table.
+    """What :func:`report_on` found; the lists hold a dictionary per line of a table.
 
     Attributes:
         answers: shares of empty, cut-off and failed answers.
@@ -75,6 +86,7 @@ class Report:
         differences: to the system that others are compared with.
         signatures: metric -> what its scores depend on; by data source where it differs.
         not_computed: metric -> why.
+        judges: what each judge did for each system, as :meth:`verl_leaf.judges.Verdicts.summary` has it.
         notes: of what was scored: rows, clips, passes.
     """
 
@@ -83,6 +95,7 @@ class Report:
     differences: list[dict]
     signatures: dict[str, str]
     not_computed: dict[str, str]
+    judges: list[dict]
     notes: dict[str, Any]
 
 
@@ -125,34 +138,57 @@ class Scoring:
         return lines
 
 
-def score(grid: Grid, scoring: Scoring, against: str, console: Console) -> Report:
-    """Score all systems by data source and together, and compare them with one of them.
+@dataclass(frozen=True)
+class Measured:
+    """What one metric or judge says of the answers.
+
+    Attributes:
+        scorers: data source -> how its statistics become a score.
+        tables: system -> statistics ``[rows, passes, S]``.
+        compared: whether systems can be compared by it: the grades of pairs are a comparison already.
+    """
+
+    scorers: Mapping[str, Scorer]
+    tables: dict[str, np.ndarray]
+    compared: bool = True
+
+
+def measure(grid: Grid, scoring: Scoring, console: Console) -> list[Measured]:
+    """Compute all metrics, and show the progress."""
+    by_source = grid.by_source()
+    names = [name for name in METRICS if any(name in own for own in scoring.scorers.values())]
+    return [
+        Measured(
+            {source: own[name] for source, own in scoring.scorers.items()},
+            {system: _statistics(own, by_source, scoring, name) for system, own in grid.answers.items()},
+        )
+        for name in track(names, "Scoring", len(names), console)
+    ]
+
+
+def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, against: str) -> Report:
+    """Scores of all systems by data source and together, and their differences to one of them.
 
     Args:
         grid: the answers.
+        measured: what metrics and judges say of them.
         scoring: the metrics.
         against: name of the system that the others are compared with.
-        console: for the progress.
     """
-    first = [own[0] for own in next(iter(grid.answers.values()))]
-    by_source: dict[str, list[int]] = {}
-    for place, answer in enumerate(first):
-        by_source.setdefault(answer.data_source, []).append(place)
-    scopes = by_source | ({ALL: list(range(len(first)))} if len(by_source) > 1 else {})
-    clusters = clusters_of([answer.audio for answer in first])
+    by_source = grid.by_source()
+    scopes = by_source | ({ALL: list(range(len(grid.rows)))} if len(by_source) > 1 else {})
+    clusters = clusters_of([answer.audio for answer in grid.first()])
     scores, differences = [], []
-    names = [name for name in METRICS if any(name in scorers for scorers in scoring.scorers.values())]
-    for name in track(names, "Scoring", len(names), console):
-        tables = {system: _statistics(own, by_source, scoring, name) for system, own in grid.answers.items()}
-        for scope, places in scopes.items():
-            scorer = scoring.scorers[scope if scope in by_source else next(iter(by_source))][name]
-            own_clusters = np.unique(clusters[places], return_inverse=True)[1]
-            sums = {system: summed(table[places], own_clusters) for system, table in tables.items()}
+    for scope, places in scopes.items():
+        own_clusters = np.unique(clusters[places], return_inverse=True)[1]
+        for each in measured:
+            scorer = each.scorers[scope if scope in by_source else next(iter(by_source))]
+            sums = {system: summed(table[places], own_clusters) for system, table in each.tables.items()}
             line: dict[str, Any] = {"data_source": scope, "metric": scorer.title}
             scores += [
                 line | {"system": system} | dataclasses.asdict(estimate(scorer, own)) for system, own in sums.items()
             ]
-            if own_clusters.max() > 0:
+            if own_clusters.max() > 0 and each.compared:
                 differences += [
                     line
                     | {"system": system, "against": against}
@@ -160,12 +196,9 @@ def score(grid: Grid, scoring: Scoring, against: str, console: Console) -> Repor
                     for system, own in sums.items()
                     if system != against
                 ]
-    for lines in (scores, differences):
-        lines.sort(key=lambda line: list(scopes).index(line["data_source"]))
     for kind in ("p_bootstrap", "p_randomisation"):
         for line, corrected in zip(differences, holm([line[kind] for line in differences]), strict=True):
             line[f"{kind}_holm"] = corrected
-    notes = {"rows": len(first), "clips": int(clusters.max()) + 1, "passes": grid.passes, "against": against}
     return Report(
         answers=[
             _shares(scope, system, [answer for place in places for answer in own[place]])
@@ -176,7 +209,13 @@ def score(grid: Grid, scoring: Scoring, against: str, console: Console) -> Repor
         differences=differences,
         signatures=scoring.signatures(),
         not_computed=scoring.not_computed,
-        notes=notes,
+        judges=[],
+        notes={
+            "rows": len(grid.rows),
+            "clips": int(clusters.max()) + 1,
+            "passes": grid.passes,
+            "against": against,
+        },
     )
 
 
@@ -214,6 +253,7 @@ def tables_of(report: Report) -> list[Table]:
     notes = report.notes
     passes = f"mean of {notes['passes']} passes and their standard deviation" if notes["passes"] > 1 else "one pass"
     signatures = tuple(f"{title}: {signature}" for title, signature in report.signatures.items())
+    signatures += tuple(map(_of_a_judge, report.judges))
     signatures += tuple(f"{METRICS[name][0]}: not computed: {why}" for name, why in report.not_computed.items())
     tables = [
         Table(
@@ -275,6 +315,18 @@ def tables_of(report: Report) -> list[Table]:
     return tables
 
 
+def _of_a_judge(line: dict) -> str:
+    text = f"{line['judge']} of {line['system']}: {line['kind']} by {line['model']}"
+    if "inconsistent" in line:
+        text += f"; {', '.join(f'{line[kind]} {kind}' for kind in ('win', 'loss', 'tie', 'inconsistent'))}"
+    if line["missing"]:
+        text += (
+            f"; {line['missing']} of {line['answers']} grades are missing, so the mean lies between {line['lowest']:.4g} and "
+            f"{line['highest']:.4g}"
+        )
+    return text
+
+
 def _words(line: dict) -> tuple[str, str, str]:
     return line["data_source"], line["metric"], line["system"]
 
@@ -293,7 +345,7 @@ def write(report: Report, out: Path, facts: dict[str, Any], console: Console) ->
     """Print the tables, and write them as Markdown, LaTeX and CSV, with ``summary.json``.
 
     Args:
-        report: of :func:`score`.
+        report: of :func:`report_on`.
         out: folder to write to.
         facts: what else ``summary.json`` is to say, as what was evaluated.
         console: for the tables.
