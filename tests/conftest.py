@@ -22,9 +22,14 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(autouse=True)
-def verls_loggers_are_heard():
-    """Where a test has started verl's main, its loggers no longer propagate (verl/utils/logging_utils.py) to caplog."""
+def warnings_are_heard():
+    """By caplog, whatever an earlier test has imported or run.
+
+    verl's main stops its loggers from propagating (verl/utils/logging_utils.py), and verl's vLLM server raises the level
+    of the root logger when it is imported (verl/workers/rollout/vllm_rollout).
+    """
     logging.getLogger("verl").propagate = True
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="session")

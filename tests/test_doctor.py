@@ -39,3 +39,12 @@ def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(tmp_path):
     assert run.returncode == 1
     assert "GPUs: pip install 'verl-leaf[gpu]' in an environment of its own" in run.stdout
     assert "1: NVIDIA H100 80GB HBM3, 550.54.15; torch" in " ".join(run.stdout.split())
+
+
+def test_the_self_test_needs_a_gpu_and_no_model():
+    run = python(DOCTOR.replace("'doctor'", "'doctor', '--gpu'"), CUDA_VISIBLE_DEVICES="")
+    assert run.returncode == 2
+    assert "torch finds no GPU" in run.stderr
+    run = python(DOCTOR.replace("'doctor'", "'doctor', '--gpu', 'some/model'"))
+    assert run.returncode == 2
+    assert "leave out some/model" in run.stderr

@@ -13,7 +13,7 @@ FLOORS = [
     {"cli", "doctor", "autoload", "plugin"},
     {"evaluate"},
     {"judges", "voicebench"},
-    {"show"},
+    {"show", "selftest"},
     {"runs"},
     {"checkpoints"},
     {"prepare"},

@@ -51,14 +51,21 @@ def _add_doctor(commands) -> None:
         "doctor", help="check that this environment, or a model, can be trained, and say what to do"
     )
     command.add_argument("model", nargs="?", help="model folder or hub name; without one, the environment")
+    command.add_argument(
+        "--gpu", action="store_true", help="run tiny models on the GPU and say whether it computes what it should"
+    )
     command.add_argument("--gpus", type=int, help="does the published configuration for the model fit so many GPUs?")
     command.add_argument("--memory", type=float, default=80.0, help="of each GPU, GiB (default: %(default)s)")
     command.set_defaults(function=_doctor)
 
 
 def _doctor(options) -> int:
-    from verl_leaf.doctor import examine, examine_model
+    from verl_leaf.doctor import examine, examine_gpu, examine_model
 
+    if options.gpu:
+        if options.model is not None:
+            raise ValueError(f"--gpu makes its own models: leave out {options.model}")
+        return examine_gpu()
     if options.gpus is not None and (options.gpus < 1 or options.model is None):
         raise ValueError(f"--gpus {options.gpus}: must be 1 or more, with a model")
     return examine_model(options.model, options.gpus, options.memory) if options.model else examine()

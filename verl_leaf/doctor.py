@@ -22,6 +22,7 @@ from verl_leaf.checks.versions import TESTED
 from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
+from verl_leaf.progress import track
 
 LEAST_DRIVER = 580  # of NVIDIA's, for the CUDA 13 that the GPU build of torch 2.11.0 brings
 
@@ -66,6 +67,27 @@ def examine() -> int:
     _torch_extensions(report)
     _gpus(report)
     return report.show("This environment can train.")
+
+
+def examine_gpu() -> int:
+    """Run the self-test and print what it found; the exit status is 1 where something is wrong, else 0.
+
+    Raises:
+        ValueError: torch finds no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ValueError("--gpu: torch finds no GPU; `verl-leaf doctor` says why where there is one")
+    from verl_leaf.selftest.run import FINDINGS, self_test
+
+    report = Report()
+    for finding in track(self_test("cuda"), "Testing the GPU", FINDINGS):
+        if finding.remedy is None:
+            report.ok(finding.what, finding.found)
+        else:
+            report.broken(finding.what, finding.found, finding.remedy)
+    return report.show("This GPU computes what it should.")
 
 
 def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> int:

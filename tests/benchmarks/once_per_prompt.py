@@ -32,10 +32,10 @@ class MeasuredWorker(SpeechAgentLoopWorker):
         self.bytes = self.audio = 0
         encode_now = SpeechAgentLoop._encode_now
 
-        def timed(loop, messages):
+        def timed(loop, messages, keep_features):
             begin = time.thread_time()
             try:
-                return encode_now(loop, messages)
+                return encode_now(loop, messages, keep_features)
             finally:
                 self.audio += time.thread_time() - begin
 
@@ -71,7 +71,7 @@ class PerRolloutWorker(MeasuredWorker):
         super().__init__(*args, **kwargs)
 
         async def encode(self, uid, messages):
-            return await self.loop.run_in_executor(None, self._encode_now, list(messages))
+            return await self.loop.run_in_executor(None, self._encode_now, list(messages), True)
 
         SpeechAgentLoop._encode = encode
 

@@ -20,7 +20,7 @@ class RecordingWorker(SpeechAgentLoopWorker):
             "features": features,
             "step": output.extra_fields["min_global_steps"],
         }
-        if output.response_logprobs:
+        if features and output.response_logprobs:  # of training: at validation there are no features
             torch.save(record, os.path.join(os.environ["ROLLOUT_RECORD"], f"{uuid.uuid4().hex}.pt"))
         return features
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tests.helpers import actors
 from verl_leaf.models import FAMILIES
 from verl_leaf.models.actor import PositionTable
+from verl_leaf.selftest import tiny
 
 PROMPTS = ((1.2, 3), (2.5, 2))
 
@@ -17,48 +17,48 @@ def family(request):
 
 
 @pytest.mark.parametrize("share", [False, True])
-def test_gradient_checkpointing_changes_nothing(family, share, monkeypatch):
-    rollouts = actors.rollouts(family, PROMPTS)
+def test_gradient_checkpointing_changes_nothing(family, share):
+    rollouts = tiny.rollouts(family, PROMPTS)
     results = []
     for checkpointing in (False, True):
-        model = actors.build(family, checkpointing=checkpointing)
+        model = tiny.build(family, checkpointing=checkpointing)
         assert model.is_gradient_checkpointing == checkpointing
-        values = actors.response_log_probs(model, rollouts, share, monkeypatch)
-        results.append((values.detach(), actors.gradients(model, values)))
+        values = tiny.response_log_probs(model, rollouts, share)
+        results.append((values.detach(), tiny.gradients(model, values)))
     (values, gradients), (checkpointed, recomputed) = results
     torch.testing.assert_close(checkpointed, values, rtol=0, atol=1e-6)
-    assert actors.distance(recomputed, gradients) < 1e-5
+    assert tiny.distance(recomputed, gradients) < 1e-5
 
 
-def test_packed_and_plain_agree(family, monkeypatch):
-    model, rollouts = actors.build(family), actors.rollouts(family, PROMPTS)
-    plain, packed = (actors.response_log_probs(model, rollouts, share, monkeypatch) for share in (False, True))
+def test_packed_and_plain_agree(family):
+    model, rollouts = tiny.build(family), tiny.rollouts(family, PROMPTS)
+    plain, packed = (tiny.response_log_probs(model, rollouts, share) for share in (False, True))
     torch.testing.assert_close(packed, plain, rtol=0, atol=1e-5)
-    assert actors.distance(actors.gradients(model, packed), actors.gradients(model, plain)) < 1e-5
+    assert tiny.distance(tiny.gradients(model, packed), tiny.gradients(model, plain)) < 1e-5
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("share", [False, True])
-def test_bf16_is_near_fp32(family, share, checkpointing, monkeypatch):
-    rollouts = actors.rollouts(family, PROMPTS)
+def test_bf16_is_near_fp32(family, share, checkpointing):
+    rollouts = tiny.rollouts(family, PROMPTS)
     results = []
     for dtype in (torch.float32, torch.bfloat16):
-        model = actors.build(family, dtype, checkpointing=checkpointing)
-        values = actors.response_log_probs(model, rollouts, share, monkeypatch)
-        gradients = actors.gradients(model, values)
+        model = tiny.build(family, dtype, checkpointing=checkpointing)
+        values = tiny.response_log_probs(model, rollouts, share)
+        gradients = tiny.gradients(model, values)
         assert all("lora_" in name and "language_model" in name for name in gradients)
         results.append((values.detach(), gradients))
     (values, gradients), (rounded, their) = results
     assert rounded.dtype == torch.float32
     assert (rounded - values).abs().mean() < 0.03, "log-probabilities, of about -6"
-    assert actors.distance(their, gradients) < 0.1
+    assert tiny.distance(their, gradients) < 0.1
 
 
 def test_nothing_in_the_encoder_is_a_unit_of_fsdp(family):
     """Each rank enters units as often as the others, but the encoder once, per clip or not at all."""
     from verl.utils.fsdp_utils import _select_fsdp2_wrap_targets
 
-    model = actors.build(family)
+    model = tiny.build(family)
     units = _select_fsdp2_wrap_targets(model, model._no_split_modules)
     names = {module: name for name, module in model.named_modules()}
     found = {names[unit].removeprefix("base_model.model.") for unit in units}
@@ -71,7 +71,7 @@ def test_attention_is_what_is_asked_for_where_that_exists(family):
     """verl asks for one for the whole model; Granite's Q-Former has only its own."""
     found = {
         type(module).__name__: module.config._attn_implementation
-        for module in actors.build(family).modules()
+        for module in tiny.build(family).modules()
         if isinstance(module, PreTrainedModel)
     }
     assert {name for name, attention in found.items() if attention != "sdpa"} <= {"Blip2QFormerModel"}

@@ -69,7 +69,9 @@ def _load_adapter(checkpoint: Path, family: Family | None) -> dict[str, torch.Te
     """Full adapter weights, from the shards of all ranks."""
     ranks = json.loads((checkpoint / "fsdp_config.json").read_text())["world_size"]
     shards = [
-        torch.load(checkpoint / f"model_world_size_{ranks}_rank_{rank}.pt", map_location="cpu", weights_only=False)
+        torch.load(
+            checkpoint / f"model_world_size_{ranks}_rank_{rank}.pt", map_location="cpu", mmap=True, weights_only=False
+        )
         for rank in range(ranks)
     ]
     return {

@@ -7,6 +7,7 @@ and stored once per prompt, for all of its rollouts.
 """
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
 
@@ -22,6 +23,10 @@ from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.models.features import release, store
 from verl_leaf.speech.names import FAILURE_REASON
 from verl_leaf.speech.prompt import render_prompt
+
+# Whether the prompt that this task rolls out is validated: no actor asks for its features, and a large validation batch
+# must not hold them. How many prompts are encoded at a time is bounded by the threads of asyncio's executor.
+_validating: ContextVar[bool] = ContextVar("_validating", default=False)
 
 # Encoded prompts that are being rolled out in this process, by their uid: the n rollouts of a prompt share one.
 _encoded_prompts: dict[str, asyncio.Future] = {}
@@ -65,13 +70,15 @@ class SpeechAgentLoop(AgentLoopBase):
 
     async def _encode(self, uid: str, messages: list[dict]):
         if uid not in _encoded_prompts:
-            _encoded_prompts[uid] = asyncio.get_running_loop().run_in_executor(None, self._encode_now, list(messages))
+            _encoded_prompts[uid] = asyncio.get_running_loop().run_in_executor(
+                None, self._encode_now, list(messages), not _validating.get()
+            )
         return await _encoded_prompts[uid]
 
-    def _encode_now(self, messages: list[dict]):
+    def _encode_now(self, messages: list[dict], keep_features: bool):
         text, clips, _ = render_prompt(self.processor, messages, self.data_config)
         ids, features = family_of_processor(self.processor).encode(self.processor, text, clips)
-        return ids, features, clips
+        return ids, features if keep_features else {}, clips
 
 
 class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
@@ -93,9 +100,10 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         stored = await asyncio.gather(*gone, return_exceptions=True)
         await release([key for key in stored if isinstance(key, torch.Tensor)])  # else it failed, and so did the prompt
 
-    async def _run_prompt(self, prompt: dict, *args, **kwargs) -> None:
+    async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, **kwargs) -> None:
+        _validating.set(trajectory["validate"])
         try:
-            await super()._run_prompt(prompt, *args, **kwargs)
+            await super()._run_prompt(prompt, sampling_params, trajectory, **kwargs)
         finally:
             _encoded_prompts.pop(prompt["uid"], None)
 
@@ -113,7 +121,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     async def _agent_loop_postprocess(self, output, validate, **kwargs) -> None:
         features = self._actor_features(output)
         output.multi_modal_data = None
-        if features and not validate:  # at validation no actor asks for them
+        if features:
             uid = kwargs["uid"]
             if uid not in self.features_keys:
                 self.features_keys[uid] = asyncio.create_task(store(features))

@@ -1,4 +1,4 @@
-"""Configurations of tiny models of every family. Needs only transformers."""
+"""Configurations of tiny models of every family. Needs transformers alone."""
 
 from transformers import AudioFlamingo3Config, GraniteSpeechConfig, PreTrainedConfig, Qwen2AudioConfig
 

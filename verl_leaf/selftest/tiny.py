@@ -1,13 +1,17 @@
-"""Tiny actors of every family with rollouts of random audio. Needs only torch, transformers and peft."""
+"""Tiny random models of every family, as actors and as folders, and rollouts of random audio.
+
+The actors need torch, transformers and peft alone.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
 
-from tests.helpers import tiny_configs
-from verl_leaf.models import FAMILIES, features
+from verl_leaf.models import FAMILIES, Family, features
+from verl_leaf.selftest import configs
 from verl_leaf.sharing.log_probs import log_probs
 from verl_leaf.sharing.pack import Packed, pack
 
@@ -20,9 +24,15 @@ def build(
 ) -> PeftModel:
     """A random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
     family = FAMILIES[family]
-    config = tiny_configs.BUILD[family.model_type]({**tiny_configs.TEXT, "vocab_size": VOCABULARY}, AUDIO_TOKEN)
+    config = configs.BUILD[family.model_type]({**configs.TEXT, "vocab_size": VOCABULARY}, AUDIO_TOKEN)
     torch.manual_seed(0)
     model = family.load_hf_class()._from_config(config, attn_implementation=family.attn_implementation)
+    randomise(model)
+    return as_actor(model, family, dtype, device, checkpointing)
+
+
+def randomise(model: torch.nn.Module) -> None:
+    """Weights with which what a model says depends on all that it sees."""
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() >= 2:
@@ -30,10 +40,16 @@ def build(
         for name, statistic in model.named_buffers():
             if "running" in name:
                 statistic.uniform_(0.5, 1.5)  # those of a trained BatchNorm are not 0 and 1
+
+
+def as_actor(
+    model: PreTrainedModel, family: Family, dtype: torch.dtype, device: str, checkpointing: bool = False
+) -> PeftModel:
+    """A model with a random adapter, in training mode."""
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
-    lora = LoraConfig(r=8, target_modules=list(family.lora_targets), exclude_modules=family.lora_exclude)
+    lora = LoraConfig(r=8, lora_alpha=8, target_modules=list(family.lora_targets), exclude_modules=family.lora_exclude)
     model = get_peft_model(model, lora, autocast_adapter_dtype=False)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -85,18 +101,18 @@ def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], 
     return {"input_features": mel, name: mask}, ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
-def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool, monkeypatch) -> torch.Tensor:
+def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> torch.Tensor:
     """Log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
     packed = rollouts.pack(share)
     device = next(model.parameters()).device
-    monkeypatch.setattr(features, "fetch", lambda keys: [rollouts.audio[packed.first[key]] for key in keys])
     mask = packed.attention_mask
-    with torch.autocast(device.type, torch.bfloat16, enabled=next(model.parameters()).dtype == torch.bfloat16):
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=next(model.parameters()).dtype == torch.bfloat16)
+    with mixed, features.given([rollouts.audio[first] for first in packed.first]) as keys:
         logits = model(
             input_ids=packed.input_ids.to(device),
             attention_mask=None if mask is None else mask[:, None].to(device),
             position_ids=packed.position_ids.to(device),
-            features_key=range(len(packed.first)),
+            features_key=keys.to(device),
         ).logits.flatten(0, 1)
     values = log_probs(logits, packed.logit_index.to(device), packed.target_ids.to(device))
     return values[packed.target_index.argsort().to(device)]

@@ -1,0 +1,149 @@
+"""A few steps of the Qwen2-Audio recipe at the 7B model's true shape, with random weights: seconds and memory.
+
+python -m tests.benchmarks.true_shape --out FOLDER      (one 80 GB GPU; 17 GB of disk for the weights)
+python -m tests.benchmarks.true_shape --out FOLDER --tiny      (a small shape, without a GPU)
+
+No checkpoint and no hub are needed. A random model answers until it may not go on, so every response has the full length:
+the most that the published configuration can take. Beside the figures stand the estimates of `verl-leaf doctor MODEL --gpus`.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from datasets import Dataset
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, WhisperFeatureExtractor
+
+from tests.helpers import PROJECT
+from verl_leaf.models import FAMILIES
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import read_scalars
+from verl_leaf.selftest.folder import byte_tokenizer, write_folder
+
+ROWS, SECONDS, STEPS = 48, 12.0, 4
+PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "step")
+
+
+def write_true_shape(folder: Path) -> None:
+    """Random weights in bf16 at the shape of Qwen/Qwen2-Audio-7B's config.json."""
+    family = FAMILIES["qwen2_audio"]
+    processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=128), byte_tokenizer())
+    config = Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "num_mel_bins": 128,
+            "d_model": 1280,
+            "encoder_layers": 32,
+            "encoder_attention_heads": 20,
+            "encoder_ffn_dim": 5120,
+            "max_source_positions": 1500,
+        },
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": 156032,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 32,
+            "max_position_embeddings": 8192,
+            "tie_word_embeddings": False,
+            "bos_token_id": None,
+            "eos_token_id": processor.tokenizer.eos_token_id,
+        },
+        audio_token_index=family.audio_token_id(processor),
+        tie_word_embeddings=False,
+    )
+    config.architectures = [family.architecture]
+    config.dtype = "bfloat16"
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = family.load_hf_class()._from_config(config, dtype=torch.bfloat16)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {family.checkpoint_name(name): weight.cpu().contiguous() for name, weight in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def write_rows(folder: Path, rows: int, seconds: float) -> Path:
+    """Noise to translate."""
+    generator = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(rows):
+        soundfile.write(folder / f"{number}.wav", generator.normal(size=int(16000 * seconds)) / 9, 16000)
+    Dataset.from_dict(
+        {
+            "data_source": ["noise"] * rows,
+            "prompt": [[{"role": "user", "content": "<audio>Translate into German."}]] * rows,
+            "audios": [[f"{number}.wav"] for number in range(rows)],
+            "reward_model": [{"style": "rule", "ground_truth": "Nichts als Rauschen."}] * rows,
+        }
+    ).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+class MostUsed:
+    """The most memory that nvidia-smi sees in use on a GPU, GiB; 0 without one."""
+
+    def __init__(self) -> None:
+        self.gib = 0.0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "MostUsed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+        while shutil.which("nvidia-smi") and not self._over.wait(0.2):
+            used = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+            self.gib = max([self.gib, *(float(mib) / 1024 for mib in used if mib.isdigit())])
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--out", type=Path, required=True)
+    arguments.add_argument("--tiny", action="store_true")
+    options = arguments.parse_args()
+    model, run = options.out / "model", RunFolder(options.out / "run")
+    if not (model / "config.json").exists():
+        write_folder("qwen2_audio", model) if options.tiny else write_true_shape(model)
+    rows = write_rows(options.out / "data", ROWS, 1.0 if options.tiny else SECONDS)
+    variables = {"MODEL": str(model), "TRAIN": str(rows), "VAL": str(rows), "RUN": str(run.path)}
+    recipe = ["bash", "recipes/qwen2audio_leaf.sh", f"trainer.total_training_steps={STEPS}", "trainer.save_freq=-1"]
+    recipe += ["trainer.test_freq=-1", "trainer.val_before_train=False", "data.val_max_samples=2"]
+    with MostUsed() as used:
+        subprocess.run(recipe, cwd=PROJECT, env=os.environ | variables, check=True)
+
+    scalars = read_scalars(run.metrics)
+    table = Table("phase", "seconds", title=f"medians of steps 2 to {STEPS}")
+    for phase in PHASES:
+        steps = scalars.get(f"timing_s/{phase}", {})
+        if later := [seconds for step, seconds in steps.items() if step > 1]:
+            table.add_row(phase, f"{statistics.median(later):.2f}")
+    console = Console()
+    console.print(table)
+    if used.gib:
+        reserved = max(scalars["perf/max_memory_reserved_gb"].values())
+        console.print(f"most memory in use on a GPU: {used.gib:.1f} GiB; of it, reserved by the actor: {reserved:.1f}")
+        gpus = str(torch.cuda.device_count())
+        subprocess.run(["verl-leaf", "doctor", model, "--gpus", gpus, "--memory", "80"], check=False)
+
+
+if __name__ == "__main__":
+    main()
