@@ -58,7 +58,7 @@ def write_adapter(folder: Path, model: Path, seed: int) -> Path:
 def spoken(task, tmp_path_factory) -> Path:
     """A folder with rows, one of which has lost its clip, and a run that has kept two adapters."""
     folder = tmp_path_factory.mktemp("spoken")
-    rows = [row for _, row in RowFile(task / "data/val.parquet").rows(range(ROWS))]
+    rows = [row for _, row in RowFile(task / "data/train.parquet").rows(range(ROWS))]
     for number, row in enumerate(rows):
         row["audios"] = [str(task / "data" / audio) if number != LOST else "lost.wav" for audio in row["audios"]]
     write_rows(rows, folder / "val.parquet")

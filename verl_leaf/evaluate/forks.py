@@ -91,6 +91,7 @@ class _Groups:
     def trees(self) -> list[str]:
         """A line for each row that has all its answers; they are forgotten then."""
         answers = [(row, output) for row, outputs in self.whole.items() for output in outputs]
+        messages = {row: self.data.messages(row) for row in self.whole}
         self.whole = {}
         if not answers:
             return []
@@ -111,7 +112,7 @@ class _Groups:
         leaf(rewards, mask, np.array([row for row, _ in answers]), batch=batch, report=steps.append)
         fields: dict[str, list[Any]] = {
             "prompts": [output.prompt_token_ids for _, output in answers],
-            "raw_prompt": [self.data.messages(row) for row, _ in answers],
+            "raw_prompt": [messages[row] for row, _ in answers],
             "data_source": [self.data.rows[row].data_source for row, _ in answers],
             "reward_model": [{"ground_truth": list(self.data.rows[row].references)} for row, _ in answers],
         }
