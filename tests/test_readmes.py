@@ -39,7 +39,7 @@ OVERRIDE = re.compile(r"\+{0,2}(family|machine|\w+(\.\w+)+)=")
 VARIABLE = re.compile(r"([A-Z_]+)=(.*)")
 OURS = ("verl-leaf", "bash", "sbatch", "python")
 # Commands of others, which are taken as they are.
-THEIRS = ("cd", "git", "mypy", "pip", "pre-commit", "pytest", "ray", "ruff", "unzip", "uv")
+THEIRS = ("apt-get", "cd", "git", "mypy", "pip", "pre-commit", "pytest", "ray", "ruff", "unzip", "uv")
 # What verl leaves open below it, so that Hydra's + adds to it and nothing is declared.
 OPEN = ("reward.custom_reward_function.reward_kwargs.",)
 

@@ -102,8 +102,19 @@ def test_kill_it_and_go_on(task, spoken, tmp_path):
     assert "Differences to base" in printed and json.loads((out / "summary.json").read_text())["differences"]
 
     # Alone, and in one go, the model gives the same answers: neither the adapter nor the kill have changed them.
-    run("evaluate", f"base={model}", "--data", spoken / "val.parquet", *SHORT, "--out", tmp_path / "alone")
-    assert agreement(base, read(tmp_path / "alone/answers/base.jsonl")) > 0.95
+    copy = shutil.copytree(model, tmp_path / "copy")  # another model, which gets an engine of its own
+    run(
+        "evaluate",
+        f"base={model}",
+        f"copy={copy}",
+        "--data",
+        spoken / "val.parquet",
+        *SHORT,
+        "--out",
+        tmp_path / "alone",
+    )
+    for name in ("base", "copy"):
+        assert agreement(base, read(tmp_path / f"alone/answers/{name}.jsonl")) > 0.95
     assert agreement(base, adapted) < 0.5
 
     for other, says in (

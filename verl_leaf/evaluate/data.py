@@ -126,7 +126,7 @@ def _parts(row: dict) -> list[dict]:
 
 
 def _name(reference, root: str) -> str:
-    """What clips are told apart by: the path from the file's folder, or a digest."""
+    """What clips are told apart by: their path, from the file's folder where they are in it, or a digest."""
     data, path = reference, reference
     if isinstance(reference, dict):
         data, path = reference.get("bytes"), reference.get("path")
@@ -134,4 +134,5 @@ def _name(reference, root: str) -> str:
             data = repr((reference.get("sampling_rate"), reference.get("array"))).encode()
     if isinstance(data, bytes):
         return hashlib.sha256(data).hexdigest()[:16]
-    return os.path.relpath(str(path), root)
+    inside = os.path.relpath(str(path), root)
+    return str(path) if inside.startswith("..") else inside
