@@ -15,6 +15,7 @@ COMMANDS = {
     "train": ["--run", "{ok}/run", "--val", "{bad}", "--", "actor_rollout_ref.rollout.name=vllm"],
     "export": ["{bad}", "--out", "{ok}/out"],
     "merge": ["{bad}", "--out", "{ok}/out"],
+    "voicebench": ["{bad}", "--data", "{bad}", "--out", "{ok}/out"],
     "prepare librisqa": ["--questions", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],
     "prepare covost2": ["--translations", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],
     "prepare dailytalk": ["--questions", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],

@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_merge(commands)
+    _add_voicebench(commands)
     _add_prepare(commands)
     _add_data(commands)
     _add_evaluate(commands)
@@ -135,6 +136,24 @@ def _export(options) -> int:
     export_run(options.run, options.out, options.merged, Console(stderr=True))
     print(options.out)
     return 0
+
+
+def _add_voicebench(commands) -> None:
+    command = commands.add_parser(
+        "voicebench", help="answers to VoiceBench into its files, and scores that need no judge"
+    )
+    command.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
+    command.add_argument(
+        "--data", type=Path, required=True, help="the parquet file that prepare voicebench has written"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
+    command.set_defaults(function=_voicebench)
+
+
+def _voicebench(options) -> int:
+    from verl_leaf.voicebench.command import voicebench
+
+    return voicebench(options.answers, options.data, options.out, Console())
 
 
 def _add_merge(commands) -> None:

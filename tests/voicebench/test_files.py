@@ -101,7 +101,7 @@ def test_files_of_answers(prepared, tmp_path):
     (ifeval,) = content["mine-ifeval-test-audio.jsonl"]
     assert ifeval["kwargs"] == [{"num_words": 5, "relation": "less than"}] and ifeval["key"] == 3
     assert ifeval["instruction_id_list"] == ["length_constraints:number_words"]
-    with pytest.raises(ValueError, match="has no row 99"):
+    with pytest.raises(ValueError, match="has no row 99 of voicebench/mmsu/law, which m has"):
         write_answers(
             [Answer(99, 0, "voicebench/mmsu/law", "", ("B",), (), "")], prepared / "test.parquet", tmp_path, "m"
         )
@@ -117,5 +117,44 @@ def test_what_was_prepared_can_be_scored(prepared):
         "advbench/test": 0,
         "ifeval/test": 100,
     }
-    assert scores["mmsu/law"].details == {"unread": 1, "unread_as_wrong": 50}
+    assert (scores["mmsu/law"].unread, scores["mmsu/law"].details) == (1, {"unread_as_wrong": 50})
     assert subset_of("voicebench/mmsu/law") == "mmsu" and subset_of("librisqa") is None
+
+
+def test_the_command(prepared, tmp_path, capsys):
+    texts = {"mmsu/law/0": "B.", "mmsu/law/1": "Well.", "ifeval/test/0": "Hi.", "sd-qa/gbr/0": "Rome"}
+    file = tmp_path / "mine.jsonl"
+    file.write_text("".join(answer.to_json() + "\n" for answer in answers_to(prepared, texts)))
+    command = ["voicebench", str(file), "--data", str(prepared / "test.parquet"), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    scores = json.loads((tmp_path / "out/scores.json").read_text())["mine"]
+    assert [(each["data_source"], each["score"]) for each in scores] == [
+        ("voicebench/mmsu/law", 62.5),
+        ("voicebench/ifeval/test", 100),
+    ]
+    assert len(list((tmp_path / "out").glob("mine-*-audio.jsonl"))) == 3
+    printed = capsys.readouterr().out
+    assert "needs a judge" in printed and "62.5" in printed
+
+    bare = tmp_path / "other" / "mine.jsonl"  # made elsewhere
+    bare.parent.mkdir()
+    bare.write_text("".join(f'{{"row": {a.row}, "text": "{a.text}"}}\n' for a in answers_to(prepared, texts)))
+    assert main(["voicebench", str(bare), *command[2:-1], str(tmp_path / "again")]) == 0
+    for one in (tmp_path / "out").iterdir():
+        assert one.read_bytes() == (tmp_path / "again" / one.name).read_bytes()
+
+    assert main([*command[:2], str(bare), *command[2:]]) == 2
+    assert "mine: two files of answers have this name" in capsys.readouterr().err
+    for line, said in (
+        ("x", "line 1: is no JSON object with row and text"),
+        ("7", "line 1: is no JSON object with row and text"),
+        (
+            '{"row": 0, "text": "a", "data_source": "b"}',
+            "line 1: answers b, but row 0 is of voicebench/alpacaeval/test",
+        ),
+        ('{"row": 99, "text": "a"}', "line 1: answers row 99, and the data has 10 rows"),
+        ("", "holds no answer to a row of VoiceBench"),
+    ):
+        bare.write_text(line)
+        assert main(["voicebench", str(bare), *command[2:]]) == 2
+        assert said in capsys.readouterr().err

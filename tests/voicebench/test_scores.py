@@ -162,9 +162,9 @@ def test_the_four_accuracies_of_ifeval():
             "strict_instructions": 50,
             "loose_prompts": 75,
             "loose_instructions": 500 / 6,
-            "unchecked_instructions": 2,
         }
     )
+    assert result.unread == 2
     assert result.score == pytest.approx((50 + 50 + 75 + 500 / 6) / 4)
     assert result.values[4] is None and result.values[2] == 0
 

@@ -119,19 +119,25 @@ def _judgelm(text: str) -> Grade | None:
 
 def _expected(reply: Reply, position: int) -> float | None:
     """Expected grade 1 to 5 under the log-probabilities of the token at a position of the text; None without them."""
-    before = reply.text[:position].encode(errors="surrogateescape")
-    written, alternatives = b"", None
-    for token, alternatives in reply.tokens:  # noqa: B007
-        lead = token[: len(token) - len(token.lstrip())]
-        if token.strip() == reply.text[position] and written + lead.encode() == before:
-            break
-        written += token.encode(errors="surrogateescape")
-    else:
-        return None
     weights: dict[int, float] = {}
-    for alternative, logprob in alternatives:
+    for alternative, logprob in _alternatives(reply, position):
         if alternative.strip() in ("1", "2", "3", "4", "5"):
             number = int(alternative)
             weights[number] = weights.get(number, 0.0) + math.exp(logprob)
     total = sum(weights.values())
     return sum(number * weight for number, weight in weights.items()) / total if total else None
+
+
+def _alternatives(reply: Reply, position: int) -> tuple[tuple[str, float], ...]:
+    """To the token that is the one character at a position of the text; none where there is no such token."""
+    before, written = _unspaced(reply.text[:position]), b""
+    for token, alternatives in reply.tokens:
+        if token.strip() == reply.text[position] and written == before:
+            return alternatives
+        written += _unspaced(token)
+    return ()
+
+
+def _unspaced(text: str) -> bytes:
+    """Without white space: some servers list tokens without the spaces that stand before them in the text."""
+    return "".join(text.split()).encode(errors="surrogateescape")

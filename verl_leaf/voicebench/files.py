@@ -22,15 +22,15 @@ def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str
         The files.
 
     Raises:
-        ValueError: the file cannot be read, or has no such row.
+        ValueError: the file cannot be read, or an answer is to no row of it.
     """
-    rows = dict(RowFile(data).rows(columns=["extra_info"]))
+    rows = dict(RowFile(data).rows(columns=["data_source", "extra_info"]))
     lines: dict[str, list[str]] = {}
     for answer in answers:
         if subset_of(answer.data_source) is None:
             continue
-        if answer.row not in rows:
-            raise ValueError(f"{data} has no row {answer.row}, which an answer is to")
+        if answer.row not in rows or rows[answer.row]["data_source"] != answer.data_source:
+            raise ValueError(f"{data} has no row {answer.row} of {answer.data_source}, which {name} has an answer to")
         which = answer.data_source.removeprefix(PREFIX).replace("/", "-")
         file = f"{name}-{which}-audio{f'-{answer.sample}' if answer.sample else ''}.jsonl"
         record = _fields(answer, rows[answer.row]["extra_info"]) | {"response": answer.text}

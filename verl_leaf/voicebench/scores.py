@@ -29,12 +29,14 @@ class Score:
         name: what is measured: ``accuracy``, ``refusals`` or ``instructions``.
         values: of each answer, in the order of the answers; their mean is the score. None where nothing could be checked.
         score: 0 to 100; None where no answer has a value.
-        details: counts and parts.
+        unread: answers that name no choice; for ``instructions``, instructions that are not checked.
+        details: what the score is made of, in percent.
     """
 
     data_source: str
     name: str
     values: tuple[float | None, ...]
+    unread: int = 0
     details: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -65,9 +67,8 @@ def _guessed(source: str, answers: list[Answer], right: Callable[[Answer], bool 
     """Where no choice can be read, VoiceBench draws one; here such an answer has what that is worth on average."""
     verdicts = [right(answer) for answer in answers]
     values = tuple(100 * (chance if verdict is None else float(verdict)) for verdict in verdicts)
-    unread = verdicts.count(None)
     without = 100 * verdicts.count(True) / len(answers)
-    return Score(source, "accuracy", values, {"unread": unread, "unread_as_wrong": without})
+    return Score(source, "accuracy", values, verdicts.count(None), {"unread_as_wrong": without})
 
 
 def _multiple_choice(source: str, answers: list[Answer]) -> Score:
@@ -128,7 +129,7 @@ def _instructions(source: str, answers: list[Answer]) -> Score:
         )
         if total
     }
-    return Score(source, "instructions", values, details | {"unchecked_instructions": unchecked})
+    return Score(source, "instructions", values, unchecked, details)
 
 
 def _unframed(text: str) -> str:
