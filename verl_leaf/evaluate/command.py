@@ -10,15 +10,16 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from verl_leaf.answers import Answer
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, read_judges
 from verl_leaf.evaluate.metrics import METRICS, Settings
 from verl_leaf.evaluate.models import BertModel
 from verl_leaf.evaluate.report import ALL, Grid, Report, Scoring, measure, report_on, write
-from verl_leaf.evaluate.store import Answers, read_foreign
+from verl_leaf.evaluate.store import Answers, Key, read_foreign
 from verl_leaf.evaluate.systems import System, kept_steps, parse_system, parse_systems
-from verl_leaf.judges import JudgeSpec, JudgeStopped
+from verl_leaf.judges import JudgeSpec
 from verl_leaf.runs.folder import RunFolder
 
 PAPER = Sampling()  # the published sampling is the default one
@@ -40,6 +41,7 @@ def evaluate(options: argparse.Namespace) -> int:
     console = Console()
     plan = Plan(sampling_of(options), _settings(options), vllm_arguments(options.vllm), options.common)
     systems = parse_systems(options.systems, options.base)
+    judges = read_judges(options.judge, len(systems) + (options.checkpoints is not None))
     if options.checkpoints is None and not systems:
         raise ValueError("name a system to evaluate, or the run of --checkpoints to pick from")
     if (options.checkpoints is None) != (options.on is None):
@@ -52,7 +54,7 @@ def evaluate(options: argparse.Namespace) -> int:
         systems.append(_pick(options, plan, console))
     if data is not None:
         names = [system.name for system in systems]
-        plan = dataclasses.replace(plan, judges=tuple(read_judges(options.judge, len(names))))
+        plan = dataclasses.replace(plan, judges=tuple(judges))
         if options.against not in (None, *names):
             raise ValueError(f"--against {options.against}: no system is called that; there are {', '.join(names)}")
         _evaluate(systems, data, options.out, plan, options.metrics, options.against or names[0], console)
@@ -130,39 +132,42 @@ def _evaluate(
     out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out).lock():
         made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
-        found = {each.name: read_foreign(each.answers, data.rows) for each in systems if each.answers is not None}
-        files = {name: Answers(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
-        for model in dict.fromkeys(each.model for each in systems if each.model is not None):
-            own = [(each, files[each.name]) for each in systems if each.model == model]
-            generate(model, own, data, plan.sampling, plan.vllm, Console(stderr=True))
-        passes = range(plan.sampling.passes)
-        for name, file in files.items():
-            file.close()
-            found[name] = {key: answer for key, answer in file.found.items() if key[1] in passes}
-            _say_failures(name, list(found[name].values()), console)
-        ordered = {each.name: found[each.name] for each in systems}
-        grid = Grid.of(ordered, len(data.rows), plan.common)
+        found = _found(systems, made, data, out, plan, console)
+        grid = Grid.of(found, len(data.rows), plan.common)
         measured = measure(grid, scoring, Console(stderr=True))
-        facts = {
-            "data": str(data.path),
-            "systems": [
-                {key: value if value is None else str(value) for key, value in dataclasses.asdict(each).items()}
-                for each in systems
-            ],
-            "made_of": made,
-        }
-        stopped: JudgeStopped | None = None
+        stopped: ValueError | None = None
         summaries: list[dict] = []
         try:
             graded, summaries = ask(grid, plan.judges, against, out / "judges", Console(stderr=True))
             measured += graded
-        except JudgeStopped as error:  # the tables of all else are written first
+        except ValueError as error:  # the tables of all else are written first
             stopped = error
         report = dataclasses.replace(report_on(grid, measured, scoring, against), judges=summaries)
-        write(report, out, facts, console)
+        told = [
+            {key: value if value is None else str(value) for key, value in dataclasses.asdict(each).items()}
+            for each in systems
+        ]
+        write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
         if stopped:
             raise stopped
     return report
+
+
+def _found(
+    systems: list[System], made: dict[str, dict], data: Data, out: Path, plan: Plan, console: Console
+) -> dict[str, dict[Key, Answer]]:
+    """The answers of all systems, those that are missing generated, by the engine of one model after the other."""
+    foreign = {each.name: read_foreign(each.answers, data.rows) for each in systems if each.answers is not None}
+    files = {name: Answers(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
+    for model in dict.fromkeys(each.model for each in systems if each.model is not None):
+        own = [(each, files[each.name]) for each in systems if each.model == model]
+        generate(model, own, data, plan.sampling, plan.vllm, Console(stderr=True))
+    generated = {}
+    for name, file in files.items():
+        file.close()
+        generated[name] = {key: answer for key, answer in file.found.items() if key[1] < plan.sampling.passes}
+        _say_failures(name, list(generated[name].values()), console)
+    return {each.name: (foreign | generated)[each.name] for each in systems}
 
 
 def _say_failures(name: str, answers: list, console: Console) -> None:
