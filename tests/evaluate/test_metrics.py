@@ -97,13 +97,14 @@ def score(name: str, answers: list[str], references: list, settings: Settings = 
     return float(scorer.score(scorer.statistics(answers, lists).sum(axis=0)))
 
 
-@pytest.fixture
-def wordnet(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def wordnet(tmp_path_factory):
     """Debian's WordNet 3.0 (apt-get install wordnet-base) where NLTK looks for one."""
     debian = Path("/usr/share/wordnet")
     if not debian.exists():
         pytest.skip("no WordNet: apt-get install wordnet-base")
-    folder = tmp_path / "corpora/wordnet"
+    root = tmp_path_factory.mktemp("nltk_data")
+    folder = root / "corpora/wordnet"
     folder.mkdir(parents=True)
     for file in debian.iterdir():
         shutil.copy(file, folder)  # NLTK follows no link out of its folder
@@ -111,9 +112,10 @@ def wordnet(tmp_path, monkeypatch):
     assert len(lines) == 45
     (folder / "lexnames").write_text("".join(lines))
     (folder / "index.sense").touch()
-    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
-    models.wordnet.cache_clear()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nltk.data.path", [str(root)])
+        models.wordnet.cache_clear()
+        yield
     models.wordnet.cache_clear()
 
 
@@ -134,13 +136,6 @@ def test_lower_case():
 def test_meteor_knows_synonyms(wordnet):
     assert score("meteor", ["the automobile was quick"], ["the car was fast"]) == pytest.approx(0.638889, abs=5e-7)
     assert "WordNet:3.0" in build("meteor", Settings()).signature
-
-
-def test_meteor_without_wordnet_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
-    models.wordnet.cache_clear()
-    with pytest.raises(Missing, match=r"python -m nltk.downloader wordnet"):
-        build("meteor", Settings())
 
 
 def test_bertscore():
@@ -196,3 +191,10 @@ def test_anything_can_be_scored(name):
     scorer = build(name, Settings())
     for answer, reference in (("", ""), ("", "a"), ("a", ""), ("\0", "\ud800"), ("a" * 9000, "b " * 9000)):
         assert np.isfinite(scorer.score(scorer.statistics([answer], [[reference]])).item())
+
+
+def test_meteor_without_wordnet_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    models.wordnet.cache_clear()  # of what other tests have read; they read it again
+    with pytest.raises(Missing, match=r"python -m nltk.downloader wordnet"):
+        build("meteor", Settings())
