@@ -5,6 +5,7 @@ import pytest
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling
 from verl_leaf.evaluate.store import Answers, answer_of, missing
+from verl_leaf.speech.swap import write_rows
 
 MADE_OF = {"model": "abc", "sampling": {"seed": 0}}
 
@@ -65,3 +66,15 @@ def test_rows_know_question_references_and_clips(data, rows):
     assert rows[0].audio == rows[1].audio == ("clip1.wav",)
     assert (rows[3].question, rows[3].references) == ("Translate into German.", ("alte Leute lachen laut",))
     assert Data(data).splits == {"validation"}
+
+
+def test_a_question_that_is_spoken_alone_is_known_from_its_transcript(tmp_path):
+    row = {
+        "data_source": "voicebench/alpacaeval/test",
+        "prompt": [{"role": "user", "content": "<audio>"}],
+        "audios": ["0.wav"],
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {"question": "Who wrote Faust?"},
+    }
+    write_rows([row], tmp_path / "spoken.parquet")
+    assert Data(tmp_path / "spoken.parquet").rows[0].question == "Who wrote Faust?"

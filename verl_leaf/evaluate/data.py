@@ -72,8 +72,10 @@ class Data:
             references = reference_texts(row["reward_model"]["ground_truth"])
         except ValueError as error:
             raise ValueError(f"{self.path}, row {number}: {error}") from error
-        self.splits.add(str((row.get("extra_info") or {}).get("split")))
+        extra = row.get("extra_info") or {}
+        self.splits.add(str(extra.get("split")))
         question = "\n".join(message["content"].replace(PLACEHOLDER, "").strip() for message in row["prompt"])
+        question = question.strip() or str(extra.get("question") or "")  # a prompt may be spoken alone
         audio = tuple(_name(reference, self._root) for reference in row["audios"])
         return Row(number, row["data_source"], question, tuple(references), audio)
 
