@@ -23,6 +23,7 @@ COMMANDS = {
     "prepare voicebench": ["--data", "{bad}", "--out", "{ok}/out"],
     "prepare manifest": ["{bad}", "--out", "{ok}/out"],
     "data": ["{bad}"],
+    "evaluate": ["x={bad}", "--data", "{bad}", "--out", "{ok}/out"],
     "tree": ["{bad}"],
     "forks": ["{bad}", "--out", "{ok}/forks"],
     "curves": ["{bad}", "--out", "{ok}/curves"],

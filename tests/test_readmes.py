@@ -41,7 +41,7 @@ OVERRIDE = re.compile(r"\+{0,2}(family|machine|\w+(\.\w+)+)=")
 VARIABLE = re.compile(r"([A-Z_]+)=(.*)")
 OURS = ("verl-leaf", "bash", "sbatch", "python")
 # Commands of others, which are taken as they are.
-THEIRS = ("cd", "git", "mypy", "pip", "pre-commit", "pytest", "ray", "ruff", "unzip", "uv")
+THEIRS = ("apt-get", "cd", "git", "mypy", "pip", "pre-commit", "pytest", "ray", "ruff", "unzip", "uv")
 # Commands of other trainers, with their arguments; tests/adapters runs them where the trainer is installed.
 ADAPTERS = "verl_leaf.adapters."
 # What verl leaves open below it, so that Hydra's + adds to it and nothing is declared.

@@ -206,6 +206,19 @@ def test_what_it_does_not_go_with_is_refused(words, message, undone):
         for_openrlhf.main([*COMMON, *words.split()])
 
 
+def test_a_reward_that_is_not_a_number_is_named(experiences, monkeypatch):
+    whole = for_openrlhf.LeafExperienceMaker.make_experience
+
+    def spoilt(maker, samples):
+        made = whole(maker, samples)
+        made[0].rewards[0] = torch.nan
+        return made
+
+    monkeypatch.setattr(for_openrlhf.LeafExperienceMaker, "make_experience", spoilt)
+    with pytest.raises(ValueError, match="1 of 12 responses have the reward nan"):
+        experiences(())
+
+
 def test_kl_in_the_loss_is_taken(arguments):
     assert arguments("--algo.kl.init_coef", "0.01", "--algo.kl.use_loss").algo.kl.use_loss
 

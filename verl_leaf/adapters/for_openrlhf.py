@@ -29,11 +29,14 @@ class LeafExperienceMaker(RemoteExperienceMaker):
         args = self.strategy.args
         check(args)
         experiences = super().compute_advantages_and_returns(experiences)
+        rewards = torch.cat([experience.rewards for experience in experiences])
+        if rewards.isnan().any():
+            raise ValueError(f"{int(rewards.isnan().sum())} of {len(rewards)} responses have the reward nan")
         row = torch.tensor([index for experience in experiences for index in experience.index])
         advantages, metrics = token_advantages(
             args.leaf,
             [_responses(experience) for experience in experiences],
-            torch.cat([experience.rewards for experience in experiences]),
+            rewards,
             row // args.rollout.n_samples_per_prompt,
         )
         for experience, own in zip(experiences, advantages, strict=True):

@@ -25,6 +25,8 @@ from verl_leaf.algorithm import (
     tempo_advantages,
 )
 
+Computed = tuple[Tensor, dict[str, float]]  # advantages [N, T], metrics
+
 
 @dataclass
 class Settings:
@@ -143,6 +145,7 @@ def token_advantages(
 
 
 def _check(rewards: Tensor, lost: Tensor) -> None:
+    """Raises ``ValueError`` where one of ``rewards [N]`` is infinite, or a log-probability ``lost [N, T]``."""
     for row in rewards.isinf().nonzero().flatten().tolist():
         raise ValueError(f"the reward of response {row} of the step is {rewards[row].item()}, not a finite number")
     for row in lost.any(1).nonzero().flatten().tolist():
@@ -151,7 +154,9 @@ def _check(rewards: Tensor, lost: Tensor) -> None:
         )
 
 
-def _leaf(settings, tokens, log_probs, rewards, mask, group):
+def _leaf(
+    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
+) -> Computed:
     began = time.perf_counter()
     result = leaf_advantages(
         tokens,
@@ -168,17 +173,23 @@ def _leaf(settings, tokens, log_probs, rewards, mask, group):
     return result.advantages, {**metrics, "leaf/seconds": seconds, **_fork_metrics(result.tree.forks, rewards)}
 
 
-def _grpo_prefix(settings, tokens, log_probs, rewards, mask, group):
+def _grpo_prefix(
+    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
+) -> Computed:
     result = grpo_prefix_advantages(tokens, rewards, mask, group, kappa=kappa_of(settings))
     return result.advantages, {"grpo_prefix/kappa": result.kappa, **_fork_metrics(result.forks, rewards)}
 
 
-def _tempo(settings, tokens, log_probs, rewards, mask, group):
+def _tempo(
+    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
+) -> Computed:
     result = tempo_advantages(tokens, rewards, mask, group)
     return result.advantages, _fork_metrics(result.forks, rewards)
 
 
-def _grpo_floored(settings, tokens, log_probs, rewards, mask, group):
+def _grpo_floored(
+    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
+) -> Computed:
     forks = find_forks(tokens, last_position(mask) + 1, group)
     return grpo_floored_advantages(rewards, group)[:, None] * mask, _fork_metrics(forks, rewards)
 
