@@ -116,6 +116,11 @@ def build_model(
     return model
 
 
+def audio_tower(model: Qwen2AudioForConditionalGeneration) -> torch.nn.Module:
+    """The encoder, which transformers 5.9 keeps beside the language model and 5.10 in a model with it."""
+    return getattr(model, "model", model).audio_tower
+
+
 def make_audible(model: Qwen2AudioForConditionalGeneration) -> None:
     """Scales random weights up, so that what an untrained model says depends clearly on what it hears."""
     with torch.no_grad():
