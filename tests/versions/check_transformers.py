@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from tests.helpers import PROJECT
-from tests.helpers.tiny_models import build
+from verl_leaf.selftest.folder import write_folder
 from verl_leaf.models import FAMILIES
 
 PROBE = """
