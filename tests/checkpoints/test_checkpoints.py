@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -119,8 +120,9 @@ def test_an_adapter_with_the_names_of_the_hub_loads_in_plain_peft(model, adapted
             for name, tensor in tensors.items()
         }
         save_file(named, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
-        network = PeftModel.from_pretrained(load(plain, folder), tmp_path)
-        torch.testing.assert_close(logits(network), expected, rtol=0, atol=1e-4)
+        if prefix or Version(transformers.__version__) >= Version("5.10"):  # 5.9's PEFT wants the prefix
+            network = PeftModel.from_pretrained(load(plain, folder), tmp_path)
+            torch.testing.assert_close(logits(network), expected, rtol=0, atol=1e-4)
         assert main(["export", str(wrap(tmp_path)), "--out", str(tmp_path / f"out{prefix}"), "--merged"]) == 0
         torch.testing.assert_close(logits(load(plain, tmp_path / f"out{prefix}")), expected, rtol=0, atol=1e-4)
 
