@@ -4,8 +4,8 @@
     python recipes/upstream/apply.py --installed COPY [--only NAME]
 
 CHECKOUT is a clone of verl, or of verl-recipe for the piece that goes there. COPY is a folder that holds a copy of the
-installed package ``verl``; it has neither docs nor examples, so that edits of those are left out. A piece is a folder with
-``files/``, which are new, and ``edits.txt``, which changes lines::
+installed package ``verl``; it has neither docs nor examples, so that edits of those are left out. A piece is a folder
+with ``files/``, which are new, and ``edits.txt``, which changes lines::
 
     <<<< verl/some/file.py
     the lines as they are, found exactly once
@@ -94,7 +94,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Put the pieces of the series into verl.")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("checkout", nargs="?", type=Path, metavar="CHECKOUT", help="a clone of verl or verl-recipe")
-    where.add_argument("--installed", type=Path, metavar="COPY", help="folder with a copy of the installed package verl")
+    where.add_argument(
+        "--installed", type=Path, metavar="COPY", help="folder with a copy of the installed package verl"
+    )
     parser.add_argument("--only", choices=PIECES, help="this piece alone")
     given = parser.parse_args()
     root = given.installed or given.checkout

@@ -50,7 +50,9 @@ class _StubTrainer(PPOTrainer):
 
 @pytest.fixture(scope="module", autouse=True)
 def tq_init():
-    ray.init(num_cpus=8, include_dashboard=False, ignore_reinit_error=True)  # logical ones, so that a small host will do
+    ray.init(
+        num_cpus=8, include_dashboard=False, ignore_reinit_error=True
+    )  # logical ones, so that a small host will do
     tq.init()
     yield
     tq.close()

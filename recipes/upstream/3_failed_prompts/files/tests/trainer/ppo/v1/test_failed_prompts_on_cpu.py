@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Failed prompts are counted when they are sampled, and the poll interval is a setting; against a real TransferQueue."""
+"""Failed prompts are counted when they are sampled, and the poll interval is a setting."""
 
 import logging
 import uuid
@@ -30,7 +30,9 @@ COUNT = "training/rollout_failure/sampled_prompts"
 
 @pytest.fixture(scope="module")
 def tq_init():
-    ray.init(num_cpus=8, include_dashboard=False, ignore_reinit_error=True)  # logical ones, so that a small host will do
+    ray.init(
+        num_cpus=8, include_dashboard=False, ignore_reinit_error=True
+    )  # logical ones, so that a small host will do
     tq.init()
     yield
     tq.close()
