@@ -33,9 +33,9 @@ STANDS_DOWN = {
         "verl.trainer.ppo.v1.replay_buffer",
     ): "not needed: solved upstream, by trainer.v1.sampler.poll_interval",
 }
-# Tests of those patches that hold with and without the series; the others show what verl lacks.
+# Tests of those patches that hold with and without the series; test_polling's others are of a patch that stands down.
 OF_THE_PATCHES = {
-    "tests/patches/test_advantage_batch.py": "not hands_an_estimator_no_batch",
+    "tests/patches/test_advantage_batch.py": "",
     "tests/patches/test_failed_prompts.py": "",
     "tests/patches/test_polling.py": "finished_prompts_are_found",
 }
