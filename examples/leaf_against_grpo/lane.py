@@ -35,9 +35,6 @@ from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.summary import summarise
 from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
 
-POLL_SECONDS = 0.05
-"""How often the trainer looks for finished rollouts; verl's 2 s would be most of such a small model's step."""
-
 
 class SeededWorker(SpeechAgentLoopWorker):
     """Samples each response with a seed made of the cell's seed, the step, the row and the response's number."""
@@ -68,7 +65,6 @@ class CellsTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: SeededManager) -> None:
         study = self.config
-        self.replay_buffer.poll_interval = POLL_SECONDS
         start = self._start_checkpoint(Path(study.study.folder) / "start")
         for cell, overrides in study.study.cells.items():
             folder = RunFolder(Path(study.study.folder) / cell)

@@ -116,6 +116,11 @@ def build_model(
     return model
 
 
+def audio_tower(model: Qwen2AudioForConditionalGeneration) -> torch.nn.Module:
+    """The encoder, which transformers 5.9 keeps beside the language model and 5.10 in a model with it."""
+    return getattr(model, "model", model).audio_tower
+
+
 def make_audible(model: Qwen2AudioForConditionalGeneration) -> None:
     """Scales random weights up, so that what an untrained model says depends clearly on what it hears."""
     with torch.no_grad():
@@ -142,6 +147,8 @@ def save_hub_layout(
 
 
 def _hub_name(name: str) -> str:
+    if name.startswith(tuple(_HUB_NAMES.values())):  # as transformers 5.9 has it
+        return name
     for here, hub in _HUB_NAMES.items():
         if name.startswith(here):
             return hub + name.removeprefix(here)

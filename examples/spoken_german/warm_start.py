@@ -108,7 +108,7 @@ def window(model: Qwen2AudioForConditionalGeneration, positions: int = WINDOW) -
 
     The encoder masks padding and its position table is frozen, so for clips that fit the result is the same.
     """
-    tower = model.model.audio_tower
+    tower = tiny_model.audio_tower(model)
     table, full = tower.embed_positions, tower.config.max_source_positions
     tower.embed_positions = torch.nn.Embedding.from_pretrained(table.weight[:positions], freeze=True)
     tower.config.max_source_positions = positions
@@ -138,7 +138,7 @@ class Listener(torch.nn.Module):
         heard = [word for slot in phrases.SLOTS.values() for word in slot]
         self.indices = {word: index for index, word in enumerate(heard, start=1)}
         self.head = torch.nn.Linear(model.config.audio_config.d_model, len(heard) + 1)
-        self.hook = model.model.audio_tower.register_forward_hook(self._listen)
+        self.hook = tiny_model.audio_tower(model).register_forward_hook(self._listen)
 
     def _listen(self, tower: torch.nn.Module, inputs: tuple, output: BaseModelOutput) -> None:
         self.hidden = output.last_hidden_state
@@ -165,7 +165,7 @@ def train(
     rng = random.Random(seed)
     listener = Listener(model)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad] + [*listener.parameters()]
-    hearing = {*model.model.audio_tower.parameters(), *listener.parameters()}
+    hearing = {*tiny_model.audio_tower(model).parameters(), *listener.parameters()}
     groups = [
         {"params": [parameter for parameter in parameters if parameter in hearing]},
         {"params": [parameter for parameter in parameters if parameter not in hearing], "lr": learning_rate},

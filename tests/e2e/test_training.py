@@ -106,7 +106,7 @@ def test_a_run_can_be_looked_at(trained, tmp_path):
         rewards = [response.reward for prompt in trace.prompts.values() for response in prompt.responses]
         assert statistics.fmean(rewards) == pytest.approx(scalars["critic/score/mean"][step], abs=1e-5)
         forks = collect((step, prompt) for prompt in trace.prompts.values())
-        share = statistics.fmean(fired for _, _, fired, _ in forks.boundaries)
+        share = statistics.fmean(boundary.fired for boundary in forks.boundaries)
         assert share == pytest.approx(scalars["leaf/fired_share"][step])
     assert "data:audio/mpeg" in (trained.run / "tree.html").read_text()
     for command in ("forks", "curves"):

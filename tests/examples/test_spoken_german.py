@@ -60,7 +60,7 @@ def test_the_short_window_hears_as_the_full_one_does(task, processor):
             return warm_start.log_probs(model, speech.batch([0], speech.exercises(phrases.NAME)[:1], ["zwei"]))
 
     before = window_gives()
-    positions = model.model.audio_tower.embed_positions.weight
+    positions = tiny_model.audio_tower(model).embed_positions.weight
     positions.data.copy_(positions.data.flip(0))
     assert (window_gives() - before).abs().max() > 1e-2  # so other positions would have shown
 
@@ -78,7 +78,7 @@ def test_warm_start_lowers_both_losses_and_leaves_no_hook(task, processor, capfd
     before = likelihood()
     warm_start.train(model, speech, steps=12)
     assert likelihood() > before + 0.5
-    assert not model.model.audio_tower._forward_hooks
+    assert not tiny_model.audio_tower(model)._forward_hooks
     said = capfd.readouterr()
     assert "\r" not in said.out + said.err and len(said.out + said.err) < 200  # no bar in the log of a run
-    assert model.model.audio_tower.embed_positions.num_embeddings == 1500
+    assert tiny_model.audio_tower(model).embed_positions.num_embeddings == 1500

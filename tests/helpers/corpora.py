@@ -131,6 +131,33 @@ def covost2(root: Path) -> None:
     (root / "covost_v2.en_de.tsv").write_text("\n".join(lines))
 
 
+def voicebench(root: Path) -> None:
+    """Two rows of some subsets, as the hub's data set has them: parquet files with the audio in them."""
+    instruction = {"num_words": 5, "relation": "less than", "keywords": None}
+    subsets = {
+        "alpacaeval/test": [{}, {}],
+        "sd-qa/usa": [{"reference": "Paris"}, {"reference": ""}],
+        "sd-qa/gbr": [{"reference": "Rome"}],
+        "mmsu/law": [{"reference": "B"}, {"reference": "C"}],
+        "bbh/test": [{"reference": "no", "id": "navigate_7"}, {"reference": "(B)", "id": "hyperbaton_1"}],
+        "advbench/test": [{}],
+        "ifeval/test": [
+            {"key": 3, "instruction_id_list": ["length_constraints:number_words"], "kwargs": [instruction]},
+            {"key": 4, "instruction_id_list": ["punctuation:no_comma", "startend:quotation"], "kwargs": [instruction]},
+        ],
+    }
+    for name, records in subsets.items():
+        rows = []
+        for number, record in enumerate(records):
+            data = io.BytesIO()
+            soundfile.write(data, tone(300 + number, 0.3), RATE, format="WAV")
+            spoken = {"audio": {"bytes": data.getvalue(), "path": f"{number}.wav"}, "prompt": f"{name} {number}?"}
+            rows.append(spoken | record)
+        file = root / f"{name}-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+
+
 def conversation(question: str, answer: str) -> list[dict]:
     return turns(f"<sound>\n{question}", answer)
 

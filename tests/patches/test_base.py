@@ -1,5 +1,7 @@
 """What all patches are made of."""
 
+import subprocess
+import sys
 from types import ModuleType
 
 import pytest
@@ -45,3 +47,28 @@ def test_a_patch_is_attached_once():
     attach(patch)
     attach(patch)
     assert calls == ["json"] and STATUS.pop(("patch", "json")) == "active: for the test"
+
+
+def test_a_module_that_has_moved_stops_the_process():
+    """Its patch would wait for ever, and nobody would hear of it."""
+    patch = ModuleType("some.patch")
+    patch.HOOKS = {"json.moved": lambda module: "active"}
+    with pytest.raises(PatchError, match=r"there is no json.moved any more\. Install the tested versions"):
+        attach(patch)
+    assert STATUS.pop(("patch", "json.moved")) == "broken: there is no json.moved any more"
+    patch.HOOKS = {"not_installed.module": lambda module: "active"}
+    attach(patch)
+    assert STATUS.pop(("patch", "not_installed.module")).startswith("waiting")
+
+
+def test_a_guard_that_trips_while_verl_loads_names_patch_and_remedy():
+    """verl logs errors of plugins at DEBUG level: ours end the process."""
+    code = (
+        "import verl_leaf.patches.base as base\n"
+        "base._has_moved = lambda module: module == 'verl.utils.model'\n"
+        "import verl"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "verl-leaf could not connect to verl: there is no verl.utils.model any more" in done.stderr
+    assert "Run `verl-leaf doctor` for the remedy" in done.stderr

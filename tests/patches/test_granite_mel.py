@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from transformers.models.granite_speech import feature_extraction_granite_speech
+from transformers.utils import is_torchaudio_available
 
 from tests.helpers import PROJECT
 from tests.helpers.changed import without
@@ -33,6 +34,19 @@ def test_mel_spectrogram():
     torch.testing.assert_close(ours[::8, ::5].maximum(floor), expected.maximum(floor), rtol=0, atol=2e-4)
 
 
+@pytest.mark.skipif(not is_torchaudio_available(), reason="torchaudio is not installed")
+def test_mel_spectrogram_is_the_installed_torchaudios():
+    import torchaudio
+
+    settings = {"sample_rate": RATE, "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 80}
+    ours, theirs = (
+        made(**settings)(chirp()) for made in (granite_mel.MelSpectrogram, torchaudio.transforms.MelSpectrogram)
+    )
+    floor = theirs.max() * 1e-8
+    torch.testing.assert_close(ours.maximum(floor).log10(), theirs.maximum(floor).log10(), rtol=0, atol=2e-4)
+
+
+@pytest.mark.skipif(is_torchaudio_available(), reason="the patch is not needed: torchaudio is installed")
 def test_the_extractor_works_with_it_and_not_without():
     extractor = feature_extraction_granite_speech.GraniteSpeechFeatureExtractor()
     assert extractor(chirp())["input_features"].shape == (1, 10, 160)

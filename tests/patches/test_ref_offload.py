@@ -23,7 +23,7 @@ def test_fsdp2_runs_with_the_policy_that_verl_gets(mesh):
         fully_shard(layer, mesh=mesh, offload_policy=policy)
         return layer(torch.ones(1, 4))
 
-    with pytest.raises(RuntimeError, match="accelerator"):
+    with pytest.raises(RuntimeError, match="accelerator|NVIDIA driver"):  # torch's builds for CPUs and for CUDA
         output(CPUOffloadPolicy(pin_memory=True))
     assert output(transformer_impl.CPUOffloadPolicy(pin_memory=True)).shape == (1, 4)
 

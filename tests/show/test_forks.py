@@ -24,7 +24,7 @@ def test_fired_and_usable():
     # The node of 0 and 3 has one reward in the second prompt; the third has one reward in all.
     assert [usable for *_, usable in forks.boundaries] == [True, True, True, False, False, False]
     assert all(fired for *_, fired, _ in forks.boundaries)
-    assert {at for _, at, *_ in forks.boundaries} == {2 / 5, 4 / 5}
+    assert {(seen.position, seen.token) for seen in forks.boundaries} == {(2 / 5, 2), (4 / 5, 4)}
     assert forks.nodes[:2] == [(1, 4, 1.0), (1, 2, pytest.approx(0.2))]
 
 
@@ -74,7 +74,7 @@ def test_shares_of_places_and_stretches_are_those_of_the_whole():
     rows = measures(collect([(step, prompt(rewards=[1.0, 0.5, 0.0, step % 2])) for step in range(1, 31)]))
     for measure in ("fired", "usable"):
         (total,) = only(rows, measure)
-        for over in ("position", "step"):
+        for over in ("position", "token", "step"):
             parts = only(rows, measure, over)
             assert sum(row["count"] for row in parts) == total["count"]
             whole = sum(row["count"] * row["value"] for row in parts) / total["count"]

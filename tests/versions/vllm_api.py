@@ -81,11 +81,13 @@ def _defined(node: ast.AST) -> list[str]:
 
 
 def _parameters(node: ast.AST) -> str | None:
-    """The parameters of a method without ``self``, every default shown as None: ``weights, *, mapper=None``."""
+    """The parameters of a method without ``self`` or ``cls``, every default shown as None: ``weights, *, mapper=None``."""
     if not isinstance(node, ast.FunctionDef):
         return None
     args, optional = node.args, len(node.args.args) - len(node.args.defaults)
-    words = [arg.arg + "=None" * (index >= optional) for index, arg in enumerate(args.args) if arg.arg != "self"]
+    words = [
+        arg.arg + "=None" * (index >= optional) for index, arg in enumerate(args.args) if arg.arg not in ("self", "cls")
+    ]
     words += [f"*{args.vararg.arg if args.vararg else ''}"] if args.vararg or args.kwonlyargs else []
     words += [arg.arg + "=None" * bool(default) for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)]
     return ", ".join([*words, f"**{args.kwarg.arg}"] if args.kwarg else words)

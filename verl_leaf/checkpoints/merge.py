@@ -39,7 +39,7 @@ def merge(model: str, adapter: Path | None, destination: Path, console: Console)
         ValueError: files are missing, the adapter is not plain LoRA or does not fit the model, or the destination exists.
     """
     check_new(destination)
-    folder = _local(model)
+    folder = local_folder(model)
     adapter = adapter or folder
     deltas = _deltas(adapter, family_of_model(str(folder)))
     if (folder / INDEX).exists():
@@ -69,7 +69,12 @@ def merge(model: str, adapter: Path | None, destination: Path, console: Console)
             (scratch / "config.json").write_text(json.dumps({**config, "has_lora_adapter": False}, indent=2))
 
 
-def _local(model: str) -> Path:
+def local_folder(model: str) -> Path:
+    """The folder of a model or adapter, downloaded from the hub if it is the name of one there.
+
+    Raises:
+        ValueError: it is neither.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder

@@ -4,10 +4,12 @@ A patch is a module with ``HOOKS``: the name of each module that it patches, and
 module right after it is imported. It returns the status of the patch: ``active: why`` or ``not needed: why``.
 """
 
+import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
 
 import wrapt
@@ -27,12 +29,29 @@ class PatchError(RuntimeError):
 
 
 def attach(patch: ModuleType) -> None:
-    """Let each hook of a patch run when its module is imported, or now where it is already; once per process."""
+    """Let each hook of a patch run when its module is imported, or now where it is already; once per process.
+
+    Raises:
+        PatchError: the package that a module belongs to is installed, and has no such module.
+    """
     name = patch.__name__.rpartition(".")[2]
     for module, hook in patch.HOOKS.items():
         if (name, module) not in STATUS:
             STATUS[name, module] = "waiting: the module is not imported"
+            if _has_moved(module):
+                STATUS[name, module] = f"broken: there is no {module} any more"
+                raise PatchError(f"there is no {module} any more. {TESTED_VERSIONS}")
             wrapt.when_imported(module)(_recorded(hook, name))
+
+
+def _has_moved(module: str) -> bool:
+    """Whether an installed package lacks a module, so that its patch would wait for ever. Imports nothing."""
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if not parts or spec is None:
+        return False
+    files = [Path(folder, *parts) for folder in spec.submodule_search_locations or ()]
+    return not any(file.with_suffix(".py").is_file() or (file / "__init__.py").is_file() for file in files)
 
 
 def _recorded(hook: Hook, name: str) -> Callable[[ModuleType], None]:

@@ -6,7 +6,7 @@ rest.
 
 import importlib
 
-CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "manifest")
+CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "voicebench", "manifest")
 
 
 def add_arguments(parser) -> None:

@@ -57,7 +57,7 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
     except AudioError as error:
         return Rejected(item.id, item.source, str(error))
     return {
-        "data_source": settings.data_source,
+        "data_source": item.data_source or settings.data_source,
         "prompt": [{"role": "user", "content": text}],
         "audios": audios,
         "reward_model": {"style": "rule", "ground_truth": list(item.answers)},

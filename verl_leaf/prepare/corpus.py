@@ -34,6 +34,7 @@ class Item:
     phrase_by: str = ""  # its hash chooses the phrasing; the question if empty
     source: str = ""  # file and row that it comes from
     numbered: bool = False  # the id is only the row's number
+    data_source: str = ""  # its own, where a corpus has several; the corpus's if empty
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def measure(
         own name (an error rate is the raw rate, the lowest of the references, and may exceed 1; its score is
         ``1 - min(rate, 1)``), and what it is made of, as ``{name}_{part}``.
     """
-    references = [_collapse(reference) for reference in references]
-    score, value, parts = METRICS[name](_collapse(answer), references, tokenize)
+    references = [collapse(reference) for reference in references]
+    score, value, parts = METRICS[name](collapse(answer), references, tokenize)
     return score, {name: value} | {f"{name}_{part}": number for part, number in parts.items()}
 
 
@@ -93,24 +93,24 @@ def needed_tokenizer(references: Iterable[str]) -> str | None:
 
 def _bleu(lowercase: bool, answer: str, references: list[str], tokenize: str | None) -> Result:
     bleu = _bleu_metric(lowercase, tokenize or BLEU.TOKENIZER_DEFAULT).sentence_score(
-        _cut(answer), [*map(_cut, references)]
+        cut(answer), [*map(cut, references)]
     )
     value = min(bleu.score / 100, 1.0)
     return value, value, {"brevity_penalty": bleu.bp}
 
 
 def _chrf(answer: str, references: list[str], tokenize: str | None) -> Result:
-    value = min(CHRF().sentence_score(_cut(answer), [*map(_cut, references)]).score / 100, 1.0)
+    value = min(CHRF().sentence_score(cut(answer), [*map(cut, references)]).score / 100, 1.0)
     return value, value, {}
 
 
 def _wer(answer: str, references: list[str], tokenize: str | None) -> Result:
     words = tokenizer(tokenize or "none")
-    return _lowest(jiwer.wer, words(_cut(answer)), [words(_cut(reference)) for reference in references])
+    return _lowest(jiwer.wer, words(cut(answer)), [words(cut(reference)) for reference in references])
 
 
 def _cer(answer: str, references: list[str], tokenize: str | None) -> Result:
-    return _lowest(jiwer.cer, _cut(answer), [*map(_cut, references)])
+    return _lowest(jiwer.cer, cut(answer), [*map(cut, references)])
 
 
 def _lowest(error_rate: Callable, answer: str, references: list[str]) -> Result:
@@ -119,7 +119,7 @@ def _lowest(error_rate: Callable, answer: str, references: list[str]) -> Result:
 
 
 def _rouge_l(answer: str, references: list[str], tokenize: str | None) -> Result:
-    rouge = _rouge_scorer(tokenize).score_multi([*map(_cut, references)], _cut(answer))["rougeL"]
+    rouge = _rouge_scorer(tokenize).score_multi([*map(cut, references)], cut(answer))["rougeL"]
     value = float(rouge.fmeasure)
     return value, value, {"precision": float(rouge.precision), "recall": float(rouge.recall)}
 
@@ -150,10 +150,12 @@ def _bleu_metric(lowercase: bool, tokenize: str) -> BLEU:
 
 @functools.cache
 def _rouge_scorer(tokenize: str | None) -> rouge_scorer.RougeScorer:
-    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenize and _RougeTokenizer(tokenizer(tokenize)))
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=tokenize and RougeTokenizer(tokenizer(tokenize)))
 
 
-class _RougeTokenizer:
+class RougeTokenizer:
+    """A tokeniser of sacrebleu's as rouge-score takes one."""
+
     def __init__(self, words: Callable[[str], str]):
         self.words = words
 
@@ -161,9 +163,11 @@ class _RougeTokenizer:
         return self.words(text.lower()).split()
 
 
-def _collapse(text: str) -> str:
+def collapse(text: str) -> str:
+    """A text without white space at its ends and with single spaces; NUL is white space, a lone surrogate becomes ?."""
     return " ".join(text.encode(errors="replace").decode().replace("\0", " ").split())
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """As much of a text as a library sees."""
     return text[:MAX_CHARACTERS]

@@ -37,6 +37,7 @@ class SeenBoundary(NamedTuple):
 
     step: int
     position: float  # as a share of the response that put it there
+    token: int  # the same, counted from the response's first
     fired: bool
     usable: bool
 
@@ -76,7 +77,8 @@ def collect(prompts: Iterable[tuple[int, Prompt]]) -> Forks:
         count += 1
         for index, boundary in enumerate(prompt.boundaries):
             share = boundary.position / len(prompt.responses[boundary.response].tokens)
-            boundaries.append(SeenBoundary(step, share, prompt.fired(index), prompt.usable(index)))
+            fired, usable = prompt.fired(index), prompt.usable(index)
+            boundaries.append(SeenBoundary(step, share, boundary.position, fired, usable))
         nodes += [SeenNode(step, len(node.responses), prompt.spread(node)) for node in prompt.nodes]
         spread = spread_of(prompt)
         sums = (spread.first, spread.first_pairs, spread.later, spread.later_pairs)
@@ -118,8 +120,8 @@ def measures(forks: Forks) -> list[dict]:
     independent), for nodes the quartiles around the mean, and for ``early`` the 95 % interval of a bootstrap over prompts.
     ``early`` is of the prompts whose rewards differ.
     """
-    fired = [(seen.step, seen.position, seen.fired) for seen in forks.boundaries]
-    usable = [(seen.step, seen.position, seen.usable) for seen in forks.boundaries]
+    fired: list[tuple] = [(seen.step, seen.position, seen.token, seen.fired) for seen in forks.boundaries]
+    usable: list[tuple] = [(*place, seen.usable) for (*place, _), seen in zip(fired, forks.boundaries, strict=True)]
     sizes: list[tuple] = [(seen.step, seen.responses) for seen in forks.nodes]
     spreads: list[tuple] = [(seen.step, seen.spread) for seen in forks.nodes]
     rows = []
@@ -194,11 +196,14 @@ def _whole(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
     return _row(measure, "all", (0.0, 1.0), [value for *_, value in seen], summary)
 
 
-def _along_the_response(measure: str, seen: list[tuple[int, float, bool]], summary: Summary) -> list[dict]:
+def _along_the_response(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
+    """By the share of the response that lies before, and by the number of tokens."""
     rows = []
-    for index in range(BINS):
-        low, high = index / BINS, (index + 1) / BINS
-        rows += _row(measure, "position", (low, high), [value for _, at, value in seen if low <= at < high], summary)
+    last = max((token for _, _, token, _ in seen), default=0)
+    for over, place, end in (("position", 1, 1.0), ("token", 2, last + 1.0)):
+        for index in range(BINS):
+            low, high = end * index / BINS, end * (index + 1) / BINS
+            rows += _row(measure, over, (low, high), [each[-1] for each in seen if low <= each[place] < high], summary)
     return rows
 
 
@@ -228,6 +233,7 @@ def _figure(forks: dict[str, Forks], rows: list[dict]) -> Figure:
     """A column per run."""
     panels = (
         ("position", SHARES, "position in the response", "share of boundaries"),
+        ("token", SHARES, "tokens before it", "share of boundaries"),
         ("step", SHARES, "step", "share of boundaries"),
         ("step", SIZES, "step", "responses per node"),
         ("step", SPREADS, "step", "reward spread in a node"),

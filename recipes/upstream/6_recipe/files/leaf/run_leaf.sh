@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train a model of text with LEAF. Needs: pip install verl-leaf. Hydra overrides may follow.
+# Train a model of text with LEAF. Needs: pip install 'verl-leaf[gpu]'. Hydra overrides may follow.
 set -xeuo pipefail
 
 MODEL=${MODEL:-Qwen/Qwen2.5-3B-Instruct}

@@ -1,0 +1,33 @@
+"""A manifest of the human recordings in Debian's ``pocketsphinx-testdata``, for ``verl-leaf prepare manifest``.
+
+python -m examples.human_speech.prepare --out FOLDER
+"""
+
+import argparse
+import csv
+import re
+from pathlib import Path
+
+RECORDINGS = Path("/usr/share/pocketsphinx/test/data/librivox")
+LINE = re.compile(r"<s> (.+) </s> \((.+)\)")  # of the file of transcripts
+QUESTION = "Write down what is said."
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for manifest.csv")
+    options = parser.parse_args()
+    if not (options.recordings / "transcription").exists():
+        raise SystemExit(f"{options.recordings}: no recordings here: apt-get install pocketsphinx-testdata")
+    lines = (options.recordings / "transcription").read_text(encoding="utf-8").splitlines()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with (options.out / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["id", "audio", "question", "answer", "split"])
+        for text, name in (found.groups() for line in lines if (found := LINE.fullmatch(line.strip()))):
+            rows.writerow([name, (options.recordings / f"{name}.wav").absolute(), QUESTION, text, "test"])
+
+
+if __name__ == "__main__":
+    main()

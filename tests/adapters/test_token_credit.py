@@ -1,0 +1,180 @@
+"""What the adapters share: wherever the responses of a step lie, each gets what the estimator says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verl_leaf import estimator
+from verl_leaf.adapters.token_credit import Responses, Settings, refuse, token_advantages, total_rewards
+from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
+
+README = Responses(
+    torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 4, 9], [5, 6, 3, 8, 9], [5, 6, 7, 8, 2]]),
+    -torch.tensor(
+        [[0.1, 0.2, 0.9, 1.5, 0.1], [0.1, 0.2, 0.9, 2.0, 0.2], [0.1, 0.2, 2.5, 0.3, 0.1], [0.1, 0.2, 0.9, 1.5, 1.2]]
+    ),
+    torch.ones(4, 5),
+)
+REWARDS, GROUP = torch.tensor([1.0, 0.5, 0.0, 0.8]), torch.zeros(4, dtype=torch.long)
+
+
+def rows_of(responses: Responses, rows) -> Responses:
+    return Responses(*(tensor[rows] for tensor in (responses.tokens, responses.log_probs, responses.mask)))
+
+
+@st.composite
+def steps(draw):
+    """The responses of some prompts, one sharing beginnings with others, and how a trainer could hold them."""
+    seed = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    G, K, T = draw(st.integers(1, 3)), draw(st.integers(2, 4)), draw(st.integers(1, 6))
+    N = G * K
+    tokens = torch.randint(0, 2, (N, T), generator=seed)
+    length = torch.randint(1, T + 1, (N, 1), generator=seed)
+    mask = torch.arange(T) < length
+    mask &= (torch.rand(N, T, generator=seed) < 0.8) | (torch.arange(T) == 0)  # a tool's replies
+    log_probs = -torch.rand(N, T, generator=seed)
+    plain = Responses(tokens * (torch.arange(T) < length), log_probs, mask)
+    rewards = torch.randint(0, 3, (N,), generator=seed).float()
+    return plain, rewards, torch.arange(N) // K, draw(st.sampled_from([1, K, N])), seed
+
+
+def held(plain: Responses, size: int, seed: torch.Generator) -> list[Responses]:
+    """In batches of ``size`` rows, each response after a prompt and before padding of any length."""
+    batches = []
+    for first in range(0, len(plain.mask), size):
+        own = rows_of(plain, slice(first, first + size))
+        offset = torch.randint(0, 4, (len(own.mask), 1), generator=seed)
+        width = own.mask.shape[1] + 3 + int(torch.randint(0, 3, (), generator=seed))
+        columns = offset + torch.arange(own.mask.shape[1])
+
+        def place(rows, columns=columns, width=width):
+            other = torch.randint(0, 9, (len(rows), width), generator=seed).to(rows.dtype)
+            return other.scatter(1, columns, rows)
+
+        mask = torch.zeros(len(own.mask), width, dtype=torch.bool).scatter(1, columns, own.mask)
+        batches.append(Responses(place(own.tokens), place(own.log_probs), mask))
+    return batches
+
+
+@settings(deadline=None)
+@given(steps())
+def test_where_responses_begin_and_in_which_batch_makes_no_difference(step):
+    plain, rewards, group, size, seed = step
+    batches = held(plain, size, seed)
+    found, _ = token_advantages(Settings(), batches, rewards, group)
+    expected = leaf_advantages(plain.tokens, -plain.log_probs, rewards, plain.mask, group).advantages
+    for batch, own, theirs, mask in zip(batches, found, expected.split(size), plain.mask.split(size), strict=True):
+        assert own.shape == batch.mask.shape and not own[~batch.mask].any()
+        assert torch.equal(own[batch.mask], theirs[mask])
+
+
+@pytest.mark.parametrize("name", ["leaf", "grpo_prefix", "tempo", "grpo_floored"])
+def test_advantages_and_metrics_are_those_of_verls_side(name):
+    said = []
+    expected, _ = estimator.ESTIMATORS[name].compute(
+        torch.nn.functional.pad(REWARDS[:, None], (4, 0)),
+        README.mask,
+        np.array(["prompt"] * 4),
+        batch={"responses": README.tokens, "rollout_log_probs": README.log_probs},
+        report=said.append,
+    )
+    (found,), metrics = token_advantages(Settings(estimator=name), [README], REWARDS, GROUP)
+    assert torch.equal(found, expected)
+    theirs = said[0].metrics
+    assert metrics.keys() == theirs.keys()
+    assert {k: v for k, v in metrics.items() if k != "leaf/seconds"} == {
+        k: v for k, v in theirs.items() if k != "leaf/seconds"
+    }
+
+
+def test_two_processes_get_what_one_gets():
+    """Each has another width, and a prompt's responses lie on both."""
+    parts = [rows_of(README, slice(0, 2)), rows_of(README, slice(2, 4))]
+    parts[1] = Responses(
+        *(torch.nn.functional.pad(t, (0, 2)) for t in (parts[1].tokens, parts[1].log_probs, parts[1].mask))
+    )
+    whole, metrics = token_advantages(Settings(), [README], REWARDS, GROUP)
+
+    def gather_of(process):
+        """Plays the other process: the same call, with its own tensors."""
+
+        calls = iter(calls_of(parts[1 - process]))
+        return lambda own: torch.cat([own, next(calls)] if process == 0 else [next(calls), own])
+
+    for process, part in enumerate(parts):
+        (found,), own = token_advantages(Settings(), [part], REWARDS, GROUP, gather=gather_of(process), process=process)
+        assert torch.equal(found[:, :5], whole[0][2 * process :][:2])
+        assert {**own, "leaf/seconds": 0} == {**metrics, "leaf/seconds": 0}
+
+
+def calls_of(part: Responses) -> list[torch.Tensor]:
+    """What a process hands to ``gather``, beside one whose rows are 7 wide."""
+    pad = (0, 7 - part.mask.shape[1])
+    tensors = (part.mask.int(), part.tokens, part.log_probs)
+    return [torch.tensor([part.mask.shape[1]]), *(torch.nn.functional.pad(tensor, pad) for tensor in tensors)]
+
+
+def test_a_response_without_a_reward_is_left_out_of_its_group():
+    rewards = torch.tensor([1.0, 0.5, torch.nan, 0.8])
+    (found,), _ = token_advantages(Settings(), [README], rewards, GROUP)
+    others = [0, 1, 3]
+    (expected,), _ = token_advantages(Settings(), [rows_of(README, others)], rewards[others], GROUP[others])
+    assert torch.equal(found[others], expected) and not found[2].any()
+
+
+def test_a_step_without_rewards_trains_on_nothing():
+    (found,), _ = token_advantages(Settings(), [README], torch.full((4,), torch.nan), GROUP)
+    assert not found.any()
+
+
+def test_rewards_of_several_functions():
+    per_function = torch.tensor([[1.0, 2.0], [torch.nan, 2.0], [torch.nan, torch.nan]])
+    total = total_rewards(per_function, torch.tensor([1.0, 0.5]))
+    assert total[:2].tolist() == [2.0, 1.0] and total[2].isnan()
+
+
+def test_the_settings_reach_the_estimator():
+    (found,), _ = token_advantages(Settings(fork_budget=1, credit="local"), [README], REWARDS, GROUP)
+    expected = leaf_advantages(
+        README.tokens, -README.log_probs, REWARDS, README.mask, GROUP, fork_budget=1, credit="local"
+    )
+    assert torch.equal(found, expected.advantages)
+    (found,), _ = token_advantages(Settings(estimator="grpo_prefix", kappa="2"), [README], REWARDS, GROUP)
+    assert torch.equal(found, grpo_prefix_advantages(README.tokens, REWARDS, README.mask, GROUP, kappa=2.0).advantages)
+
+
+def test_what_is_not_finite_is_named():
+    with pytest.raises(ValueError, match=r"reward of response 3 of the step is -inf"):
+        token_advantages(Settings(), [README], torch.tensor([1.0, 0.5, 0.0, -torch.inf]), GROUP)
+    log_probs = README.log_probs.clone()
+    log_probs[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"log-probabilities of response 1 of the step hold NaN"):
+        token_advantages(Settings(), [replace(README, log_probs=log_probs)], REWARDS, GROUP)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"estimator": "gae"}, "estimator='gae': valid are leaf, grpo_prefix, tempo, grpo_floored"),
+        ({"credit": "all"}, "credit='all': valid are both, global, local"),
+        ({"fork_budget": -1}, "fork_budget=-1: valid are the integers from 0 on"),
+        ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5: valid are the integers from 0 on"),
+        ({"kappa": "-1"}, "kappa='-1': valid are auto and the numbers from 0 on"),
+        ({"kappa": "much"}, "kappa='much': valid are auto and the numbers from 0 on"),
+        ({"kappa": "nan"}, "kappa='nan': valid are auto and the numbers from 0 on"),
+    ],
+)
+def test_a_wrong_setting_is_named(wrong, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        Settings(**wrong).check_settings()
+    assert str(error.value) == message
+
+
+def test_all_problems_are_named_at_once():
+    refuse({"this": False})
+    with pytest.raises(ValueError, match="that; those"):
+        refuse({"this": False, "that": True, "those": True})

@@ -1,0 +1,98 @@
+"""Seconds of a training step, and which processes spend them.
+
+python -m tests.benchmarks.step                          (the quick start)
+python -m tests.benchmarks.step --script examples/next_letter/run.sh
+python -m tests.benchmarks.step --against CHECKOUT       (in turns with another checkout, twice each)
+
+Steps are counted from the sixth on: earlier ones compile. What is made once for a script, such as the spoken task, is made
+by this checkout and used by both.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import psutil
+
+from tests.helpers import PROJECT
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.metrics import read_scalars
+
+FIRST, LAST = 6, 30
+OVERRIDES = [
+    f"trainer.total_training_steps={LAST}",
+    "trainer.test_freq=-1",
+    "trainer.val_before_train=False",
+    "trainer.save_freq=-1",
+    "trainer.logger=[file]",
+]
+
+
+def cpu_seconds(root: psutil.Process) -> dict[str, float]:
+    """Of a process and all that it has started, by the names that Ray and vLLM give them."""
+    seconds: dict[str, float] = defaultdict(float)
+    for process in [root, *root.children(recursive=True)]:
+        try:
+            name, times = process.cmdline()[0], process.cpu_times()
+        except (psutil.Error, IndexError):
+            continue
+        # Ray adds the method that runs: ray::WorkerDict.update_actor
+        seconds[Path(name).name.split(".")[0]] += times.user + times.system
+    return seconds
+
+
+def run(checkout: Path, script: str, variables: dict[str, str]) -> tuple[float, dict[str, float]]:
+    """A run of a checkout's script: the median step in seconds, and CPU seconds per step by process."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = RunFolder(Path(folder)).metrics
+        environment = os.environ | variables | {"RUN": folder, "PYTHONPATH": str(checkout)}
+        environment["VERL_FILE_LOGGER_PATH"] = str(metrics / "000.jsonl")  # a recipe has its own
+        process = subprocess.Popen(
+            ["bash", script, *OVERRIDES], cwd=checkout, env=environment, stdout=subprocess.DEVNULL
+        )
+        before: dict[str, float] = {}
+        used: dict[str, float] = {}
+        while process.poll() is None:
+            steps = read_scalars(metrics).get("timing_s/step", {})
+            if len(steps) >= FIRST - 1 and not before:
+                before, first = cpu_seconds(psutil.Process(process.pid)), len(steps)
+            if LAST > len(steps) > FIRST:
+                now = cpu_seconds(psutil.Process(process.pid))
+                used = {name: (now[name] - before[name]) / (len(steps) - first) for name in now if name in before}
+            time.sleep(0.2)
+        if process.returncode:
+            raise SystemExit(f"{checkout / script} ended with status {process.returncode}")
+        steps = read_scalars(metrics)["timing_s/step"]
+    return statistics.median(seconds for step, seconds in steps.items() if step >= FIRST), used
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--script", default="recipes/qwen2audio_leaf.sh")
+    arguments.add_argument("--against", type=Path, help="another checkout of this project")
+    arguments.add_argument("--task", type=Path, help="folder of the spoken task, if it has been made")
+    options = arguments.parse_args()
+    task = options.task and options.task.resolve()
+    data = {"MODEL": "model", "TRAIN": "data/train.parquet", "VAL": "data/val.parquet"}
+    variables = {name: str(task / path) for name, path in data.items()} if task else {}
+    checkouts = [PROJECT, options.against.resolve()] * 2 if options.against else [PROJECT]
+    medians = defaultdict(list)
+    for number, checkout in enumerate(checkouts):
+        median, used = run(checkout, options.script, variables)
+        medians[checkout].append(median)
+        print(f"{checkout.name}: {median:.2f} s per step", flush=True)
+        if number == 0:
+            for name, seconds in sorted(used.items(), key=lambda item: -item[1])[:12]:
+                print(f"    {seconds:6.3f} CPU s per step  {name}")
+    if options.against:
+        ours, theirs = (statistics.mean(medians[checkout]) for checkout in checkouts[:2])
+        print(f"ratio: {ours / theirs:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The command on answers that were made elsewhere: tables, files, what is refused."""
+
+import csv
+import json
+
+import pytest
+
+from tests.evaluate.conftest import REFERENCES
+from verl_leaf.cli import main
+
+SAMPLED = [(row, sample, text) for row, text in enumerate(REFERENCES) for sample in range(2)]
+WORSE = [(row, sample, text.split()[sample]) for row, sample, text in SAMPLED]
+
+
+def evaluate(*arguments) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+@pytest.fixture
+def refused(capsys):
+    """The error of a command that is refused."""
+
+    def run(*arguments) -> str:
+        assert evaluate(*arguments) == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    good, bad = answers("good", SAMPLED), answers("bad", WORSE)
+    out = tmp_path / "out"
+    assert evaluate(good, f"worse={bad}", "--data", data, "--out", out, "--against", "worse") == 0
+    printed = capsys.readouterr().out
+    assert "METEOR: not computed: " in printed and "BERTScore: not computed: say which model" in printed
+    assert (
+        "Scores: mean of 2 passes and their standard deviation; 95 % bootstrap interval of the mean over 3 clips"
+        in printed
+    )
+    summary = json.loads((out / "summary.json").read_text())
+    scores = {(line["data_source"], line["metric"], line["system"]): line for line in summary["scores"]}
+    assert {source for source, *_ in scores} == {"animals", "people", "all"}
+    assert scores["all", "BLEU", "good"]["mean"] == pytest.approx(100) and scores["all", "WER ↓", "good"]["mean"] == 0
+    # The first words alone, then the second ones: 3 + 5 + 3 + 4 words of which one is right each time.
+    assert scores["all", "WER ↓", "worse"]["mean"] == pytest.approx(11 / 15)
+    assert (scores["all", "WER ↓", "worse"]["spread"], summary["notes"]["clips"]) == (0, 3)
+    assert summary["signatures"]["BLEU"].startswith("case:mixed|eff:no|tok:13a|smooth:exp|sacrebleu:")
+    # All of the animals are one clip, so nothing can be said of their difference.
+    assert {line["data_source"] for line in summary["differences"]} == {"people", "all"}
+    assert all(line["p_randomisation_holm"] >= line["p_randomisation"] for line in summary["differences"])
+    rows = list(csv.DictReader((out / "scores.csv").open()))
+    assert len(rows) == len(scores) and {row["system"] for row in rows} == {"good", "worse"}
+    markdown, latex = (out / "report.md").read_text(), (out / "report.tex").read_text()
+    assert "| all | BLEU | good | 100.0 | 0.000 | " in markdown
+    assert r"all & WER $\downarrow$ & worse & 0.733" in latex and "chrF2" in latex and r"95 \% interval" in latex
+
+
+def test_paper_scores_lower_case(data, answers, tmp_path):
+    shouted = answers("shouted", [text.upper() for text in REFERENCES])
+    for name, flags in (("plain", []), ("paper", ["--paper"])):
+        assert evaluate(shouted, "--data", data, "--out", tmp_path / name, "--metrics", "bleu", "wer", *flags) == 0
+    plain, paper = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("plain", "paper"))
+    assert [line["mean"] for line in paper["scores"] if line["data_source"] == "all"] == pytest.approx([100, 0])
+    assert next(line["mean"] for line in plain["scores"] if line["data_source"] == "all") < 1
+    assert "case:lc" in paper["signatures"]["BLEU"] and "case:lc" in paper["signatures"]["WER ↓"]
+
+
+def test_unequal_items_are_refused_without_common(data, answers, tmp_path, refused):
+    whole, part = answers("whole", REFERENCES), answers("part", [(0, 0, "x"), (3, 0, REFERENCES[3])])
+    twice = answers("twice", SAMPLED)
+    out = ["--data", data, "--out", tmp_path / "out", "--metrics", "bleu"]
+    assert "part has 2 answers, of 1 passes, to 2 of 4 rows" in refused(whole, part, *out)
+    assert "twice has 8 answers, of 2 passes" in refused(whole, twice, *out)
+    assert evaluate(whole, part, twice, *out, "--common") == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    assert (summary["notes"]["rows"], summary["notes"]["passes"]) == (2, 1)
+    assert "there is no row" in refused(answers("a", [(0, 0, "x")]), answers("b", [(1, 0, "x")]), *out, "--common")
+
+
+def test_shares_of_empty_cut_off_and_failed_answers(data, tmp_path):
+    lines = [{"row": n, "text": text} for n, text in enumerate(["", " ", "ein", "alte"])]
+    lines[0]["finish"], lines[3]["finish"] = "failed", "length"
+    file = tmp_path / "mixed.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert evaluate(file, "--data", data, "--out", tmp_path / "out", "--metrics", "bleu") == 0
+    (everything,) = [
+        line
+        for line in json.loads((tmp_path / "out/summary.json").read_text())["answers"]
+        if line["data_source"] == "all"
+    ]
+    assert [everything[key] for key in ("answers", "empty", "cut_off", "failed")] == [4, 0.5, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 1"),
+        ("[]", "is not an object with row and text"),
+        ('{"row": 9, "text": "x"}', "row is 9; it must be a number from 0 to 3"),
+        ('{"row": true, "text": "x"}', "row is True"),
+        ('{"row": 0}', "text is None"),
+        ('{"row": 0, "text": "x", "sample": -1}', "sample is -1"),
+        ('{"row": 0, "text": "x", "finish": "tired"}', "finish is 'tired'"),
+        ('{"row": 0, "text": "x", "references": ["y"]}', "it answers other data"),
+        ('{"row": 0, "text": "x"}\n{"row": 0, "text": "y"}', "line 2: row 0, sample 0 is there twice"),
+        ("", "holds no answers"),
+    ],
+)
+def test_answers_that_are_none(line, says, data, tmp_path, refused):
+    file = tmp_path / "bad.jsonl"
+    file.write_text(line)
+    assert says in refused(file, "--data", data, "--out", tmp_path / "out")
+
+
+def test_options_that_are_refused(data, answers, tmp_path, refused):
+    good = answers("good", REFERENCES)
+    rest = ["--data", data, "--out", tmp_path / "out"]
+    for arguments, says in (
+        ([*rest], "name a system"),
+        ([good], "--data FILE"),
+        ([good, good, *rest], "two systems are called good"),
+        ([good, *rest, "--against", "x"], "--against x: no system is called that; there are good"),
+        ([good, *rest, "--metrics", "bleurt"], "--metrics bleurt: there is none of that name; there are bleu"),
+        ([good, *rest, "--metrics", "bertscore"], "--metrics bertscore: say which model: --bertscore roberta-large@17"),
+        ([good, *rest, "--bertscore", "roberta-large"], "must be MODEL@LAYER"),
+        ([good, *rest, "--tokenize", "german"], "tokenize=german: unknown to sacrebleu"),
+        ([good, *rest, "--passes", "0"], "--passes 0: out of range"),
+        ([good, *rest, "--temperature", "0"], "--temperature 0.0: out of range"),
+        ([good, *rest, "--greedy", "--top-k", "5"], "--greedy draws nothing"),
+        ([good, *rest, "--paper", "--greedy"], "--paper draws as published"),
+        ([good, *rest, "--paper", "--max-tokens", "20"], "--paper draws as published"),
+        ([good, *rest, "--vllm", "eager"], "must be ARGUMENT=VALUE"),
+        ([good, *rest, "--vllm", "dtype=["], "the value cannot be read"),
+        ([good, *rest, "--on", data], "give both"),
+        ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
+        ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
+        ([tmp_path, *rest], "is no model (config.json), adapter"),
+    ):
+        assert says in refused(*arguments), arguments

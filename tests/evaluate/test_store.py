@@ -1,0 +1,80 @@
+"""Answers on disk: what was written is there, a torn line is not, and nothing is mixed."""
+
+import pytest
+
+from verl_leaf.evaluate.data import Data
+from verl_leaf.evaluate.generate import Sampling
+from verl_leaf.evaluate.store import Answers, answer_of, missing
+from verl_leaf.speech.swap import write_rows
+
+MADE_OF = {"model": "abc", "sampling": {"seed": 0}}
+
+
+@pytest.fixture
+def rows(data):
+    return Data(data).rows
+
+
+def test_a_torn_last_line_is_dropped_and_written_again(rows, tmp_path):
+    path = tmp_path / "answers/x.jsonl"
+    answers = Answers(path, MADE_OF)
+    for row in (0, 2):
+        answers.append(answer_of(rows[row], 0, f"Ärger {row}", seed=7))
+    whole = path.read_bytes()
+    for end in range(1, len(whole)):
+        path.write_bytes(whole[:end])
+        again = Answers(path, MADE_OF)
+        assert sorted(again.found) == [(0, 0), (2, 0)][: whole[:end].count(b"\n")]
+        again.append(answer_of(rows[3], 0, "x"))
+        assert path.read_bytes().count(b"\n") == whole[:end].count(b"\n") + 1
+        assert (3, 0) in Answers(path, MADE_OF).found
+
+
+def test_answers_of_something_else_are_refused(rows, tmp_path):
+    path = tmp_path / "x.jsonl"
+    Answers(path, MADE_OF).append(answer_of(rows[0], 0, "x"))
+    with pytest.raises(
+        ValueError, match="made with another model .*'abc', now 'other'.*choose another --out, or delete it"
+    ):
+        Answers(path, {**MADE_OF, "model": "other"})
+    path.with_suffix(".made_of.json").unlink()
+    with pytest.raises(ValueError, match="nothing says what made these answers"):
+        Answers(path, MADE_OF)
+
+
+def test_a_damaged_line_is_named(rows, tmp_path):
+    path = tmp_path / "x.jsonl"
+    answers = Answers(path, MADE_OF)
+    answers.append(answer_of(rows[0], 0, "x"))
+    path.write_bytes(path.read_bytes() + b'{"row": 1}\n')
+    with pytest.raises(ValueError, match="x.jsonl, line 2: is no answer"):
+        Answers(path, MADE_OF)
+
+
+def test_what_is_missing():
+    assert missing([(0, 1), (2, 0)], 3, 2) == [(0, 0), (1, 0), (1, 1), (2, 1)]
+
+
+def test_a_seed_follows_from_seed_pass_and_row():
+    seeds = {Sampling(seed=seed).seed_of(row, k) for seed in range(3) for row in range(100) for k in range(5)}
+    assert len(seeds) == 1500 and max(seeds) < 2**48
+    assert Sampling().seed_of(3, 1) == Sampling(passes=9, max_tokens=7).seed_of(3, 1)
+    assert Sampling(temperature=0.0).seed_of(3, 1) is None
+
+
+def test_rows_know_question_references_and_clips(data, rows):
+    assert rows[0].audio == rows[1].audio == ("clip1.wav",)
+    assert (rows[3].question, rows[3].references) == ("Translate into German.", ("alte Leute lachen laut",))
+    assert Data(data).splits == {"validation"}
+
+
+def test_a_question_that_is_spoken_alone_is_known_from_its_transcript(tmp_path):
+    row = {
+        "data_source": "voicebench/alpacaeval/test",
+        "prompt": [{"role": "user", "content": "<audio>"}],
+        "audios": ["0.wav"],
+        "reward_model": {"style": "rule", "ground_truth": ""},
+        "extra_info": {"question": "Who wrote Faust?"},
+    }
+    write_rows([row], tmp_path / "spoken.parquet")
+    assert Data(tmp_path / "spoken.parquet").rows[0].question == "Who wrote Faust?"

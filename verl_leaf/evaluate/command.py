@@ -1,0 +1,221 @@
+"""What ``verl-leaf evaluate`` does, step by step."""
+
+import argparse
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from verl_leaf.answers import Answer
+from verl_leaf.evaluate.data import Data
+from verl_leaf.evaluate.generate import Sampling, generate, made_of
+from verl_leaf.evaluate.judging import ask, read_judges
+from verl_leaf.evaluate.metrics import METRICS, Settings
+from verl_leaf.evaluate.models import BertModel
+from verl_leaf.evaluate.report import ALL, Grid, Report, Scoring, measure, report_on, write
+from verl_leaf.evaluate.store import Answers, Key, read_foreign
+from verl_leaf.evaluate.systems import System, kept_steps, parse_system, parse_systems
+from verl_leaf.judges import JudgeSpec
+from verl_leaf.runs.folder import RunFolder
+
+PAPER = Sampling()  # the published sampling is the default one
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What holds for every file that is evaluated."""
+
+    sampling: Sampling
+    settings: Settings
+    vllm: dict[str, Any]
+    common: bool
+    judges: tuple[JudgeSpec, ...] = ()
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Run the command; its exit status."""
+    console = Console()
+    plan = Plan(sampling_of(options), _settings(options), vllm_arguments(options.vllm), options.common)
+    systems = parse_systems(options.systems, options.base)
+    judges = read_judges(options.judge, len(systems) + (options.checkpoints is not None))
+    if options.checkpoints is None and not systems:
+        raise ValueError("name a system to evaluate, or the run of --checkpoints to pick from")
+    if (options.checkpoints is None) != (options.on is None):
+        raise ValueError("--checkpoints RUN picks an adapter --on FILE: give both")
+    if options.data is None and (systems or options.on is None):
+        raise ValueError("--data FILE: which rows are to be answered?")
+    data = Data(options.data) if options.data else None
+    if options.checkpoints is not None:
+        _check_pick(options, data)
+        systems.append(_pick(options, plan, console))
+    if data is not None:
+        names = [system.name for system in systems]
+        plan = dataclasses.replace(plan, judges=tuple(judges))
+        if options.against not in (None, *names):
+            raise ValueError(f"--against {options.against}: no system is called that; there are {', '.join(names)}")
+        _evaluate(systems, data, options.out, plan, options.metrics, options.against or names[0], console)
+    return 0
+
+
+def sampling_of(options: argparse.Namespace) -> Sampling:
+    """How answers are drawn.
+
+    Raises:
+        ValueError: a value is out of range, or departs from the protocol of ``--paper``.
+    """
+    given = {
+        name: value
+        for name in ("passes", "temperature", "top_p", "top_k", "max_tokens", "seed")
+        if (value := getattr(options, name, None)) is not None
+    }
+    if options.greedy:
+        if given.keys() & {"temperature", "top_p", "top_k"}:
+            raise ValueError("--greedy draws nothing: leave out --temperature, --top-p and --top-k")
+        given |= {"passes": 1, "temperature": 0.0, "top_p": 1.0, "top_k": -1}
+    sampling = dataclasses.replace(PAPER, **given)
+    valid = {
+        "passes": sampling.passes >= 1,
+        "temperature": sampling.temperature > 0 or options.greedy,
+        "top_p": 0 < sampling.top_p <= 1,
+        "top_k": sampling.top_k == -1 or sampling.top_k >= 1,
+        "max_tokens": sampling.max_tokens >= 1,
+    }
+    for name, good in valid.items():
+        if not good:
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(sampling, name)}: out of range")
+    if options.paper and dataclasses.replace(sampling, seed=PAPER.seed) != PAPER:
+        raise ValueError(f"--paper draws as published ({PAPER}): leave out --greedy and what says otherwise")
+    return sampling
+
+
+def vllm_arguments(texts: list[str]) -> dict[str, Any]:
+    """``ARGUMENT=VALUE`` each, the value in YAML.
+
+    Raises:
+        ValueError: one is something else.
+    """
+    arguments = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            arguments[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--vllm {text}: the value cannot be read") from error
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--vllm {text}: must be ARGUMENT=VALUE, such as tensor_parallel_size=4")
+    return arguments
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    bert = BertModel.parse(options.bertscore) if options.bertscore else None
+    return Settings(lowercase=options.paper, tokenize=options.tokenize, bert=bert)
+
+
+def _evaluate(
+    systems: list[System],
+    data: Data,
+    out: Path,
+    plan: Plan,
+    metrics: list[str] | None,
+    against: str,
+    console: Console,
+) -> Report:
+    """Generate what is missing, and report on it in a folder."""
+    references: dict[str, list[str]] = {}
+    for row in data.rows:
+        references.setdefault(row.data_source, []).extend(row.references)
+    scoring = Scoring(references, metrics, plan.settings)
+    out.mkdir(parents=True, exist_ok=True)
+    with RunFolder(out).lock():
+        made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
+        found = _found(systems, made, data, out, plan, console)
+        grid = Grid.of(found, len(data.rows), plan.common)
+        measured = measure(grid, scoring, Console(stderr=True))
+        stopped: ValueError | None = None
+        summaries: list[dict] = []
+        try:
+            graded, summaries = ask(grid, plan.judges, against, out / "judges", Console(stderr=True))
+            measured += graded
+        except ValueError as error:  # the tables of all else are written first
+            stopped = error
+        report = dataclasses.replace(report_on(grid, measured, scoring, against), judges=summaries)
+        told = [
+            {key: value if value is None else str(value) for key, value in dataclasses.asdict(each).items()}
+            for each in systems
+        ]
+        write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
+        if stopped:
+            raise stopped
+    return report
+
+
+def _found(
+    systems: list[System], made: dict[str, dict], data: Data, out: Path, plan: Plan, console: Console
+) -> dict[str, dict[Key, Answer]]:
+    """The answers of all systems, those that are missing generated, by the engine of one model after the other."""
+    foreign = {each.name: read_foreign(each.answers, data.rows) for each in systems if each.answers is not None}
+    files = {name: Answers(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
+    for model in dict.fromkeys(each.model for each in systems if each.model is not None):
+        own = [(each, files[each.name]) for each in systems if each.model == model]
+        generate(model, own, data, plan.sampling, plan.vllm, Console(stderr=True))
+    generated = {}
+    for name, file in files.items():
+        file.close()
+        generated[name] = {key: answer for key, answer in file.found.items() if key[1] < plan.sampling.passes}
+        _say_failures(name, list(generated[name].values()), console)
+    return {each.name: (foreign | generated)[each.name] for each in systems}
+
+
+def _say_failures(name: str, answers: list, console: Console) -> None:
+    failed = [answer for answer in answers if answer.finish == "failed"]
+    if not failed:
+        return
+    if len(failed) == len(answers):
+        raise ValueError(
+            f"{name}: all {len(failed)} answers failed; the first, of row {failed[0].row}: {failed[0].error}"
+        )
+    console.print(
+        f"{name}: {len(failed)} of {len(answers)} answers failed and count as empty; the first, of row {failed[0].row}: "
+        f"{failed[0].error}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _check_pick(options: argparse.Namespace, data: Data | None) -> None:
+    """Stop where a checkpoint would be picked on what it is to be tested on."""
+    if options.select not in METRICS:
+        raise ValueError(f"--select {options.select}: there is no such metric; there are {', '.join(METRICS)}")
+    on = Data(options.on)
+    is_test = "test" in on.splits or re.search(r"(^|[^a-z])test([^a-z]|$)", options.on.stem.lower())
+    if data is not None and data.digest() == on.digest():
+        is_test = True
+    if is_test and not options.pick_on_test:
+        raise ValueError(
+            f"--on {options.on}: is a test split, or the --data itself. A checkpoint that is picked on it looks better there "
+            "than it is: pick on validation data, or say --pick-on-test and report it"
+        )
+
+
+def _pick(options: argparse.Namespace, plan: Plan, console: Console) -> System:
+    """The best of the adapters that a run has kept."""
+    run = RunFolder(options.checkpoints)
+    steps = kept_steps(run)
+    if not steps:
+        raise ValueError(f"{run.path}: holds no adapters of checkpoints (checkpoints/global_step_*/adapter)")
+    systems = [parse_system(f"{run.path}@{step}", options.base) for step in steps]
+    data = Data(options.on)
+    console.print(
+        f"Picking one of {len(steps)} adapters by {options.select} on {options.on}", markup=False, soft_wrap=True
+    )
+    report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
+    scope = ALL if len({row.data_source for row in data.rows}) > 1 else data.rows[0].data_source
+    means = {line["system"]: line["mean"] for line in report.scores if line["data_source"] == scope}
+    lower_is_better = METRICS[options.select][0].endswith("↓")
+    best = (min if lower_is_better else max)(systems, key=lambda system: means[system.name])
+    console.print(f"Picked: {best.name} ({options.select} {means[best.name]:.4g} on {options.on})", markup=False)
+    return best

@@ -1,0 +1,125 @@
+"""``verl-leaf forks --model``: the trees of a checkpoint's answers, without training it."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from verl_leaf.estimator import LeafOptions, Step, leaf
+from verl_leaf.evaluate.command import sampling_of, vllm_arguments
+from verl_leaf.evaluate.data import Data
+from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, started
+from verl_leaf.evaluate.systems import parse_system
+from verl_leaf.progress import track
+from verl_leaf.rewards import REWARDS
+from verl_leaf.traces.schema import Head, file_name
+from verl_leaf.traces.writer import prompts_of
+
+PROMPTS = 16  # whose trees are built at a time
+STEP = 0  # that the traces say they are of
+
+
+def write_traces(options: argparse.Namespace, folder: Path, console: Console) -> None:
+    """Let a model answer each row several times, and write the trees of its answers.
+
+    Args:
+        options: of the command.
+        folder: to write to, as :mod:`verl_leaf.traces.schema` has it.
+        console: for the progress.
+
+    Raises:
+        ValueError: an option or input is wrong, or the engine stopped, or no row could be answered.
+    """
+    if options.rollouts < 2:
+        raise ValueError(f"--rollouts {options.rollouts}: must be 2 or more, or nothing can fork")
+    options.passes, options.greedy, options.paper = options.rollouts, False, False
+    sampling, data = sampling_of(options), Data(options.data)
+    system = parse_system(options.model, options.base)
+    if system.model is None:
+        raise ValueError(f"--model {options.model}: answers alone have no tokens: give what generates them")
+    adapters = {0: (system.name, system.adapter)} if system.adapter else {}
+    settings = engine_settings(
+        system.model,
+        data,
+        [adapter for _, adapter in adapters.values()],
+        {"logprobs_mode": "processed_logprobs"} | vllm_arguments(options.vllm),  # of what was drawn from
+    )
+    jobs = [Job(0, row.row, k) for row in data.rows for k in range(options.rollouts)]
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / "partial"
+    with started(settings, adapters, console) as engine, temporary.open("w", encoding="utf-8") as file:
+        file.write(
+            Head(step=STEP, fork_budget=LeafOptions.parse(None).fork_budget, credit="both").model_dump_json() + "\n"
+        )
+        outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
+        groups, failed = _Groups(sampling, data, options.reward, engine.processor.tokenizer, folder), {}
+        for job, output in outputs:
+            if isinstance(output, str):
+                failed[job.row] = output
+            else:
+                file.writelines(line + "\n" for line in groups.add(job, output))
+        file.writelines(line + "\n" for line in groups.trees())
+    if failed:
+        row, why = next(iter(failed.items()))
+        console.print(f"{len(failed)} of {len(data.rows)} rows are left out; row {row}: {why}", markup=False)
+    if len(failed) == len(data.rows):
+        raise ValueError(f"{options.data}: no row could be answered")
+    temporary.replace(folder / file_name(STEP))
+
+
+class _Groups:
+    """Collects the answers to a row, and makes trees of rows that have all of theirs."""
+
+    def __init__(self, sampling: Sampling, data: Data, reward: str, tokenizer, folder: Path):
+        self.sampling, self.data, self.tokenizer, self.folder = sampling, data, tokenizer, folder
+        self.reward: Callable[..., dict] = REWARDS[reward]
+        self.open: dict[int, list] = {}
+        self.whole: dict[int, list] = {}
+
+    def add(self, job: Job, output) -> list[str]:
+        """Take an answer; the lines of trees that could be built now."""
+        own = self.open.setdefault(job.row, [])
+        own.append(output)
+        if len(own) == self.sampling.passes:
+            self.whole[job.row] = self.open.pop(job.row)
+        return self.trees() if len(self.whole) == PROMPTS else []
+
+    def trees(self) -> list[str]:
+        """A line for each row that has all its answers; they are forgotten then."""
+        answers = [(row, output) for row, outputs in self.whole.items() for output in outputs]
+        messages = {row: self.data.messages(row) for row in self.whole}
+        self.whole = {}
+        if not answers:
+            return []
+        completions = [output.outputs[0] for _, output in answers]
+        T = max(len(each.token_ids) for each in completions)
+        responses = torch.zeros(len(answers), T, dtype=torch.long)
+        log_probs, rewards = torch.zeros(len(answers), T), torch.zeros(len(answers), T)
+        mask = torch.zeros(len(answers), T, dtype=torch.bool)
+        for n, ((row, _), each) in enumerate(zip(answers, completions, strict=True)):
+            tokens = list(each.token_ids)
+            responses[n, : len(tokens)] = torch.tensor(tokens)
+            found = [step[token].logprob for token, step in zip(tokens, each.logprobs, strict=True)]
+            log_probs[n, : len(tokens)] = torch.tensor(found)
+            mask[n, : len(tokens)] = True
+            rewards[n, len(tokens) - 1] = self._reward(row, each.text)
+        steps: list[Step] = []
+        batch = {"responses": responses, "rollout_log_probs": log_probs}
+        leaf(rewards, mask, np.array([row for row, _ in answers]), batch=batch, report=steps.append)
+        fields: dict[str, list[Any]] = {
+            "prompts": [output.prompt_token_ids for _, output in answers],
+            "raw_prompt": [messages[row] for row, _ in answers],
+            "data_source": [self.data.rows[row].data_source for row, _ in answers],
+            "reward_model": [{"ground_truth": list(self.data.rows[row].references)} for row, _ in answers],
+        }
+        assert steps[0].trees is not None
+        lines = prompts_of(steps[0].trees, fields, self.tokenizer, self.folder)
+        return [line.model_dump_json() for line in lines]
+
+    def _reward(self, row: int, text: str) -> float:
+        own = self.data.rows[row]
+        return self.reward(own.data_source, text, list(own.references))["score"]

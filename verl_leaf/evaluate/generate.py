@@ -1,0 +1,293 @@
+"""Answers from vLLM's offline engine: all adapters of a model in one engine, each clip decoded once."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from rich.console import Console
+
+from verl_leaf import __version__
+from verl_leaf.answers import Answer
+from verl_leaf.checks.model import model_config
+from verl_leaf.checks.versions import check_vllm
+from verl_leaf.cpu import vllm_distribution
+from verl_leaf.evaluate.data import Data, Prompt
+from verl_leaf.evaluate.store import Answers, answer_of, missing
+from verl_leaf.evaluate.systems import System, digest
+from verl_leaf.progress import track
+
+IN_FLIGHT = 256  # requests that the engine has at a time
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+CHANGES_ANSWERS = ("dtype", "kv_cache_dtype", "max_model_len", "quantization")  # of vLLM's settings
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn. Nothing else is: settings that a model comes with do not count.
+
+    Attributes:
+        passes: answers to each row.
+        temperature: 0 takes the most likely token each time.
+        top_p, top_k: as vLLM has them; 1 and -1 leave all tokens in.
+        max_tokens: the most tokens of an answer.
+        seed: of all answers.
+    """
+
+    passes: int = 5
+    temperature: float = 0.9
+    top_p: float = 0.9
+    top_k: int = 50
+    max_tokens: int = 200
+    seed: int = 0
+
+    def seed_of(self, row: int, sample: int) -> int | None:
+        """The seed of an answer, whatever else is generated, and when; None where nothing is drawn."""
+        if self.temperature == 0:
+            return None
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {sample} {row}".encode()).digest()[:6], "big")
+
+
+def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a system's answers depend on."""
+    assert system.model is not None
+    found = vllm_distribution.installed()
+    return {
+        "model": digest(system.model),
+        "adapter": digest(system.adapter) if system.adapter else None,
+        "data": data.digest(),
+        "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "passes"},
+        "settings": {key: value for key, value in settings.items() if key in CHANGES_ANSWERS},
+        "versions": {
+            "verl-leaf": __version__,
+            **{name: version(name) for name in ("torch", "transformers")},
+            **(dict([found]) if found else {}),
+        },
+    }
+
+
+def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's arguments: what evaluation needs, and what the user gives, which wins."""
+    settings: dict[str, Any] = {
+        "model": str(model),
+        "use_tqdm_on_load": False,
+        "generation_config": "vllm",  # nothing but SamplingParams says how tokens are drawn
+        "limit_mm_per_prompt": {"audio": max([1, *(len(row.audio) for row in data.rows)])},
+    }
+    if adapters:
+        rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)
+        settings |= {
+            "enable_lora": True,
+            "max_lora_rank": min((known for known in LORA_RANKS if known >= rank), default=rank),
+            "max_loras": min(len(adapters), 8),
+            "max_cpu_loras": len(adapters),
+        }
+    if vllm_distribution.is_cpu_build():
+        longest = model_config(str(model)).get_text_config().max_position_embeddings
+        settings |= {
+            "dtype": "float32",
+            "enforce_eager": True,
+            "max_num_seqs": 64,
+            "distributed_executor_backend": "uni",
+            # vLLM (0.27.1, gpu_model_runner.py _bookkeeping_sync) winds back the generator of a request whose prompt was
+            # cut in two, and a CPU's cannot be.
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(4096, longest),
+        }
+        if adapters:
+            # In a batch with adapters, a request without one gets that of the last slot (vLLM 0.27.1, torch_ops/lora_ops.py
+            # takes -1 for an index): leave it empty.
+            settings["max_loras"] = settings["max_cpu_loras"] = len(adapters) + 1
+    return settings | given
+
+
+def generate(
+    model: Path,
+    systems: list[tuple[System, Answers]],
+    data: Data,
+    sampling: Sampling,
+    given: dict[str, Any],
+    console: Console,
+) -> None:
+    """Generate all answers that are missing.
+
+    Args:
+        model: of all the systems.
+        systems: with their files, which get the answers.
+        data: the rows.
+        sampling: how answers are drawn.
+        given: vLLM's arguments, as the user has them.
+        console: for the progress.
+
+    Raises:
+        ValueError: the engine cannot be started, or stops; what it has answered is kept, and the same call goes on.
+    """
+    jobs = [
+        Job(number, row, sample)
+        for number, (_, file) in enumerate(systems)
+        for row, sample in missing(file.found, len(data.rows), sampling.passes)
+    ]
+    if not jobs:
+        return
+    names = ", ".join(system.name for system, _ in systems)
+    console.print(f"{names}: {len(jobs)} answers to generate; vLLM starts", markup=False)
+    adapters = {n: (each.name, each.adapter) for n, (each, _) in enumerate(systems) if each.adapter is not None}
+    settings = engine_settings(model, data, [adapter for _, adapter in adapters.values()], given)
+    with started(settings, adapters, console) as engine:
+        outputs = engine.outputs(data, jobs, sampling)
+        for job, output in track(outputs, "Generating", len(jobs), console):
+            systems[job.system][1].append(_answer(data, job, output, sampling))
+
+
+class Job(NamedTuple):
+    """An answer to generate: the number of its system, its row, and which of the answers to the row."""
+
+    system: int
+    row: int
+    sample: int
+
+
+class Engine:
+    """vLLM's engine with the adapters of some systems, all of one model.
+
+    Args:
+        settings: vLLM's arguments.
+        adapters: system's number -> its name and adapter.
+
+    Raises:
+        ValueError: vLLM is not the tested one, has no such argument, or cannot load an adapter.
+    """
+
+    def __init__(self, settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]]):
+        check_vllm()
+        vllm_distribution.install_alias()
+        if vllm_distribution.is_cpu_build():  # as the recipes set it (recipes/common.sh)
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of its threads at every operator
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        from verl.utils import hf_processor
+        from vllm import EngineArgs, LLMEngine
+        from vllm.lora.request import LoRARequest
+
+        known = {field.name for field in dataclasses.fields(EngineArgs)}
+        if unknown := sorted(settings.keys() - known):
+            raise ValueError(f"--vllm {unknown[0]}: no argument of vLLM's engine")
+        self.processor = hf_processor(settings["model"])
+        self.engine = LLMEngine.from_engine_args(EngineArgs(**settings))
+        self.cut = 0  # rows whose audio was longer than the model hears
+        self.adapters = {}
+        for number, (name, adapter) in adapters.items():
+            self.adapters[number] = LoRARequest(name, number + 1, str(adapter.absolute()))
+            try:  # now, and not when the first answer is due
+                self.engine.add_lora(self.adapters[number])
+            except Exception as error:
+                raise ValueError(f"{adapter}: vLLM cannot load this adapter ({error})") from error
+
+    def outputs(self, data: Data, jobs: Iterable[Job], sampling: Sampling, **others) -> Iterator[tuple[Job, Any]]:
+        """Generate, and yield each answer when it is done.
+
+        Args:
+            data: the rows.
+            jobs: what to generate.
+            sampling: how answers are drawn.
+            others: further arguments of vLLM's SamplingParams.
+
+        Yields:
+            The job and vLLM's RequestOutput, or a text that says why there is none.
+        """
+        prompts = self._prompts(data, jobs)
+        waiting: dict[str, Job] = {}
+        more = True
+        while more or waiting:
+            while more and len(waiting) < IN_FLIGHT:
+                if (pair := next(prompts, None)) is None:
+                    more = False
+                    break
+                job, prompt = pair
+                if (error := self._add(job, prompt, sampling, others)) is None:
+                    waiting[_request_id(job)] = job
+                else:
+                    yield job, error
+            for output in self.engine.step() if waiting else ():
+                if output.finished:
+                    yield waiting.pop(output.request_id), output
+
+    def _prompts(self, data: Data, jobs: Iterable[Job]) -> Iterator[tuple[Job, Prompt | ValueError]]:
+        """Every job with its prompt, which all of a row share."""
+        by_row: dict[int, list[Job]] = {}
+        for job in jobs:
+            by_row.setdefault(job.row, []).append(job)
+        for row, prompt in data.prompts(sorted(by_row), self.processor):
+            self.cut += isinstance(prompt, Prompt) and prompt.cut
+            for job in by_row[row]:
+                yield job, prompt
+
+    def _add(self, job: Job, prompt: Prompt | ValueError, sampling: Sampling, others: dict) -> str | None:
+        """Give a request to the engine; why it cannot be answered, if so."""
+        from vllm import SamplingParams
+        from vllm.inputs import TokensPrompt
+
+        if isinstance(prompt, ValueError):
+            return str(prompt)
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed_of(job.row, job.sample),
+            **others,
+        )
+        try:
+            request = cast(TokensPrompt, prompt.request)
+            self.engine.add_request(_request_id(job), request, parameters, lora_request=self.adapters.get(job.system))
+        except ValueError as error:  # such as a prompt longer than the model takes
+            return " ".join(str(error).split())
+        return None
+
+    def close(self) -> None:
+        self.engine.engine_core.shutdown()
+
+
+@contextmanager
+def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], console: Console) -> Iterator[Engine]:
+    """An engine, while it is needed.
+
+    Raises:
+        ValueError: it cannot be started, or stops.
+    """
+    try:
+        engine = Engine(settings, adapters)
+        try:
+            yield engine
+        finally:
+            engine.close()
+    except (RuntimeError, NotImplementedError, AssertionError, KeyError, OSError) as error:
+        # what libraries below raise, up to a device without memory; their log has said the rest
+        raise ValueError(
+            f"vLLM stopped: {' '.join(str(error).split())[:500] or repr(error)}: its log is above"
+        ) from error
+    if engine.cut:
+        console.print(f"{engine.cut} rows had audio that is longer than the model hears, and was cut", markup=False)
+
+
+def _request_id(job: Job) -> str:
+    return f"{job.system}-{job.row}-{job.sample}"
+
+
+def _answer(data: Data, job: Job, output, sampling: Sampling) -> Answer:
+    """An answer of vLLM's, or the empty one where there is only a reason why."""
+    text, finish, error = "", "failed", output
+    if not isinstance(output, str):
+        completion = output.outputs[0]
+        text, finish, error = completion.text, completion.finish_reason, None
+        if finish not in ("stop", "length"):
+            finish, error = "failed", f"vLLM ended it: {finish}"
+    seed = sampling.seed_of(job.row, job.sample)
+    return answer_of(data.rows[job.row], job.sample, text, finish=finish, seed=seed, error=error)

@@ -1,0 +1,219 @@
+"""Scores of corpora, as sacrebleu, jiwer, rouge-score, NLTK and bert-score compute them.
+
+A metric turns every answer into a few numbers whose sums over any set of answers give the score of the set. So a
+bootstrap adds up rows of a table and calls no library again.
+
+Letters: N answers, S numbers per answer.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+from rouge_score import rouge_scorer
+from sacrebleu.metrics import BLEU, CHRF
+
+from verl_leaf.evaluate.models import BertModel, wordnet
+from verl_leaf.rewards.metrics import RougeTokenizer, collapse, cut, tokenizer
+
+Texts = Sequence[str]
+References = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A metric, ready to score.
+
+    Attributes:
+        name: a key of ``METRICS``.
+        title: as tables have it; an arrow down says that lower is better.
+        signature: everything that the score depends on but the texts.
+        statistics: answers and their references -> ``[N, S]`` float64.
+        score: sums ``[..., S]`` -> scores ``[...]``.
+    """
+
+    name: str
+    title: str
+    signature: str
+    statistics: Callable[[Texts, References], np.ndarray]
+    score: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the scores depend on beside the texts.
+
+    Attributes:
+        lowercase: texts are scored in lower case, whatever the metric.
+        tokenize: sacrebleu's name of a tokeniser for the words of BLEU, the word error rate and ROUGE; None leaves each
+            library its own, as the rewards do.
+        bert: model of BERTScore; None where there is none.
+    """
+
+    lowercase: bool = False
+    tokenize: str | None = None
+    bert: BertModel | None = None
+
+
+class Missing(ValueError):
+    """A metric needs something that is not installed; the message says what to do."""
+
+
+def build(name: str, settings: Settings) -> Scorer:
+    """A metric by its name.
+
+    Raises:
+        Missing: what it needs is not there.
+        ValueError: the tokeniser is unknown, or lacks something.
+    """
+    title, make = METRICS[name]
+    try:
+        signature, statistics_of, score = make(settings)
+    except LookupError as error:
+        raise Missing(str(error.args[0])) from error
+
+    def statistics_of_clean(texts: Texts, references: References) -> np.ndarray:
+        clean = functools.partial(_clean, settings.lowercase)
+        lists = [[clean(reference) for reference in own] for own in references]
+        return np.asarray(statistics_of([clean(text) for text in texts], lists), dtype=np.float64)
+
+    if settings.lowercase and "case:" not in signature:
+        signature += "|case:lc"
+    return Scorer(name, title, signature, statistics_of_clean, score)
+
+
+def _clean(lowercase: bool, text: str) -> str:
+    text = cut(collapse(text))
+    return text.lower() if lowercase else text
+
+
+Statistics = Callable[[Texts, References], Iterable]
+Score = Callable[[np.ndarray], np.ndarray]
+Made = tuple[str, Statistics, Score]
+
+
+def _bleu(settings: Settings) -> Made:
+    bleu = BLEU(lowercase=settings.lowercase)
+    bleu.tokenizer = tokenizer(settings.tokenize or BLEU.TOKENIZER_DEFAULT)
+    case, name = "lc" if settings.lowercase else "mixed", settings.tokenize or BLEU.TOKENIZER_DEFAULT
+    return f"case:{case}|eff:no|tok:{name}|smooth:exp|{_version('sacrebleu')}", *_of_sacrebleu(bleu)
+
+
+def _chrf(settings: Settings) -> Made:
+    case = "lc" if settings.lowercase else "mixed"
+    return f"case:{case}|eff:yes|nc:6|nw:0|space:no|{_version('sacrebleu')}", *_of_sacrebleu(CHRF())
+
+
+def _of_sacrebleu(metric) -> tuple[Statistics, Score]:
+    """With the methods that sacrebleu's own significance tests use (sacrebleu/significance.py)."""
+
+    def statistics_of(texts: Texts, references: References) -> list[list[int]]:
+        most = max(map(len, references))
+        streams = [[own[k] if k < len(own) else None for own in references] for k in range(most)]
+        return metric._extract_corpus_statistics(texts, streams)
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        flat = [metric._compute_score_from_stats(own).score for own in sums.reshape(-1, sums.shape[-1]).tolist()]
+        return np.array(flat).reshape(sums.shape[:-1])
+
+    return statistics_of, score
+
+
+def judged(name: str, model: str, kind: str) -> Scorer:
+    """The mean of grades that a judge gave; the statistics are its verdicts, ``[grade, 1]``, or zeros where one is missing."""
+    title = f"{name}, net advantage" if kind == "pairwise" else name
+    return Scorer(name, title, f"judge {model}, {kind}", lambda *_: np.empty((0, 2)), _ratio)
+
+
+def _error_rate(measure: Callable, unit: str, settings: Settings) -> Made:
+    """Errors per unit of the references, of all answers together; of several references, the one of the lowest rate."""
+    words = tokenizer(settings.tokenize or "none") if unit == "words" else str
+
+    def one(text: str, references: Sequence[str]) -> tuple[int, int]:
+        counts = []
+        for reference in references:
+            found = measure(words(reference), words(text))
+            errors = found.substitutions + found.deletions + found.insertions
+            counts.append((errors, found.hits + found.substitutions + found.deletions))
+        return min(counts, key=lambda count: count[0] / max(count[1], 1))
+
+    name = f"tok:{settings.tokenize or 'none'}|" if unit == "words" else ""
+    return f"{name}{_version('jiwer')}", functools.partial(_each, one), _ratio
+
+
+def _rouge(kind: str, settings: Settings) -> Made:
+    own = RougeTokenizer(tokenizer(settings.tokenize)) if settings.tokenize else None
+    scorer = rouge_scorer.RougeScorer([kind], tokenizer=own)
+    signature = f"F1|stemmer:no|tok:{settings.tokenize or 'a-z0-9'}|{_version('rouge-score')}"
+    return signature, *_mean_of(lambda text, references: scorer.score_multi(references, text)[kind].fmeasure)
+
+
+def _meteor(settings: Settings) -> Made:
+    from nltk.tokenize import NLTKWordTokenizer
+    from nltk.translate.meteor_score import meteor_score
+
+    synonyms, words = wordnet(), NLTKWordTokenizer().tokenize
+
+    def one(text: str, references: Sequence[str]) -> float:
+        return float(meteor_score([words(each) for each in references], words(text), wordnet=synonyms))
+
+    signature = f"WordNet:{synonyms.get_version()}|tok:NLTKWordTokenizer|{_version('nltk')}"
+    return signature, *_mean_of(one)
+
+
+def _bertscore(settings: Settings) -> Made:
+    if settings.bert is None:
+        raise LookupError(
+            "say which model: --bertscore roberta-large@17 (English) or bert-base-multilingual-cased@9, as the paper has"
+        )
+    bert = settings.bert
+    bert.check()
+
+    def statistics_of(texts: Texts, references: References) -> np.ndarray:
+        values = np.zeros(len(texts))  # of an empty answer or reference, on which bert-score 0.3.13 crashes, it is 0
+        full = [n for n, own in enumerate(references) if texts[n] and any(own)]
+        if full:
+            lists = [[reference for reference in references[n] if reference] for n in full]
+            values[full] = bert.load()([texts[n] for n in full], lists)
+        return np.stack([values, np.ones(len(texts))], axis=1)
+
+    return settings.bert.signature(), statistics_of, _ratio
+
+
+def _exact_match(settings: Settings) -> Made:
+    return "white space aside", *_mean_of(lambda text, references: float(text in references))
+
+
+def _mean_of(one: Callable[[str, Sequence[str]], float]) -> tuple[Statistics, Score]:
+    return functools.partial(_each, lambda text, references: (one(text, references), 1.0)), _ratio
+
+
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+
+def _each(one: Callable[[str, Sequence[str]], tuple], texts: Texts, references: References) -> list[tuple]:
+    return [one(text, own) for text, own in zip(texts, references, strict=True)]
+
+
+def _version(distribution: str) -> str:
+    from importlib.metadata import version
+
+    return f"{distribution}:{version(distribution)}"
+
+
+# Name -> its title, and what makes its signature, its statistics and its score.
+METRICS: dict[str, tuple[str, Callable[[Settings], Made]]] = {
+    "bleu": ("BLEU", _bleu),
+    "chrf": ("chrF2", _chrf),
+    "rouge1": ("ROUGE-1", functools.partial(_rouge, "rouge1")),
+    "rouge2": ("ROUGE-2", functools.partial(_rouge, "rouge2")),
+    "rougeL": ("ROUGE-L", functools.partial(_rouge, "rougeL")),
+    "meteor": ("METEOR", _meteor),
+    "bertscore": ("BERTScore", _bertscore),
+    "wer": ("WER ↓", functools.partial(_error_rate, jiwer.process_words, "words")),
+    "cer": ("CER ↓", functools.partial(_error_rate, jiwer.process_characters, "characters")),
+    "exact_match": ("exact match", _exact_match),
+}

@@ -1,0 +1,143 @@
+"""Systems to evaluate: models, adapters on them, checkpoints of runs, and answers that were made elsewhere."""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from verl_leaf.checkpoints.merge import local_folder
+from verl_leaf.checks.model import model_config, model_problems
+from verl_leaf.evaluate.data import file_digest
+from verl_leaf.runs.folder import RunFolder
+
+NAME = re.compile(r"[\w.@+-]+")
+HUB = re.compile(r"[\w.-]+/[\w.-]+")
+MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files of a model or adapter that matter
+
+
+@dataclass(frozen=True)
+class System:
+    """What gives answers.
+
+    Attributes:
+        name: in tables, and of its files.
+        model: folder of the whole model, or of the base of the adapter.
+        adapter: folder of a LoRA adapter in PEFT's format.
+        answers: file of answers; then there is no model.
+    """
+
+    name: str
+    model: Path | None = None
+    adapter: Path | None = None
+    answers: Path | None = None
+
+
+def parse_systems(texts: list[str], base: str | None) -> list[System]:
+    """``[name=]X`` each, as :func:`parse_system` takes it.
+
+    Raises:
+        ValueError: one cannot be found, or two have the same name.
+    """
+    systems = [parse_system(text, base) for text in texts]
+    names = [system.name for system in systems]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"two systems are called {twice[0]}: give them names, as in before={texts[names.index(twice[0])]}"
+        )
+    return systems
+
+
+def parse_system(text: str, base: str | None = None) -> System:
+    """``[name=]X``, where X is a hub name, a folder of a model, adapter or run, ``RUN@step``, or a file of answers.
+
+    Args:
+        text: as the user has it.
+        base: model of an adapter, instead of the one in its configuration.
+
+    Raises:
+        ValueError: X is nothing of this, the model is not supported, or the adapter's model is not there.
+    """
+    given, equals, what = text.partition("=")
+    if not equals or Path(text).exists() or not NAME.fullmatch(given):
+        given, what = "", text
+    name = given or re.sub(r"[^\w.@+-]", "_", Path(what).name.removesuffix(".jsonl"))
+    if not name:
+        raise ValueError(f"{text!r}: names no system")
+    if what.endswith(".jsonl"):
+        if not Path(what).is_file():
+            raise ValueError(f"{what}: no such file of answers")
+        return System(name, answers=Path(what))
+    folder = _folder(what)
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        return System(name, model=_check(base or _base_of(folder)), adapter=folder)
+    return System(name, model=_check(str(folder)))
+
+
+def _folder(what: str) -> Path:
+    """The folder of a model or adapter."""
+    run, at, step = what.rpartition("@")
+    path = Path(what).expanduser()
+    if at and step.isdecimal() and Path(run).is_dir():
+        adapter = RunFolder(Path(run)).adapter_of(int(step))
+        if not (adapter / "adapter_config.json").exists():
+            raise ValueError(f"{what}: the run has no adapter of step {step}; {_kept(RunFolder(Path(run)))}")
+        return adapter
+    if not path.exists():
+        if not HUB.fullmatch(what):
+            raise ValueError(f"{what}: no such folder, and no name of a model on the hub")
+        return local_folder(what)
+    run_folder = RunFolder(path)
+    if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
+        return path
+    if (run_folder.adapter / "adapter_config.json").exists():
+        return run_folder.adapter
+    if run_folder.command.exists() or run_folder.checkpoints.is_dir():
+        raise ValueError(f"{what}: the run has not ended, so it has no adapter yet; {_kept(run_folder)}")
+    raise ValueError(
+        f"{what}: is no model (config.json), adapter (adapter_config.json) or run of `verl-leaf train`, and no file of "
+        "answers (.jsonl)"
+    )
+
+
+def kept_steps(run: RunFolder) -> list[int]:
+    """The steps whose adapters a run has kept, in order."""
+    found = (re.fullmatch(r"global_step_(\d+)", folder.name) for folder in run.checkpoints.glob("global_step_*"))
+    return sorted(
+        step for match in found if match and (run.adapter_of(step := int(match[1])) / "adapter_config.json").exists()
+    )
+
+
+def _kept(run: RunFolder) -> str:
+    steps = ", ".join(f"{run.path}@{step}" for step in kept_steps(run))
+    return f"there are {steps}" if steps else "it has kept none"
+
+
+def _base_of(adapter: Path) -> str:
+    try:
+        base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{adapter / 'adapter_config.json'}: names no model ({error!r}): give it with --base"
+        ) from error
+    if not isinstance(base, str) or not (Path(base).expanduser().is_dir() or HUB.fullmatch(base)):
+        raise ValueError(f"{adapter}: its model {base!r} is not here: give it with --base")
+    return base
+
+
+def _check(model: str) -> Path:
+    """The folder of a whole model, which vLLM can serve."""
+    folder = local_folder(model)
+    for problem in model_problems(str(folder), model_config(str(folder))):
+        if problem.what != "weights":  # that quantised ones cannot be trained is no matter here
+            raise ValueError(f"{model}: {problem.what}: {problem.found}: {problem.remedy}")
+    return folder
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of what makes a model or adapter."""
+    together = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in MADE_OF and file.is_file():
+            together.update(f"{file.name} {file_digest(file)}\n".encode())
+    return together.hexdigest()

@@ -1,0 +1,69 @@
+"""Tables for the terminal, Markdown and LaTeX."""
+
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+LATEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "±": r"$\pm$", "−": "$-$"} | {c: f"\\{c}" for c in "&%$#_{}"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        title: what its numbers are.
+        columns: their headings.
+        rows: as many cells as columns; numbers as text.
+        words: how many of the first columns are words; the others are numbers, and are aligned right.
+        notes: sentences below it.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    words: int
+    notes: tuple[str, ...] = ()
+
+    def print(self, console: Console) -> None:
+        table = RichTable()
+        for number, column in enumerate(self.columns):
+            table.add_column(escape(column), justify="left" if number < self.words else "right")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        console.print(self.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(table)
+        for note in self.notes:
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print()
+
+    def markdown(self) -> str:
+        rules = ["---" if number < self.words else "---:" for number in range(len(self.columns))]
+        rows = [self.columns, rules, *self.rows]
+        lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+        return "\n".join([f"**{self.title}**", "", *lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+    def latex(self) -> str:
+        """With the rules of the package booktabs."""
+        rows = [" & ".join(map(_latex, row)) + r" \\" for row in (self.columns, *self.rows)]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{_latex(' '.join((self.title + '.', *self.notes)))}}}",
+                rf"\begin{{tabular}}{{{'l' * self.words}{'r' * (len(self.columns) - self.words)}}}",
+                r"\toprule",
+                rows[0],
+                r"\midrule",
+                *rows[1:],
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)

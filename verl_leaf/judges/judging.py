@@ -1,0 +1,212 @@
+"""Answers in, verdicts out."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from verl_leaf.answers import Answer
+from verl_leaf.judges.cache import Cache
+from verl_leaf.judges.client import Call, Reply, Usage, ask_all
+from verl_leaf.judges.grades import SCALES, Grade, grade
+from verl_leaf.judges.prompts import ask
+from verl_leaf.judges.spec import JudgeSpec
+
+OUTCOMES = {1.0: "win", -1.0: "loss", 0.0: "tie"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of one answer.
+
+    Attributes:
+        row, sample: of the answer.
+        value: its grade; of a pair 1 (better than the other), -1 (worse) or 0. None where it is missing: no reply could be
+            read.
+        outcome: of a pair: win, loss, tie, or inconsistent where the two orders disagree.
+        by: what gave the grades of a Likert judge: ``logprobs``, ``text``, or ``both`` where samples differ.
+        unread: replies that could not be read.
+        replies: all of them, word for word; of a pair first those to the order in which the answer is A.
+    """
+
+    row: int
+    sample: int
+    value: float | None
+    outcome: str | None
+    by: str | None
+    unread: int
+    replies: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Of one judge on the answers of one system, in their order.
+
+    Attributes:
+        spec: the judge.
+        items: a verdict per answer.
+        usage: calls, tokens and cost.
+        first: of pairs that are not missing, the share of votes, ties aside, that were for the answer shown first: 0.5
+            where the order does not matter. None where there is none.
+    """
+
+    spec: JudgeSpec
+    items: tuple[Verdict, ...]
+    usage: Usage
+    first: float | None
+
+    @property
+    def missing(self) -> int:
+        """Answers without a grade."""
+        return sum(item.value is None for item in self.items)
+
+    @property
+    def score(self) -> float | None:
+        """Mean over the answers that have a grade; of pairs, the net advantage (wins - losses) / pairs."""
+        values = [item.value for item in self.items if item.value is not None]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The mean if all missing grades were the worst, and if all were the best."""
+        scale = SCALES[self.spec.kind]
+        filled = (
+            [end if item.value is None else item.value for item in self.items] for end in (scale.worst, scale.best)
+        )
+        low, high = (sum(values) / len(values) for values in filled)
+        return low, high
+
+    def summary(self) -> dict:
+        """All numbers, for JSON."""
+        low, high = self.bounds
+        pairs = self.spec.kind == "pairwise"
+        outcomes = Counter(item.outcome for item in self.items if item.outcome)
+        return {
+            "judge": self.spec.name,
+            "model": self.spec.model,
+            "kind": self.spec.kind,
+            "answers": len(self.items),
+            "score": self.score,
+            "missing": self.missing,
+            "lowest": low,
+            "highest": high,
+            "unread_replies": sum(item.unread for item in self.items),
+            "graded_by": dict(Counter(item.by for item in self.items if item.by)),
+            **({name: outcomes[name] for name in ("win", "loss", "tie", "inconsistent")} if pairs else {}),
+            **({"first_preferred": self.first} if pairs else {}),
+            **dataclasses.asdict(self.usage),
+        }
+
+    def write(self, file: Path) -> None:
+        """A line of JSON per verdict, with the replies."""
+        lines = (json.dumps(dataclasses.asdict(item)) + "\n" for item in self.items)
+        file.write_text("".join(lines), encoding="utf-8")
+
+
+def judge(
+    answers: Sequence[Answer],
+    spec: JudgeSpec,
+    folder: Path,
+    against: Sequence[Answer] | None = None,
+    console: Console | None = None,
+) -> Verdicts:
+    """Judge answers, and show how far it has come.
+
+    Args:
+        answers: of one system, at least one.
+        spec: the judge.
+        folder: for its replies, ``{name}.replies.jsonl``; what is there is not asked again, so that several systems, and
+            another start after a stop, may share it.
+        against: of the other system, for a pairwise judge: an answer to the row and sample of each of ``answers``.
+        console: standard error if None.
+
+    Raises:
+        JudgeStopped: a refusal, an endpoint that does not answer, or the budget; the message says what to do.
+        ValueError: see :func:`check_pairs`; or a file of replies is damaged.
+    """
+    console = console or Console(stderr=True)
+    others = check_pairs(answers, spec, against)
+    asked = [_calls(answer, other, spec) for answer, other in zip(answers, others, strict=True)]
+    cache = Cache(folder / f"{spec.name}.replies.jsonl")
+    replies, usage = ask_all([call for orders in asked for calls in orders for call in calls], spec, cache, console)
+    replied = [[[replies[call] for call in calls] for calls in orders] for orders in asked]
+    items = tuple(_verdict(answer, orders, spec) for answer, orders in zip(answers, replied, strict=True))
+    whole = [orders for item, orders in zip(items, replied, strict=True) if item.outcome]
+    return Verdicts(spec, items, usage, _first_preferred(whole, spec))
+
+
+def check_pairs(
+    answers: Sequence[Answer], spec: JudgeSpec, against: Sequence[Answer] | None
+) -> list[Answer] | list[None]:
+    """The other system's answer to each of ``answers``; of a judge that grades one answer at a time, None for each.
+
+    Raises:
+        ValueError: there are no answers, one has nothing to be judged by, or the two systems have not answered the same questions; the row is named.
+    """
+    if not answers:
+        raise ValueError(f"judge {spec.name}: there are no answers to judge")
+    for answer in answers:
+        if not any(text.strip() for text in (answer.question, *answer.references)):
+            raise ValueError(f"judge {spec.name}: row {answer.row} has neither a question nor a reference to judge by")
+    if spec.kind != "pairwise":
+        return [None] * len(answers)
+    if against is None:
+        raise ValueError(f"judge {spec.name}: kind pairwise compares two systems, and there is one")
+    others = {(other.row, other.sample): other for other in against}
+    for answer in answers:
+        other = others.get((answer.row, answer.sample))
+        if other is None or (other.question, other.references) != (answer.question, answer.references):
+            raise ValueError(
+                f"judge {spec.name}: the other system has no answer to the question of row {answer.row}, sample "
+                f"{answer.sample}; compare systems that have answered the same rows"
+            )
+    return [others[answer.row, answer.sample] for answer in answers]
+
+
+def _calls(answer: Answer, other: Answer | None, spec: JudgeSpec) -> list[list[Call]]:
+    """The calls about an answer, for each order in which answers are shown."""
+    shown = [[answer.text]] if other is None else [[answer.text, other.text], [other.text, answer.text]]
+    what = f"row {answer.row}"
+    messages = [
+        ask(spec.kind, spec.reply_format, spec.rubric, answer.question, answer.references, texts) for texts in shown
+    ]
+    return [[Call(message, sample, what) for sample in range(spec.samples)] for message in messages]
+
+
+def _grades(replies: Sequence[Reply], spec: JudgeSpec) -> list[Grade]:
+    found = (grade(spec.kind, spec.reply_format, reply) for reply in replies)
+    return [each for each in found if each is not None]
+
+
+def _verdict(answer: Answer, orders: list[list[Reply]], spec: JudgeSpec) -> Verdict:
+    grades = [_grades(replies, spec) for replies in orders]
+    values = [SCALES[spec.kind].combine([each.value for each in own]) if own else None for own in grades]
+    value, outcome = (values[0], None) if len(orders) == 1 else _paired(*values)
+    ways = sorted({each.by for own in grades for each in own})
+    return Verdict(
+        row=answer.row,
+        sample=answer.sample,
+        value=value,
+        outcome=outcome,
+        by="both" if len(ways) > 1 else ways[0] if ways else None,
+        unread=sum(map(len, orders)) - sum(map(len, grades)),
+        replies=tuple(reply.text for replies in orders for reply in replies),
+    )
+
+
+def _paired(shown_first: float | None, shown_second: float | None) -> tuple[float | None, str | None]:
+    """Value and outcome for an answer, from the votes for answer A when it is A, and when it is B."""
+    if shown_first is None or shown_second is None:
+        return None, None
+    if shown_first != -shown_second:
+        return 0.0, "inconsistent"
+    return shown_first, OUTCOMES[shown_first]
+
+
+def _first_preferred(replied: list[list[list[Reply]]], spec: JudgeSpec) -> float | None:
+    votes = [each.value for orders in replied for replies in orders for each in _grades(replies, spec) if each.value]
+    return votes.count(1.0) / len(votes) if votes else None
