@@ -38,6 +38,7 @@ RESPONSE_LENGTHS = [4, 3, 4, 2, 1, 4, 3, 4]
 KEYS = [f"{uid}_{session}_0" for uid in "ab" for session in range(4)]
 ACCURACY = [1.0, 0.0, 0.5, 0.0, 1.0, 0.25, 0.0, 0.5]
 FORMAT = [0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0]
+REGISTRY = dict(core_algos.ADV_ESTIMATOR_REGISTRY)
 
 
 class _StubTrainer(PPOTrainer):
@@ -56,6 +57,12 @@ def tq_init():
     tq.init()
     yield
     tq.close()
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """The estimators of verl, whatever other tests have left of them (test_core_algos_on_cpu.py clears them)."""
+    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(REGISTRY))
 
 
 def _nested(rows):
@@ -140,10 +147,9 @@ def test_gdpo_normalizes_each_reward_that_it_is_given(batch):
 
 
 @pytest.fixture
-def registered(monkeypatch):
+def registered(registry):
     """Registers an estimator for the time of a test."""
-    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(core_algos.ADV_ESTIMATOR_REGISTRY))
-    return lambda estimator: core_algos.register_adv_est("of_the_test")(estimator)
+    return core_algos.register_adv_est("of_the_test")
 
 
 def test_an_estimator_is_handed_the_batch_that_it_declares(batch, registered):
