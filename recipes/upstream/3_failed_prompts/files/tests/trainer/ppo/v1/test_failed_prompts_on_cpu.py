@@ -40,7 +40,7 @@ def tq_init():
 
 def _sample(partition_id, prompts):
     """Sample prompts of which each is a name, a status and the number of its trajectories."""
-    buffer = ReplayBuffer("sync", OmegaConf.create({}), None, "drop", OmegaConf.create({}), poll_interval=0.01)
+    buffer = ReplayBuffer("sync", OmegaConf.create({}), 8, "drop", OmegaConf.create({}), poll_interval=0.01)
     run = uuid.uuid4().hex
     for name, status, trajectories in prompts:
         keys = [f"{run}{name}", *(f"{run}{name}_{session}_0" for session in range(trajectories))]
