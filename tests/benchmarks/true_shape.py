@@ -4,7 +4,7 @@ python -m tests.benchmarks.true_shape --out FOLDER      (one 80 GB GPU; 17 GB of
 python -m tests.benchmarks.true_shape --out FOLDER --tiny      (a small shape, without a GPU)
 
 No checkpoint and no hub are needed. A random model answers until it may not go on, so every response has the full length:
-the most that the published configuration can take. Beside the figures stand the estimates of `verl-leaf doctor MODEL --gpus`.
+the most that the published configuration can take. Below the figures stand the estimates of `verl-leaf doctor MODEL --gpus`.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import shutil
 import statistics
 import subprocess
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from verl_leaf.runs.metrics import read_scalars
 from verl_leaf.selftest.folder import byte_tokenizer, write_folder
 
 ROWS, SECONDS, STEPS = 48, 12.0, 4
-PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "step")
+PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights")  # in verl's order
 
 
 def write_true_shape(folder: Path) -> None:
@@ -92,15 +93,17 @@ def write_rows(folder: Path, rows: int, seconds: float) -> Path:
     return folder / "rows.parquet"
 
 
-class MostUsed:
-    """The most memory that nvidia-smi sees in use on a GPU, GiB; 0 without one."""
+class Watch:
+    """What nvidia-smi sees in use on the fullest GPU, and when each step ended, five times a second."""
 
-    def __init__(self) -> None:
-        self.gib = 0.0
+    def __init__(self, metrics: Path) -> None:
+        self.used: list[tuple[float, float]] = []  # when, GiB; nothing without a GPU
+        self.ends: dict[int, float] = {}
+        self._metrics = metrics
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "MostUsed":
+    def __enter__(self) -> "Watch":
         self._thread.start()
         return self
 
@@ -110,9 +113,24 @@ class MostUsed:
 
     def _watch(self) -> None:
         query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-        while shutil.which("nvidia-smi") and not self._over.wait(0.2):
-            used = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
-            self.gib = max([self.gib, *(float(mib) / 1024 for mib in used if mib.isdigit())])
+        while not self._over.wait(0.2):
+            now = time.monotonic()
+            for step in read_scalars(self._metrics).get("timing_s/step", {}):
+                self.ends.setdefault(step, now)
+            if shutil.which("nvidia-smi"):
+                found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+                self.used.append((now, max([0.0, *(float(mib) / 1024 for mib in found if mib.isdigit())])))
+
+    def peaks(self, seconds: dict[int, dict[str, float]]) -> dict[str, float]:
+        """The most in use in each phase, GiB. Phases follow each other, and the last one ends with the step."""
+        peaks: dict[str, float] = {}
+        for step, end in self.ends.items():
+            for phase in reversed(PHASES):
+                begin = end - seconds.get(step, {}).get(phase, 0.0)
+                within = [gib for when, gib in self.used if begin <= when <= end]
+                peaks[phase] = max([peaks.get(phase, 0.0), *within])
+                end = begin
+        return peaks
 
 
 def main() -> None:
@@ -127,22 +145,20 @@ def main() -> None:
     variables = {"MODEL": str(model), "TRAIN": str(rows), "VAL": str(rows), "RUN": str(run.path)}
     recipe = ["bash", "recipes/qwen2audio_leaf.sh", f"trainer.total_training_steps={STEPS}", "trainer.save_freq=-1"]
     recipe += ["trainer.test_freq=-1", "trainer.val_before_train=False", "data.val_max_samples=2"]
-    with MostUsed() as used:
+    with Watch(run.metrics) as watch:
         subprocess.run(recipe, cwd=PROJECT, env=os.environ | variables, check=True)
 
     scalars = read_scalars(run.metrics)
-    table = Table("phase", "seconds", title=f"medians of steps 2 to {STEPS}")
+    later = [step for step in scalars["timing_s/step"] if step > 1]
+    seconds = {step: {phase: scalars.get(f"timing_s/{phase}", {}).get(step, 0.0) for phase in PHASES} for step in later}
+    peaks = watch.peaks(seconds)
+    table = Table("phase", "seconds", "most GiB in use on a GPU", title=f"steps 2 to {STEPS}: median, peak")
     for phase in PHASES:
-        steps = scalars.get(f"timing_s/{phase}", {})
-        if later := [seconds for step, seconds in steps.items() if step > 1]:
-            table.add_row(phase, f"{statistics.median(later):.2f}")
-    console = Console()
-    console.print(table)
-    if used.gib:
-        reserved = max(scalars["perf/max_memory_reserved_gb"].values())
-        console.print(f"most memory in use on a GPU: {used.gib:.1f} GiB; of it, reserved by the actor: {reserved:.1f}")
-        gpus = str(torch.cuda.device_count())
-        subprocess.run(["verl-leaf", "doctor", model, "--gpus", gpus, "--memory", "80"], check=False)
+        median = statistics.median(each[phase] for each in seconds.values())
+        table.add_row(phase, f"{median:.2f}", f"{peaks[phase]:.1f}" if watch.used else "no GPU")
+    Console().print(table, f"a step: {statistics.median(scalars['timing_s/step'][step] for step in later):.2f} s")
+    gpus = str(max(1, torch.cuda.device_count()))
+    subprocess.run(["verl-leaf", "doctor", model, "--gpus", gpus, "--memory", "80"], check=False)
 
 
 if __name__ == "__main__":
