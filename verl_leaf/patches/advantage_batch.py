@@ -17,7 +17,11 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from verl_leaf.patches.base import expect, rebind, replaced
+from verl_leaf.patches.base import expect, rebind, replaced, says
+
+# What verl asks an estimator for once recipes/upstream/2_estimator_fields is in it; then we pass and fetch nothing.
+UPSTREAM = "get_adv_estimator_parameters"
+SOLVED = "active: for metrics and checks; `batch` is solved upstream"
 
 # In DataProto.meta_info, which the legacy trainer sends on to its workers: so plain floats only, unless asked for more.
 METRICS = "verl_leaf/metrics"
@@ -31,6 +35,7 @@ def _patch_compute_advantage(ray_trainer: ModuleType) -> str:
     original = expect(ray_trainer, "compute_advantage", *given)
     find = expect(ray_trainer.core_algos, "get_adv_estimator_fn", "name_or_enum")
     data_metrics = expect(ray_trainer, "compute_data_metrics", "batch", "use_critic")
+    solved = says(original, UPSTREAM)
 
     @functools.wraps(original)
     def compute_advantage(data, adv_estimator, *args, **kwargs):
@@ -38,7 +43,7 @@ def _patch_compute_advantage(ray_trainer: ModuleType) -> str:
         report = data.meta_info.pop(REPORT, lambda step: data.meta_info.update({METRICS: step.metrics}))
 
         def bound(name_or_enum):
-            return _bind(find(name_or_enum), batch=data.batch, report=report)
+            return _bind(find(name_or_enum), report=report, **({} if solved else {"batch": data.batch}))
 
         with replaced(ray_trainer.core_algos, "get_adv_estimator_fn", bound):
             return original(data, adv_estimator, *args, **kwargs)
@@ -50,7 +55,7 @@ def _patch_compute_advantage(ray_trainer: ModuleType) -> str:
 
     rebind(original, compute_advantage)
     ray_trainer.compute_data_metrics = compute_data_metrics
-    return "active: verl passes `batch` to GDPO only"
+    return SOLVED if solved else "active: verl passes `batch` to GDPO only"
 
 
 def _bind(estimator: Callable, **offered: Any) -> Callable:
@@ -63,6 +68,7 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
     from verl_leaf.estimator import RewardError, check_rewards
 
     original = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
+    solved = says(original, "adv_estimator_fields")
 
     @functools.wraps(original)
     def _compute_advantage(self, batch, metrics):
@@ -79,7 +85,7 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
             except RewardError as error:
                 (messages,) = fetch(["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
                 raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
-            if "batch" in inspect.signature(estimator).parameters:
+            if not solved and "batch" in inspect.signature(estimator).parameters:
                 data.batch["responses"] = fetch(["responses"]).to_padded_tensor()["responses"]
             data.meta_info[REPORT] = steps.append
             return compute(data, *args, **kwargs)
@@ -93,7 +99,7 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
         return result
 
     trainer_base.PPOTrainer._compute_advantage = _compute_advantage
-    return "active: verl does not fetch the responses"
+    return SOLVED if solved else "active: verl does not fetch the responses"
 
 
 def in_words(messages: list[dict], longest: int = 300) -> str:

@@ -16,6 +16,7 @@ import wrapt
 
 Hook = Callable[[ModuleType], str]
 
+SOLVED = "not needed: solved upstream"
 TESTED_VERSIONS = "Install the tested versions: see `verl-leaf doctor`"
 
 STATUS: dict[
@@ -87,6 +88,11 @@ def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
             + TESTED_VERSIONS
         )
     return function
+
+
+def says(function: Callable, text: str) -> bool:
+    """Whether the source of a library's function contains a text: by which a patch sees that it is no longer needed."""
+    return text in inspect.getsource(inspect.unwrap(function))
 
 
 def rebind(original: Callable, replacement: Callable) -> None:

@@ -11,8 +11,9 @@ from types import ModuleType
 
 import ray
 
-from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
+from verl_leaf.patches.base import SOLVED, TESTED_VERSIONS, PatchError, expect, says
 
+UPSTREAM = "get_cluster_job_name"  # what verl names the socket after once recipes/upstream/1_weight_socket is in it
 JOB = "VERL_RAY_JOB_ID"
 STATUS = "active: verl names the socket of weights after the job alone"
 
@@ -26,6 +27,8 @@ def _names() -> tuple[str, str]:
 
 def _patch_sender(module: ModuleType) -> str:
     original = expect(module, "ServerAdapter.__init__")
+    if says(original, UPSTREAM):
+        return SOLVED
 
     @functools.wraps(original)
     def __init__(self, *args, **kwargs):
@@ -42,6 +45,8 @@ def _patch_sender(module: ModuleType) -> str:
 
 def _patch_receiver(module: ModuleType) -> str:
     original = expect(module, "vLLMHttpServer.__init__")
+    if says(original, UPSTREAM):
+        return SOLVED
 
     @functools.wraps(original)
     def __init__(self, *args, **kwargs):

@@ -118,7 +118,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             )
             raise
 
-    async def _agent_loop_postprocess(self, output, validate, **kwargs) -> None:
+    async def _agent_loop_postprocess(self, output, validate, **kwargs):
         features = self._actor_features(output)
         output.multi_modal_data = None
         if features:
@@ -126,7 +126,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             if uid not in self.features_keys:
                 self.features_keys[uid] = asyncio.create_task(store(features))
             output.multi_modal_data = {FEATURES_KEY: await self.features_keys[uid]}
-        await super()._agent_loop_postprocess(output, validate, **kwargs)
+        return await super()._agent_loop_postprocess(output, validate, **kwargs)
 
     def _actor_features(self, output: AgentLoopOutput) -> dict[str, torch.Tensor]:
         return output.multi_modal_data["features"]
