@@ -50,8 +50,8 @@ def test_bf16_is_near_fp32(family, share, checkpointing):
         results.append((values.detach(), gradients))
     (values, gradients), (rounded, their) = results
     assert rounded.dtype == torch.float32
-    assert (rounded - values).abs().mean() < 0.04, "log-probabilities, of about -6"
-    assert tiny.distance(their, gradients) < 0.15  # Granite has 0.09 to 0.11, by seed
+    assert (rounded - values).abs().mean() < 0.03, "log-probabilities, of about -6"
+    assert tiny.distance(their, gradients) < 0.1
 
 
 def test_nothing_in_the_encoder_is_a_unit_of_fsdp(family):
