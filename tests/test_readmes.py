@@ -26,7 +26,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from omegaconf import OmegaConf
 
-from examples.leaf_against_grpo.cells import plan
+from examples.leaf_against_grpo.cells import possible
 from tests.helpers import PROJECT
 from verl_leaf import prepare
 from verl_leaf.adapters.token_credit import Settings
@@ -202,7 +202,7 @@ def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -
     elif script == "tests/adapters/run.sh":
         assert (PROJECT / f"tests/adapters/test_{arguments[0]}.py").is_file()
     else:
-        cells = [cell.name for cell in plan()]
+        cells = [cell.name for cell in possible()]
         others = [word for word in arguments if not OVERRIDE.match(word)]
         assert all(fnmatch.filter(cells, word) for word in others), f"none of {others} is a cell of the study"
         check_overrides(tuple(word for word in arguments if OVERRIDE.match(word)), "leaf")

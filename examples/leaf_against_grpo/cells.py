@@ -1,27 +1,34 @@
 """The plan of the study: which runs there are, and what they have in common."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-TASKS = ("translation", "answering")
-SEEDS = (1, 2, 3, 4, 5)
-ABLATION_SEEDS = SEEDS[:2]
-STEPS = 40
-ROLLOUTS_PER_STEP = 48
+TASKS = ("translation", "register", "report")
+EARLY_TASK = "register"
+METHODS = ("grpo", "grpo_floored", "leaf", "tempo", "grpo_prefix")
+BASELINE = "grpo"
+RATES = (2e-3, 4e-3, 8e-3)
+"""Learning rates of which each method has its own best on each task."""
+SWEEP_SEEDS = (101, 102)
+"""They choose the rates, and are not reported."""
+SEEDS = (1, 2, 3, 4, 5, 6)
+STEPS = 30
+START_STEPS = 16
+ROLLOUTS_PER_STEP = 32
 ROLLOUTS_PER_UPDATE = 16
-SCORES = {"translation": (0.3, 0.4), "answering": (0.3, 0.4)}
+SCORES = {"translation": (0.3, 0.4), "register": (0.4, 0.6), "report": (0.8, 0.85)}
 """Rewards of the rollouts to reach, chosen before methods were compared, from a pilot run of GRPO."""
 
 COMMON = (
     f"trainer.total_training_steps={STEPS}",
-    f"trainer.test_freq={STEPS // 2}",
-    "trainer.save_freq=10",
+    f"trainer.test_freq={STEPS}",
+    f"trainer.save_freq={STEPS // 2}",
     "trainer.max_actor_ckpt_to_keep=null",
     "trainer.checkpoint_callback_class=null",
     "data.max_prompt_length=160",
-    "data.max_response_length=24",
+    "data.max_response_length=48",
     "actor_rollout_ref.model.lora_rank=8",
     "actor_rollout_ref.model.lora_alpha=16",
-    "actor_rollout_ref.actor.optim.lr=2e-3",
     # As in results/: what verl's AdamW does unless told otherwise.
     "actor_rollout_ref.actor.optim.betas=[0.9,0.999]",
     "actor_rollout_ref.actor.optim.weight_decay=0.01",
@@ -40,62 +47,74 @@ COMMON = (
 """Overrides of every cell, beside `leaf_speech_cpu` (LoRA, KL to the base model, clipping, loss, schedule)."""
 
 
-def _responses(n: int) -> tuple[str, ...]:
-    """Overrides for `n` responses per prompt, with the same number of rollouts per step and per update."""
-    return (
-        f"actor_rollout_ref.rollout.n={n}",
-        f"data.train_batch_size={ROLLOUTS_PER_STEP // n}",
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={ROLLOUTS_PER_UPDATE // n}",
-    )
-
-
-GRPO, LEAF = "algorithm.adv_estimator=grpo", "algorithm.adv_estimator=leaf"
-COMPARED: dict[str, tuple[str, ...]] = {
-    "leaf": (LEAF, *_responses(8)),
-    "grpo": (GRPO, *_responses(8)),
-    "grpo_floored": ("algorithm.adv_estimator=grpo_floored", *_responses(8)),
-}
-"""Run on both tasks."""
-ABLATIONS: dict[str, tuple[str, ...]] = {
-    "leaf_global": (LEAF, "algorithm.leaf.credit=global", *_responses(8)),
-    "leaf_local": (LEAF, "algorithm.leaf.credit=local", *_responses(8)),
-    "leaf_b1": (LEAF, "algorithm.leaf.fork_budget=1", *_responses(8)),
-    "leaf_b4": (LEAF, "algorithm.leaf.fork_budget=4", *_responses(8)),
-    "leaf_k4": (LEAF, *_responses(4)),
-    "leaf_k16": (LEAF, *_responses(16)),
-}
-"""Run on the first task, where `leaf` has both credits, B = 2 and K = 8. B = 0 is `grpo`: the advantages are the same."""
-COST: dict[str, tuple[str, ...]] = {"cost": (LEAF, "study.side_by_side=[grpo,leaf]", *_responses(8))}
-"""What a step costs: both estimators on the same rollouts, in turns. Run once, when nothing else runs."""
-
-
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study: a task, a method of the above, a seed."""
+    """One run of the study: a task, a method with a learning rate, a seed, and how many responses a prompt gets."""
 
     task: str
     method: str
+    rate: float
     seed: int
+    n: int = 8
 
     @property
     def name(self) -> str:
-        """Its folder below the study's, as in `translation/leaf/1`."""
-        return f"{self.task}/{self.method}/{self.seed}"
+        """Its folder below the study's, as in `translation/leaf/0.002/1`; `leaf_k16` with 16 responses."""
+        return f"{self.task}/{self.method}{'' if self.n == 8 else f'_k{self.n}'}/{self.rate:g}/{self.seed}"
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has."""
+        return STEPS if self.rate else START_STEPS
 
     def overrides(self, data: str) -> list[str]:
-        """Its overrides; `data` is the folder of the parquet files."""
+        """Its overrides; `data` is the folder of the parquet files. All cells have as many rollouts and updates."""
+        side_by_side = self.method == "cost"
         return [
-            *(COMPARED | ABLATIONS | COST)[self.method],
+            f"algorithm.adv_estimator={BASELINE if side_by_side else self.method}",
+            f"study.side_by_side=[{','.join(METHODS) if side_by_side else ''}]",
+            f"actor_rollout_ref.actor.optim.lr={self.rate:g}",
+            f"actor_rollout_ref.rollout.n={self.n}",
+            f"data.train_batch_size={ROLLOUTS_PER_STEP // self.n}",
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={ROLLOUTS_PER_UPDATE // self.n}",
             f"data.train_files={data}/{self.task}_train.parquet",
             f"data.val_files={data}/{self.task}_test.parquet",
             f"data.seed={self.seed}",
-            # Before training all are the same model.
-            f"trainer.val_before_train={self.method == 'grpo'}",
+            f"trainer.total_training_steps={self.steps}",
+            f"trainer.val_before_train={self.rate == 0}",
+            f"algorithm.leaf.trace_every={STEPS if self.rate else 1}",
         ]
 
 
-def plan() -> list[Cell]:
-    """All cells: the comparison first, one seed after the other; the cost last."""
-    compared = [Cell(task, method, seed) for seed in SEEDS for task in TASKS for method in COMPARED]
-    ablations = [Cell(TASKS[0], method, seed) for seed in ABLATION_SEEDS for method in ABLATIONS]
-    return [*compared, *ablations, *(Cell(TASKS[0], method, SEEDS[0]) for method in COST)]
+STARTS = tuple(Cell(task, "leaf", 0.0, 0) for task in TASKS)
+"""Rollouts of the model as all others find it: the learning rate is 0."""
+SWEEP = tuple(
+    Cell(task, method, rate, seed) for seed in SWEEP_SEEDS for task in TASKS for rate in RATES for method in METHODS
+)
+COST = Cell(TASKS[0], "cost", RATES[0], 0)
+"""What a step costs: all estimators on the same rollouts, in turns. Run once, when nothing else runs."""
+
+
+def best_rate(area: Callable[[Cell], float], task: str, method: str) -> float:
+    """The learning rate with the largest area, averaged over the seeds of the sweep."""
+    return max(RATES, key=lambda rate: sum(area(Cell(task, method, rate, seed)) for seed in SWEEP_SEEDS))
+
+
+def reported(area: Callable[[Cell], float]) -> list[Cell]:
+    """The cells that are reported, given what came out of the sweep: one seed after the other, K = 16 at the end.
+
+    K = 16 has the learning rates of K = 8.
+    """
+    rates = {(task, method): best_rate(area, task, method) for task in TASKS for method in METHODS}
+    eight = [Cell(task, method, rates[task, method], seed) for seed in SEEDS for task in TASKS for method in METHODS]
+    return [
+        *eight,
+        *(Cell(EARLY_TASK, method, rates[EARLY_TASK, method], seed, 16) for seed in SEEDS for method in METHODS),
+    ]
+
+
+def possible() -> list[Cell]:
+    """All cells that there can be."""
+    grid = [Cell(task, method, rate, seed) for seed in SEEDS for task in TASKS for rate in RATES for method in METHODS]
+    more = [Cell(EARLY_TASK, method, rate, seed, 16) for seed in SEEDS for rate in RATES for method in METHODS]
+    return [*STARTS, *SWEEP, *grid, *more, COST]

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+import torch
 from omegaconf import OmegaConf, open_dict
 from rich.console import Console
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
@@ -65,7 +66,7 @@ class CellsTrainer(PPOTrainerSync):
 
     def fit(self, agent_loop_manager: SeededManager) -> None:
         study = self.config
-        start = self._start_checkpoint(Path(study.study.folder) / "start")
+        start = self._start_checkpoint()
         for cell, overrides in study.study.cells.items():
             folder = RunFolder(Path(study.study.folder) / cell)
             with claimed(folder.path) as mine:
@@ -82,7 +83,9 @@ class CellsTrainer(PPOTrainerSync):
             trainer.validation_data_dir = str(folder.validation)
             self.config.algorithm.leaf.trace_dir = str(folder.traces)
             if not folder.resumable:
-                trainer.resume_mode, trainer.resume_from_path = "resume_path", str(start)
+                own = shutil.copytree(start, folder.path / "start" / start.name, dirs_exist_ok=True)
+                set_rate(own / "actor", self.config.actor_rollout_ref.actor.optim.lr)
+                trainer.resume_mode, trainer.resume_from_path = "resume_path", str(own)
             trainer.val_before_train = trainer.val_before_train and not folder.resumable
         folder.config.parent.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder.config)
@@ -97,7 +100,8 @@ class CellsTrainer(PPOTrainerSync):
             super().fit(agent_loop_manager)
             self.logger.finish()
         summarise(folder, Console())
-        shutil.rmtree(folder.checkpoints, ignore_errors=True)
+        for leftover in (folder.checkpoints, folder.path / "start"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _compute_advantage(self, batch, metrics):
         """As verl; where the cell asks for it, one estimator after the other on the same rollouts, each timed."""
@@ -111,8 +115,9 @@ class CellsTrainer(PPOTrainerSync):
             metrics[f"timing_s/adv_{method}"] = time.perf_counter() - began
         return result
 
-    def _start_checkpoint(self, folder: Path) -> Path:
-        """The checkpoint that all cells begin with; the first lane saves it."""
+    def _start_checkpoint(self) -> Path:
+        """The checkpoint that all cells begin with, but for their learning rates; the first lane saves it."""
+        folder = Path(self.config.study.folder) / "start"
         checkpoint = folder / "global_step_0"
         with claimed(folder, wait=True):
             if not (folder / "latest_checkpointed_iteration.txt").exists():
@@ -121,6 +126,23 @@ class CellsTrainer(PPOTrainerSync):
                 self._save_checkpoint()
             (checkpoint / "data.pt").unlink(missing_ok=True)  # a cell's order of prompts is its seed's
         return checkpoint
+
+
+def set_rate(checkpoint: Path, rate: float) -> None:
+    """Sets the learning rate in a checkpoint of verl's FSDP engine with one process.
+
+    verl puts back what the checkpoint says of optimiser and schedule
+    (verl 0.9.1 utils/checkpoint/fsdp_checkpoint_manager.py), not what the configuration does.
+    """
+    optimizer, extra = (checkpoint / f"{kind}_world_size_1_rank_0.pt" for kind in ("optim", "extra_state"))
+    state = torch.load(optimizer, weights_only=False)
+    for group in state["param_groups"]:
+        group["lr"] = group["initial_lr"] = rate
+    torch.save(state, optimizer)
+    state = torch.load(extra, weights_only=False)
+    schedule = state["lr_scheduler"]
+    schedule["base_lrs"] = schedule["_last_lr"] = [rate] * len(schedule["base_lrs"])
+    torch.save(state, extra)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Makes the study's spoken corpus and the model that both tasks start from. What is there and complete is reused.
+"""Makes the study's spoken corpus and the model that all tasks start from. What is there and complete is reused.
 
 python -m examples.leaf_against_grpo.prepare --out DIR
 """
@@ -6,21 +6,21 @@ python -m examples.leaf_against_grpo.prepare --out DIR
 from pathlib import Path
 
 from examples.leaf_against_grpo import tasks
-from examples.spoken_german import complete, corpus, phrases, tiny_model, warm_start
+from examples.spoken_german import complete, corpus, tiny_model, warm_start
 
 TEST_ROWS = 96
-VOCABULARY = 896
+VOCABULARY = 1024
 LEARNING_RATE = 6e-4
 SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 
 
 def plan(folder: Path, clips: int) -> corpus.Corpus:
-    """What both tasks are about."""
+    """What the tasks are about."""
     return corpus.plan(folder, clips, val_rows=TEST_ROWS, exercises=tasks.exercises)
 
 
 def make_data(folder: Path, clips: int) -> None:
-    """Speaks the clips and writes both tasks' questions about them."""
+    """Speaks the clips and writes the tasks' questions about them."""
     spoken = plan(folder, clips)
     corpus.write_clips([utterance.clip for utterance in spoken.train + spoken.val])
     for task in spoken.train[0].exercises:
@@ -29,8 +29,8 @@ def make_data(folder: Path, clips: int) -> None:
 
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
-    """Builds one model for both tasks, warm-starts it, measures it on each, and saves it."""
-    processor = tiny_model.build_processor([phrases.INSTRUCTION, *tasks.QUESTIONS], tasks.texts(), VOCABULARY)
+    """Builds one model for all tasks, warm-starts it, measures it on each, and saves it."""
+    processor = tiny_model.build_processor([tasks.TRANSLATE, tasks.DESCRIBE, tasks.REPORT], tasks.texts(), VOCABULARY)
     model = tiny_model.build_model(processor, hidden=256, layers=3)
     spoken = plan(data, clips)
 
@@ -41,4 +41,4 @@ def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    complete.prepare(__doc__, 2000, (Path(tasks.__file__), Path(__file__)), make_data, make_model)
+    complete.prepare(__doc__, 2500, (Path(tasks.__file__), Path(__file__)), make_data, make_model)

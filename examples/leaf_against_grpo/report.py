@@ -1,220 +1,203 @@
-"""What the cells of the study amount to: numbers, tests, a figure.
+"""What the cells of the study amount to: numbers and figures.
 
-    python -m examples.leaf_against_grpo.report [--runs FOLDER] [--task FOLDER] [--out FOLDER]
+    python -m examples.leaf_against_grpo.report [--runs FOLDER] [--out FOLDER]
 
-Writes `report.md` (the tables), `curves.png`, `.svg` and `.csv`, `cells.csv` (a row per cell), and `answers.jsonl.gz`
-(what each cell answered to the test set at last).
+Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (the reward of every step), and three figures:
+`curves` (learning), `rates` (the sweep of learning rates) and `gain` (what each method gains, against what the task is like).
 """
 
 import argparse
-import gzip
-import json
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
-from sacrebleu.metrics import BLEU
-from sacrebleu.significance import PairedTest
 
-from examples.leaf_against_grpo import credit
 from examples.leaf_against_grpo.cells import (
-    ABLATIONS,
-    COMPARED,
+    BASELINE,
     COST,
+    EARLY_TASK,
+    METHODS,
+    RATES,
     ROLLOUTS_PER_STEP,
     SCORES,
     SEEDS,
+    STARTS,
     STEPS,
+    SWEEP,
+    SWEEP_SEEDS,
     TASKS,
     Cell,
-    plan,
+    possible,
+    reported,
 )
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 from verl_leaf.runs.summary import read_validation
 from verl_leaf.show.curves import REWARD, crossing, mean_and_interval, smoothed
 from verl_leaf.show.figures import COLOURS, save, write_csv
+from verl_leaf.show.forks import collect, measures
+from verl_leaf.show.traces import traces_folder
+from verl_leaf.traces.reader import read_trace, trace_files
 
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
-BASELINE, OURS = "grpo", "leaf"
-QUALITY = ("signal_leaf", "signal_grpo", "sum_leaf", "sum_grpo")
+COLOUR = dict(zip(METHODS, COLOURS, strict=False))
+GROUPS = (*((task, 8) for task in TASKS), (EARLY_TASK, 16))
+"""What is compared: a task, and how many responses a prompt gets."""
+
+Numbers = dict[Cell, dict]
 
 
-def write(runs: Path, data: Path, out: Path, console: Console) -> None:
-    """Reads the cells that are done and writes the report of them; `data` holds the tasks' parquet files."""
-    folders = {cell: RunFolder(runs / cell.name) for cell in plan()}
-    cells = [cell for cell, folder in folders.items() if folder.finished]
-    scalars = {cell: read_scalars(folders[cell].metrics) for cell in cells}
-    measured = {cell: measure(folders[cell], data, cell, scalars[cell]) for cell in cells if cell.method not in COST}
+def area(folder: RunFolder) -> float:
+    """The mean reward of all rollouts of a cell: the area under its learning curve, over its length."""
+    return statistics.fmean(read_scalars(folder.metrics)[REWARD].values())
+
+
+def write(runs: Path, out: Path, console: Console) -> None:
+    """Reads the cells that are done and writes the report of them."""
+    folders = {cell: RunFolder(runs / cell.name) for cell in possible()}
+    scalars = {cell: read_scalars(folder.metrics) for cell, folder in folders.items() if folder.finished}
+    measured = {cell: measure(folders[cell], cell, own) for cell, own in scalars.items() if cell.rate and cell != COST}
+    starts = {cell.task: start(folders[cell]) for cell in STARTS if cell in scalars}
     if not measured:
-        console.print(cost(scalars), markup=False, soft_wrap=True)
+        console.print("There is nothing to report yet: no cell that trains is done")
         return
-    answers = {cell: read_answers(folders[cell]) for cell in measured}
     out.mkdir(parents=True, exist_ok=True)
-    rows = [{"task": cell.task, "method": cell.method, "seed": cell.seed, **own} for cell, own in measured.items()]
-    write_csv(out / "cells.csv", rows)
-    with open(out / "answers.jsonl.gz", "wb") as file, gzip.GzipFile(fileobj=file, mode="w", mtime=0) as packed:
-        for cell, own in answers.items():
-            packed.write((json.dumps({"cell": cell.name, "answers": own}, ensure_ascii=False) + "\n").encode())
-    text = "\n\n".join(tables(measured, answers, scalars)) + "\n"
+    write_csv(out / "cells.csv", [vars(cell) | own for cell, own in measured.items()])
+    compared = {}
+    if all(cell in measured for cell in SWEEP):
+        chosen = reported(lambda cell: measured[cell]["area"])
+        compared = {cell: measured[cell] for cell in chosen if cell in measured}
+    text = "\n\n".join(tables(measured, compared, starts, scalars)) + "\n"
     (out / "report.md").write_text(text)
     console.print(text, markup=False, soft_wrap=True)
-    save(out / "curves", figure(measured, scalars), curve_rows(scalars), console)
+    save(out / "rates", rates(measured), list(rate_rows(measured)), console)
+    if compared:
+        save(out / "curves", curves(scalars, compared), list(curve_rows(scalars)), console)
+    if compared and len(starts) == len(TASKS):
+        rows = gains(compared, starts)
+        save(out / "gain", gain_figure(rows), rows, console)
 
 
-def measure(folder: RunFolder, data: Path, cell: Cell, scalars: Scalars) -> dict[str, float | None]:
+def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float | None]:
     """The numbers of one cell.
 
-    `bleu` and `reward` are those of the unseen test set after the last step, `bleu_start` the model's before training
-    where it was measured; `area` is the mean reward of all rollouts, the area under the learning curve over its length;
-    `rollouts_to_x` the rollouts until the reward of the last 5 steps reached x, empty if it never did. Cells of LEAF as
-    it is published also have what :func:`credit.quality` finds.
+    `bleu` and `reward` are those of the unseen test set after the last step; `area` the mean reward of all rollouts;
+    `rollouts_to_1` and `_2` the rollouts until the mean reward of 5 steps reached the task's first and second score, empty if
+    it never did; `early` the mean over the steps, of our own estimators.
     """
-    start, end = (
-        read_validation(file, has_swapped=False)[0] if file.exists() else {"bleu": None, "reward": None}
-        for file in (folder.answers_of(0), folder.answers_of(STEPS))
-    )
-    curve = smoothed(scalars[REWARD])
-    reached = {score: crossing(curve, score) for score in SCORES[cell.task]}
-    shares = {
-        name: statistics.fmean(values.values()) if (values := scalars.get(f"leaf/{name}_share")) else None
-        for name in ("fired", "usable")
-    }
+    end = read_validation(folder.answers_of(STEPS), has_swapped=False)[0]
+    reached = [crossing(smoothed(scalars[REWARD]), score) for score in SCORES[cell.task]]
+    early = scalars.get("forks/early")
     return {
-        "bleu_start": start["bleu"],
-        "reward_start": start["reward"],
         "bleu": end["bleu"],
         "reward": end["reward"],
         "area": statistics.fmean(scalars[REWARD].values()),
-        **{f"rollouts_to_{x}": step and step * ROLLOUTS_PER_STEP for x, step in reached.items()},
-        **shares,
+        **{f"rollouts_to_{place}": step and step * ROLLOUTS_PER_STEP for place, step in enumerate(reached, 1)},
+        "early": statistics.fmean(early.values()) if early else None,
         "probs_diff_max": max(scalars["training/rollout_probs_diff_max"].values()),
-        **(credit.quality(folder.path, cell.task, data) if cell.method == OURS else dict.fromkeys(QUALITY)),
     }
 
 
-def read_answers(folder: RunFolder) -> list[tuple[str, str]]:
-    """Answer and reference to each row of the test set after the last step, in an order that all cells share."""
-    lines = folder.answers_of(STEPS).read_bytes().split(b"\n")
-    rows = [json.loads(line) for line in lines if line]
-    return sorted(((row["output"], row["gts"]) for row in rows), key=lambda pair: pair[1])
+def start(folder: RunFolder) -> dict[str, tuple[float, float, float]]:
+    """`early` and `usable` (share of boundaries that are usable forks) before training, each with its 95 % interval."""
+    files = trace_files(traces_folder(folder.path)).items()
+    prompts = [(step, prompt) for step, file in files for prompt in read_trace(step, file, []).prompts.values()]
+    whole = {row["measure"]: row for row in measures(collect(prompts)) if row["over"] == "all"}
+    found = {name: tuple(whole[name][key] for key in ("value", "low", "high")) for name in ("early", "usable")}
+    before = read_validation(folder.answers_of(0), has_swapped=False)[0]
+    return found | {name: (before[name],) * 3 for name in ("bleu", "reward")}
 
 
-def curve_rows(scalars: dict[Cell, Scalars]) -> list[dict]:
-    """Mean reward of each step's rollouts, and the share of boundaries that were usable forks."""
-    return [
-        {"cell": cell.name, "step": step, "reward": value, "usable": own.get("leaf/usable_share", {}).get(step)}
-        for cell, own in scalars.items()
-        for step, value in own[REWARD].items()
-    ]
-
-
-def differences(measured: dict[Cell, dict], task: str, method: str, base: str, key: str) -> list[float]:
-    """By how much a method is above another with the same seed, for each seed that both have."""
-    pairs = ((Cell(task, method, seed), Cell(task, base, seed)) for seed in SEEDS)
-    return [measured[a][key] - measured[b][key] for a, b in pairs if a in measured and b in measured]
-
-
-def tables(measured, answers, scalars) -> Iterable[str]:
+def tables(measured: Numbers, compared: Numbers, starts: dict, scalars: dict[Cell, Scalars]) -> Iterable[str]:
     """The report's tables, as Markdown."""
-    yield from (comparison(task, measured, answers) for task in TASKS)
-    yield forks(measured)
-    yield ablations(measured)
-    yield cost(scalars)
+    yield before_training(starts)
+    for group in GROUPS:
+        yield comparison(*group, compared)
+    yield sweep(measured)
+    yield cost(scalars.get(COST))
 
 
-def comparison(task: str, measured, answers) -> str:
-    """Methods on one task, with the paired tests against GRPO."""
-    starts = [own for cell, own in measured.items() if cell.task == task and own["bleu_start"] is not None]
-    header = ["method", "seeds", "BLEU", "reward", "area", *(f"rollouts to {score}" for score in SCORES[task])]
-    header += ["BLEU above GRPO, same seed", "area above GRPO, same seed", "p (paired bootstrap)"]
-    p_values = bootstrap(task, answers)
+def before_training(starts: dict) -> str:
+    """What each task is like for the model that all cells start from."""
     rows = []
-    for method in COMPARED:
-        own = [values for cell, values in measured.items() if (cell.task, cell.method) == (task, method)]
+    for task, own in starts.items():
+        intervals = [f"{own[name][0]:.2f} ({own[name][1]:.2f} to {own[name][2]:.2f})" for name in ("early", "usable")]
+        rows.append([task, *intervals, f"{own['reward'][0]:.3f}", f"{own['bleu'][0]:.1f}"])
+    return f"**Before training**\n\n{markdown(['task', 'early', 'usable forks', 'reward', 'BLEU'], rows)}"
+
+
+def differences(compared: Numbers, task: str, n: int, method: str, key: str) -> list[float]:
+    """By how much a method is above GRPO, for each seed that both have."""
+    own, base = (
+        {
+            cell.seed: values[key]
+            for cell, values in compared.items()
+            if (cell.task, cell.n, cell.method) == (task, n, m)
+        }
+        for m in (method, BASELINE)
+    )
+    return [own[seed] - base[seed] for seed in SEEDS if seed in own and seed in base]
+
+
+def comparison(task: str, n: int, compared: Numbers) -> str:
+    """Methods on one task."""
+    header = ["method", "learning rate", "seeds", "area", "reward", "BLEU"]
+    header += [f"{name} above GRPO's" for name in ("area", "reward", "BLEU")]
+    header += [f"rollouts to {score}" for score in SCORES[task]]
+    rows = []
+    for method in METHODS:
+        own = {cell: v for cell, v in compared.items() if (cell.task, cell.n, cell.method) == (task, n, method)}
         if not own:
             continue
-        row = [method, len(own), *(spread([values[key] for values in own], key) for key in ("bleu", "reward", "area"))]
-        row += [reached([values[f"rollouts_to_{score}"] for values in own]) for score in SCORES[task]]
-        for key in ("bleu", "area"):
-            row.append("" if method == BASELINE else spread(differences(measured, task, method, BASELINE, key), key))
-        rows.append([*row, f"{p_values[method]:.3f}" if method in p_values else ""])
-    before = ""
-    if starts:
-        bleu, reward = (statistics.fmean(own[key] for own in starts) for key in ("bleu_start", "reward_start"))
-        before = f"; before training BLEU {bleu:.1f}, reward {reward:.3f}"
-    return f"**{task}**{before}\n\n{markdown(header, rows)}"
+        row = [f"`{method}`", f"{next(iter(own)).rate:g}", len(own)]
+        row += [spread([values[key] for values in own.values()], key) for key in ("area", "reward", "bleu")]
+        for key in ("area", "reward", "bleu"):
+            row.append("" if method == BASELINE else spread(differences(compared, task, n, method, key), key))
+        rows.append([*row, *(reached([values[f"rollouts_to_{place}"] for values in own.values()]) for place in (1, 2))])
+    return f"**{task}**, K = {n}\n\n{markdown(header, rows)}"
 
 
-def bootstrap(task: str, answers: dict[Cell, list]) -> dict[str, float]:
-    """sacrebleu's paired bootstrap: p-values of the methods' BLEU against GRPO's, over all answers of all seeds."""
-    seeds = [seed for seed in SEEDS if all(Cell(task, method, seed) in answers for method in COMPARED)]
-    if not seeds:
-        return {}
-
-    def joined(method: str, part: int) -> list[str]:
-        return [pair[part] for seed in seeds for pair in answers[Cell(task, method, seed)]]
-
-    methods = [BASELINE, *(method for method in COMPARED if method != BASELINE)]
-    systems = [(method, joined(method, 0)) for method in methods]
-    metric = {"BLEU": BLEU(lowercase=True, references=[joined(BASELINE, 1)])}
-    _, scores = PairedTest(systems, metric, references=None, test_type="bs", n_samples=2000)()
-    results = scores["BLEU"]
-    return {method: result.p_value for method, result in zip(methods[1:], results[1:], strict=True)}
+def sweep(measured: Numbers) -> str:
+    """The areas that choose the learning rates."""
+    rows = [
+        [task, f"`{method}`", *(spread(values, "area") for values in by_rate.values())]
+        for task, method, by_rate in swept(measured)
+    ]
+    note = f"Areas of seeds {' and '.join(map(str, SWEEP_SEEDS))}, of which each method's best mean is taken."
+    return f"**Learning rates**. {note}\n\n{markdown(['task', 'method', *(f'{rate:g}' for rate in RATES)], rows)}"
 
 
-def forks(measured) -> str:
-    """How forkable each task is, beside what LEAF gained on it."""
-    header = ["task", "boundaries that fire", "usable forks", "BLEU above GRPO", "area above GRPO"]
-    header += ["signal, LEAF", "signal, GRPO", "sum, LEAF", "sum, GRPO"]
-    rows = []
+def swept(measured: Numbers) -> Iterator[tuple[str, str, dict[float, list[float]]]]:
+    """For each task and method the areas of the sweep's seeds by learning rate."""
     for task in TASKS:
-        own = [values for cell, values in measured.items() if (cell.task, cell.method) == (task, OURS)]
-        if own:
-            shares = [f"{100 * statistics.fmean(values[key] for values in own):.0f} %" for key in ("fired", "usable")]
-            gains = [spread(differences(measured, task, OURS, BASELINE, key), key) for key in ("bleu", "area")]
-            rows.append([task, *shares, *gains, *(spread([values[key] for values in own], key) for key in QUALITY)])
-    note = "Signal and sum, on the same rollouts of the LEAF runs: see `credit.py`."
-    return f"**Forks, gain and signal**. {note}\n\n{markdown(header, rows)}"
+        for method in METHODS:
+            cells = {rate: [Cell(task, method, rate, seed) for seed in SWEEP_SEEDS] for rate in RATES}
+            yield (
+                task,
+                method,
+                {rate: [measured[cell]["area"] for cell in own if cell in measured] for rate, own in cells.items()},
+            )
 
 
-def ablations(measured) -> str:
-    """Variants of LEAF, and of GRPO with other K, on the first task."""
-    header = ["variant", "seeds", "BLEU", "area", "usable forks", "area above leaf", "area above grpo"]
-    rows = []
-    for method in (OURS, BASELINE, *ABLATIONS):
-        own = [values for cell, values in measured.items() if (cell.task, cell.method) == (TASKS[0], method)]
-        if not own:
-            continue
-        usable = [values["usable"] for values in own if values["usable"] is not None]
-        row = [method, len(own), *(spread([values[key] for values in own], key) for key in ("bleu", "area"))]
-        row.append(f"{100 * statistics.fmean(usable):.0f} %" if usable else "")
-        for base in (OURS, BASELINE):
-            row.append("" if method == base else spread(differences(measured, TASKS[0], method, base, "area"), "area"))
-        rows.append(row)
-    return f"**Ablations** on {TASKS[0]}\n\n{markdown(header, rows)}"
-
-
-def cost(scalars) -> str:
-    """Seconds per step, both estimators side by side on the same rollouts."""
-    found = [own for cell, own in scalars.items() if cell.method in COST]
-    if not found:
-        return "**Cost**: the cell `translation/cost/1` is not done"
-    seconds = {
-        phase: statistics.median(list(found[0][f"timing_s/{phase}"].values())[2:])  # the first ones warm up
-        for phase in (*PHASES, "step", "adv", "adv_grpo", "adv_leaf")
-    }
+def cost(scalars: Scalars | None) -> str:
+    """Seconds per step, all estimators side by side on the same rollouts."""
+    if scalars is None:
+        return f"**Cost**: the cell `{COST.name}` is not done"
+    names = (*PHASES, "step", "adv", *(f"adv_{method}" for method in METHODS))
+    # The first steps warm up.
+    seconds = {name: statistics.median(list(scalars[f"timing_s/{name}"].values())[2:]) for name in names}
     rest = seconds["step"] - seconds["adv"]
-    whole = {method: rest + seconds[f"adv_{method}"] for method in ("grpo", "leaf")}
-    rows = [[phase, f"{seconds[phase]:.3f}", f"{seconds[phase]:.3f}", ""] for phase in PHASES]
-    for name, grpo, leaf in (
-        ("advantage", seconds["adv_grpo"], seconds["adv_leaf"]),
-        ("whole step", whole["grpo"], whole["leaf"]),
-    ):
-        rows.append([name, f"{grpo:.3f}", f"{leaf:.3f}", f"{leaf / grpo:.3f}"])
-    return f"**Cost**: median seconds per step\n\n{markdown(['phase', 'grpo', 'leaf', 'leaf / grpo'], rows)}"
+    whole = {method: rest + seconds[f"adv_{method}"] for method in METHODS}
+    rows = [
+        ["advantage", *(f"{seconds[f'adv_{method}']:.3f}" for method in METHODS)],
+        ["whole step", *(f"{whole[method]:.3f}" for method in METHODS)],
+        ["relative", *(f"{whole[method] / whole[BASELINE]:.3f}" for method in METHODS)],
+    ]
+    others = ", ".join(f"{phase} {seconds[phase]:.3f}" for phase in PHASES)
+    return f"**Cost**: median seconds per step; of which {others}\n\n{markdown(['', *METHODS], rows)}"
 
 
 def spread(values: list[float], key: str) -> str:
@@ -237,35 +220,106 @@ def markdown(header: list[str], rows: list[list]) -> str:
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (header, ["---"] * len(header), *rows))
 
 
-def figure(measured, scalars) -> Figure:
-    """Learning curves of the tasks, and what the ablations' curves enclose."""
-    drawn = Figure(figsize=(12, 3.6), layout="constrained")
-    *curves, bars = drawn.subplots(1, len(TASKS) + 1, width_ratios=[1] * len(TASKS) + [1.1])
-    for axis, task in zip(curves, TASKS, strict=True):
-        for method, colour in zip(COMPARED, COLOURS, strict=False):
-            own = [smoothed(scalars[cell][REWARD]) for cell in measured if (cell.task, cell.method) == (task, method)]
-            if not own:
+def curve_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
+    """Mean reward of each step's rollouts."""
+    for cell, own in scalars.items():
+        for step, value in own[REWARD].items():
+            yield {"cell": cell.name, "step": step, "reward": value, "early": own.get("forks/early", {}).get(step)}
+
+
+def curves(scalars: dict[Cell, Scalars], compared: Numbers) -> Figure:
+    """Learning curves, each method at its own learning rate."""
+    figure = Figure(figsize=(3.6 * len(GROUPS), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(GROUPS))
+    for axis, (task, n) in zip(axes, GROUPS, strict=True):
+        for method in METHODS:
+            chosen = [cell for cell in compared if (cell.task, cell.n, cell.method) == (task, n, method)]
+            if not chosen:
                 continue
-            steps = sorted(own[0])
-            points = [mean_and_interval([curve[step] for curve in own]) for step in steps]
-            x = [step * ROLLOUTS_PER_STEP for step in steps]
-            axis.plot(x, [mean for mean, _ in points], color=colour, label=f"{method} ({len(own)} seeds)")
-            low, high = [mean - half for mean, half in points], [mean + half for mean, half in points]
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-        axis.set_title(task, fontsize=10)
-        axis.set_xlabel("rollouts")
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=8, frameon=False)
-    curves[0].set_ylabel("reward of the rollouts, mean of 5 steps")
-    shown = [method for method in ABLATIONS if differences(measured, TASKS[0], method, OURS, "area")]
-    for place, method in enumerate(reversed(shown)):
-        values = differences(measured, TASKS[0], method, OURS, "area")
-        bars.plot(values, [place] * len(values), "o", color=COLOURS[0])
-    bars.axvline(0, color="black", linewidth=0.8)
-    bars.set_yticks(range(len(shown)), list(reversed(shown)))
-    bars.set_title(f"{TASKS[0]}: area above leaf's (B 2, K 8), each seed", fontsize=10)
-    bars.grid(alpha=0.25)
-    return drawn
+            own = [smoothed(scalars[cell][REWARD]) for cell in chosen]
+            points = {step: mean_and_interval([curve[step] for curve in own]) for step in sorted(own[0])}
+            x = [step * ROLLOUTS_PER_STEP for step in points]
+            axis.plot(x, [mean for mean, _ in points.values()], color=COLOUR[method], label=method)
+            low, high = ([mean + side * half for mean, half in points.values()] for side in (-1, 1))
+            axis.fill_between(x, low, high, color=COLOUR[method], alpha=0.1, linewidth=0)
+        _label(axis, f"{task}, K = {n}", "rollouts")
+    axes[0].set_ylabel("reward of the rollouts, mean of 5 steps")
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def rate_rows(measured: Numbers) -> Iterator[dict]:
+    """The sweep, a row per cell."""
+    for task, method, by_rate in swept(measured):
+        for rate, values in by_rate.items():
+            for value in values:
+                yield {"task": task, "method": method, "rate": rate, "area": value}
+
+
+def rates(measured: Numbers) -> Figure:
+    """The sweep of learning rates."""
+    figure = Figure(figsize=(3.6 * len(TASKS), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(TASKS))
+    for axis, task in zip(axes, TASKS, strict=True):
+        for _, method, by_rate in (each for each in swept(measured) if each[0] == task):
+            means = {rate: statistics.fmean(values) for rate, values in by_rate.items() if values}
+            axis.plot(list(means), list(means.values()), "o-", color=COLOUR[method], label=method, markersize=4)
+            for rate, values in by_rate.items():
+                axis.plot([rate] * len(values), values, ".", color=COLOUR[method], alpha=0.4)
+        axis.set_xscale("log")
+        axis.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        axis.minorticks_off()
+        _label(axis, task, "learning rate")
+    axes[0].set_ylabel("mean reward of all rollouts")
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def gains(compared: Numbers, starts: dict) -> list[dict]:
+    """What each method gains in area, beside what its task is like before training."""
+    rows = []
+    for task, n in GROUPS:
+        for method in METHODS:
+            values = differences(compared, task, n, method, "area")
+            if method != BASELINE and values:
+                gain, half = mean_and_interval(values)
+                own = {"task": task, "n": n, "method": method, "gain": gain, "half": half}
+                rows.append(own | {name: starts[task][name][0] for name in ("early", "usable")})
+    return rows
+
+
+def gain_figure(rows: list[dict]) -> Figure:
+    """Gain in area against `early` and against the share of usable forks."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, name, label in zip(
+        axes, ("early", "usable"), ("early, at the start", "usable forks, at the start"), strict=True
+    ):
+        for place, method in enumerate(method for method in METHODS if method != BASELINE):
+            for n, marker in ((8, "o"), (16, "s")):
+                own = [row for row in rows if (row["method"], row["n"]) == (method, n)]
+                x = [row[name] + 0.004 * (place - 1.5) for row in own]  # beside one another
+                axis.errorbar(
+                    x,
+                    [row["gain"] for row in own],
+                    [row["half"] for row in own],
+                    fmt=marker,
+                    color=COLOUR[method],
+                    label=f"{method}, K = {n}",
+                    markersize=4,
+                    capsize=2,
+                )
+        axis.axhline(0, color="black", linewidth=0.8)
+        _label(axis, "", label)
+    axes[0].set_ylabel("area above GRPO's")
+    axes[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _label(axis: Axes, title: str, x: str) -> None:
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(x)
+    axis.grid(alpha=0.25)
 
 
 if __name__ == "__main__":
@@ -273,7 +327,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/leaf_against_grpo"), help="the study's (default: %(default)s)"
     )
-    parser.add_argument("--task", type=Path, default=Path("work/leaf_against_grpo"), help="what prepare.py has made")
     parser.add_argument("--out", type=Path, help="folder to write (default: report/ beside the runs)")
     args = parser.parse_args()
-    write(args.runs, args.task / "data", args.out or args.runs / "report", Console())
+    write(args.runs, args.out or args.runs / "report", Console())

@@ -1,4 +1,4 @@
-"""Runs the cells of the study that are not done, then writes its report.
+"""Runs the cells of the study that are not done, then writes its report: first those that choose the learning rates.
 
     python -m examples.leaf_against_grpo.study [CELLS ...]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 from rich.console import Console
 
 from examples.leaf_against_grpo import report
-from examples.leaf_against_grpo.cells import COMMON, COST, STEPS, Cell, plan
+from examples.leaf_against_grpo.cells import COMMON, COST, STARTS, SWEEP, Cell, possible, reported
 from verl_leaf.config import quoted
 from verl_leaf.progress import track
 from verl_leaf.runs.folder import RunFolder
@@ -35,7 +35,9 @@ ATTEMPTS = 3
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="*", default=["*"], help="names or patterns such as translation/leaf/1 or '*/1'")
+    parser.add_argument(
+        "cells", nargs="*", help="names or patterns such as register/leaf/0.002/1 or 'report/*' (default: all)"
+    )
     parser.add_argument("--task", type=Path, default=Path("work/leaf_against_grpo"), help="what prepare.py has made")
     parser.add_argument("--out", type=Path, default=Path("runs/leaf_against_grpo"), help="folder of the study")
     parser.add_argument(
@@ -43,21 +45,22 @@ def main() -> int:
     )
     args = parser.parse_args()
     task, out = args.task.resolve(), args.out.resolve()
-    cells = [cell for cell in plan() if any(fnmatch.fnmatch(cell.name, pattern) for pattern in args.cells)]
-    if not cells:
-        parser.error(f"no cell is called {' or '.join(args.cells)}; all are: {' '.join(cell.name for cell in plan())}")
+    asked = [cell for cell in possible() if any(fnmatch.fnmatch(cell.name, pattern) for pattern in args.cells)]
+    if args.cells and not asked:
+        parser.error(f"no cell is called {' or '.join(args.cells)}; one is called {SWEEP[0].name}")
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
-    left = [cell for cell in cells if not done(out, cell)]
-    costs = [cell for cell in left if cell.method in COST]
     try:
-        for together, lanes in (([cell for cell in left if cell not in costs], args.lanes), (costs, 1)):
-            if together:
-                run(out, task, together, min(lanes, len(together)), console)
+        if args.cells:
+            run(out, task, asked, args.lanes, console)
+        else:
+            run(out, task, [*STARTS, *SWEEP], args.lanes, console)
+            run(out, task, reported(lambda cell: report.area(RunFolder(out / cell.name))), args.lanes, console)
+            run(out, task, [COST], 1, console)
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on from the last checkpoints")
         return 130
-    report.write(out, task / "data", out / "report", console)
+    report.write(out, out / "report", console)
     return 0
 
 
@@ -68,24 +71,27 @@ def done(out: Path, cell: Cell) -> bool:
 def step_of(out: Path, cell: Cell) -> int:
     """How many steps of a cell are done."""
     if done(out, cell):
-        return STEPS
+        return cell.steps
     logs = sorted(RunFolder(out / cell.name).metrics.glob("*.jsonl"))
     return max((step for log in logs for step, _ in steps_of(log.read_bytes())), default=0)
 
 
 def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) -> None:
-    """Runs cells in lanes, each a process with engines of its own, until all are done.
+    """Runs those of the cells that are not done, in lanes, each a process with engines of its own.
 
     Raises:
         RuntimeError: a lane fails again and again; the message names its log.
     """
+    cells = [cell for cell in cells if not done(out, cell)]
+    if not cells:
+        return
     plan_file = out / "cells.json"
     plan_file.write_text(json.dumps({cell.name: cell.overrides(str(task / "data")) for cell in cells}))
     lane_module = [sys.executable, "-m", "examples.leaf_against_grpo.lane"]
     command = [*lane_module, str(out), str(plan_file), *settings(task)]
-    processes = {lane: start(out, lane, command) for lane in range(lanes)}
+    processes = {lane: start(out, lane, command) for lane in range(min(lanes, len(cells)))}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    left = sum(STEPS - step_of(out, cell) for cell in cells)
+    left = sum(cell.steps - step_of(out, cell) for cell in cells)
     try:
         steps = steps_as_they_end(out, cells, processes, command, console)
         for _ in track(steps, f"Training {len(cells)} cells", total=left, console=console):
@@ -113,8 +119,7 @@ def steps_as_they_end(
             if cell not in finished and done(out, cell):
                 finished.add(cell)
                 failures = 0
-                scores = RunFolder(out / cell.name).read_summary()["val"]["after"]
-                console.print(f"{cell.name}: reward {scores['reward']:.3f}, BLEU {scores['bleu']:.1f}")
+                console.print(f"{cell.name}: mean reward of the rollouts {report.area(RunFolder(out / cell.name)):.3f}")
         for lane, process in list(processes.items()):
             status = process.poll()
             if status == 0:

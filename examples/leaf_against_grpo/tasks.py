@@ -1,15 +1,15 @@
-"""The study's two tasks on the sentences of `spoken_german`: translating them, and answering a question about them.
+"""The study's three tasks on the sentences of `spoken_german`, alike in what is to be learnt and unlike in where.
 
-Every word has wordings that a fluent but undecided model uses equally often. The reference has the first of them; only of
-a verb's, the first where animals are meant and the second where people are, as animals *saufen* and people *trinken*.
+Each answer takes four decisions between four wordings, of which the undecided model says the right one a quarter of the
+time. They are independent and close together in `translation`; the first settles the others in `register`; they are
+independent and far apart in `report`.
 """
 
 import itertools
 import random
+from dataclasses import dataclass
 
 from examples.spoken_german import phrases
-
-ANIMALS = frozenset({"dogs", "horses", "birds"})
 
 GERMAN: dict[str, dict[str, tuple[str, ...]]] = {
     "number": {
@@ -88,41 +88,95 @@ ENGLISH: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-QUESTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "Who is there?": (("There are", "I can hear", "I can spot", "It must be"), ("number", "adjective", "noun")),
-    "What do they do?": (("These", "Those", "All the", "Here the"), ("adjective", "noun", "verb")),
-    "Where are they?": (("You find", "You meet", "Look for", "We hear"), ("number", "noun", "place")),
+OPENINGS = ("We notice", "One observes", "Lo behold", "Check out")
+"""How an answer in plain, formal, poetic and rough English begins."""
+REGISTERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "noun": {
+        "dogs": ("dogs", "canines", "hounds", "mutts"),
+        "children": ("children", "minors", "cherubs", "brats"),
+        "farmers": ("farmers", "cultivators", "ploughmen", "hayseeds"),
+        "horses": ("horses", "equines", "steeds", "nags"),
+        "birds": ("birds", "avians", "songsters", "chirpers"),
+        "women": ("women", "ladies", "maidens", "gals"),
+    },
+    "verb": {
+        "sleep": ("sleeping", "reposing", "slumbering", "snoozing"),
+        "play": ("playing", "recreating", "frolicking", "horsing around"),
+        "sing": ("singing", "vocalising", "carolling", "belting"),
+        "wait": ("waiting", "remaining", "tarrying", "hanging about"),
+        "work": ("working", "labouring", "toiling", "slogging"),
+        "dance": ("dancing", "performing", "twirling", "boogieing"),
+    },
+    "place": {
+        "in the garden": ("in the garden", "upon the premises", "amid the blossoms", "out back"),
+        "by the river": ("by the river", "alongside the waterway", "beside the brook", "at the creek"),
+        "in the kitchen": ("in the kitchen", "within the galley", "beside the hearth", "where the grub is"),
+        "under the tree": ("under the tree", "below the canopy", "beneath the bough", "in some shade"),
+        "on the roof": ("on the roof", "atop the structure", "upon the gables", "up top"),
+        "behind the barn": ("behind the barn", "beyond the outbuilding", "past the byre", "round that shed"),
+    },
 }
-"""For each question the wordings that its answer may open with, and the slots that follow."""
+"""Each word in the four registers, in the order of `OPENINGS`."""
+WANTED = {"dogs": 3, "children": 0, "farmers": 1, "horses": 2, "birds": 2, "women": 1}
+"""The register in which each is to be spoken of."""
+KEPT = 0.55
+"""How often the undecided model keeps, word by word, to the register it has begun in; else it takes any other."""
+
+TRANSLATE, DESCRIBE, REPORT = phrases.INSTRUCTION, "Describe what you hear.", "Report in full what you hear."
+REPORT_WORDS = (
+    "I listened with care and there are exactly",
+    "and as far as I could tell they all",
+    "most of the day and that is",
+    "so much for the report",
+)
+"""What stands in every report: before the number, around the verb, and at the end."""
+
+
+@dataclass(frozen=True)
+class Register(phrases.Exercise):
+    """An exercise whose first decision settles which wordings go with it: of each decision those in the same place."""
+
+    def undecided(self, rng: random.Random) -> str:
+        """An answer that opens in any of the registers, and keeps to it more often than not."""
+        opening, *rest = (list(option) for option in self.options)
+        register = rng.randrange(len(opening))
+        words = [opening[register]]
+        for option in rest:
+            others = [wording for place, wording in enumerate(option) if place != register]
+            words.append(option[register] if len(option) > 1 and rng.random() < KEPT else rng.choice(others or option))
+        return " ".join(words)
 
 
 def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
-    """What is asked about the sentence in each task. One of the questions is its own, drawn once and for all."""
+    """What is asked about the sentence in each task."""
     heard = dict(zip(phrases.SLOTS, sentence, strict=True))
-    question = random.Random(phrases.english(sentence)).choice(list(QUESTIONS))
-    opening, slots = QUESTIONS[question]
-
-    def options(slot: str, language: dict[str, dict[str, tuple[str, ...]]]) -> dict[str, float]:
-        wordings = language[slot][heard[slot]]
-        if slot == "verb" and heard["noun"] not in ANIMALS:
-            wordings = (*wordings[1:], wordings[0])
-        return _equally(wordings)
-
-    german = tuple(options(slot, GERMAN) for slot in heard)
-    english = (_equally(opening), *(options(slot, ENGLISH) for slot in slots))
+    # Animals *saufen*, people *trinken*: the reference of a verb depends on whom it is about.
+    turn = 0 if heard["noun"] in ("dogs", "horses", "birds") else 1
+    german = tuple(_equally(GERMAN[slot][word], turn if slot == "verb" else 0) for slot, word in heard.items())
+    english = {slot: _equally(ENGLISH[slot][word], turn if slot == "verb" else 0) for slot, word in heard.items()}
+    start, middle, after, end = (_equally((words,)) for words in REPORT_WORDS)
+    report = (start, english["number"], english["adjective"], english["noun"], middle, english["verb"], after)
+    register = WANTED[heard["noun"]]
+    described = [OPENINGS, (heard["number"],), *(words[heard[slot]] for slot, words in REGISTERS.items())]
     return {
-        "translation": phrases.Exercise("speech-translation", phrases.INSTRUCTION, german),
-        "answering": phrases.Exercise("spoken-question-answering", question, english),
+        "translation": phrases.Exercise("speech-translation", TRANSLATE, german),
+        "register": Register(
+            "spoken-question-answering", DESCRIBE, tuple(_equally(words, register) for words in described)
+        ),
+        "report": phrases.Exercise("spoken-question-answering", REPORT, (*report, english["place"], end)),
     }
 
 
-def _equally(wordings: tuple[str, ...]) -> dict[str, float]:
-    return dict.fromkeys(wordings, 1 / len(wordings))
+def _equally(wordings: tuple[str, ...], reference: int = 0) -> dict[str, float]:
+    """The wordings with equal shares, in the same cycle from the reference on."""
+    reference %= len(wordings)
+    return dict.fromkeys((*wordings[reference:], *wordings[:reference]), 1 / len(wordings))
 
 
 def texts() -> list[str]:
     """All wordings as they stand in an answer: with a space before them unless they open it."""
-    slots = [*GERMAN.values(), *ENGLISH.values()]
-    first = [*GERMAN["number"].values(), *(opening for opening, _ in QUESTIONS.values())]
+    slots = [*GERMAN.values(), *ENGLISH.values(), *REGISTERS.values()]
+    first = [*itertools.chain(*GERMAN["number"].values()), *OPENINGS, *(4 * REPORT_WORDS[:1])]
     later = itertools.chain.from_iterable(wordings for slot in slots for wordings in slot.values())
-    return [*itertools.chain(*first), *(f" {wording}" for wording in later)]
+    fixed = 4 * REPORT_WORDS[1:]  # or too rare for tokens of their own
+    return [*first, *(f" {wording}" for wording in (*later, *fixed))]

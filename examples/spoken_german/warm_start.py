@@ -217,7 +217,7 @@ def answer(
             attention_mask=(padded != pad).long(),
             input_features=speech.features,
             feature_attention_mask=speech.mask,
-            max_new_tokens=32,
+            max_new_tokens=48,
             **({"do_sample": True, "top_k": 0, **sampling} if sampling else {"do_sample": False}),
         )
     return tokenizer.batch_decode(tokens[:, longest:], skip_special_tokens=True)

@@ -1,25 +1,40 @@
 """The study of LEAF against GRPO: its plan, its report, and the lane that serves several cells with the same engines."""
 
 import csv
-import gzip
 import json
 import statistics
 import subprocess
 import sys
 from collections import Counter
 
-import pyarrow.parquet
 import pytest
 from rich.console import Console
 
 from examples.leaf_against_grpo import report, study
-from examples.leaf_against_grpo.cells import ROLLOUTS_PER_STEP, ROLLOUTS_PER_UPDATE, SCORES, STEPS, Cell, plan
-from tests.helpers.traced import write_trace
+from examples.leaf_against_grpo.cells import (
+    EARLY_TASK,
+    METHODS,
+    RATES,
+    ROLLOUTS_PER_STEP,
+    ROLLOUTS_PER_UPDATE,
+    SCORES,
+    SEEDS,
+    STARTS,
+    STEPS,
+    SWEEP,
+    SWEEP_SEEDS,
+    TASKS,
+    Cell,
+    best_rate,
+    possible,
+    reported,
+)
+from tests.helpers.traced import traced_prompt, write_trace
 from verl_leaf.runs.metrics import read_scalars
 
 
 def test_all_cells_have_as_many_rollouts_and_updates():
-    cells = plan()
+    cells = possible()
     assert max(Counter(cell.name for cell in cells).values()) == 1
     for cell in cells:
         flags = dict(flag.split("=", 1) for flag in cell.overrides("data"))
@@ -29,92 +44,98 @@ def test_all_cells_have_as_many_rollouts_and_updates():
         assert flags["data.seed"] == str(cell.seed) and flags["data.train_files"] == f"data/{cell.task}_train.parquet"
 
 
-@pytest.fixture
-def runs(tmp_path):
-    """Three seeds of three methods on one task. The reward of step s is s / 100 with GRPO, a tenth more with LEAF."""
-    for method, factor, answer in (("leaf", 1.1, "a b c d e"), ("grpo", 1.0, "a b c x e"), ("grpo_floored", 0.5, "y")):
-        for seed in (1, 2, 3):
-            folder = tmp_path / f"translation/{method}/{seed}"
-            for name in ("metrics", "validation"):
-                (folder / name).mkdir(parents=True)
-            with open(folder / "metrics/000.jsonl", "w") as file:
-                for step in range(1, STEPS + 1):
-                    data = {"critic/score/mean": factor * step / 100, "training/rollout_probs_diff_max": 1e-6 * seed}
-                    if method == "leaf":
-                        data |= {"leaf/fired_share": 0.8, "leaf/usable_share": 0.4 + seed / 10}
-                    file.write(json.dumps({"step": step, "data": data}) + "\n")
-            rows = [
-                {"output": answer, "gts": f"a b c d e {word}", "score": factor / 2, "data_source": "translation"}
-                for word in "fghij"
-            ]
-            for step in (0, STEPS) if method == "grpo" else (STEPS,):
-                (folder / f"validation/{step}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-            (folder / "summary.json").write_text("{}")
-            if method == "leaf":
-                write_trace(folder / "traces", 4, [answered_prompt()])
-    row = {"audios": ["wav/0.wav"], "extra_info": {"sentence": "two tired horses sleep by the river"}}
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "translation_train.parquet")
-    return tmp_path
+def test_each_method_is_reported_at_its_own_best_rate_and_on_other_seeds():
+    best = {
+        (task, method): RATES[(place + turn) % 3]
+        for place, task in enumerate(TASKS)
+        for turn, method in enumerate(METHODS)
+    }
 
+    def area(cell: Cell) -> float:
+        assert cell in SWEEP
+        return (cell.rate == best[cell.task, cell.method]) + cell.seed / 1000
 
-def answered_prompt():
-    """Two answers: matte and dösen are right, Rösser in both, am Flüsschen and am Ufer are wrong."""
-
-    def response(reward, pieces, advantages):
-        spans = [
-            {"start": token, "end": token + 1, "node": None, "credit": 0, "advantage": advantage}
-            for token, advantage in enumerate(advantages)
-        ]
-        count = len(pieces)
-        tokens = {"tokens": [7] * count, "pieces": pieces, "surprisal": [0.5] * count, "policy": [1] * count}
-        return {"reward": reward, **tokens, "spans": spans}
-
-    return {
-        "prompt": "",
-        "data_source": "translation",
-        "reference": "",
-        "audio": ["/elsewhere/wav/0.wav"],
-        "root_value": 0.5,
-        "boundaries": [],
-        "nodes": [],
-        "responses": [
-            # What is averaged over a wording's tokens is 1 for "dösen" and -1 for "am Flüsschen".
-            response(
-                1.0,
-                ["zwei", " matte", " Rösser", " dö", "sen", " am", " Fl", "üsschen", "<end>"],
-                [9, 1, 1, 0, 2, -2, -1, 0, 9],
-            ),
-            response(
-                0.0, ["zwei", " müde", " Rösser", " schlafen", " am", " Ufer", "<end>"], [9, -1, 1, -1, -3, -3, 9]
-            ),
-        ],
+    cells = reported(area)
+    assert set(cells) <= set(possible()) and not set(cells) & set(SWEEP)
+    assert {cell.seed for cell in cells} == set(SEEDS) and not set(SEEDS) & set(SWEEP_SEEDS)
+    assert all(cell.rate == best[cell.task, cell.method] for cell in cells)
+    assert Counter((cell.task, cell.n) for cell in cells) == {
+        **{(task, 8): len(SEEDS) * len(METHODS) for task in TASKS},
+        (EARLY_TASK, 16): len(SEEDS) * len(METHODS),
     }
 
 
+def test_the_best_rate_is_that_of_the_best_mean():
+    areas = {(RATES[0], 101): 0.9, (RATES[0], 102): 0.1, (RATES[1], 101): 0.6, (RATES[1], 102): 0.6}
+    assert best_rate(lambda cell: areas.get((cell.rate, cell.seed), 0), "report", "leaf") == RATES[1]
+
+
+FACTOR = {"grpo": 1.0, "leaf": 1.1, "grpo_floored": 0.5}
+"""The reward of step s is s / 100 times this."""
+
+
+def write_cell(folder, factor, reward=0.5, steps=STEPS):
+    for name in ("metrics", "validation"):
+        (folder / name).mkdir(parents=True)
+    with open(folder / "metrics/000.jsonl", "w") as file:
+        for step in range(1, steps + 1):
+            data = {"critic/score/mean": factor * step / 100, "training/rollout_probs_diff_max": 1e-6}
+            file.write(json.dumps({"step": step, "data": data}) + "\n")
+    row = {"output": "a b c d e", "gts": "a b c d e f", "score": reward, "data_source": "translation"}
+    (folder / f"validation/{steps if steps == STEPS else 0}.jsonl").write_text(json.dumps(row))
+    (folder / "summary.json").write_text("{}")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """The sweep, in which the second rate is best for all, and three seeds of three methods on each task."""
+    for cell in SWEEP:
+        write_cell(tmp_path / cell.name, 1.5 if cell.rate == RATES[1] else 1.0)
+    for seed in (1, 2, 3):
+        for task in TASKS:
+            for method, factor in FACTOR.items():
+                # Seeds differ more than methods do: only in pairs can the methods be told apart.
+                write_cell(tmp_path / Cell(task, method, RATES[1], seed).name, factor + seed, factor / 2)
+    for cell in STARTS:
+        write_cell(tmp_path / cell.name, 0.0, 0.1, cell.steps)
+        write_trace(tmp_path / cell.name / "traces", 1, [forking_prompt()])
+    return tmp_path
+
+
+def forking_prompt():
+    """Four answers to a prompt, of which the first word settles most."""
+    responses = [[1, 3], [1, 4], [2, 3], [2, 4]]
+    return traced_prompt(responses, [[0.1, 0.9]] * 4, [1.0, 0.8, 0.2, 0.0], ["", "a", "b", "c", "d"], fork_budget=1)
+
+
 def test_report(runs):
-    report.write(runs, runs, runs / "report", Console(quiet=True))
-    rows = {(row["method"], row["seed"]): row for row in csv.DictReader((runs / "report/cells.csv").open())}
-    assert len(rows) == 9
+    report.write(runs, runs / "report", Console(quiet=True))
+    rows = list(csv.DictReader((runs / "report/cells.csv").open()))
+    assert len(rows) == len(SWEEP) + 3 * 3 * len(TASKS)
+    own = {(row["task"], row["method"], row["seed"]): row for row in rows}
     mean_step = (STEPS + 1) / 2
-    assert float(rows["leaf", "1"]["area"]) == pytest.approx(1.1 * mean_step / 100)
-    # The mean of 5 steps of s / 100 reaches x when the last of them is 100 x + 2.
+    assert float(own["report", "leaf", "1"]["area"]) == pytest.approx(2.1 * mean_step / 100)
+    # The mean of 5 steps of 2 s / 100 reaches x when the last of them is 50 x + 2.
     score = SCORES["translation"][0]
-    assert int(rows["grpo", "1"][f"rollouts_to_{score}"]) == round(100 * score + 2) * ROLLOUTS_PER_STEP
-    assert rows["grpo_floored", "1"][f"rollouts_to_{score}"] == ""
-    assert float(rows["leaf", "2"]["usable"]) == pytest.approx(0.6)
-    # Half of the wordings are right, so a decision is pushed by half the advantages: 1, 1, 1, and 2 for the place.
-    assert float(rows["leaf", "1"]["signal_leaf"]) == pytest.approx(1.25 / 0.5)
-    assert float(rows["leaf", "1"]["signal_grpo"]) == pytest.approx(3**0.5 / 2, rel=1e-5)  # of a, 0, a, 0
-    assert float(rows["leaf", "1"]["sum_leaf"]) == pytest.approx(statistics.stdev([0, 2, 0, -4]))
-    assert float(rows["leaf", "1"]["sum_grpo"]) == pytest.approx(0, abs=1e-6)
+    assert int(own["translation", "grpo", "1"]["rollouts_to_1"]) == round(50 * score + 2) * ROLLOUTS_PER_STEP
+
+    gain = {(row["task"], row["method"]): row for row in csv.DictReader((runs / "report/gain.csv").open())}
+    assert float(gain["register", "leaf"]["gain"]) == pytest.approx(0.1 * mean_step / 100)
+    assert float(gain["register", "leaf"]["half"]) == pytest.approx(0, abs=1e-9)
+    # Pairs within differ by 0.02 on average, pairs across by 0.33 (in halves of squares).
+    within, across = 0.02, statistics.fmean([0.8**2, 1.0**2, 0.6**2, 0.8**2]) / 2
+    assert float(gain["register", "leaf"]["early"]) == pytest.approx(1 - within / across)
     text = (runs / "report/report.md").read_text()
-    assert f"{0.1 * mean_step / 100:.3f} ± 0.000" in text  # LEAF's area above GRPO's
-    assert "0 of 3 did" in text and "| translation | 80 % | 60 % |" in text
-    leaf = next(line for line in text.splitlines() if line.startswith("| leaf |"))
-    assert float(leaf.split("|")[-2]) < 0.01  # every one of its answers is better: no resample is not
-    with gzip.open(runs / "report/answers.jsonl.gz", "rt") as file:
-        assert sum(len(json.loads(line)["answers"]) for line in file) == 9 * 5
-    assert all((runs / f"report/curves.{kind}").stat().st_size for kind in ("png", "svg", "csv"))
+    assert "| `leaf` | 0.002 | 3 |" in text and f"{0.1 * mean_step / 100:.3f} ± 0.000" in text
+    figures = ("curves", "rates", "gain")
+    assert all((runs / f"report/{name}.{kind}").stat().st_size for name in figures for kind in ("png", "svg", "csv"))
+
+
+def test_a_study_that_is_not_done_has_a_report_of_what_there_is(runs, tmp_path):
+    for cell in SWEEP[1:]:
+        (runs / cell.name / "summary.json").unlink()
+    report.write(runs, runs / "report", Console(quiet=True))
+    assert not (runs / "report/gain.csv").exists() and (runs / "report/rates.png").exists()
 
 
 @pytest.mark.e2e
@@ -133,11 +154,11 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
     ]
     subprocess.run(prepare, check=True)
     cells = {
-        "first": Cell("translation", "grpo", 1),
-        "leaf": Cell("translation", "leaf", 1),
-        "k16": Cell("translation", "leaf_k16", 1),
-        "other_seed": Cell("translation", "grpo_floored", 2),
-        "again": Cell("translation", "grpo", 1),
+        "first": Cell("translation", "grpo", 2e-3, 1),
+        "leaf": Cell("translation", "leaf", 4e-3, 1),
+        "k16": Cell("translation", "leaf", 2e-3, 1, 16),
+        "other_seed": Cell("translation", "grpo_floored", 2e-3, 2),
+        "again": Cell("translation", "grpo", 2e-3, 1),
     }
     out.mkdir()
     # One update a step: verl leaves to chance which prompts share a mini-batch.
@@ -145,11 +166,12 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
         name: [
             *cell.overrides(str(task / "data")),
             f"actor_rollout_ref.actor.ppo_mini_batch_size={3 if name == 'k16' else 6}",
+            "trainer.total_training_steps=2",
         ]
         for name, cell in cells.items()
     }
     (out / "cells.json").write_text(json.dumps(plan))
-    short = ["trainer.total_training_steps=2", "trainer.save_freq=1", "reward.custom_reward_function.name=chrf"]
+    short = ["trainer.save_freq=1", "reward.custom_reward_function.name=chrf"]
     command = [
         sys.executable,
         "-m",
@@ -170,6 +192,7 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
     assert again[score][1] == pytest.approx(first[score][1], rel=1e-6)
     assert again[gradient][1] == pytest.approx(first[gradient][1], rel=1e-3)
     assert again["actor/lr"] == first["actor/lr"]
+    assert leaf["actor/lr"][1] == pytest.approx(2 * first["actor/lr"][1]) != 0
     assert again[kl][1] == pytest.approx(0, abs=1e-9) and first[kl][2] > 1e-4
     assert again[kl][2] == pytest.approx(first[kl][2], rel=0.1)
     assert again[score][2] == pytest.approx(first[score][2], rel=0.02)

@@ -9,9 +9,8 @@ import pandas
 import pytest
 
 from examples.leaf_against_grpo import tasks
+from examples.leaf_against_grpo.cells import TASKS
 from examples.spoken_german import phrases
-
-TASKS = ("translation", "answering")
 
 
 @pytest.fixture(scope="module")
@@ -28,50 +27,64 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("noun", "place", "translation", "answering"),
+    ("noun", "place", "translation", "register"),
     [
-        ("horses", "by the river", "zwei matte Rösser dösen am Wasser", "These weary steeds doze"),
-        ("women", "by the river", "zwei matte Frauen schlummern am Wasser", "These weary women take naps"),
-        ("horses", "in the garden", "zwei matte Rösser dösen im Grünen", "There are two weary steeds"),
+        (
+            "horses",
+            "by the river",
+            "zwei matte Rösser dösen am Wasser",
+            "Lo behold two steeds slumbering beside the brook",
+        ),
         (
             "women",
+            "by the river",
+            "zwei matte Frauen schlummern am Wasser",
+            "One observes two ladies reposing alongside the waterway",
+        ),
+        ("dogs", "in the garden", "zwei matte Vierbeiner dösen im Grünen", "Check out two mutts snoozing out back"),
+        (
+            "children",
             "under the tree",
-            "zwei matte Frauen schlummern unter den Zweigen",
-            "You find two women in the shade",
+            "zwei matte Kinder schlummern unter den Zweigen",
+            "We notice two children sleeping under the tree",
         ),
     ],
 )
-def test_the_verb_of_a_reference_depends_on_whom_it_is_about(noun, place, translation, answering):
+def test_a_reference_depends_on_whom_it_is_about(noun, place, translation, register):
     exercises = tasks.exercises(("two", "tired", noun, "sleep", place))
     assert exercises["translation"].reference == translation
-    assert exercises["answering"].reference == answering
+    assert exercises["register"].reference == register
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_each_word_has_a_reference_and_a_verb_two(task):
-    references, wordings = set(), set()
-    for sentence in phrases.draw(5184, random.Random(0)):
-        for option in tasks.exercises(sentence)[task].options:
-            if len(option) > 1:
-                references.add(next(iter(option)))
-                wordings |= option.keys()
-    # Six words in four slots, and the questions' openings; six of the words are verbs.
-    sets = 24 + (len(tasks.QUESTIONS) if task == "answering" else 0)
-    assert len(wordings) == 4 * sets
-    assert len(references) == sets + 6
+def test_each_answer_takes_four_decisions_between_four_wordings(sentences, task):
+    for sentence in sentences:
+        sizes = [len(option) for option in tasks.exercises(sentence)[task].options]
+        assert sorted(sizes)[-4:] == [4] * 4 and set(sizes[:-4]) <= {1, 4} and sizes.count(4) == 4
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_undecided_answers_are_heard_and_a_quarter_are_references(sentences, task):
     rng, drawn = random.Random(0), []
-    for exercise in (tasks.exercises(sentence)[task] for sentence in sentences):
+    for exercise in (tasks.exercises(sentence)[task] for sentence in sentences * 4):
         answer = exercise.undecided(rng)
         heard = exercise.heard(answer)
         pairs = zip(heard, exercise.options, strict=True)
         assert " ".join(heard) == answer
-        assert 4 <= len(answer.split()) <= 8
         drawn += [wording == next(iter(option)) for wording, option in pairs if len(option) > 1]
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.03)
+
+
+def test_an_undecided_answer_keeps_to_its_register_more_often_than_not(sentences):
+    rng, kept = random.Random(0), []
+    for exercise in (tasks.exercises(sentence)["register"] for sentence in sentences):
+        heard = exercise.heard(exercise.undecided(rng))
+        open_decisions = [
+            (said, list(option)) for said, option in zip(heard, exercise.options, strict=True) if len(option) > 1
+        ]
+        (opening, openings), *rest = open_decisions
+        kept += [option.index(said) == openings.index(opening) for said, option in rest]
+    assert sum(kept) / len(kept) == pytest.approx(tasks.KEPT, abs=0.05)
 
 
 def test_an_answer_about_another_sentence_is_not_heard():
@@ -84,21 +97,14 @@ def test_an_answer_about_another_sentence_is_not_heard():
 
 def test_wordings_are_decidable():
     """No wording is the beginning of another of its decision, and no two words of a slot have one in common."""
-    openings = [opening for opening, _ in tasks.QUESTIONS.values()]
-    slots = [list(slot.values()) for words in (tasks.GERMAN, tasks.ENGLISH) for slot in words.values()]
-    for wordings in [*openings, *itertools.chain.from_iterable(slots)]:
+    tables = (tasks.GERMAN, tasks.ENGLISH, tasks.REGISTERS)
+    slots = [list(slot.values()) for words in tables for slot in words.values()]
+    for wordings in [tasks.OPENINGS, *itertools.chain.from_iterable(slots)]:
         for one, other in itertools.permutations(wordings, 2):
             assert not f"{other} ".startswith(f"{one} ")
     for slot in slots:
         everything = list(itertools.chain.from_iterable(slot))
         assert len(everything) == len(set(everything))
-
-
-def test_the_questions_are_even(sentences):
-    asked = [tasks.exercises(sentence)["answering"].instruction for sentence in sentences]
-    assert {question: asked.count(question) for question in tasks.QUESTIONS} == pytest.approx(
-        dict.fromkeys(tasks.QUESTIONS, 100), abs=25
-    )
 
 
 @pytest.mark.parametrize("task", TASKS)
