@@ -40,8 +40,6 @@ STANDS_DOWN = {
     ): "not needed: solved upstream, by trainer.v1.sampler.poll_interval",
     ("speech_processor", "verl.utils.tokenizer.tokenizer"): "not needed: solved upstream",
 }
-# Those of the fast tests that the series is most likely to break; `bash tests/versions/with_series.sh` runs all.
-WITH_THE_SERIES = ["tests/patches", "tests/versions/test_follow_verl.py", "tests/test_estimator.py"]
 # The plugin's estimators and verl's own of the same name: on every group of the fixtures, the same numbers.
 BOTH = """
 import json, math, sys
@@ -192,6 +190,8 @@ def test_the_series_is_as_verls_checks_want_it():
             assert text.startswith("# Copyright 2026 Bytedance Ltd. and/or its affiliates\n"), path
             assert path.name.endswith("_on_cpu.py") or "tests" not in path.parts, path
             assert max(map(len, text.splitlines())) <= 120, path
+        assert "docs" not in path.parts or "Last updated: " in text, path
+        assert "examples" not in path.parts or series.re.fullmatch(r"run_\w+_fsdp\.sh", path.name), path
     for file, _, replacement in (edit for piece in series.PIECES.values() for edit in series.edits_of(piece)):
         assert file.endswith(".md") or max(map(len, replacement.splitlines())) <= 120, file
     for piece in series.PIECES.values():
@@ -219,7 +219,8 @@ def test_the_patches_stand_down_and_their_tests_pass(patched):
         "True",
         *STANDS_DOWN.values(),
     ]
-    assert " passed" in run(patched, "-m", "pytest", "-q", "-p", "no:cacheprovider", *WITH_THE_SERIES, plugin=True)
+    # `bash tests/versions/with_series.sh` runs all fast tests.
+    assert " passed" in run(patched, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/patches", plugin=True)
 
 
 @pytest.mark.e2e
