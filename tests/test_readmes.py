@@ -293,7 +293,7 @@ def test_a_command_is_one(each, module_help):
 
 @pytest.mark.parametrize("each", OVERRIDES, ids=str)
 def test_an_override_is_one(each):
-    plain = re.search(r"\bplain\b", each.above) and any(re.match(r"\+\w", word) for word in each.words)
+    plain = re.search(r"\bplain\b", each.above) and any(re.match(r"\+\+?\w", word) for word in each.words)
     check_overrides(each.words, "ppo_trainer" if plain else "leaf_speech")
 
 

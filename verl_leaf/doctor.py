@@ -218,14 +218,15 @@ def _plugin(report: Report) -> bool:
 
 def _estimators(report: Report) -> None:
     from verl.plugin.platform import get_platform
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, AdvantageEstimator
 
     from verl_leaf.estimator import ESTIMATORS
 
     report.ok("platform", get_platform().device_name)
-    for name in ESTIMATORS:
-        if name in ADV_ESTIMATOR_REGISTRY:
-            report.ok("estimator", name)
+    of_verl = {estimator.value for estimator in AdvantageEstimator}
+    for name, own in ESTIMATORS.items():
+        if ADV_ESTIMATOR_REGISTRY.get(name) is own.compute:
+            report.ok("estimator", f"{name}, in place of verl's" if name in of_verl else name)
         else:
             report.broken("estimator", f"{name} is not registered", "reinstall verl-leaf")
 

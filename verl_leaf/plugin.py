@@ -75,7 +75,8 @@ def _register_estimators(core_algos) -> None:
     from verl_leaf import estimator
 
     for name, own in estimator.ESTIMATORS.items():
-        core_algos.register_adv_est(name)(own.compute)
+        # Not by `register_adv_est`, which refuses a name that verl has (recipes/upstream/5_leaf): ours have metrics, too.
+        core_algos.ADV_ESTIMATOR_REGISTRY[name] = own.compute
 
 
 def _register_engine(_transformer_impl) -> None:

@@ -89,6 +89,29 @@ def apply(piece: Path, root: Path, installed: bool = False) -> list[str]:
     return list(texts)
 
 
+def tests_of(root: Path, files: list[str]) -> list[str]:
+    """Tests that need no GPU of what was changed.
+
+    Args:
+        root: folder of the checkout, or the one that holds the copy of the package (which brings no tests of its own).
+        files: what was changed or added.
+
+    Returns:
+        Those among the files, then the checkout's that name one of the changed modules, by its import or its path.
+    """
+    names = []
+    for file in files:
+        if file.startswith("verl/") and file.endswith(".py"):
+            *package, module = file.removesuffix(".py").removesuffix("/__init__").split("/")
+            path = re.escape(".".join([*package, module])) + r"\b(?!\.)"
+            names += [path, re.escape(file), rf"from {re.escape('.'.join(package))} import [^\n]*\b{module}\b"]
+    own = [file for file in files if file.endswith("_on_cpu.py")]
+    others = sorted((root / "tests").rglob("*_on_cpu.py")) if names else []
+    named = re.compile("|".join(names))
+    found = [str(path.relative_to(root)) for path in others if named.search(path.read_text(encoding="utf-8"))]
+    return own + [file for file in found if file not in own]
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Put the pieces of the series into verl.")
@@ -105,15 +128,15 @@ def main() -> None:
     if not pieces:
         wanted = target_of(PIECES[given.only]) if given.only else "verl/__init__.py"
         sys.exit(f"{root} has no {wanted}: it is not what the series is for")
-    tests = []
+    files: list[str] = []
     try:
         for piece in pieces:
             changed = apply(piece, root, installed=bool(given.installed))
-            tests += [file for file in changed if file.endswith("_on_cpu.py")]
+            files += [file for file in changed if file not in files]
             print(f"{piece.name}: {len(changed)} files")
     except (ApplyError, OSError) as error:
         sys.exit(str(error))
-    if tests:
+    if tests := tests_of(root, files):
         print(f"To test: cd {root} && PYTHONPATH=$PWD pytest {' '.join(tests)}")
 
 

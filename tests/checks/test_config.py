@@ -48,16 +48,16 @@ def configure(task):
 
 
 def test_a_good_configuration_passes(configure):
-    check_run(configure("+algorithm.leaf.fork_budget=3", "+algorithm.leaf.credit=local"))
+    check_run(configure("++algorithm.leaf.fork_budget=3", "++algorithm.leaf.credit=local"))
 
 
 @pytest.mark.parametrize(
     "override, message",
     [
         ("actor_rollout_ref.rollout.n=1", r"rollout.n=1: leaf compares .* needs at least 2"),
-        ("+algorithm.leaf.forks=3", "no option forks; valid: fork_budget, min_prefix_tokens, credit, surprisal"),
-        ("+algorithm.leaf.fork_budget=-1", "fork_budget=-1: valid are the integers from 0 on"),
-        ("+algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
+        ("++algorithm.leaf.forks=3", "no option forks; valid: fork_budget, min_prefix_tokens, credit, surprisal"),
+        ("++algorithm.leaf.fork_budget=-1", "fork_budget=-1: valid are the integers from 0 on"),
+        ("++algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
         ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
         (

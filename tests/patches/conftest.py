@@ -1,6 +1,16 @@
-"""What tests of patches need: a real TransferQueue."""
+"""What tests of patches need: a real TransferQueue, and a verl that needs the patch."""
 
 import pytest
+
+from tests.helpers.patches import stands_down
+
+
+@pytest.fixture
+def needed(request):
+    """Skips a test of what a patch does where the installed verl does it (tests/versions/with_series.sh)."""
+    name = request.module.__name__.rpartition(".test_")[2]
+    if stands_down(name):
+        pytest.skip(f"{name} is solved upstream")
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from verl_leaf.patches import onednn_weights
 
 
 def dispatched() -> torch.nn.Linear:
-    layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
+    layer = torch.nn.Linear(64, 64)  # fp32: for bf16 oneDNN wants more than AVX2
     layer.weight.weight_loader = lambda parameter, weight: parameter.data.copy_(weight)
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
     return layer

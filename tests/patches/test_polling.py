@@ -17,7 +17,7 @@ def buffer(kind=ReplayBuffer, **given):
 
 
 @pytest.mark.parametrize("kind", [ReplayBuffer, ReplayBufferAsync])
-def test_the_pause_is_twenty_times_as_long_as_the_look(queue, monkeypatch, kind):
+def test_the_pause_is_twenty_times_as_long_as_the_look(needed, queue, monkeypatch, kind):
     ours = buffer(kind)
     assert ours.poll_interval == 2.0  # verl's, for all rollouts
     for took, pause in ((0.0003, 0.05), (0.012, 0.24), (0.3, 2.0), (0.0003, 0.05)):

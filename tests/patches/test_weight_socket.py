@@ -27,7 +27,7 @@ def own_name():
     return context.get_job_id(), f"{context.get_job_id()}-{context.gcs_address.split(':')[1]}"
 
 
-def test_actor_and_vllm_take_the_same_name_of_ones_own(rollout_config, own_name, monkeypatch):
+def test_actor_and_vllm_take_the_same_name_of_ones_own(needed, rollout_config, own_name, monkeypatch):
     from verl.workers.rollout.replica import RolloutMode
     from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
     from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter

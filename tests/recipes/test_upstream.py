@@ -11,6 +11,7 @@ import pytest
 import verl
 
 from tests.helpers import PROJECT
+from verl_leaf.config import compose
 
 SERIES = PROJECT / "recipes" / "upstream"
 spec = importlib.util.spec_from_file_location("upstream_apply", SERIES / "apply.py")
@@ -19,7 +20,7 @@ series = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(series)
 FOR_VERL = [name for name, piece in series.PIECES.items() if series.target_of(piece) == "verl/__init__.py"]
 
-# What a patch says with the whole series in verl, by the module that it patches.
+# What a patch says with the whole series in verl, by the module that it patches; all others say what they did.
 STANDS_DOWN = {
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout"): "not needed: solved upstream",
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server"): "not needed: solved upstream",
@@ -29,16 +30,53 @@ STANDS_DOWN = {
         "verl.trainer.ppo.v1.trainer_base",
     ): "active: for metrics and checks; `batch` is solved upstream",
     (
+        "failed_prompts",
+        "verl.trainer.ppo.v1.replay_buffer",
+    ): "active: stops a run that loses too many, with the reasons; the count is solved upstream",
+    ("model_class", "verl.utils.model"): "active: for our classes; the language-model head is solved upstream",
+    (
         "polling",
         "verl.trainer.ppo.v1.replay_buffer",
     ): "not needed: solved upstream, by trainer.v1.sampler.poll_interval",
+    ("speech_processor", "verl.utils.tokenizer.tokenizer"): "not needed: solved upstream",
 }
-# Tests of those patches that hold with and without the series; test_polling's others are of a patch that stands down.
-OF_THE_PATCHES = {
-    "tests/patches/test_advantage_batch.py": "",
-    "tests/patches/test_failed_prompts.py": "",
-    "tests/patches/test_polling.py": "finished_prompts_are_found",
-}
+# The plugin's estimators and verl's own of the same name: on every group of the fixtures, the same numbers.
+BOTH = """
+import json, math, sys
+from pathlib import Path
+import numpy as np, torch, verl
+from verl.trainer.ppo import core_algos
+from verl_leaf.estimator import ESTIMATORS
+
+def advantages(compute, responses, surprisal, rewards, **algorithm):
+    mask = torch.zeros(len(responses), max(map(len, responses), default=1) or 1)
+    batch = {"responses": mask.long(), "rollout_log_probs": mask.double()}
+    scores = mask.double()
+    for row, tokens in enumerate(responses):
+        mask[row, : len(tokens)] = 1
+        batch["responses"][row, : len(tokens)] = torch.tensor(tokens)
+        batch["rollout_log_probs"][row, : len(tokens)] = -torch.tensor(surprisal[row]) if surprisal else 0
+        scores[row, 0] = rewards[row]
+    index = np.zeros(len(responses), dtype=object)
+    return compute(token_level_rewards=scores, response_mask=mask, index=index, config=algorithm, batch=batch)[0]
+
+upstream = {"leaf": core_algos.compute_leaf_outcome_advantage, "grpo_prefix": core_algos.compute_grpo_prefix_outcome_advantage}
+worst, count = 0.0, 0
+for name, of_verl in upstream.items():
+    ours = core_algos.get_adv_estimator_fn(name)
+    assert ours is ESTIMATORS[name].compute and name in [e.value for e in core_algos.AdvantageEstimator]
+    file = {"leaf": "groups.jsonl", "grpo_prefix": "prefix_baseline.jsonl"}[name]
+    for line in (Path(sys.argv[1]) / file).read_text().splitlines():
+        case = json.loads(line)
+        options = {key: case[key] for key in ("fork_budget", "min_prefix_tokens", "credit") if key in case}
+        if "kappa" in case:
+            options = {"kappa": math.inf if case["kappa"] == "inf" else case["kappa"]}
+        for group in case.get("groups", [case]):
+            given = (group["responses"], group.get("surprisal"), group["rewards"])
+            a, b = (advantages(compute, *given, **{name: options}) for compute in (ours, of_verl))
+            worst, count = max(worst, float((a - b).abs().max())), count + 1
+print(count, worst)
+"""
 
 
 @pytest.fixture(scope="session")
@@ -119,6 +157,30 @@ def test_what_is_no_checkout_is_refused(tmp_path):
     assert done.returncode == 1 and "has no verl/__init__.py" in done.stderr
 
 
+def test_the_tests_of_what_changed_are_found(tmp_path):
+    texts = {
+        "a": "from verl.trainer.ppo.core_algos import agg_loss",
+        "b": "from verl.trainer.ppo import core_algos",
+        "c": 'SOURCE = ROOT / "verl/trainer/ppo/core_algos.py"',
+        "d": "from verl.utils.tokenizer import hf_processor",
+        "e": "import verl.utils.tokenizer.tokenizer",
+        "f": "from verl.trainer.ppo.core_algos_of_others import x",
+        "g": "import torch",
+    }
+    for name, text in texts.items():
+        file = tmp_path / "tests" / f"test_{name}_on_cpu.py"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    changed = [
+        "verl/trainer/ppo/core_algos.py",
+        "verl/utils/tokenizer/__init__.py",
+        "tests/test_g_on_cpu.py",
+        "README.md",
+    ]
+    assert [path[len("tests/test_")] for path in series.tests_of(tmp_path, changed)] == ["g", "a", "b", "c", "d"]
+    assert series.tests_of(tmp_path, ["README.md"]) == []
+
+
 def test_the_series_is_as_verls_checks_want_it():
     files = [path for path in SERIES.glob("[0-9]_*/**/*") if path.is_file() and "__pycache__" not in path.parts]
     for path in files:
@@ -128,6 +190,8 @@ def test_the_series_is_as_verls_checks_want_it():
             assert text.startswith("# Copyright 2026 Bytedance Ltd. and/or its affiliates\n"), path
             assert path.name.endswith("_on_cpu.py") or "tests" not in path.parts, path
             assert max(map(len, text.splitlines())) <= 120, path
+        assert "docs" not in path.parts or "Last updated: " in text, path
+        assert "examples" not in path.parts or series.re.fullmatch(r"run_\w+_fsdp\.sh", path.name), path
     for file, _, replacement in (edit for piece in series.PIECES.values() for edit in series.edits_of(piece)):
         assert file.endswith(".md") or max(map(len, replacement.splitlines())) <= 120, file
     for piece in series.PIECES.values():
@@ -155,8 +219,64 @@ def test_the_patches_stand_down_and_their_tests_pass(patched):
         "True",
         *STANDS_DOWN.values(),
     ]
-    selected = " or ".join(
-        f"({Path(file).stem} and {which})" if which else Path(file).stem for file, which in OF_THE_PATCHES.items()
+    # `bash tests/versions/with_series.sh` runs all fast tests.
+    assert " passed" in run(patched, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/patches", plugin=True)
+
+
+@pytest.mark.e2e
+def test_what_follows_verl_sees_the_series(patched):
+    lines = run(patched, "-m", "tests.versions.follow_verl", plugin=True).splitlines()[1:]
+    solved = {name for name, _ in STANDS_DOWN}
+    for line in lines:
+        what, verdict = line[:32].strip(), line[33:]
+        if what.removeprefix("patch ") not in solved:
+            assert verdict == "still needed", line
+            continue
+        does = {status for (name, _), status in STANDS_DOWN.items() if f"patch {name}" == what and "active" in status}
+        assert verdict == "solved upstream" + "".join(f": {status}" for status in does), line
+    assert {f"patch {name}" for name in solved} <= {line[:32].strip() for line in lines}
+
+
+@pytest.mark.e2e
+def test_our_estimators_win_over_verls_and_pay_the_same(patched):
+    count, worst = run(patched, "-c", BOTH, str(PROJECT / "tests" / "algorithm"), plugin=True).split()[-2:]
+    assert int(count) > 360 and float(worst) < 1e-5
+    doctor = run(patched, "-m", "verl_leaf", "doctor", plugin=True)
+    assert "leaf, in place of verl's" in doctor and "grpo_prefix, in place of verl's" in doctor
+
+
+README_OF_RECIPES = """# verl-recipe
+
+| recipe | required verl |
+| --- | --- |
+| langgraph_agent | [`recipe/langgraph_agent/REQUIRED_VERL.txt`](langgraph_agent/REQUIRED_VERL.txt) |
+| minicpmo | [`recipe/minicpmo/REQUIRED_VERL.txt`](minicpmo/REQUIRED_VERL.txt) |
+
+- [spo](https://github.com/verl-project/verl-recipe/tree/main/spo): [Single-stream Policy Optimization](https://arxiv.org/abs/2509.13232).
+"""
+
+
+def test_the_recipe_lands_in_verl_recipe_and_its_command_composes(tmp_path):
+    (tmp_path / "README.md").write_text(README_OF_RECIPES)
+    (tmp_path / "install_verl.sh").write_text("")
+    done = apply(str(tmp_path))
+    assert (done.returncode, done.stdout) == (0, "6_recipe: 4 files\n"), done.stderr
+    leaf = tmp_path / "leaf"
+    assert sorted(path.name for path in leaf.iterdir()) == ["README.md", "REQUIRED_VERL.txt", "run_leaf.sh"]
+    added = set((tmp_path / "README.md").read_text().splitlines()) - set(README_OF_RECIPES.splitlines())
+    assert len(added) == 2 and all("leaf" in line for line in added)
+    required = dict(
+        line.split("=", 1) for line in (leaf / "REQUIRED_VERL.txt").read_text().splitlines() if line[0] != "#"
     )
-    options = ["-q", "-p", "no:cacheprovider", "-k", selected]
-    assert " passed" in run(patched, "-m", "pytest", *options, *OF_THE_PATCHES, plugin=True)
+    assert required.keys() == {"UPSTREAM", "MODE", "TAG", "PIP_INSTALL", "NOTES"}
+    assert required["TAG"] == f"v{verl.__version__}" and required["PIP_INSTALL"].endswith(f"verl=={verl.__version__}")
+    # `python3` stands for verl: it prints what it is given.
+    (tmp_path / "python3").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "python3").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TRAIN": "a.parquet"}
+    command = ["bash", leaf / "run_leaf.sh", "algorithm.leaf.fork_budget=4"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.split()
+    assert ran[:4] == ["-m", "verl.trainer.main_ppo", "--config-name", "leaf"]
+    config = compose("leaf", ran[4:])
+    assert config.algorithm.adv_estimator == "leaf" and config.algorithm.leaf.fork_budget == 4
+    assert config.data.train_files == "a.parquet"

@@ -3,7 +3,8 @@
     python -m tests.versions.follow_verl
 
 `still needed`: it fits, and verl without it has the defect (a patch), or has nothing of the kind (a hook). `solved upstream`:
-verl without it does what it is for, so it can go. `guard tripped`: verl is not as it expects, and has to be read again.
+verl without it does what it is for, so it can go, or what is said after the colon is all that it still does. `guard tripped`:
+verl is not as it expects, and has to be read again.
 The exit status is 1 where a guard has tripped. Defects are looked for in verl as it is, by running it where that needs no
 engines, else in its source.
 """
@@ -41,7 +42,8 @@ def advantage_batch() -> bool:
         if "batch" not in str(error):
             raise
         return True
-    return '"responses"' not in inspect.getsource(PPOTrainer._compute_advantage)
+    source = inspect.getsource(PPOTrainer._compute_advantage)
+    return '"responses"' not in source and "adv_estimator_fields" not in source
 
 
 def failed_prompts() -> bool:
@@ -100,7 +102,7 @@ def onednn_weights() -> bool:
     import torch
     from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
 
-    layer = torch.nn.Linear(64, 64).to(torch.bfloat16)
+    layer = torch.nn.Linear(64, 64)  # fp32: for bf16 oneDNN wants more than AVX2
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
     return layer.weight.numel() == 0
 
@@ -175,10 +177,24 @@ def update_counts() -> bool:
 
 
 def weight_socket() -> bool:
-    """The socket of weights is named after Ray's job alone."""
+    """The first jobs of two Ray clusters send weights through the same socket."""
+    import ray
+    from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter
 
-    return "gcs" not in inspect.getsource(ServerAdapter.__init__)
+    config = omega_conf_to_dataclass({"_target_": "verl.workers.config.RolloutConfig", "name": "vllm"})
+
+    def socket(port: int) -> str:
+        context = SimpleNamespace(gcs_address=f"10.0.0.1:{port}", get_job_id=lambda: "01000000")
+        sender = ServerAdapter.__new__(ServerAdapter)
+        with (
+            patch.object(ray, "get_runtime_context", lambda: context),
+            patch.dict(os.environ, RANK="0", RAY_LOCAL_WORLD_SIZE="1"),
+        ):
+            ServerAdapter.__init__(sender, config, None, None)
+        return sender.zmq_handle
+
+    return socket(6379) == socket(6380)
 
 
 # ----- hooks: has verl something of the kind? ------------------------------------------------------------------------
@@ -198,10 +214,12 @@ def vllm_distribution() -> bool:
 
 
 def estimators() -> bool:
-    """None of our estimators is verl's."""
+    """verl lacks one of our estimators."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
-    return not any(name in ADV_ESTIMATOR_REGISTRY for name in ("leaf", "grpo_floored", "grpo_prefix", "tempo"))
+    from verl_leaf.estimator import ESTIMATORS
+
+    return not ESTIMATORS.keys() <= ADV_ESTIMATOR_REGISTRY.keys()
 
 
 def one_response():
@@ -239,15 +257,20 @@ DEFECTS: dict[str, Callable[[], bool]] = {
 HOOKS: dict[str, Callable[[], bool]] = {each.__name__: each for each in (vllm_distribution, platform, estimators)}
 
 
-def verdict(looks_for: Callable[[], bool], connect: Callable[[], object]) -> tuple[str, str]:
-    """Whether something of ours is needed, and why not: its defect is looked for first, in verl as it is."""
+def verdict(looks_for: Callable[[], bool], connect: Callable[[], str | None]) -> tuple[str, str]:
+    """Whether something of ours is needed, and why not: its defect is looked for first, in verl as it is.
+
+    Args:
+        looks_for: the defect.
+        connect: what is ours; it may return what it does.
+    """
     try:
         with contextlib.redirect_stdout(sys.stderr):
             needed = looks_for()
-            connect()
+            does = connect()
     except Exception as error:
         return TRIPPED, f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return (NEEDED, "") if needed else (SOLVED, "")
+    return (NEEDED, "") if needed else (SOLVED, does or "")
 
 
 def rows() -> Iterator[tuple[str, str, str]]:
@@ -258,8 +281,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
     vllm_distribution.install_alias()  # or verl finds no vLLM
     for name, looks_for in HOOKS.items():
-        connect = {"platform": lambda: importlib.import_module("verl_leaf.cpu.platform")}.get(name, lambda: None)
-        yield f"hook {name}", *verdict(looks_for, connect)
+        yield f"hook {name}", *verdict(looks_for, import_platform if name == "platform" else lambda: None)
     os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")  # as the plugin does on the CPU
     for each in PATCHES:
         name = each.__name__.rpartition(".")[2]
@@ -275,10 +297,15 @@ def rows() -> Iterator[tuple[str, str, str]]:
     yield "hook plugin", *verdict(lambda: True, load_as_verl_does)
 
 
-def apply(patch_module: ModuleType) -> None:
-    """All hooks of a patch, with their guards."""
-    for module, hook in patch_module.HOOKS.items():
-        hook(importlib.import_module(module))
+def import_platform() -> None:
+    """Registers ours."""
+    importlib.import_module("verl_leaf.cpu.platform")
+
+
+def apply(patch_module: ModuleType) -> str:
+    """All hooks of a patch, with their guards; what it does where it is active."""
+    found = [hook(importlib.import_module(module)) for module, hook in patch_module.HOOKS.items()]
+    return "; ".join(dict.fromkeys(status for status in found if status.startswith("active")))
 
 
 def compose_all() -> None:

@@ -1,5 +1,9 @@
-"""What `follow_verl.sh` prints, on the verl that is installed: everything fits and is still needed."""
+"""What `follow_verl.sh` prints, on the verl that is installed: everything fits and is still needed.
 
+But what the series for verl mends, where that is in it (with_series.sh); what the patches then say must be the same.
+"""
+
+import importlib
 import os
 import subprocess
 import sys
@@ -9,17 +13,23 @@ import verl  # noqa: F401  (connects the plugin)
 
 from tests.helpers import PROJECT
 from tests.versions import follow_verl, verl_api
-from verl_leaf.patches import PATCHES
+from verl_leaf.patches import PATCHES, STATUS
 
 
 def test_the_installed_verl_needs_all():
+    for patch in PATCHES:
+        for module in patch.HOOKS:
+            importlib.import_module(module)
+    solved = {f"patch {name}" for (name, _), status in STATUS.items() if "solved upstream" in status}
     command = [sys.executable, "-m", "tests.versions.follow_verl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PROJECT, env=dict(os.environ))
     head, *lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout
     assert head.startswith("verl ")
-    assert all(line.endswith(" still needed") for line in lines), done.stdout
-    names = {line.split()[1] for line in lines if line.startswith("patch ")}
+    found = {line[:32].strip(): line[33:].partition(":")[0] for line in lines}
+    assert {name for name, verdict in found.items() if verdict == follow_verl.SOLVED} == solved, done.stdout
+    assert all(found[name] == follow_verl.NEEDED for name in found.keys() - solved), done.stdout
+    names = {name.split()[1] for name in found if name.startswith("patch ")}
     assert names == {patch.__name__.rpartition(".")[2] for patch in PATCHES}
 
 

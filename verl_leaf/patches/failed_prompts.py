@@ -3,16 +3,19 @@
 When a rollout fails, verl's sync trainer goes on with what there is, says nothing in the metrics, and stops with an error
 that names no reason where nothing is left (verl/trainer/ppo/v1/replay_buffer.py ReplayBuffer.sample, 0.9.1; at
 validation TransferQueue's "Received an empty list as keys"). A sampler of one's own would have to bring its own
-``filter_groups``, so verl's is wrapped. In the asynchronous modes verl replaces and counts failed prompts itself.
+``filter_groups``, so verl's is wrapped. In the asynchronous modes verl replaces and counts failed prompts itself. With
+recipes/upstream/3_failed_prompts in it, it counts them in the sync mode, too, and still goes on.
 """
 
 import functools
 from collections import Counter
 from types import ModuleType
 
-from verl_leaf.patches.base import expect
+from verl_leaf.patches.base import expect, says
 from verl_leaf.speech.names import FAILURE_REASON
 
+UPSTREAM = "rollout_failure/sampled_prompts"  # verl's own count, once recipes/upstream/3_failed_prompts is in it
+SOLVED = "active: stops a run that loses too many, with the reasons; the count is solved upstream"
 MAX_FAILED_SHARE = 0.05  # trainer.v1.sampler.sampler_kwargs.max_failed_share
 AT_LEAST = 100  # prompts that the share is taken of
 
@@ -82,7 +85,7 @@ def _patch(module: ModuleType) -> str:
         return batch, {**metrics, "training/failed_prompts": _counts(self).failed_in_batch}
 
     buffer._select_prompt_uids, buffer.sample = select_prompt_uids, counted_sample
-    return "active: verl's sync trainer does not count prompts that fail"
+    return SOLVED if says(sample, UPSTREAM) else "active: verl's sync trainer does not count prompts that fail"
 
 
 HOOKS = {"verl.trainer.ppo.v1.replay_buffer": _patch}

@@ -3,13 +3,19 @@
 verl/utils/model.py get_hf_auto_model_class (0.9.1) takes ``AutoModel`` for a configuration that no auto class of
 transformers maps, as it is for Qwen2-Audio. transformers' registry takes our class, but only as a class, already
 imported; so it is registered when verl asks for the class of a speech model, and a text run imports nothing of speech.
+
+With recipes/upstream/4_audio_processor in it, verl takes transformers' class with its head. Ours is still needed: it is
+fit for FSDP2, and masks the placeholder.
 """
 
 import functools
 from types import ModuleType
 
 from verl_leaf.models import FAMILIES
-from verl_leaf.patches.base import expect, rebind
+from verl_leaf.patches.base import expect, rebind, says
+
+UPSTREAM = "AutoModelForMultimodalLM"  # what verl asks once recipes/upstream/4_audio_processor is in it
+SOLVED = "active: for our classes; the language-model head is solved upstream"
 
 
 def _patch(model_module: ModuleType) -> str:
@@ -25,7 +31,11 @@ def _patch(model_module: ModuleType) -> str:
         return original(hf_config)
 
     rebind(original, get_hf_auto_model_class)
-    return "active: verl knows no class with a language-model head for speech models"
+    return (
+        SOLVED
+        if says(original, UPSTREAM)
+        else "active: verl knows no class with a language-model head for speech models"
+    )
 
 
 HOOKS = {"verl.utils.model": _patch}
