@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from omegaconf import DictConfig
 
+from verl_leaf.models.actor import SpeechActor
+
 GIB = 2**30
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 CONTEXTS = 1.5  # GiB: CUDA's contexts and NCCL's buffers of the actor's and vLLM's process
@@ -68,11 +70,11 @@ class ModelSize:
     vocabulary: int
 
 
-def model_size(network: torch.nn.Module, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
+def model_size(network: SpeechActor, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
     """Count a model's parameters.
 
     Args:
-        network: on any device, the meta device included.
+        network: as the actor has it, on any device, the meta device included.
         text_config: of its language model.
         lora_layers: that LoRA takes.
         rank: of LoRA.
@@ -81,12 +83,7 @@ def model_size(network: torch.nn.Module, text_config, lora_layers: Sequence[torc
     def count(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    decoder = next(
-        list(module)
-        for name, module in network.named_modules()
-        if name.endswith(("language_model.layers", "language_model.model.layers"))
-    )
-    sizes = [count(layer) for layer in decoder]
+    sizes = [count(layer) for layer in network.decoder_layers]
     parameters = count(network)
     return ModelSize(
         parameters=parameters,
