@@ -285,6 +285,9 @@ def _patches(report: Report) -> bool:
     return not any(status.startswith("broken") for status in STATUS.values())
 
 
+UNINSTALL = "pip uninstall {}; of the supported models Qwen2.5-Omni alone needs torchvision, beside a torch for CUDA"
+
+
 def _torch_extensions(report: Report) -> None:
     """vLLM imports torchvision where there is one, and a build for another torch stops it."""
     for name in ("torchvision", "torchaudio"):
@@ -292,9 +295,9 @@ def _torch_extensions(report: Report) -> None:
             importlib.import_module(name)
         except ImportError as error:
             if importlib.util.find_spec(name) is not None:
-                report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
+                report.broken(name, f"does not load: {error}", UNINSTALL.format(name))
         except Exception as error:
-            report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
+            report.broken(name, f"does not load: {error}", UNINSTALL.format(name))
 
 
 def _gpus(report: Report) -> None:

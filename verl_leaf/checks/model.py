@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 from verl_leaf.models import FAMILIES
 
-
 # The package registries hold torchvision for builds of torch for CUDA alone.
-NEEDS_GPU_VERSIONS = "install 'verl-leaf[gpu]', which also loads on a machine without a GPU (tests/versions/gpu_versions.sh)"
+NEEDS_GPU_VERSIONS = (
+    "install 'verl-leaf[gpu]', which also loads on a machine without a GPU (tests/versions/gpu_versions.sh)"
+)
 
 
 @dataclass(frozen=True)

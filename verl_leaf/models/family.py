@@ -24,7 +24,9 @@ class Family:
     """
 
     model_type: str  # `model_type` in the checkpoint's config.json
-    architectures: tuple[str, ...]  # what `architectures[0]` in config.json may be: vLLM looks its class up by it. The last
+    architectures: tuple[
+        str, ...
+    ]  # what `architectures[0]` in config.json may be: vLLM looks its class up by it. The last
     # is the class of transformers that loads such a checkpoint
     processor_class: str  # name of the Hugging Face processor class
     extractor: str  # the processor's attribute that holds its feature extractor

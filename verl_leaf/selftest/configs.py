@@ -1,6 +1,12 @@
 """Configurations of tiny models of every family. Needs transformers alone."""
 
-from transformers import AudioFlamingo3Config, GraniteSpeechConfig, PreTrainedConfig, Qwen2_5OmniConfig, Qwen2AudioConfig
+from transformers import (
+    AudioFlamingo3Config,
+    GraniteSpeechConfig,
+    PreTrainedConfig,
+    Qwen2_5OmniConfig,
+    Qwen2AudioConfig,
+)
 
 TEXT = {
     "hidden_size": 128,

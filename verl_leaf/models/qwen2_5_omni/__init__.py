@@ -25,7 +25,11 @@ def padding(extractor, clips) -> dict:
     loudest may be one, are there.
     """
     length = max(len(clip) for clip in clips) + 2 * extractor.n_fft
-    return {"audio_kwargs": {"max_length": min(-(-length // extractor.hop_length) * extractor.hop_length, extractor.n_samples)}}
+    return {
+        "audio_kwargs": {
+            "max_length": min(-(-length // extractor.hop_length) * extractor.hop_length, extractor.n_samples)
+        }
+    }
 
 
 def call_processor(processor, text, clips):
