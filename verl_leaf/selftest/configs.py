@@ -89,8 +89,10 @@ def granite_speech(text: dict, audio_token: int) -> PreTrainedConfig:
     )
 
 
-def qwen2_5_omni(text: dict, audio_token: int, image_token: int = 6, video_token: int = 7) -> PreTrainedConfig:
-    """With a talker, as the hub's checkpoints have one."""
+def qwen2_5_omni(text: dict, audio_token: int, *others: int) -> PreTrainedConfig:
+    """With a talker, as the hub's checkpoints have one. ``others``: the tokens of image and video, and of beginning and end of
+    audio and of both."""
+    image, video, audio_start, audio_end, vision_start, vision_end = others or range(audio_token + 1, audio_token + 7)
     encoder = {"d_model": 96, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192}
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "fullatt_block_indexes": [1]}
     positions = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
@@ -101,8 +103,10 @@ def qwen2_5_omni(text: dict, audio_token: int, image_token: int = 6, video_token
             "audio_config": {**WHISPER, **encoder, "output_dim": text["hidden_size"]},
             "vision_config": {**vision, "out_hidden_size": text["hidden_size"]},
             "audio_token_index": audio_token,
-            "image_token_index": image_token,
-            "video_token_index": video_token,
+            **{"image_token_index": image, "video_token_index": video},
+            **{"audio_start_token_id": audio_start, "audio_end_token_id": audio_end},
+            # The hub's config.json has these two, transformers' class has not.
+            **{"vision_start_token_id": vision_start, "vision_end_token_id": vision_end},
         },
         talker_config={
             **{**layers, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64},

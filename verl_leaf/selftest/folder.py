@@ -20,11 +20,13 @@ from verl_leaf.selftest import configs
 END, PAD = "<|im_end|>", "<|endoftext|>"
 SPECIAL = ("<|im_start|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|audio|>", "<sound>")
 OMNI = {
-    f"{name}_token": f"<|{token}|>"
-    for name, token in {
-        **{"audio": "AUDIO", "image": "IMAGE", "video": "VIDEO", "audio_bos": "audio_bos", "audio_eos": "audio_eos"},
-        **{"vision_bos": "vision_bos", "vision_eos": "vision_eos"},
-    }.items()
+    "audio_token": "<|AUDIO|>",
+    "image_token": "<|IMAGE|>",
+    "video_token": "<|VIDEO|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
 }
 TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}\
@@ -88,7 +90,7 @@ PROCESSORS = {
     "audioflamingo3": audioflamingo3,
     "qwen2_5_omni": qwen2_5_omni,
 }
-OTHER_PLACEHOLDERS = {"qwen2_5_omni": (OMNI["image_token"], OMNI["video_token"])}
+OTHERS = {"qwen2_5_omni": list(OMNI.values())[1:]}  # what a configuration asks for besides the placeholder of audio
 
 
 def write_folder(model_type: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
@@ -106,7 +108,7 @@ def write_folder(model_type: str, folder: Path, tokenizer: PreTrainedTokenizerFa
     tokenizer = processor.tokenizer
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     text = {**configs.TEXT, **ends, "vocab_size": len(tokenizer)}
-    others = tokenizer.convert_tokens_to_ids(list(OTHER_PLACEHOLDERS.get(model_type, ())))
+    others = tokenizer.convert_tokens_to_ids(OTHERS.get(model_type, []))
     config = configs.BUILD[model_type](text, family.audio_token_id(processor), *others)
     config.architectures = [family.architectures[0]]
     config.dtype = "float32"
