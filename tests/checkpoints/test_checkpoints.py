@@ -121,7 +121,9 @@ def test_an_adapter_with_the_names_of_the_hub_loads_in_plain_peft(model, adapted
             for name, tensor in tensors.items()
         }
         save_file(named, tmp_path / "adapter_model.safetensors", metadata={"format": "pt"})
-        if prefix or Version(transformers.__version__) >= Version("5.10"):  # 5.9's PEFT wants the prefix
+        # Without it, transformers gives PEFT the names from 5.10 on, and only where it gives the model's weights other ones.
+        renamed = family.model_type != "qwen2_5_omni" and Version(transformers.__version__) >= Version("5.10")
+        if prefix or renamed:
             network = PeftModel.from_pretrained(load(plain, folder), tmp_path)
             torch.testing.assert_close(logits(network), expected, rtol=0, atol=1e-4)
         assert main(["export", str(wrap(tmp_path)), "--out", str(tmp_path / f"out{prefix}"), "--merged"]) == 0

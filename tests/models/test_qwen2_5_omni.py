@@ -1,14 +1,17 @@
 """What Qwen2.5-Omni alone has: clips of five minutes, positions on three axes, placeholders of images and videos."""
 
 import functools
+import importlib.util
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from verl_leaf.checks.model import check_speech_model
+from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES, features
-from verl_leaf.selftest import tiny
+from verl_leaf.selftest import configs, tiny
 
 FAMILY = FAMILIES["qwen2_5_omni"]
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -114,3 +117,21 @@ def test_audio_without_its_placeholders_is_refused():
     audio, tokens = tiny.random_audio("qwen2_5_omni", 1.0)
     with pytest.raises(ValueError, match=f"{tokens} audio tokens for 1 placeholders"):
         model(input_ids=torch.tensor([[7, tiny.AUDIO_TOKEN, 9]]), **audio)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_the_doctor_says_that_torchvision_is_missing(tmp_path, monkeypatch, capsys, is_there):
+    config = configs.qwen2_5_omni({**configs.TEXT, "vocab_size": 512}, 5)
+    config.architectures = ["Qwen2_5OmniForConditionalGeneration"]  # as checkpoints of later transformers have it
+    config.save_pretrained(tmp_path)
+    find = importlib.util.find_spec
+    found = find("json") if is_there else None
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: found if name == "torchvision" else find(name, *more)
+    )
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["doctor", str(tmp_path)]) == (0 if is_there else 1)
+    assert ("needs torchvision, which this environment does not have" in capsys.readouterr().out) != is_there
+    if not is_there:
+        with pytest.raises(ValueError, match="packages: qwen2_5_omni needs torchvision.*install 'verl-leaf.gpu.'"):
+            check_speech_model(str(tmp_path))
