@@ -60,7 +60,8 @@ def omni(task, models, tmp_path_factory):
     """Qwen2.5-Omni on two ranks, two steps."""
     run = tmp_path_factory.mktemp("omni")
     recipe = Recipe(task, run, "qwen2.5omni_3b_leaf", models("qwen2_5_omni"), GPUS="2", COMPARED=str(run))
-    recipe.finish(*FLAGS, *comparing.FLAGS, "trainer.save_freq=1", "trainer.total_training_steps=2")
+    half = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16"  # a rank's share of the batch
+    recipe.finish(*FLAGS, half, *comparing.FLAGS, "trainer.save_freq=1", "trainer.total_training_steps=2")
     return recipe
 
 
