@@ -115,7 +115,7 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
 
 
 @pytest.mark.parametrize("case", ["several clips", "no clip", "mixed"])
-def test_numbers_are_verls_where_positions_have_three_axes(alone, models, monkeypatch, case):
+def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
     family, generator = FAMILIES["qwen2_5_omni"], np.random.default_rng(0)
     engine = engines.build_engine(models("qwen2_5_omni"), family, share=True, precision=engines.FP32)
     processor = engine.model_config.get_processor()
@@ -133,9 +133,9 @@ def test_numbers_are_verls_where_positions_have_three_axes(alone, models, monkey
     }[case]()
     store, results = engines.Features(), []
     monkeypatch.setattr(features, "fetch", store.fetch)
-    for engine.shares in (False, True):
-        batch = engines.build_batch(rows, store)
-        assert not engine.shares or engine._pack(batch).attention_mask is not None
+    for shares in (False, True):
+        engine.shares, batch = shares, engines.build_batch(rows, store)
+        assert not shares or engine._pack(batch).attention_mask is not None
         results.append(no_padding_2_padding(engines.old_log_prob(engine, batch)["log_probs"], batch))
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
 
