@@ -6,11 +6,10 @@ what the libraries allocate for themselves but for the constants below, and are 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
-
-from verl_leaf.models.actor import SpeechActor
 
 GIB = 2**30
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
@@ -70,11 +69,11 @@ class ModelSize:
     vocabulary: int
 
 
-def model_size(network: SpeechActor, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
+def model_size(network: Any, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
     """Count a model's parameters.
 
     Args:
-        network: as the actor has it, on any device, the meta device included.
+        network: a :class:`verl_leaf.models.actor.SpeechActor` on any device, the meta device included.
         text_config: of its language model.
         lora_layers: that LoRA takes.
         rank: of LoRA.
