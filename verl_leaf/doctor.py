@@ -18,7 +18,7 @@ from rich.table import Table
 
 from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.memory import estimates, model_size
-from verl_leaf.checks.model import model_config, model_problems
+from verl_leaf.checks.model import NEEDS_GPU_VERSIONS, model_config, model_problems
 from verl_leaf.checks.versions import REMEDY, TESTED
 from verl_leaf.config import compose
 from verl_leaf.cpu import vllm_distribution
@@ -120,7 +120,7 @@ def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> 
     if getattr(config, "has_lora_adapter", False) and not any(problem.what == "own adapter" for problem in problems):
         report.note("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here")
     if family is not None and not problems:
-        report.ok("architecture", family.architecture)
+        report.ok("architecture", config.architectures[0])
         model_class: Any = family.load_hf_class()
         with torch.device("meta"):
             network = model_class._from_config(config, attn_implementation=family.attn_implementation)
@@ -159,7 +159,8 @@ def _layers(report: Report, network, family: Family) -> dict:
         for name, layer in network.named_modules()
         if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.lora_exclude, name)
     }
-    outside = [name for name in taken if "language_model" not in name]
+    inside = {module for layer in network.decoder_layers for module in layer.modules()}
+    outside = [name for name, layer in taken.items() if layer not in inside]
     found = {name.rpartition(".")[2] for name in taken}
     if outside:
         report.broken("LoRA", f"would take {outside[0]}", "it is no part of the language model: exclude it")
@@ -257,8 +258,11 @@ def _vllm(report: Report) -> None:
 
         register_vllm_models()
         for family in FAMILIES.values():
+            if family.missing:
+                report.note("model family", f"{family.model_type} {family.missing}: {NEEDS_GPU_VERSIONS}")
+                continue
             family.load_hf_class()
-            ModelRegistry.models[family.architecture].load_model_cls()
+            ModelRegistry.models[family.architectures[0]].load_model_cls()
             report.ok("model family", f"{family.model_type}: {family.hf_class}, {family.vllm_class}")
     except Exception as error:
         report.broken("model classes", f"{type(error).__name__}: {error}", REMEDY)
@@ -282,6 +286,9 @@ def _patches(report: Report) -> bool:
     return not any(status.startswith("broken") for status in STATUS.values())
 
 
+UNINSTALL = "pip uninstall {}; of the supported models Qwen2.5-Omni alone needs torchvision, beside a torch for CUDA"
+
+
 def _torch_extensions(report: Report) -> None:
     """vLLM imports torchvision where there is one, and a build for another torch stops it."""
     for name in ("torchvision", "torchaudio"):
@@ -289,9 +296,9 @@ def _torch_extensions(report: Report) -> None:
             importlib.import_module(name)
         except ImportError as error:
             if importlib.util.find_spec(name) is not None:
-                report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
+                report.broken(name, f"does not load: {error}", UNINSTALL.format(name))
         except Exception as error:
-            report.broken(name, f"does not load: {error}", f"pip uninstall {name}; no supported model needs it")
+            report.broken(name, f"does not load: {error}", UNINSTALL.format(name))
 
 
 def _gpus(report: Report) -> None:

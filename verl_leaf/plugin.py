@@ -48,7 +48,8 @@ def register_vllm_models() -> None:
     from vllm import ModelRegistry
 
     for family in FAMILIES.values():
-        ModelRegistry.register_model(family.architecture, family.vllm_class)
+        for architecture in family.architectures:
+            ModelRegistry.register_model(architecture, family.vllm_class)
     patches.install()
 
 

@@ -65,7 +65,7 @@ def write_true_shape(folder: Path) -> None:
         audio_token_index=family.audio_token_id(processor),
         tie_word_embeddings=False,
     )
-    config.architectures = [family.architecture]
+    config.architectures = [family.architectures[0]]
     config.dtype = "bfloat16"
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = family.load_hf_class()._from_config(config, dtype=torch.bfloat16)

@@ -1,5 +1,7 @@
 """Estimates of memory: counted from the model itself, larger with what is larger, and mended by what they advise."""
 
+import re
+
 import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig
@@ -19,7 +21,7 @@ def counted(request, models):
     layers = [
         layer
         for name, layer in network.named_modules()
-        if name.rpartition(".")[2] in family.lora_targets and "language_model" in name
+        if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.lora_exclude, name)
     ]
     return family, network, model_size(network, config.get_text_config(), layers, rank=4)
 

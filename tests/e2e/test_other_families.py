@@ -55,12 +55,54 @@ def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
 
 
+@pytest.fixture(scope="module")
+def omni(task, models, tmp_path_factory):
+    """Qwen2.5-Omni on two ranks, two steps."""
+    run = tmp_path_factory.mktemp("omni")
+    recipe = Recipe(task, run, "qwen2.5omni_3b_leaf", models("qwen2_5_omni"), GPUS="2", COMPARED=str(run))
+    half = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16"  # a rank's share of the batch
+    recipe.finish(*FLAGS, half, *comparing.FLAGS, "trainer.save_freq=1", "trainer.total_training_steps=2")
+    return recipe
+
+
+def test_omni_rollout_actor_and_reference_agree(omni):
+    scalars = omni.scalars()
+    assert sorted(scalars["training/rollout_probs_diff_max"]) == [1, 2]
+    assert max(scalars["training/rollout_probs_diff_max"].values()) < PARITY
+    assert scalars["actor/kl_loss"][1] == pytest.approx(0, abs=1e-9)
+    assert scalars["actor/grad_norm"][1] > 0 and scalars["actor/kl_loss"][2] > 0
+
+
+def test_sharing_prompts_changes_nothing_in_omni(omni):
+    comparing.assert_the_same(omni.run, updates=2 * 2)
+
+
+def test_omni_trains_and_exports_the_thinkers_language_model(omni):
+    """Under the hub's names. That the rollouts of step 2 agree with the actor shows that it reaches vLLM."""
+    first, last = (
+        load_file(omni.run / f"checkpoints/global_step_{step}/adapter/adapter_model.safetensors") for step in (1, 2)
+    )
+    assert all(name.startswith("base_model.model.thinker.model.layers.") for name in last)
+    assert any(not torch.equal(first[name], last[name]) for name in last)
+
+
+def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path):
+    recipe = Recipe(task, tmp_path, "qwen2.5omni_3b_leaf", models("qwen2_5_omni"))
+    recipe.finish(
+        *FLAGS,
+        "trainer.total_training_steps=1",
+        "actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.OtherAudioManager",
+    )
+    assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
+
+
 @pytest.mark.parametrize(
     "recipe, family",
     [
         ("qwen2audio_leaf", "qwen2_audio"),
         ("granite4.0_1b_leaf", "granite_speech"),
         ("audioflamingo3_leaf", "audioflamingo3"),
+        ("qwen2.5omni_3b_leaf", "qwen2_5_omni"),
     ],
 )
 def test_bf16_as_on_a_gpu(task, models, tmp_path, recipe, family):
@@ -108,20 +150,24 @@ def test_the_same_command_leaves_finished_epochs_alone(restarted):
     assert {file: file.stat().st_mtime for file in restarted.run.rglob("train.log")} == before and len(before) == 2
 
 
-def test_exports_load_in_vllm_without_our_plugin(task, restarted, tmp_path):
+@pytest.mark.parametrize(
+    "finished, placeholder", [("restarted", "<sound>"), ("omni", "<|audio_bos|><|AUDIO|><|audio_eos|>")]
+)
+def test_exports_load_in_vllm_without_our_plugin(request, task, tmp_path, finished, placeholder):
+    recipe = request.getfixturevalue(finished)
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
-    assert main(["export", str(restarted.run), "--out", str(adapter)]) == 0
-    assert main(["export", str(restarted.run), "--out", str(merged), "--merged"]) == 0
+    assert main(["export", str(recipe.run), "--out", str(adapter)]) == 0
+    assert main(["export", str(recipe.run), "--out", str(merged), "--merged"]) == 0
     audio = next((task / "data").rglob("*.wav"), None) or next((task / "data").rglob("*.flac"))
     run = subprocess.run(
         [
             sys.executable,
             "-m",
             "tests.helpers.stock_vllm",
-            restarted.model,
+            recipe.model,
             adapter,
             merged,
-            "<sound>Translate into German.",
+            f"{placeholder}Translate into German.",
             audio,
         ],
         capture_output=True,

@@ -14,11 +14,11 @@ patches.install()
 
 from verl_leaf.selftest.folder import write_folder  # noqa: E402  (after the patches)
 
-PLACEHOLDERS = {"granite_speech": "<|audio|>", "audioflamingo3": "<sound>"}
+PLACEHOLDERS = {"granite_speech": ["<|audio|>"], "audioflamingo3": ["<sound>"]}
 
 if __name__ == "__main__":
     family, processor, out = sys.argv[1:]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(processor)
-    token = {"additional_special_tokens": [PLACEHOLDERS[family]]}
+    token = {"additional_special_tokens": PLACEHOLDERS.get(family, [])}
     tokenizer.add_special_tokens(token, replace_extra_special_tokens=False)
     write_folder(family, Path(out), tokenizer)

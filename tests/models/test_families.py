@@ -102,14 +102,16 @@ def test_lora_takes_the_language_model_alone_and_the_encoder_gets_no_gradient(lo
         for name, _ in model.named_modules()
         if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.lora_exclude, name)
     ]
-    assert len(taken) == 2 * len(family.lora_targets) and all("language_model" in name for name in taken)
+    assert len(taken) == 2 * len(family.lora_targets)
+    inside = {module for layer in model.decoder_layers for module in layer.modules()}
+    assert all(model.get_submodule(name) in inside for name in taken)
     model.requires_grad_(False)
     model.enable_input_require_grads()
     seen = []
     projector = next(
         module
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] in ("multi_modal_projector", "projector")
+        if name.rpartition(".")[2] in ("multi_modal_projector", "projector", "proj")
     )
     hook = projector.register_forward_hook(lambda module, arguments, output: seen.append(output.requires_grad))
     ids, inputs = family.encode(processor, prompt(processor), clips(1))
@@ -123,7 +125,7 @@ def test_checkpoint_names(folder, loaded):
 
     family, _, model = loaded
     with safe_open(folder / "model.safetensors", "pt") as file:
-        stored = set(file.keys())
+        stored = {name for name in file.keys() if not name.startswith(("talker.", "token2wav."))}
     assert {family.checkpoint_name(name) for name in model.state_dict()} == stored
     assert {family.checkpoint_name(name) for name in stored} == stored
 
@@ -153,7 +155,7 @@ def test_doctor_of_a_model_needs_its_config_alone(folder, tmp_path, monkeypatch,
 def test_doctor_of_a_model_whose_class_cannot_tie_its_embeddings(folder, tmp_path, capsys):
     """transformers' classes with a Whisper encoder have an output layer of their own, and vLLM's would have none."""
     config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["tie_word_embeddings"] = True
+    config.get("thinker_config", config)["text_config"]["tie_word_embeddings"] = True
     (tmp_path / "config.json").write_text(json.dumps(config))
     tied = config["model_type"] != "granite_speech"
     assert main(["doctor", str(tmp_path)]) == (1 if tied else 0)
@@ -162,6 +164,8 @@ def test_doctor_of_a_model_whose_class_cannot_tie_its_embeddings(folder, tmp_pat
 
 def test_doctor_of_a_model_that_vllm_cannot_serve(folder, tmp_path, capsys):
     config = json.loads((folder / "config.json").read_text())
+    if "thinker_config" in config:
+        pytest.skip("what vLLM cannot serve is what the test above has")
     if "window_size" in config:
         config["window_size"] = 16
     else:
@@ -171,8 +175,12 @@ def test_doctor_of_a_model_that_vllm_cannot_serve(folder, tmp_path, capsys):
     assert "cannot be served by vLLM" in capsys.readouterr().out
 
 
-def test_the_first_axis_of_features_counts_clips_and_rows_join_there(loaded):
+def test_features_of_rows_join_on_the_first_axis(loaded):
     family, processor, _ = loaded
-    rows = [family.encode(processor, prompt(processor), [clip])[1] for clip in clips(1, 1)]
-    assert all(len(value) == 1 for row in rows for value in row.values())
-    assert all(len(value) == 2 for value in features.concatenate(rows).values())
+    one, other = (family.encode(processor, prompt(processor), [clip])[1] for clip in clips(1, 1))
+    joined = features.concatenate([one, other])
+    assert joined.keys() == one.keys() and not torch.equal(one["input_features"], other["input_features"])
+    for name, value in joined.items():
+        assert torch.equal(value, torch.cat([one[name], other[name]]))
+        # Of a clip, or of its 100 frames a second.
+        assert len(one[name]) == (100 if family.model_type == "qwen2_5_omni" and name == "input_features" else 1)

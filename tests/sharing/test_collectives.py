@@ -23,13 +23,15 @@ CASES = (
 @pytest.fixture(scope="module")
 def recorded(models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("collectives")
-    two_ranks.collectives({family: models(family) for family in FAMILIES}, folder)
+    here = [name for name, family in FAMILIES.items() if not family.missing]
+    two_ranks.collectives({family: models(family) for family in here}, folder)
     return folder
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_ranks_have_the_same_collectives(recorded, family, case):
+def test_both_ranks_have_the_same_collectives(models, recorded, family, case):
+    models(family)  # which skips what this environment does not have
     one, other = (json.loads((recorded / f"{family}.{case}.{rank}.json").read_text()) for rank in (0, 1))
     assert one == other
     # Three forward passes and one backward, each gathering the embeddings, two layers and the output layer.

@@ -114,6 +114,32 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
         torch.testing.assert_close(ours[name], stock[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", ["several clips", "no clip", "mixed"])
+def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
+    family, generator = FAMILIES["qwen2_5_omni"], np.random.default_rng(0)
+    engine = engines.build_engine(models("qwen2_5_omni"), family, share=True, precision=engines.FP32)
+    processor = engine.model_config.get_processor()
+
+    def rollouts(seconds: tuple[float, ...], count: int, length: int) -> list[engines.Row]:
+        clips = [generator.normal(size=int(16000 * each)).astype(np.float32) for each in seconds]
+        text = "".join(f"<|audio_bos|>{processor.audio_token}<|audio_eos|>" for _ in clips) + "Translate."
+        ids, audio = family.encode(processor, text, clips)
+        return [engines.Row(ids, generator.integers(10, 200, length).tolist(), audio or None) for _ in range(count)]
+
+    rows = {
+        "several clips": lambda: rollouts((1,), 3, 5) + rollouts((2, 0.7), 2, 9),
+        "no clip": lambda: rollouts((), 3, 6),
+        "mixed": lambda: [*rollouts((1.5,), 2, 5), *rollouts((), 2, 7), FILLER],
+    }[case]()
+    store, results = engines.Features(), []
+    monkeypatch.setattr(features, "fetch", store.fetch)
+    for shares in (False, True):
+        engine.shares, batch = shares, engines.build_batch(rows, store)
+        assert not shares or engine._pack(batch).attention_mask is not None
+        results.append(no_padding_2_padding(engines.old_log_prob(engine, batch)["log_probs"], batch))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
 def test_widths_are_rounded_and_cudnn_does_not_plan_attention_for_each(engine, rollouts):
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     engine.shares = True

@@ -6,6 +6,7 @@ what the libraries allocate for themselves but for the constants below, and are 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -68,11 +69,11 @@ class ModelSize:
     vocabulary: int
 
 
-def model_size(network: torch.nn.Module, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
+def model_size(network: Any, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
     """Count a model's parameters.
 
     Args:
-        network: on any device, the meta device included.
+        network: a :class:`verl_leaf.models.actor.SpeechActor` on any device, the meta device included.
         text_config: of its language model.
         lora_layers: that LoRA takes.
         rank: of LoRA.
@@ -81,12 +82,7 @@ def model_size(network: torch.nn.Module, text_config, lora_layers: Sequence[torc
     def count(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    decoder = next(
-        list(module)
-        for name, module in network.named_modules()
-        if name.endswith(("language_model.layers", "language_model.model.layers"))
-    )
-    sizes = [count(layer) for layer in decoder]
+    sizes = [count(layer) for layer in network.decoder_layers]
     parameters = count(network)
     return ModelSize(
         parameters=parameters,

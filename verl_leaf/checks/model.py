@@ -5,6 +5,11 @@ from dataclasses import dataclass
 
 from verl_leaf.models import FAMILIES
 
+# The package registries hold torchvision for builds of torch for CUDA alone.
+NEEDS_GPU_VERSIONS = (
+    "install 'verl-leaf[gpu]', which also loads on a machine without a GPU (tests/versions/gpu_versions.sh)"
+)
+
 
 @dataclass(frozen=True)
 class ModelProblem:
@@ -52,9 +57,11 @@ def model_problems(path: str, config) -> list[ModelProblem]:
         remedy = f"supported speech models are {', '.join(FAMILIES)}; verl_leaf/models/README.md says how to add one"
         return [ModelProblem("family", repr(config.model_type), remedy)]
     problems = []
+    if family.missing:
+        problems.append(ModelProblem("packages", f"{family.model_type} {family.missing}", NEEDS_GPU_VERSIONS))
     architectures = config.architectures or []
-    if architectures[:1] != [family.architecture]:
-        remedy = f'vLLM would take another class: set "architectures": ["{family.architecture}"] in config.json'
+    if not set(architectures[:1]) & set(family.architectures):
+        remedy = f'vLLM would take another class: set "architectures": ["{family.architectures[-1]}"] in config.json'
         problems.append(ModelProblem("architecture", ", ".join(architectures) or "none named", remedy))
     if getattr(config, "quantization_config", None):  # an attribute of quantised models alone
         problems.append(

@@ -21,6 +21,7 @@ from verl_leaf.cpu import vllm_distribution
 from verl_leaf.evaluate.data import Data, Prompt
 from verl_leaf.evaluate.store import Answers, answer_of, missing
 from verl_leaf.evaluate.systems import System, digest
+from verl_leaf.models import FAMILIES
 from verl_leaf.progress import track
 
 IN_FLIGHT = 256  # requests that the engine has at a time
@@ -74,11 +75,15 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
 
 def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[str, Any]) -> dict[str, Any]:
     """vLLM's arguments: what evaluation needs, and what the user gives, which wins."""
+    family = FAMILIES.get(model_config(str(model)).model_type)
     settings: dict[str, Any] = {
         "model": str(model),
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # nothing but SamplingParams says how tokens are drawn
-        "limit_mm_per_prompt": {"audio": max([1, *(len(row.audio) for row in data.rows)])},
+        "limit_mm_per_prompt": {
+            "audio": max([1, *(len(row.audio) for row in data.rows)]),
+            **(family.vllm_limits if family else {}),
+        },
     }
     if adapters:
         rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)

@@ -3,9 +3,12 @@
 from verl_leaf.models.audioflamingo3 import AUDIO_FLAMINGO_3
 from verl_leaf.models.family import Family
 from verl_leaf.models.granite_speech import GRANITE_SPEECH
+from verl_leaf.models.qwen2_5_omni import QWEN2_5_OMNI
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
-FAMILIES: dict[str, Family] = {family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH, AUDIO_FLAMINGO_3)}
+FAMILIES: dict[str, Family] = {
+    family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH, AUDIO_FLAMINGO_3, QWEN2_5_OMNI)
+}
 
 
 def family_of_processor(processor) -> Family:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from verl_leaf.models import features
-from verl_leaf.models.placeholder import mask_token
+from verl_leaf.models.placeholder import mask_tokens
 
 
 class SpeechActor(PreTrainedModel):
@@ -22,7 +22,7 @@ class SpeechActor(PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
-        self._no_split_modules = self._parts.language_model._no_split_modules
+        self._no_split_modules = self._language._no_split_modules
         for part in self._audio_parts:
             for module in list(part.modules()):
                 for name, child in module.named_children():
@@ -35,15 +35,30 @@ class SpeechActor(PreTrainedModel):
         return getattr(self, "model", self)
 
     @property
+    def _language(self) -> Any:
+        """The language model; in 5.9 its output layer is a part of it."""
+        return self._parts.language_model
+
+    @property
+    def decoder_layers(self) -> torch.nn.ModuleList:
+        """The layers of the language model."""
+        return getattr(self._language, "model", self._language).layers
+
+    @property
+    def placeholders(self) -> tuple[int, ...]:
+        """Tokens that are never generated."""
+        return (self.config.audio_token_id,)
+
+    @property
     def _audio_parts(self) -> list[torch.nn.Module]:
-        """Encoder and projector."""
-        language = (self._parts.language_model, getattr(self, "lm_head", None))
+        """Encoder and projector, and whatever else is frozen."""
+        language = (self._language, getattr(self, "lm_head", None))
         return [part for part in self._parts.children() if all(part is not each for each in language)]
 
     def enable_input_require_grads(self) -> None:
         """For LoRA: only of the language model. transformers (modeling_utils.py) would do the same to the encoder's first
         layer, and every backward pass would go through the frozen encoder for nothing."""
-        self._parts.language_model.enable_input_require_grads()
+        self._language.enable_input_require_grads()
 
 
 class PositionTable(torch.nn.Module):
@@ -63,14 +78,14 @@ class PositionTable(torch.nn.Module):
 
 def takes_features_key(forward: Callable) -> Callable:
     """A model's ``forward`` that also takes ``features_key``, as :func:`verl_leaf.models.features.fetch` does, in the place
-    of audio features, and masks the audio placeholder's logit."""
+    of audio features, and masks the placeholders' logits."""
 
     @functools.wraps(forward)
     def with_features_key(self, *args, features_key=None, **kwargs):
         if features_key is not None:
             kwargs |= features.concatenate(features.fetch(features_key))
         output = forward(self, *args, **kwargs)
-        mask_token(output.logits, self.config.audio_token_id)
+        mask_tokens(output.logits, *self.placeholders)
         return output
 
     return with_features_key

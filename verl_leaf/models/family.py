@@ -2,12 +2,14 @@
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from verl_leaf.config import family_settings
 
@@ -22,7 +24,9 @@ class Family:
     """
 
     model_type: str  # `model_type` in the checkpoint's config.json
-    architecture: str  # `architectures[0]` in config.json: the name under which vLLM looks its class up
+    # What `architectures[0]` in config.json may be, by which vLLM looks its class up. The last is also the class of
+    # transformers that loads such a checkpoint.
+    architectures: tuple[str, ...]
     processor_class: str  # name of the Hugging Face processor class
     extractor: str  # the processor's attribute that holds its feature extractor
     hf_class: str  # Hugging Face model class that the actor trains
@@ -34,25 +38,37 @@ class Family:
     max_seconds: float  # a longer clip does not fit the audio encoder's window
     checkpoint_prefixes: Mapping[str, str]  # of names: transformers 5.10's class -> checkpoint files and vLLM
     unsupported_reason: Callable[[Any], str | None]  # (config) -> why it cannot be trained or served, None if it can
+    needs: tuple[str, ...] = ()  # packages that not every environment has
 
     @functools.cached_property
     def _settings(self):
         """The family's part of verl's configuration, ``verl_leaf/config/family/``."""
-        return family_settings(self.model_type).actor_rollout_ref.model
+        return family_settings(self.model_type).actor_rollout_ref
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
         """Names of the layers that LoRA takes."""
-        return tuple(self._settings.target_modules)
+        return tuple(self._settings.model.target_modules)
 
     @property
     def lora_exclude(self) -> str:
         """Regular expression of the modules that LoRA leaves alone: vLLM serves none in the audio encoder."""
-        return self._settings.exclude_modules
+        return self._settings.model.exclude_modules
 
     @property
     def attn_implementation(self) -> str:
-        return self._settings.override_config.attn_implementation
+        return self._settings.model.override_config.attn_implementation
+
+    @property
+    def vllm_limits(self) -> dict[str, int]:
+        """vLLM's ``limit_mm_per_prompt``: of what it hears or sees besides audio, none."""
+        return dict(OmegaConf.select(self._settings, "rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {})
+
+    @property
+    def missing(self) -> str | None:
+        """What this environment lacks for the family, None if nothing."""
+        absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return f"needs {', '.join(absent)}, which this environment does not have" if absent else None
 
     def load_hf_class(self) -> type:
         module, name = self.hf_class.split(":")
@@ -105,7 +121,8 @@ class Family:
             clips: one float32 mono waveform per placeholder, at the processor's sampling rate.
 
         Returns:
-            ``(input_ids, features)``; the first axis of every feature counts the clips.
+            ``(input_ids, features)``; features of several prompts are joined on the first axis, which counts clips, or what
+            clips consist of.
 
         Raises:
             ValueError: as :meth:`prompt_length`.

@@ -22,7 +22,7 @@ async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
     """Put the features of a prompt into the queue.
 
     Args:
-        features: model input -> tensor whose first axis counts the clips.
+        features: model input -> tensor, as :meth:`verl_leaf.models.family.Family.encode` has them.
 
     Returns:
         Their key, uint8 ``[1, 16]``.
@@ -79,7 +79,7 @@ def given(rows: list[dict[str, torch.Tensor]]) -> Iterator[torch.Tensor]:
 
 
 def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The features of all rows, whose clips follow each other on the first axis."""
+    """The features of all rows, one row after the other on the first axis."""
     return {feature: torch.cat([features[feature] for features in rows]) for feature in rows[0]}
 
 

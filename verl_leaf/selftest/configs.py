@@ -1,6 +1,12 @@
 """Configurations of tiny models of every family. Needs transformers alone."""
 
-from transformers import AudioFlamingo3Config, GraniteSpeechConfig, PreTrainedConfig, Qwen2AudioConfig
+from transformers import (
+    AudioFlamingo3Config,
+    GraniteSpeechConfig,
+    PreTrainedConfig,
+    Qwen2_5OmniConfig,
+    Qwen2AudioConfig,
+)
 
 TEXT = {
     "hidden_size": 128,
@@ -41,6 +47,14 @@ GRANITE_PROJECTOR = {
     "hidden_dropout_prob": 0.1,
 }
 
+DIT_ENCODER = {
+    "enc_emb_dim": 16,
+    "enc_dim": 16,
+    "enc_channels": [16, 16, 16, 16, 48],
+    "enc_attention_channels": 16,
+    "enc_se_channels": 16,
+}
+
 
 def qwen2_audio(text: dict, audio_token: int) -> PreTrainedConfig:
     encoder = {"d_model": 96, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192}
@@ -75,4 +89,40 @@ def granite_speech(text: dict, audio_token: int) -> PreTrainedConfig:
     )
 
 
-BUILD = {"qwen2_audio": qwen2_audio, "granite_speech": granite_speech, "audioflamingo3": audioflamingo3}
+def qwen2_5_omni(text: dict, audio_token: int, *others: int) -> PreTrainedConfig:
+    """With a talker, as the hub's checkpoints have one. ``others``: the tokens of image and video, and of beginning and end of
+    audio and of both."""
+    image, video, audio_start, audio_end, vision_start, vision_end = others or range(audio_token + 1, audio_token + 7)
+    encoder = {"d_model": 96, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 192}
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "fullatt_block_indexes": [1]}
+    positions = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return Qwen2_5OmniConfig(
+        thinker_config={
+            "text_config": {**text, "rope_parameters": positions},
+            "audio_config": {**WHISPER, **encoder, "output_dim": text["hidden_size"]},
+            "vision_config": {**vision, "out_hidden_size": text["hidden_size"]},
+            "audio_token_index": audio_token,
+            **{"image_token_index": image, "video_token_index": video},
+            **{"audio_start_token_id": audio_start, "audio_end_token_id": audio_end},
+            # The hub's config.json has these two, transformers' class has not.
+            **{"vision_start_token_id": vision_start, "vision_end_token_id": vision_end},
+        },
+        talker_config={
+            **{**layers, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64},
+            **{"embedding_size": text["hidden_size"], "rope_parameters": {**positions, "mrope_section": [2, 3, 3]}},
+        },
+        token2wav_config={
+            "dit_config": {**layers, "head_dim": 16, "emb_dim": 16, "num_embeds": 32, **DIT_ENCODER},
+            "bigvgan_config": {"upsample_initial_channel": 64},
+        },
+        tie_word_embeddings=False,
+    )
+
+
+BUILD = {
+    "qwen2_audio": qwen2_audio,
+    "granite_speech": granite_speech,
+    "audioflamingo3": audioflamingo3,
+    "qwen2_5_omni": qwen2_5_omni,
+}

@@ -26,7 +26,7 @@ TIMEOUT = 60.0  # seconds for an adapter on its way
 class Server:
     """vLLM's engine as verl starts it, with the adapter of an actor."""
 
-    def __init__(self, folder: Path, device: str):
+    def __init__(self, family: Family, folder: Path, device: str):
         # What verl's actor and vLLM name their socket by (verl/workers/rollout/vllm_rollout/utils.py, 0.9.1).
         self._job = f"selftest-{os.getpid()}"
         os.environ |= {"VERL_RAY_JOB_ID": self._job, "VERL_REPLICA_RANK": "0"}
@@ -36,6 +36,7 @@ class Server:
             str(folder),
             dtype="bfloat16",
             max_model_len=1024,
+            limit_mm_per_prompt=family.vllm_limits,
             max_num_seqs=ROLLOUTS * len(CLIPS),
             gpu_memory_utilization=0.2,
             enforce_eager=True,
@@ -114,7 +115,7 @@ def engine(family: Family, device: str) -> Iterator[Finding]:
         actor = tiny.as_actor(base, family, torch.bfloat16, device)
         prompts, encoded = _prompts(family, processor, device)
         start = time.perf_counter()
-        server = Server(Path(folder), device)
+        server = Server(family, Path(folder), device)
         started = time.perf_counter() - start
         try:
             yield from _exchange(family.model_type, server, actor, prompts, encoded, started)

@@ -19,6 +19,15 @@ from verl_leaf.selftest import configs
 
 END, PAD = "<|im_end|>", "<|endoftext|>"
 SPECIAL = ("<|im_start|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|audio|>", "<sound>")
+OMNI = {
+    "audio_token": "<|AUDIO|>",
+    "image_token": "<|IMAGE|>",
+    "video_token": "<|VIDEO|>",
+    "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+    "vision_bos_token": "<|vision_bos|>",
+    "vision_eos_token": "<|vision_eos|>",
+}
 TEMPLATE = """{% for message in messages %}<|im_start|>{{ message['role'] }}
 {% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}\
 {% if part['type'] == 'audio' %}AUDIO{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>
@@ -57,7 +66,31 @@ def audioflamingo3(tokenizer: PreTrainedTokenizerFast):
     return AudioFlamingo3Processor(extractor, tokenizer, chat_template=TEMPLATE.replace("AUDIO", "<sound>"))
 
 
-PROCESSORS = {"qwen2_audio": qwen2_audio, "granite_speech": granite_speech, "audioflamingo3": audioflamingo3}
+def qwen2_5_omni(tokenizer: PreTrainedTokenizerFast):
+    from transformers import Qwen2_5OmniProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+
+    extractor = WhisperFeatureExtractor(feature_size=32, chunk_length=300, return_attention_mask=True)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        extra_special_tokens=OMNI,
+        padding_side="left",
+        model_max_length=tokenizer.model_max_length,
+    )
+    template = TEMPLATE.replace("AUDIO", "<|audio_bos|><|AUDIO|><|audio_eos|>")
+    return Qwen2_5OmniProcessor(
+        Qwen2VLImageProcessor(), Qwen2VLVideoProcessor(), extractor, tokenizer, chat_template=template
+    )
+
+
+PROCESSORS = {
+    "qwen2_audio": qwen2_audio,
+    "granite_speech": granite_speech,
+    "audioflamingo3": audioflamingo3,
+    "qwen2_5_omni": qwen2_5_omni,
+}
+OTHERS = {"qwen2_5_omni": list(OMNI.values())[1:]}  # what a configuration asks for besides the placeholder of audio
 
 
 def write_folder(model_type: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
@@ -75,11 +108,12 @@ def write_folder(model_type: str, folder: Path, tokenizer: PreTrainedTokenizerFa
     tokenizer = processor.tokenizer
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     text = {**configs.TEXT, **ends, "vocab_size": len(tokenizer)}
-    config = configs.BUILD[model_type](text, family.audio_token_id(processor))
-    config.architectures = [family.architecture]
+    others = tokenizer.convert_tokens_to_ids(OTHERS.get(model_type, []))
+    config = configs.BUILD[model_type](text, family.audio_token_id(processor), *others)
+    config.architectures = [family.architectures[0]]
     config.dtype = "float32"
     torch.manual_seed(0)
-    model = getattr(transformers, family.architecture)(config)
+    model = getattr(transformers, family.architectures[-1])(config)
     model.generation_config.update(**ends)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -94,3 +128,5 @@ def write_folder(model_type: str, folder: Path, tokenizer: PreTrainedTokenizerFa
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if model_type == "qwen2_5_omni":
+        torch.save({}, folder / "spk_dict.pt")  # the talker's voices, without which transformers loads no whole model

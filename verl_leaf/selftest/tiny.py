@@ -95,10 +95,18 @@ def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], 
         frames = int(50 * seconds)
         return {"input_features": torch.randn(1, frames, 160, generator=generator)}, -(-frames // 15) * 3
     frames = int(100 * seconds)
+    if family == "qwen2_5_omni":
+        mel = torch.randn(frames, 32, generator=generator)
+        return {"input_features": mel, "audio_feature_lengths": torch.tensor([frames])}, audio_tokens(frames)
     mask = (torch.arange(3000) < frames).int()[None]
     name = {"qwen2_audio": "feature_attention_mask", "audioflamingo3": "input_features_mask"}[family]
     mel = torch.randn(1, 32, 3000, generator=generator)
-    return {"input_features": mel, name: mask}, ((frames - 1) // 2 + 1 - 2) // 2 + 1
+    return {"input_features": mel, name: mask}, audio_tokens(frames)
+
+
+def audio_tokens(frames: int) -> int:
+    """Of a Whisper-like encoder."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 
 def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> torch.Tensor:

@@ -12,7 +12,7 @@ def call_processor(processor, text, clips):
 
 AUDIO_FLAMINGO_3 = Family(
     model_type="audioflamingo3",
-    architecture="AudioFlamingo3ForConditionalGeneration",
+    architectures=("AudioFlamingo3ForConditionalGeneration",),
     processor_class="AudioFlamingo3Processor",
     extractor="feature_extractor",
     hf_class="verl_leaf.models.audioflamingo3.hf:AudioFlamingo3ForConditionalGeneration",

@@ -35,7 +35,7 @@ def unsupported_reason(config) -> str | None:
 
 GRANITE_SPEECH = Family(
     model_type="granite_speech",
-    architecture="GraniteSpeechForConditionalGeneration",
+    architectures=("GraniteSpeechForConditionalGeneration",),
     processor_class="GraniteSpeechProcessor",
     extractor="audio_processor",
     hf_class="verl_leaf.models.granite_speech.hf:GraniteSpeechForConditionalGeneration",

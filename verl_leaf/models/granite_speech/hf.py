@@ -8,7 +8,7 @@ from transformers import GraniteSpeechForConditionalGeneration as Base
 
 from verl_leaf.models import features
 from verl_leaf.models.actor import SpeechActor
-from verl_leaf.models.placeholder import mask_token
+from verl_leaf.models.placeholder import mask_tokens
 
 
 class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
@@ -43,7 +43,7 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
             kwargs["inputs_embeds"] = self._merged(input_ids, features.fetch(features_key))
             input_ids = None
         output = super().forward(input_ids=input_ids, **kwargs)
-        mask_token(output.logits, self.config.audio_token_id)
+        mask_tokens(output.logits, *self.placeholders)
         return output
 
     def _merged(self, input_ids: torch.Tensor, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.granite_speech import CHECKPOINT_PREFIXES
-from verl_leaf.models.placeholder import mask_token
+from verl_leaf.models.placeholder import mask_tokens
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -36,4 +36,4 @@ class GraniteSpeechForConditionalGeneration(base.GraniteSpeechForConditionalGene
     def compute_logits(self, hidden_states):
         logits = super().compute_logits(hidden_states)
         # None on the ranks of tensor parallelism that gather no logits
-        return None if logits is None else mask_token(logits, self.config.audio_token_index)
+        return None if logits is None else mask_tokens(logits, self.config.audio_token_index)

@@ -12,7 +12,7 @@ def call_processor(processor, text, clips):
 
 QWEN2_AUDIO = Family(
     model_type="qwen2_audio",
-    architecture="Qwen2AudioForConditionalGeneration",
+    architectures=("Qwen2AudioForConditionalGeneration",),
     processor_class="Qwen2AudioProcessor",
     extractor="feature_extractor",
     hf_class="verl_leaf.models.qwen2_audio.hf:Qwen2AudioForConditionalGeneration",

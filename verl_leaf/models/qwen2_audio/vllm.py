@@ -6,7 +6,7 @@ from vllm.model_executor.models.module_mapping import MultiModelKeys
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.placeholder import mask_token
+from verl_leaf.models.placeholder import mask_tokens
 from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding
 
 
@@ -39,4 +39,4 @@ class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration
     def compute_logits(self, hidden_states):
         logits = super().compute_logits(hidden_states)
         # None on the ranks of tensor parallelism that gather no logits
-        return None if logits is None else mask_token(logits, self.config.audio_token_index)
+        return None if logits is None else mask_tokens(logits, self.config.audio_token_index)

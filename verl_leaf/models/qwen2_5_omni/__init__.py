@@ -1,0 +1,72 @@
+"""Qwen2.5-Omni's thinker: a Whisper-like encoder in windows of 2 s (25 audio tokens a second) before a Qwen2 language model.
+
+Checkpoints hold the whole model: the thinker, which hears, sees and writes, below ``thinker.``; and the talker, which is not
+loaded. The language model's positions are three-dimensional, but for time, height and width of images and videos alone: text
+and audio have the same number on all three axes, one more for each token (transformers' modeling_qwen2_5_omni.py
+``get_rope_index``, vLLM's qwen2_5_omni_thinker.py ``get_mrope_input_positions``), which is what one axis says.
+"""
+
+from verl_leaf.models.family import Family
+from verl_leaf.models.whisper import audio_tokens
+
+CHECKPOINT_PREFIXES = {
+    "model.": "thinker.model.",
+    "lm_head.": "thinker.lm_head.",
+    "audio_tower.": "thinker.audio_tower.",
+    "visual.": "thinker.visual.",
+}
+
+
+def padding(extractor, clips) -> dict:
+    """Arguments with which the processor fills clips with silence up to a little more than the longest, instead of 300 s.
+
+    The frames that are heard are the same: none of their windows reaches the end of the silence, where the extractor mirrors
+    what is before it (transformers' feature_extraction_whisper.py), and the frames that still touch the clip, of which its
+    loudest may be one, are there.
+    """
+    length = max(len(clip) for clip in clips) + 2 * extractor.n_fft
+    return {
+        "audio_kwargs": {
+            "max_length": min(-(-length // extractor.hop_length) * extractor.hop_length, extractor.n_samples)
+        }
+    }
+
+
+def call_processor(processor, text, clips):
+    """``input_features`` are the frames that are heard, of one clip after the other."""
+    encoded = processor(text=[text], audio=clips, return_tensors="pt", **padding(processor.feature_extractor, clips))
+    heard = encoded["feature_attention_mask"].bool()
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "input_features": encoded["input_features"].transpose(1, 2)[heard],
+        "audio_feature_lengths": heard.sum(dim=1),
+    }
+
+
+def unsupported_reason(config) -> str | None:
+    """Why a model of this configuration cannot be trained or served; None if it can."""
+    thinker = config.thinker_config
+    # vLLM (qwen2.py Qwen2ForCausalLM) asks the one, transformers (get_expanded_tied_weights_keys) the other.
+    if thinker.text_config.tie_word_embeddings != thinker.tie_word_embeddings:
+        said = [str(each.tie_word_embeddings).lower() for each in (thinker.text_config, thinker)]
+        return f"text_config.tie_word_embeddings is {said[0]}, and thinker_config's is {said[1]}"
+    return None
+
+
+QWEN2_5_OMNI = Family(
+    model_type="qwen2_5_omni",
+    architectures=("Qwen2_5OmniModel", "Qwen2_5OmniForConditionalGeneration"),
+    processor_class="Qwen2_5OmniProcessor",
+    extractor="feature_extractor",
+    hf_class="verl_leaf.models.qwen2_5_omni.hf:Qwen2_5OmniThinker",
+    vllm_class="verl_leaf.models.qwen2_5_omni.vllm:Qwen2_5OmniThinker",
+    call_processor=call_processor,
+    audio_tokens=audio_tokens,
+    min_audio_tokens=1,
+    max_clips=None,
+    max_seconds=300.0,  # `chunk_length` of the extractor, which cuts off the rest
+    checkpoint_prefixes=CHECKPOINT_PREFIXES,
+    unsupported_reason=unsupported_reason,
+    needs=("torchvision",),  # for images and videos, without which transformers builds no processor, and vLLM no class
+)
