@@ -4,10 +4,15 @@
 
 Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (the reward of every step), and three figures:
 `curves` (learning), `rates` (the sweep of learning rates) and `gain` (what each method gains, against what the task is like).
+And `runs.tar.gz`: of the cells that are done what all this is made from, so that it can be made again, or gone on from, where
+the runs are not.
 """
 
 import argparse
+import io
+import json
 import statistics
+import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -43,6 +48,8 @@ from verl_leaf.show.traces import traces_folder
 from verl_leaf.traces.reader import read_trace, trace_files
 
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
+KEPT = (REWARD, "forks/early", "training/rollout_probs_diff_max", "timing_s/")
+"""Beginnings of the names of those scalars that the report reads."""
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
 GROUPS = (*((task, 8) for task in TASKS), (EARLY_TASK, 16))
 """What is compared: a task, and how many responses a prompt gets."""
@@ -65,6 +72,7 @@ def write(runs: Path, out: Path, console: Console) -> None:
         console.print("There is nothing to report yet: no cell that trains is done")
         return
     out.mkdir(parents=True, exist_ok=True)
+    pack(folders, scalars, out / "runs.tar.gz")
     write_csv(out / "cells.csv", [vars(cell) | own for cell, own in measured.items()])
     compared = {}
     if all(cell in measured for cell in SWEEP):
@@ -79,6 +87,24 @@ def write(runs: Path, out: Path, console: Console) -> None:
     if compared and len(starts) == len(TASKS):
         rows = gains(compared, starts)
         save(out / "gain", gain_figure(rows), rows, console)
+
+
+def pack(folders: dict[Cell, RunFolder], scalars: dict[Cell, Scalars], file: Path) -> None:
+    """Writes what the report reads of the cells that are done; unpacked into the study's folder, they are done there."""
+    with tarfile.open(file, "w:gz") as archive:
+        for cell, own in scalars.items():
+            folder = folders[cell]
+            kept = {name: values for name, values in own.items() if name.startswith(KEPT)}
+            steps = [
+                {"step": step, "data": {name: values[step] for name, values in kept.items() if step in values}}
+                for step in sorted(own[REWARD])
+            ]
+            lines = "".join(json.dumps(step) + "\n" for step in steps).encode()
+            entry = tarfile.TarInfo(f"{cell.name}/metrics/000.jsonl")
+            entry.size = len(lines)
+            archive.addfile(entry, io.BytesIO(lines))
+            for path in (folder.summary, folder.validation, *([folder.traces] if cell in STARTS else [])):
+                archive.add(path, f"{cell.name}/{path.relative_to(folder.path)}")
 
 
 def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float | None]:
