@@ -26,6 +26,8 @@ class Family:
     model_type: str  # `model_type` in the checkpoint's config.json
     # What `architectures[0]` in config.json may be, by which vLLM looks its class up. The last is also the class of
     # transformers that loads such a checkpoint.
+    # What `architectures[0]` in config.json may be: vLLM looks its class up by it. The last is the class of transformers that
+    # loads such a checkpoint.
     architectures: tuple[str, ...]
     processor_class: str  # name of the Hugging Face processor class
     extractor: str  # the processor's attribute that holds its feature extractor
