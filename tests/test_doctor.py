@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+from verl_leaf.doctor import Report
+
 
 def python(code, **environment):
     return subprocess.run(
@@ -60,3 +62,13 @@ def test_the_self_test_needs_a_gpu_and_no_model():
     run = python(DOCTOR.replace("'doctor'", "'doctor', '--gpu', 'some/model'"))
     assert run.returncode == 2
     assert "leave out some/model" in run.stderr
+
+
+def test_brackets_are_shown(capsys):
+    report = Report()
+    for add in (report.ok, report.note):
+        add("an [extra]", "pip install 'verl-leaf[gpu]'")
+    report.broken("another", "verl-leaf[gpu]", "pip install 'verl-leaf[cpu]'")
+    assert report.show("") == 1
+    out = capsys.readouterr().out
+    assert out.count("verl-leaf[gpu]") == 3 and out.count("an [extra]") == 2 and "verl-leaf[cpu]" in out

@@ -15,6 +15,7 @@ from typing import Any
 from packaging.requirements import Requirement
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.memory import estimates, model_size
@@ -34,18 +35,21 @@ class Report:
         self.remedies: list[str] = []
         self.is_untested = False
 
+    def _add(self, verdict: str, colour: str, what: str, found: str) -> None:
+        self.table.add_row(Text(verdict, colour), Text(what), Text(found))  # brackets are no markup
+
     def ok(self, what: str, found: str) -> None:
-        self.table.add_row("[green]ok[/green]", what, found)
+        self._add("ok", "green", what, found)
 
     def note(self, what: str, found: str) -> None:
-        self.table.add_row("[yellow]note[/yellow]", what, found)
+        self._add("note", "yellow", what, found)
 
     def untested(self, what: str, found: str, tested: tuple[str, ...]) -> None:
-        self.table.add_row("[yellow]untested[/yellow]", what, f"{found}, tested with {' and '.join(tested)}")
+        self._add("untested", "yellow", what, f"{found}, tested with {' and '.join(tested)}")
         self.is_untested = True
 
     def broken(self, what: str, found: str, remedy: str) -> None:
-        self.table.add_row("[red]broken[/red]", what, found)
+        self._add("broken", "red", what, found)
         self.remedies.append(f"{what}: {remedy}")
 
     def show(self, conclusion: str) -> int:
