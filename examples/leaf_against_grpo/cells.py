@@ -17,7 +17,7 @@ START_STEPS = 16
 ROLLOUTS_PER_STEP = 32
 ROLLOUTS_PER_UPDATE = 16
 SCORES = {"translation": (0.3, 0.4), "register": (0.4, 0.6), "report": (0.8, 0.85)}
-"""Rewards of the rollouts to reach, chosen before methods were compared, from a pilot run of GRPO."""
+"""Rewards of the rollouts to reach, fixed before methods are compared."""
 
 COMMON = (
     f"trainer.total_training_steps={STEPS}",
@@ -29,7 +29,7 @@ COMMON = (
     "data.max_response_length=48",
     "actor_rollout_ref.model.lora_rank=8",
     "actor_rollout_ref.model.lora_alpha=16",
-    # As in results/: what verl's AdamW does unless told otherwise.
+    # What verl's AdamW does unless told otherwise.
     "actor_rollout_ref.actor.optim.betas=[0.9,0.999]",
     "actor_rollout_ref.actor.optim.weight_decay=0.01",
     "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio=0.0",

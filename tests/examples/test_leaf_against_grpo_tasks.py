@@ -7,10 +7,13 @@ import sys
 
 import pandas
 import pytest
+import torch
+from sacrebleu import sentence_bleu
 
 from examples.leaf_against_grpo import tasks
-from examples.leaf_against_grpo.cells import TASKS
+from examples.leaf_against_grpo.cells import EARLY_TASK, TASKS
 from examples.spoken_german import phrases
+from verl_leaf.algorithm import early_metrics, find_forks, pad_groups
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,18 @@ def test_an_undecided_answer_keeps_to_its_register_more_often_than_not(sentences
         (opening, openings), *rest = open_decisions
         kept += [option.index(said) == openings.index(opening) for said, option in rest]
     assert sum(kept) / len(kept) == pytest.approx(tasks.KEPT, abs=0.05)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_in_register_the_first_fork_settles_most(sentences, task):
+    rng, answers, rewards = random.Random(0), [], []
+    for exercise in (tasks.exercises(sentence)[task] for sentence in sentences[:100]):
+        answers.append([exercise.undecided(rng) for _ in range(8)])
+        rewards += [sentence_bleu(answer, [exercise.reference], lowercase=True).score for answer in answers[-1]]
+    words = {word: number for number, word in enumerate(" ".join(itertools.chain(*answers)).split())}
+    groups = [[[words[word] for word in answer.split()] for answer in group] for group in answers]
+    early = early_metrics(find_forks(*pad_groups(groups)), torch.tensor(rewards, dtype=torch.float64))["early"]
+    assert early > 0.5 if task == EARLY_TASK else early < 0.25
 
 
 def test_an_answer_about_another_sentence_is_not_heard():
