@@ -19,6 +19,14 @@ TEXT = {
     "bos_token_id": None,
 }
 WHISPER = {"num_mel_bins": 32}
+GRANITE_TEXT = {
+    "model_type": "granite",
+    # All 1 unless given, which suits no model: attention would be too sharp for bf16.
+    "attention_multiplier": 1 / 32,  # of a head's dimensions
+    "embedding_multiplier": 12.0,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 2.0,
+}
 GRANITE_ENCODER = {
     "model_type": "granite_speech_encoder",
     "input_dim": 160,
@@ -78,7 +86,7 @@ def audioflamingo3(text: dict, audio_token: int) -> PreTrainedConfig:
 
 def granite_speech(text: dict, audio_token: int) -> PreTrainedConfig:
     return GraniteSpeechConfig(
-        text_config={"model_type": "granite", **text},
+        text_config={**GRANITE_TEXT, **text},
         encoder_config=dict(GRANITE_ENCODER),
         projector_config=dict(GRANITE_PROJECTOR),
         audio_token_index=audio_token,

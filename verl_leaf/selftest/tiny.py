@@ -3,6 +3,7 @@
 The actors need torch, transformers and peft alone.
 """
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,21 +26,25 @@ def build(
     """A random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
     family = FAMILIES[family]
     config = configs.BUILD[family.model_type]({**configs.TEXT, "vocab_size": VOCABULARY}, AUDIO_TOKEN)
-    torch.manual_seed(0)
     model = family.load_hf_class()._from_config(config, attn_implementation=family.attn_implementation)
-    randomise(model)
+    randomise(model, family)
     return as_actor(model, family, dtype, device, checkpointing)
 
 
-def randomise(model: torch.nn.Module) -> None:
+def randomise(model: torch.nn.Module, family: Family) -> None:
     """Weights with which what a model says depends on all that it sees."""
     with torch.no_grad():
-        for weight in model.parameters():
+        for name, weight in model.named_parameters():
             if weight.dim() >= 2:
-                weight.normal_(0, weight[0].numel() ** -0.5)
+                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator(name, family))
         for name, statistic in model.named_buffers():
-            if "running" in name:
-                statistic.uniform_(0.5, 1.5)  # those of a trained BatchNorm are not 0 and 1
+            if "running" in name:  # those of a trained BatchNorm are not 0 and 1
+                statistic.uniform_(0.5, 1.5, generator=generator(name, family))
+
+
+def generator(name: str, family: Family) -> torch.Generator:
+    """A weight's own, by its name on the hub: versions of transformers differ in the order of weights and in names."""
+    return torch.Generator().manual_seed(zlib.crc32(family.checkpoint_name(name).encode()))
 
 
 def as_actor(
@@ -53,8 +58,9 @@ def as_actor(
     model = get_peft_model(model, lora, autocast_adapter_dtype=False)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "lora_B" in name:
-                weight.normal_(0, 0.1)
+            if "lora_" in name:
+                std = 0.1 if "lora_B" in name else (3 * weight.shape[1]) ** -0.5  # peft's for A
+                weight.normal_(0, std, generator=generator(name.removeprefix("base_model.model."), family))
             weight.data = weight.data.to(dtype)
     return model.to(device).train()
 
