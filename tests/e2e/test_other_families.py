@@ -45,6 +45,7 @@ def test_granite_rollout_actor_and_reference_agree(task, models, tmp_path):
     assert scalars["actor/grad_norm"][1] > 0 and scalars["actor/kl_loss"][2] > 0
 
 
+@pytest.mark.thorough
 def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
     recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models("granite_speech"))
     recipe.finish(
@@ -86,6 +87,7 @@ def test_omni_trains_and_exports_the_thinkers_language_model(omni):
     assert any(not torch.equal(first[name], last[name]) for name in last)
 
 
+@pytest.mark.thorough
 def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path):
     recipe = Recipe(task, tmp_path, "qwen2.5omni_3b_leaf", models("qwen2_5_omni"))
     recipe.finish(
@@ -100,9 +102,9 @@ def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path):
     "recipe, family",
     [
         ("qwen2audio_leaf", "qwen2_audio"),
-        ("granite4.0_1b_leaf", "granite_speech"),
-        ("audioflamingo3_leaf", "audioflamingo3"),
-        ("qwen2.5omni_3b_leaf", "qwen2_5_omni"),
+        pytest.param("granite4.0_1b_leaf", "granite_speech", marks=pytest.mark.thorough),
+        pytest.param("audioflamingo3_leaf", "audioflamingo3", marks=pytest.mark.thorough),
+        pytest.param("qwen2.5omni_3b_leaf", "qwen2_5_omni", marks=pytest.mark.thorough),
     ],
 )
 def test_bf16_as_on_a_gpu(task, models, tmp_path, recipe, family):
