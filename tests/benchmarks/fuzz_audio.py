@@ -8,27 +8,20 @@ and rate. Prints how many ended how; anything else than the two is kept in a fol
 it again.
 """
 
-import argparse
-import collections
+import functools
 import io
-import multiprocessing
 import random
-import resource
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import av
 import numpy as np
 import soundfile
-from tqdm import tqdm
 
+from tests.benchmarks import fuzzing
 from verl_leaf.speech.audio import AudioError, load_audio
 
 RATE = 16000
-MEMORY = 2**30  # bytes that a worker may have more than at its start
-SECONDS = 20  # that a file may take
 FORMATS = [
     *(
         ("WAV", subtype)
@@ -51,6 +44,7 @@ PIPED += [("flac", "flac"), ("mp3", "libmp3lame"), ("sox", "pcm_s32le")]
 LENGTHS = [0, 1, 2**15, 2**16 - 1, 0x7F000000, 0x7FFFF000, 2**31 - 1, 2**31, 2**32 - 1]
 
 
+@functools.cache
 def whole_files() -> list[bytes]:
     """A short tone in every format, mono and stereo."""
     tone = 0.3 * np.sin(np.arange(8000) * 0.05)
@@ -121,7 +115,7 @@ def case(seed: int) -> bytes | dict:
     generator = random.Random(seed)
     if generator.random() < 0.1:
         return array(generator)
-    return damage(generator.choice(_files()), generator)
+    return damage(generator.choice(whole_files()), generator)
 
 
 def array(generator: random.Random) -> dict:
@@ -158,59 +152,18 @@ def _outcome(reference) -> str:
     return "audio" if good else "bad audio"
 
 
-def run(cases: int, seed: int, keep: Path | None = None) -> collections.Counter:
-    """Outcomes and their number; files with another outcome than the two good ones are written to ``keep``."""
-    counts = collections.Counter()
-    seeds = iter(tqdm(range(seed * 10**6, seed * 10**6 + cases), unit="file"))
-    pool = _pool()
-    for number in seeds:
-        try:
-            result = pool.submit(outcome, number).result(timeout=SECONDS)
-        except (BrokenProcessPool, TimeoutError) as error:
-            result = "crash" if isinstance(error, BrokenProcessPool) else "hang"
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-            pool.shutdown(wait=False)
-            pool = _pool()
-        counts[result] += 1
-        if keep is not None and result not in ("audio", "AudioError"):
-            reference = case(number)
-            (keep / f"{result}-{number}").write_bytes(
-                reference if isinstance(reference, bytes) else repr(reference).encode()
-            )
-    pool.shutdown()
-    return counts
+def keep(seed: int, path: Path) -> None:
+    reference = case(seed)
+    path.write_bytes(reference if isinstance(reference, bytes) else repr(reference).encode())
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_limit_memory)
-
-
-def _limit_memory() -> None:
+def begin() -> None:
     load_audio(whole_files()[0], RATE)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
 
 
-_cache: list[bytes] = []
-
-
-def _files() -> list[bytes]:
-    if not _cache:
-        _cache.extend(whole_files())
-    return _cache
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="damaged_audio_"))
-    counts = run(options.cases, options.seed, folder)
-    print(", ".join(f"{number} {result}" for result, number in counts.most_common()))
-    if counts.keys() - {"audio", "AudioError"}:
-        raise SystemExit(f"see {folder}")
+def main(arguments: list[str] | None = None) -> None:
+    options = fuzzing.arguments(__doc__, cases=5000).parse_args(arguments)
+    fuzzing.fuzz(options, begin, outcome, {"audio", "AudioError"}, keep)
 
 
 if __name__ == "__main__":

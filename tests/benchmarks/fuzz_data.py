@@ -7,18 +7,12 @@ trainer's dataset and through `verl-leaf data`, which must agree. Prints how man
 folder of its own, with the seed that makes it again. The model is one that examples/spoken_german/prepare.py makes.
 """
 
-import argparse
-import collections
 import contextlib
 import copy
 import functools
 import io
-import multiprocessing
 import random
-import resource
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +21,12 @@ import pyarrow.parquet
 import soundfile
 from omegaconf import OmegaConf
 
+from tests.benchmarks import fuzzing
 from verl_leaf.cli import main as verl_leaf
-from verl_leaf.progress import track
 from verl_leaf.speech.dataset import SpeechDataset
 from verl_leaf.speech.swap import write_rows
 
-MEMORY = 2**30  # bytes that a worker may have more than at its start
-SECONDS = 20  # that a case may take
-GOOD = ("rows", "error")
+GOOD = {"rows", "error"}
 COLUMNS = ("data_source", "prompt", "audios", "reward_model", "extra_info")
 WRITERS = [
     {"compression": "NONE"},
@@ -178,53 +170,23 @@ def _attempt(function) -> str:
 _processor = None
 
 
-def run(model: str, cases: int, seed: int, keep: Path) -> collections.Counter:
-    """Outcomes and their number; files with another outcome than the good ones are written to ``keep``."""
-    counts = collections.Counter()
-    pool = _pool(model)
-    for number in track(range(seed * 10**6, seed * 10**6 + cases), "Fuzzing", cases):
-        try:
-            result = pool.submit(outcome, number).result(timeout=SECONDS if counts else 10 * SECONDS)
-        except (BrokenProcessPool, TimeoutError) as error:
-            result = "crash" if isinstance(error, BrokenProcessPool) else "hang"
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-            pool.shutdown(wait=False)
-            pool = _pool(model)
-        counts[result] += 1
-        if result not in GOOD:
-            write_case(keep / f"{result}-{number}.parquet", number)
-    pool.shutdown()
-    return counts
-
-
-def _pool(model: str) -> ProcessPoolExecutor:
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(model,))
-    pool.submit(int).result()
-    return pool
-
-
-def _begin(model: str) -> None:
+def begin(model: str) -> None:
     from verl.utils import hf_processor
 
     global _processor
     _processor = hf_processor(model)
     outcome(0)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
+
+
+def keep(seed: int, path: Path) -> None:
+    write_case(path.with_name(f"{path.name}.parquet"), seed)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = fuzzing.arguments(__doc__)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--cases", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="odd_data_"))
-    counts = run(options.model, options.cases, options.seed, folder)
-    print(", ".join(f"{number} {result}" for result, number in counts.most_common()))
-    if counts.keys() - set(GOOD):
-        raise SystemExit(f"see {folder}")
+    fuzzing.fuzz(options, functools.partial(begin, options.model), outcome, GOOD, keep)
 
 
 if __name__ == "__main__":

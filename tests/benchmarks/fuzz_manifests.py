@@ -8,35 +8,28 @@ anything else than the two is kept in a folder of its own, with the seed that ma
 """
 
 import argparse
-import collections
 import contextlib
 import csv
 import functools
 import gzip
 import io
 import json
-import multiprocessing
 import random
-import resource
 import shutil
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-from tqdm import tqdm
 
+from tests.benchmarks import fuzzing
 from tests.helpers import corpora
 from verl_leaf.prepare import add_arguments, covost2, dailytalk, librisqa, manifest, parliament
 from verl_leaf.prepare.convert import Settings, _column, convert
 from verl_leaf.prepare.corpus import Corpus, Rejected
 from verl_leaf.prepare.write import SCHEMA
 
-MEMORY = 2**30  # bytes that a worker may have more than at its start
-SECONDS = 20  # that a file may take
 SECRET = b"RIFF"  # begins the audio inside the parquet files; it must not be in a reason
 READ = {
     "librisqa": librisqa,
@@ -239,49 +232,15 @@ def _whole(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def run(cases: int, seed: int, keep: Path | None = None) -> collections.Counter:
-    """Outcomes and their number; files with another outcome than the two good ones are written to ``keep``."""
-    counts = collections.Counter()
-    pool = _pool()
-    for number in tqdm(range(seed * 10**6, seed * 10**6 + cases), unit="file"):
-        try:
-            result = pool.submit(outcome, number).result(timeout=SECONDS)
-        except (BrokenProcessPool, TimeoutError) as error:
-            result = "crash" if isinstance(error, BrokenProcessPool) else "hang"
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-            pool.shutdown(wait=False)
-            pool = _pool()
-        counts[result] += 1
-        if keep is not None and result not in ("rows", "error"):
-            file, data = case(number)
-            (keep / f"{result}-{number}-{file.name}").write_bytes(data)
-    pool.shutdown()
-    return counts
+def keep(seed: int, path: Path) -> None:
+    file, data = case(seed)
+    path.with_name(f"{path.name}-{file.name}").write_bytes(data)
 
 
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_limit_memory)
-
-
-def _limit_memory() -> None:
+def begin() -> None:
     for command in set(map(tuple, _inputs()[1].values())):
         _read([*command])
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="damaged_manifests_"))
-    counts = run(options.cases, options.seed, folder)
-    print(", ".join(f"{number} {result}" for result, number in counts.most_common()))
-    if counts.keys() - {"rows", "error"}:
-        raise SystemExit(f"see {folder}")
 
 
 if __name__ == "__main__":
-    main()
+    fuzzing.fuzz(fuzzing.arguments(__doc__).parse_args(), begin, outcome, {"rows", "error"}, keep)

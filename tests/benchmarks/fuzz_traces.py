@@ -8,32 +8,24 @@ otherwise are kept, with the seed that makes them again. Every figure is made; o
 files, which would take most of the time.
 """
 
-import argparse
-import collections
 import contextlib
 import csv
 import functools
 import io
 import json
 import math
-import multiprocessing
 import random
-import resource
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from tests.benchmarks import fuzzing
 from tests.helpers.traced import WORKED, traced_prompt, write_trace
 from verl_leaf.cli import main as verl_leaf
-from verl_leaf.progress import track
 from verl_leaf.show import curves, figures, forks
 
-MEMORY = 2**30  # bytes that a worker may have more than at its start
-SECONDS = 60  # that a case may take
 GOOD = {"result", "error of one line"}
 DAMAGED_STEP, WHOLE_STEP = 10, 20
 DAMAGED_RUN, WHOLE_RUN = "damaged", "whole"
@@ -213,52 +205,13 @@ def _save_some(out, figure, rows, console) -> None:
         figures.write_csv(Path(f"{out}.csv"), rows)
 
 
-def run(cases: int, seed: int, keep: Path) -> collections.Counter:
-    """Outcomes and their number; folders with other outcomes than the good ones are written to ``keep``."""
-    counts = collections.Counter()
-    numbers = range(seed * 10**6, seed * 10**6 + cases)
-    pool = _pool()
-    for number in track(numbers, "Damaging runs", total=cases):
-        try:
-            result = pool.submit(outcome, number).result(timeout=SECONDS)
-        except (BrokenProcessPool, TimeoutError) as error:
-            result = "crash" if isinstance(error, BrokenProcessPool) else "hang"
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-            pool.shutdown(wait=False)
-            pool = _pool()
-        counts[result] += 1
-        if result not in GOOD:
-            case(number, keep / f"{result}-{number}".replace(" ", "_").replace(":", ""))
-    pool.shutdown()
-    return counts
-
-
-def _pool() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin)
-
-
-def _begin() -> None:
-    """Draw everything once, then limit the memory to that and some more."""
+def begin() -> None:
+    """Draw everything once."""
     forks.DRAWS = 20  # of each bootstrap
     for command in ("forks", "curves"):
         _whole_rows(command)
     forks.save = curves.save = _save_some
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY,) * 2)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="damaged_runs_"))
-    counts = run(options.cases, options.seed, folder)
-    print(", ".join(f"{number} {result}" for result, number in counts.most_common()))
-    if counts.keys() - GOOD:
-        raise SystemExit(f"see {folder}")
 
 
 if __name__ == "__main__":
-    main()
+    fuzzing.fuzz(fuzzing.arguments(__doc__).parse_args(), begin, outcome, GOOD, case, seconds=60)
