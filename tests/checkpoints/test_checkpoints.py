@@ -43,6 +43,7 @@ def adapted(request, model, tmp_path_factory):
             use_rslora=request.param,
             target_modules=list(family.lora_targets),
             exclude_modules=family.lora_exclude,
+            task_type="CAUSAL_LM",  # as verl has it
             init_lora_weights=False,
         ),
     )

@@ -13,8 +13,10 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.config import validate_config
 
-from verl_leaf.checks.config import _references, check_run
+from verl_leaf.checks.config import _references, check_family, check_run
+from verl_leaf.config import family_settings
 from verl_leaf.cpu import vllm_distribution
+from verl_leaf.selftest import configs
 from verl_leaf.speech.parquet import RowFile
 from verl_leaf.speech.swap import write_rows
 
@@ -47,6 +49,18 @@ def configure(task):
     return configure
 
 
+def test_verl_is_told_how_long_omnis_prompts_may_be(tmp_path):
+    configs.qwen2_5_omni(configs.TEXT, 5).save_pretrained(tmp_path)
+    settings = family_settings("qwen2_5_omni").actor_rollout_ref
+    settings.merge_with({"model": {"path": str(tmp_path)}, "actor": {}, "ref": {}})
+    check_family(settings)
+    del settings.model.override_config.max_position_embeddings
+    with pytest.raises(
+        ValueError, match=r"give family=qwen2_5_omni, or .*override_config.max_position_embeddings=32768"
+    ):
+        check_family(settings)
+
+
 def test_a_good_configuration_passes(configure):
     check_run(configure("++algorithm.leaf.fork_budget=3", "++algorithm.leaf.credit=local"))
 
@@ -59,6 +73,14 @@ def test_a_good_configuration_passes(configure):
         ("++algorithm.leaf.fork_budget=-1", "fork_budget=-1: valid are the integers from 0 on"),
         ("++algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
+        (
+            "actor_rollout_ref.model.exclude_modules='.*(encoder|projector).*'",
+            r"model.exclude_modules=.* is meant for granite_speech: give family=qwen2_audio",
+        ),
+        (
+            "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
+            "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2: set it to 1, or the placeholders",
+        ),
         ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
         (
             "reward.custom_reward_function.name=bleu",

@@ -21,7 +21,8 @@ from verl_leaf.traces.reader import read_trace
 
 pytestmark = pytest.mark.e2e
 
-ROWS, PASSES, LOST = 24, 2, 5  # a row whose clip is lost
+ROWS, PASSES = 24, 2
+LOST, LONG = 5, 7  # a row whose clip is lost, and one whose prompt is longer than the model takes
 SHORT = ["--passes", PASSES, "--max-tokens", 12, "--metrics", "chrf", "wer"]
 
 
@@ -56,11 +57,12 @@ def write_adapter(folder: Path, model: Path, seed: int) -> Path:
 
 @pytest.fixture(scope="module")
 def spoken(task, tmp_path_factory) -> Path:
-    """A folder with rows, one of which has lost its clip, and a run that has kept two adapters."""
+    """A folder with rows, two of which get no answer, and a run that has kept two adapters."""
     folder = tmp_path_factory.mktemp("spoken")
     rows = [row for _, row in RowFile(task / "data/train.parquet").rows(range(ROWS))]
     for number, row in enumerate(rows):
         row["audios"] = [str(task / "data" / audio) if number != LOST else "lost.wav" for audio in row["audios"]]
+    rows[LONG]["prompt"][0]["content"] += " of" * 10_000
     write_rows(rows, folder / "val.parquet")
     for step in (1, 2):
         write_adapter(folder / f"run/checkpoints/global_step_{step}/adapter", task / "model", step)
@@ -95,9 +97,10 @@ def test_kill_it_and_go_on(task, spoken, tmp_path):
         assert file.read_text().startswith(text), "what was answered is kept"
     base, adapted = map(read, files)
     assert len(base) == len(adapted) == ROWS * PASSES
-    assert {answer.finish for key, answer in base.items() if key[0] != LOST} <= {"stop", "length"}
+    assert {answer.finish for key, answer in base.items() if key[0] not in (LOST, LONG)} <= {"stop", "length"}
     assert base[LOST, 0].text == "" and "lost.wav" in base[LOST, 0].error
-    assert f"base: 2 of {ROWS * PASSES} answers failed and count as empty; the first, of row {LOST}" in printed
+    assert base[LONG, 0].text == "" and "maximum model length" in base[LONG, 0].error
+    assert f"base: 4 of {ROWS * PASSES} answers failed and count as empty; the first, of row {LOST}" in printed
     assert {base[key].seed for key in base} == {adapted[key].seed for key in base}
     assert "Differences to base" in printed and json.loads((out / "summary.json").read_text())["differences"]
 
@@ -132,9 +135,9 @@ def test_the_best_checkpoint_is_picked(spoken, tmp_path):
 def test_forks_of_a_checkpoint(spoken, tmp_path):
     arguments = ["forks", "--model", f"{spoken}/run@1", "--data", spoken / "val.parquet", "--rollouts", 4]
     printed = run(*arguments, "--max-tokens", 12, "--out", tmp_path / "forks")
-    assert f"1 of {ROWS} rows are left out; row {LOST}" in printed and "Boundaries and nodes" in printed
+    assert f"2 of {ROWS} rows are left out; row {LOST}" in printed and "Boundaries and nodes" in printed
     trace = read_trace(0, tmp_path / "forks_traces/step_000000.jsonl", skipped := [])
-    assert not skipped and len(trace.prompts) == ROWS - 1
+    assert not skipped and len(trace.prompts) == ROWS - 2
     for prompt in trace.prompts.values():
         assert len(prompt.responses) == 4 and max(len(response.tokens) for response in prompt.responses) <= 12
         assert all(nats is not None and nats >= 0 for response in prompt.responses for nats in response.surprisal)

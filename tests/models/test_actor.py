@@ -39,6 +39,18 @@ def test_packed_and_plain_agree(family):
     assert tiny.distance(tiny.gradients(model, packed), tiny.gradients(model, plain)) < 1e-5
 
 
+def test_sequences_in_a_row_do_not_see_each_other(family):
+    """As verl packs them without padding: no mask, and positions that begin anew (workers/engine/fsdp/transformer_impl.py)."""
+    model = tiny.build(family).eval()
+    first, second = torch.randint(10, tiny.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(9).repeat(2)[None]
+    with torch.no_grad():
+        packed = {"input_ids": torch.cat([first, second])[None], "position_ids": positions}
+        both = model(**packed, use_cache=False).logits[0, 9:]
+        alone = model(input_ids=second[None], use_cache=False).logits[0]
+    torch.testing.assert_close(both, alone, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("share", [False, True])
 def test_bf16_is_near_fp32(family, share, checkpointing):

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from omegaconf import ListConfig, OmegaConf
 
-from verl_leaf.checks.model import check_speech_model
+from verl_leaf.checks.model import check_speech_model, model_config
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.estimator import ESTIMATORS, LeafOptions
+from verl_leaf.models import FAMILIES
 from verl_leaf.sharing import SHARE_PROMPTS
 from verl_leaf.speech.options import Keys, check_options
 from verl_leaf.speech.parquet import RowFile
@@ -30,6 +31,7 @@ def check_run(config) -> None:
     if is_speech_run(config):
         check_vllm()
         check_speech_model(config.actor_rollout_ref.model.path)
+        check_family(config.actor_rollout_ref)
         check_options(config.data)
         for setting, file in _local_files(config.data):
             try:
@@ -85,6 +87,38 @@ def check_lora(config) -> None:
             "trainer.v1.trainer_mode=separate_async never sends LoRA updates to the rollout engine (verl issue 7495), which "
             "would go on with the first weights: take sync or colocate_async, or actor_rollout_ref.model.lora.merge=True"
         )
+
+
+def check_family(actor_rollout_ref) -> None:
+    """Stop where a speech model would be trained with what is meant for another, or is known not to work for any.
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    model = actor_rollout_ref.model
+    if "://" in model.path:  # remote storage: verl copies it later
+        return
+    own = FAMILIES[model_config(model.path).model_type]
+    alike = [family.model_type for family in FAMILIES.values() if family.lora_exclude == model.exclude_modules]
+    if alike and own.model_type not in alike:
+        raise ValueError(
+            f"actor_rollout_ref.model.path={model.path} is of the family {own.model_type}, and "
+            f"actor_rollout_ref.model.exclude_modules={model.exclude_modules} is meant for {' and '.join(alike)}: give "
+            f"family={own.model_type}"
+        )
+    longest = own.max_position_embeddings
+    if longest and "max_position_embeddings" not in model.override_config:
+        raise ValueError(
+            f"actor_rollout_ref.model.override_config: verl finds no max_position_embeddings in a {own.model_type}: give "
+            f"family={own.model_type}, or +actor_rollout_ref.model.override_config.max_position_embeddings={longest}"
+        )
+    for role in ("actor", "ref"):
+        size = actor_rollout_ref[role].get("ulysses_sequence_parallel_size", 1)
+        if size > 1:
+            raise ValueError(
+                f"actor_rollout_ref.{role}.ulysses_sequence_parallel_size={size}: set it to 1, or the placeholders of a clip "
+                "would be on several ranks"
+            )
 
 
 def is_speech_run(config) -> bool:

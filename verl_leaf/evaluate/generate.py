@@ -84,6 +84,9 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
             "audio": max([1, *(len(row.audio) for row in data.rows)]),
             **(family.vllm_limits if family else {}),
         },
+        # As verl's rollout engine has it. Of one clip vLLM takes no more (v1/core/encoder_cache_manager.py), and 2048 unless
+        # told otherwise: 82 s.
+        "max_num_batched_tokens": 8192,
     }
     if adapters:
         rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)
@@ -237,6 +240,7 @@ class Engine:
     def _add(self, job: Job, prompt: Prompt | ValueError, sampling: Sampling, others: dict) -> str | None:
         """Give a request to the engine; why it cannot be answered, if so."""
         from vllm import SamplingParams
+        from vllm.exceptions import VLLMValidationError
         from vllm.inputs import TokensPrompt
 
         if isinstance(prompt, ValueError):
@@ -252,7 +256,7 @@ class Engine:
         try:
             request = cast(TokensPrompt, prompt.request)
             self.engine.add_request(_request_id(job), request, parameters, lora_request=self.adapters.get(job.system))
-        except ValueError as error:  # such as a prompt longer than the model takes
+        except (ValueError, VLLMValidationError) as error:  # such as a prompt longer than the model takes
             return " ".join(str(error).split())
         return None
 

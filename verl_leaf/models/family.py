@@ -24,8 +24,6 @@ class Family:
     """
 
     model_type: str  # `model_type` in the checkpoint's config.json
-    # What `architectures[0]` in config.json may be, by which vLLM looks its class up. The last is also the class of
-    # transformers that loads such a checkpoint.
     # What `architectures[0]` in config.json may be: vLLM looks its class up by it. The last is the class of transformers that
     # loads such a checkpoint.
     architectures: tuple[str, ...]
@@ -60,6 +58,11 @@ class Family:
     @property
     def attn_implementation(self) -> str:
         return self._settings.model.override_config.attn_implementation
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """What verl has to be told, because the model's outermost configuration does not say; None where it does."""
+        return self._settings.model.override_config.get("max_position_embeddings")
 
     @property
     def vllm_limits(self) -> dict[str, int]:
