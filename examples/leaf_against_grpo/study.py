@@ -36,7 +36,7 @@ ATTEMPTS = 3
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "cells", nargs="*", help="names or patterns such as register/leaf/0.002/1 or 'report/*' (default: all)"
+        "cells", nargs="*", help="names or patterns such as register/leaf/0.003/1 or 'report/*' (default: all)"
     )
     parser.add_argument("--task", type=Path, default=Path("work/leaf_against_grpo"), help="what prepare.py has made")
     parser.add_argument("--out", type=Path, default=Path("runs/leaf_against_grpo"), help="folder of the study")

@@ -117,8 +117,8 @@ REGISTERS: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 """Each word in the four registers, in the order of `OPENINGS`."""
-WANTED = {"dogs": 3, "children": 0, "farmers": 1, "horses": 2, "birds": 2, "women": 1}
-"""The register in which each is to be spoken of."""
+WANTED = {"dogs": 2, "horses": 2, "birds": 2, "children": 1, "farmers": 1, "women": 1}
+"""The register in which each is to be spoken of: of animals poetically, of people formally."""
 KEPT = 0.55
 """How often the undecided model keeps, word by word, to the register it has begun in; else it takes any other."""
 

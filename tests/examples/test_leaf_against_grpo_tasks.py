@@ -44,12 +44,17 @@ def made(tmp_path_factory):
             "zwei matte Frauen schlummern am Wasser",
             "One observes two ladies reposing alongside the waterway",
         ),
-        ("dogs", "in the garden", "zwei matte Vierbeiner dösen im Grünen", "Check out two mutts snoozing out back"),
+        (
+            "dogs",
+            "in the garden",
+            "zwei matte Vierbeiner dösen im Grünen",
+            "Lo behold two hounds slumbering amid the blossoms",
+        ),
         (
             "children",
             "under the tree",
             "zwei matte Kinder schlummern unter den Zweigen",
-            "We notice two children sleeping under the tree",
+            "One observes two minors reposing below the canopy",
         ),
     ],
 )
