@@ -15,6 +15,7 @@
 
 from types import SimpleNamespace
 
+import pytest
 import ray
 
 from verl.utils.ray_utils import get_cluster_job_name
@@ -36,8 +37,17 @@ def test_jobs_of_two_clusters_have_different_names(monkeypatch):
     assert len(names) == 3
 
 
-def test_name_is_that_of_the_running_cluster_everywhere_in_it():
-    ray.init(num_cpus=8, include_dashboard=False, ignore_reinit_error=True)  # another test may have started it
+@pytest.fixture
+def cluster():
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(num_cpus=8, include_dashboard=False)
+    yield
+    if started_here:
+        ray.shutdown()
+
+
+def test_name_is_that_of_the_running_cluster_everywhere_in_it(cluster):
     name = get_cluster_job_name()
     job_id, session = name.split("-", 1)
     assert job_id == ray.get_runtime_context().get_job_id() and session.startswith("session_2")
