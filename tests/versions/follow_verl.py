@@ -184,8 +184,9 @@ def weight_socket() -> bool:
 
     config = omega_conf_to_dataclass({"_target_": "verl.workers.config.RolloutConfig", "name": "vllm"})
 
-    def socket(port: int) -> str:
-        context = SimpleNamespace(gcs_address=f"10.0.0.1:{port}", get_job_id=lambda: "01000000")
+    def socket(session: str) -> str:
+        worker = SimpleNamespace(node=SimpleNamespace(session_name=session))
+        context = SimpleNamespace(worker=worker, get_session_name=lambda: session, get_job_id=lambda: "01000000")
         sender = ServerAdapter.__new__(ServerAdapter)
         with (
             patch.object(ray, "get_runtime_context", lambda: context),
@@ -194,7 +195,7 @@ def weight_socket() -> bool:
             ServerAdapter.__init__(sender, config, None, None)
         return sender.zmq_handle
 
-    return socket(6379) == socket(6380)
+    return socket("session_a") == socket("session_b")
 
 
 # ----- hooks: has verl something of the kind? ------------------------------------------------------------------------

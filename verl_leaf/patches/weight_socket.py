@@ -2,7 +2,8 @@
 
 The actor hands weights to vLLM through a file in /tmp that is named after Ray's job (verl/workers/rollout/vllm_rollout/
 vllm_rollout.py ServerAdapter.__init__ and utils.py _get_zmq_handle, 0.9.1). The first job of every Ray cluster has the
-same name, so two such runs hang, or take each other's weights. The port of the cluster's control store tells them apart.
+same name, so two such runs hang, or take each other's weights. The name of Ray's session, which has the time of the
+cluster's start, tells them apart; its control store may have one address in two containers that share /tmp.
 """
 
 import functools
@@ -19,10 +20,10 @@ STATUS = "active: verl names the socket of weights after the job alone"
 
 
 def _names() -> tuple[str, str]:
-    """The job's name, and one that no other job on the host has."""
+    """The job's name, and one that no job of another cluster has."""
     context = ray.get_runtime_context()
     job = context.get_job_id()
-    return job, f"{job}-{context.gcs_address.rpartition(':')[2]}"
+    return job, f"{job}-{context.worker.node.session_name}"  # get_session_name(), which Ray 2.41 does not have yet
 
 
 def _patch_sender(module: ModuleType) -> str:

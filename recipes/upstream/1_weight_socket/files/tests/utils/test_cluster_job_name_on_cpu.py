@@ -21,32 +21,37 @@ import ray
 from verl.utils.ray_utils import get_cluster_job_name
 
 
-def _in_cluster(monkeypatch, gcs_address, job_id="01000000"):
-    context = SimpleNamespace(gcs_address=gcs_address, get_job_id=lambda: job_id)
+def _in_cluster(monkeypatch, session_name, job_id="01000000"):
+    worker = SimpleNamespace(node=SimpleNamespace(session_name=session_name))
+    context = SimpleNamespace(worker=worker, get_job_id=lambda: job_id)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     return get_cluster_job_name()
 
 
 def test_jobs_of_two_clusters_have_different_names(monkeypatch):
     names = {
-        _in_cluster(monkeypatch, "10.0.0.1:6379"),
-        _in_cluster(monkeypatch, "10.0.0.1:6380"),
-        _in_cluster(monkeypatch, "10.0.0.2:6379"),  # a worker node may belong to clusters with heads elsewhere
-        _in_cluster(monkeypatch, "10.0.0.1:6379", job_id="02000000"),
+        _in_cluster(monkeypatch, "session_2026-01-31_12-00-00_123456_78"),
+        _in_cluster(monkeypatch, "session_2026-01-31_12-00-00_123457_78"),
+        _in_cluster(monkeypatch, "session_2026-01-31_12-00-00_123456_78", job_id="02000000"),
     }
-    assert len(names) == 4
+    assert len(names) == 3
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1:6379", "[2001:db8:aaaa:bbbb:cccc:dddd:eeee:ffff]:65535"])
-def test_name_fits_into_the_path_of_a_socket(monkeypatch, address):
-    name = _in_cluster(monkeypatch, address)
-    assert not set(name) & set(":/[]")
-    # sun_path of sockaddr_un has 108 bytes on Linux, the last of which is zero.
-    assert len(f"/tmp/rl-colocate-zmq-{name}-replica-99-rank-15.sock") < 108
+@pytest.fixture
+def cluster():
+    started_here = not ray.is_initialized()
+    if started_here:
+        ray.init(num_cpus=8, include_dashboard=False)
+    yield
+    if started_here:
+        ray.shutdown()
 
 
-def test_name_is_that_of_the_running_cluster():
-    ray.init(num_cpus=8, include_dashboard=False, ignore_reinit_error=True)  # another test may have started it
-    context = ray.get_runtime_context()
-    host, port = context.gcs_address.rsplit(":", 1)
-    assert get_cluster_job_name() == f"{context.get_job_id()}-{host}-{port}"
+def test_name_is_that_of_the_running_cluster_everywhere_in_it(cluster):
+    name = get_cluster_job_name()
+    job_id, session = name.split("-", 1)
+    assert job_id == ray.get_runtime_context().get_job_id() and session.startswith("session_2")
+    assert ray.get(ray.remote(get_cluster_job_name).remote()) == name
+    # sun_path of sockaddr_un has 108 bytes on Linux, the last of which is zero; a process id has up to seven digits.
+    longest = session.rpartition("_")[0] + "_4194304"
+    assert len(f"/tmp/rl-colocate-zmq-{job_id}-{longest}-replica-999-rank-99.sock") < 108

@@ -14,11 +14,14 @@
 """From a row with audio to rollout and actor, with a processor that takes no images: a small Qwen2-Audio."""
 
 import asyncio
+import copy
+import pathlib
 import wave
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import transformers
@@ -27,7 +30,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from verl.experimental.agent_loop.agent_loop import AgentLoopWorker
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
-from verl.utils.dataset.audio_utils import decode_audio
+from verl.utils.dataset.audio_utils import decode_audio, decode_audios
+from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 from verl.utils.dataset.rl_dataset import RLHFDataset
 from verl.utils.model import extract_multi_modal_inputs, get_hf_auto_model_class
 from verl.utils.tokenizer import build_multimodal_processor_inputs, hf_processor, is_audio_only_processor
@@ -38,7 +42,7 @@ SECONDS = 0.5
 AUDIO_TOKENS = 12  # 50 mel frames, halved by a convolution and again by the pooling
 
 
-def _processor():
+def _processor(sampling_rate=SAMPLING_RATE):
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe = Tokenizer(models.BPE({letter: number for number, letter in enumerate(sorted(alphabet))}, []))
@@ -46,7 +50,7 @@ def _processor():
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=special
     )
-    extractor = transformers.WhisperFeatureExtractor(feature_size=8, sampling_rate=SAMPLING_RATE)
+    extractor = transformers.WhisperFeatureExtractor(feature_size=8, sampling_rate=sampling_rate)
     return transformers.Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer)
 
 
@@ -155,18 +159,40 @@ def test_audio_is_decoded_from_whatever_a_dataset_has(clip, tmp_path, monkeypatc
     monkeypatch.setattr("transformers.audio_utils.load_audio_torchcodec", read)
     monkeypatch.setattr("transformers.audio_utils.load_audio_librosa", read)
     content = open(path, "rb").read()
-    for audio in (path, {"path": path, "bytes": None}, {"path": "tone.wav", "bytes": content}, clip):
-        np.testing.assert_allclose(decode_audio(audio), clip, atol=1e-4)
+    dicts = {"path": path, "bytes": None}, {"path": "tone.wav", "bytes": content}
+    for audio in (path, pathlib.Path(path), content, *dicts):
+        np.testing.assert_allclose(decode_audio(audio, SAMPLING_RATE), clip, atol=1e-4)
     listed = {"array": clip.tolist(), "sampling_rate": SAMPLING_RATE}
-    assert decode_audio(listed).dtype == np.float32
-    np.testing.assert_array_equal(decode_audio(listed), clip)
+    assert decode_audio(listed, SAMPLING_RATE).dtype == np.float32
+    np.testing.assert_array_equal(decode_audio(listed, SAMPLING_RATE), clip)
+
+
+def test_what_is_a_waveform_stays_as_it_is(processor, clip):
+    audios = [clip, clip.tolist(), torch.from_numpy(clip), (clip, SAMPLING_RATE)]
+    assert all(ours is given for ours, given in zip(decode_audios(audios, processor), audios, strict=True))
+
+
+def test_audio_of_other_processors_stays_as_it_is(clip):
+    audios = ["clip.wav", {"array": clip}, b"RIFF", clip]
+    for processor in (SimpleNamespace(audio_token_id=7, image_processor=object()), None):
+        assert decode_audios(audios, processor) is audios
+
+
+def test_audio_is_decoded_at_the_rate_of_the_feature_extractor(clip):
+    audios = [{"array": clip, "sampling_rate": 24000}]
+    np.testing.assert_array_equal(decode_audios(audios, _processor(24000))[0], clip)
+    np.testing.assert_array_equal(decode_audios(audios, _processor(), {"sampling_rate": 24000})[0], clip)
+    with pytest.raises(ValueError, match="24000 Hz, the model takes 16000"):
+        decode_audios(audios, _processor())
 
 
 def test_audio_that_cannot_be_used_is_named(clip):
-    with pytest.raises(ValueError, match="8000 Hz, the model takes 16000"):
-        decode_audio({"array": clip, "sampling_rate": 8000})
+    with pytest.raises(ValueError, match="None Hz, the model takes 16000"):
+        decode_audio({"array": clip}, SAMPLING_RATE)
     with pytest.raises(ValueError, match="neither array nor bytes nor path, but url"):
-        decode_audio({"url": "x"})
+        decode_audio({"url": "x"}, SAMPLING_RATE)
+    with pytest.raises(ValueError, match="no sampling rate"):
+        decode_audios(["clip.wav"], SimpleNamespace(audio_token_id=7))
 
 
 def _dataset(processor, rows, **config):
@@ -190,6 +216,19 @@ def test_rows_are_filtered_by_the_tokens_that_their_audio_becomes(processor, row
     row["audios"][0]["array"] = row["audios"][0]["array"].tolist()
     assert len(_dataset(processor, [row], max_prompt_length=length)) == 1
     assert len(_dataset(processor, [row], max_prompt_length=length - 1)) == 0
+
+
+def test_sft_on_text_alone(processor, tmp_path):
+    messages = [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Hi."}]
+    path = str(tmp_path / "rows.parquet")
+    pd.DataFrame({"messages": [messages]}).to_parquet(path)
+    tokenizer = copy.deepcopy(processor.tokenizer)
+    tokenizer.chat_template = processor.chat_template
+    config = {"pad_mode": "no_padding", "max_length": 512}
+    item = MultiTurnSFTDataset(path, tokenizer, OmegaConf.create(config), processor)[0]
+    text = processor.apply_chat_template(messages, tokenize=False)
+    assert item["input_ids"].tolist() == tokenizer(text)["input_ids"]
+    assert item["position_ids"].tolist() == list(range(len(item["input_ids"])))
 
 
 # 4. the rollout

@@ -26,8 +26,9 @@ from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension 
 from verl.workers.rollout.vllm_rollout.vllm_rollout import ServerAdapter  # noqa: E402
 
 
-def _sender_handle(monkeypatch, gcs_address):
-    context = SimpleNamespace(gcs_address=gcs_address, get_job_id=lambda: "01000000")
+def _sender_handle(monkeypatch, session_name):
+    worker = SimpleNamespace(node=SimpleNamespace(session_name=session_name))
+    context = SimpleNamespace(worker=worker, get_job_id=lambda: "01000000")
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("RAY_LOCAL_WORLD_SIZE", "1")
@@ -38,7 +39,7 @@ def _sender_handle(monkeypatch, gcs_address):
 
 
 def test_sender_and_receiver_agree(monkeypatch):
-    handle = _sender_handle(monkeypatch, "10.0.0.1:6379")
+    handle = _sender_handle(monkeypatch, "session_a")
     monkeypatch.setenv("VERL_RAY_JOB_ID", get_cluster_job_name())  # as vLLMHttpServer forwards it
     monkeypatch.setenv("VERL_REPLICA_RANK", "0")
     receiver = SimpleNamespace(model_runner=None, local_rank=0)
@@ -46,5 +47,5 @@ def test_sender_and_receiver_agree(monkeypatch):
 
 
 def test_two_clusters_on_one_host_have_two_sockets(monkeypatch):
-    first, second = (_sender_handle(monkeypatch, f"10.0.0.1:{port}") for port in (6379, 6380))
+    first, second = (_sender_handle(monkeypatch, name) for name in ("session_a", "session_b"))
     assert first != second

@@ -66,9 +66,10 @@ def test_a_batch_without_failures_says_nothing(tq_init):
     assert _sample("train", [("a", "finished", 2)]) == (2, {})
 
 
-def test_validation_counts_its_own(tq_init):
-    _, metrics = _sample("val", [("a", "finished", 1), ("b", "failure", 0)])
-    assert metrics == {"validation/rollout_failure/sampled_prompts": 1}
+def test_validation_logs_them_alone(tq_init, caplog):
+    with caplog.at_level(logging.WARNING, logger="verl.trainer.ppo.v1.replay_buffer"):
+        _, metrics = _sample("val", [("a", "finished", 1), ("b", "failure", 0)])
+    assert metrics == {} and "1 of 2 prompts sampled from 'val' have failed sessions" in caplog.text
 
 
 def test_a_batch_of_which_nothing_is_left_says_how_many_failed(tq_init):
