@@ -27,6 +27,15 @@ from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
 
+REGISTRY = dict(core_algos.ADV_ESTIMATOR_REGISTRY)
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """The estimators of verl, whatever other tests have left of them (test_core_algos_on_cpu.py clears them)."""
+    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(REGISTRY))
+
+
 def _batch(groups, width=None):
     """A batch of prompts, each a list of (tokens, log-probabilities, reward); rows of prompts take turns."""
     rows = [(uid, *response) for uid, group in enumerate(groups) for response in group]
@@ -266,8 +275,8 @@ def test_what_rejection_sampling_takes_out_stays_in_the_tree(name):
     group = [*EXAMPLE, ([5, 6], [-0.1, -0.2], 0.3)]
     data, _ = _batch([group])
     mask = data.batch["response_mask"]
-    data.batch["attention_mask"] = torch.cat([torch.tensor([[0, 1]] * len(group)), mask.long()], dim=1)
     before = _advantages(data, name)
+    data.batch["attention_mask"] = torch.cat([torch.tensor([[0, 1]] * len(group)), mask.long()], dim=1)
     mask[1] = 0  # a whole response, and the end of another; neither has a token before which responses are cut
     mask[0, 3:] = 0
     assert before[1].any()
