@@ -26,7 +26,6 @@ from verl.trainer.ppo import core_algos, prefix_credit
 from verl.trainer.ppo.ray_trainer import compute_advantage
 from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
 
-
 REGISTRY = dict(core_algos.ADV_ESTIMATOR_REGISTRY)
 
 
