@@ -205,6 +205,33 @@ def test_every_estimator_of_ours_tells_how_early_rewards_are_settled(name):
     }
 
 
+@pytest.mark.parametrize("name", estimator.ESTIMATORS)
+def test_what_rejection_sampling_takes_out_stays_in_the_tree(name):
+    """verl's rollout_rs takes a response, or tokens, out of response_mask; they still tell where responses part."""
+    tokens = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 4, 9], [5, 6, 3, 8, 9], [5, 6, 7, 8, 2], [5, 6, 0, 0, 0]])
+    rewards = torch.zeros(5, 5, dtype=torch.float64)
+    rewards[:, 0] = torch.tensor([1.0, 0.5, 0.0, 0.8, 0.3])
+    log_probs = torch.zeros(5, 5)
+    log_probs[2, 2], log_probs[3, 4] = -2.0, -1.0  # where LEAF cuts
+    mask = torch.ones(5, 5)
+    mask[4, 2:] = 0
+    batch = {
+        "token_level_rewards": rewards,
+        "responses": tokens,
+        "rollout_log_probs": log_probs,
+    }
+    index = np.array(["a"] * 5, dtype=object)
+    whole, kept = [], []
+    before, _ = call(batch, index, name=name, report=whole.append, response_mask=mask.clone())
+    batch["attention_mask"] = torch.cat([torch.tensor([[0, 1, 1]] * 5), mask.long()], dim=1)
+    mask[1] = 0
+    mask[0, 3:] = 0
+    after, _ = call(batch, index, name=name, report=kept.append, response_mask=mask)
+    assert before[1].any()
+    torch.testing.assert_close(after, before * mask)
+    assert whole[0].metrics["forks/early"] == kept[0].metrics["forks/early"] > 0
+
+
 def dense(index):
     return torch.tensor([sorted(set(index)).index(uid) for uid in index])
 

@@ -138,12 +138,13 @@ def leaf(
 
     Args:
         token_level_rewards: ``[N, T]`` float, their sum over a row is its terminal reward.
-        response_mask: ``[N, T]``, 1 on tokens that the policy wrote.
+        response_mask: ``[N, T]``, 1 on tokens that the policy wrote, and that rejection sampling left in.
         index: ``[N]``, rows of one prompt have the same entry (verl's ``uid``).
         config: verl's ``algorithm`` section; options under ``leaf``, see :class:`LeafOptions`.
         batch: holds ``responses`` ``[N, T]`` integer and ``rollout_log_probs`` ``[N, T]`` float, natural logarithms
             under the distribution that was sampled from. ``old_log_probs``, the actor's, serve where the engine returned
-            none, and with ``surprisal=old``.
+            none, and with ``surprisal=old``. ``attention_mask`` ``[N, P + T]`` tells where responses end; without it, they
+            end at the last token in ``response_mask``.
         report: is called with the :class:`Step`.
 
     Returns:
@@ -165,6 +166,7 @@ def leaf(
         rewards=rewards,
         mask=mask,
         group=group,
+        lengths=_lengths(batch, mask),
         fork_budget=options.fork_budget,
         min_prefix_tokens=options.min_prefix_tokens,
         credit=options.credit,
@@ -196,7 +198,8 @@ def grpo_floored(
     rewards, group = _rewards_and_group(token_level_rewards, index)
     advantages = grpo_floored_advantages(rewards, group).unsqueeze(-1) * response_mask
     if report is not None and batch is not None:
-        report(Step(_fork_metrics(find_forks(batch["responses"], last_position(response_mask) + 1, group), rewards)))
+        forks = find_forks(batch["responses"], _lengths(batch, response_mask), group)
+        report(Step(_fork_metrics(forks, rewards)))
     return advantages, advantages
 
 
@@ -217,7 +220,10 @@ def grpo_prefix(
     """
     options = GrpoPrefixOptions.parse(config)
     rewards, group = _rewards_and_group(token_level_rewards, index)
-    result = grpo_prefix_advantages(batch["responses"], rewards, response_mask, group, kappa=options.kappa)
+    lengths = _lengths(batch, response_mask)
+    result = grpo_prefix_advantages(
+        batch["responses"], rewards, response_mask, group, lengths=lengths, kappa=options.kappa
+    )
     if report is not None:
         report(Step({"grpo_prefix/kappa": result.kappa, **_fork_metrics(result.forks, rewards)}))
     return result.advantages, result.advantages
@@ -239,7 +245,8 @@ def tempo(
     The maths is in :func:`verl_leaf.algorithm.tempo_advantages`.
     """
     rewards, group = _rewards_and_group(token_level_rewards, index)
-    result = tempo_advantages(batch["responses"], rewards, response_mask, group)
+    lengths = _lengths(batch, response_mask)
+    result = tempo_advantages(batch["responses"], rewards, response_mask, group, lengths=lengths)
     if report is not None:
         report(Step(_fork_metrics(result.forks, rewards)))
     return result.advantages, result.advantages
@@ -314,6 +321,12 @@ def _dense_groups(index, device) -> torch.Tensor:
     """``[N]`` int64 on ``device``: group numbers from 0 for any hashable entries."""
     numbers: dict = {}
     return torch.tensor([numbers.setdefault(entry, len(numbers)) for entry in index], device=device)
+
+
+def _lengths(batch: Mapping[str, torch.Tensor], response_mask: torch.Tensor) -> torch.Tensor:
+    """``[N]`` int64, everything up to the last token of each response, also of one that rejection sampling took out."""
+    attended, T = batch.get("attention_mask"), response_mask.shape[1]
+    return last_position(response_mask if attended is None else attended[:, attended.shape[1] - T :]) + 1
 
 
 def _log_probs(batch: Mapping[str, torch.Tensor], surprisal: str) -> torch.Tensor:

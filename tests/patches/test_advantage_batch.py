@@ -150,6 +150,23 @@ def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data):
 
 
 @pytest.mark.e2e
+def test_a_response_that_is_rejected_stays_in_the_tree_of_the_v1_trainer(trainer, data, monkeypatch):
+    """The shorter one, which LEAF would take for empty."""
+    batch, mask = trainer.put(), torch.ones(4, 4)
+    mask[1] = 0
+
+    def reject(data, config):
+        data.batch["response_mask"] = data.batch["response_mask"] * mask
+        return data, {}
+
+    monkeypatch.setattr(trainer_base, "compute_rollout_correction_and_add_to_batch", reject)
+    trainer.trainer.config.algorithm.rollout_correction = {"rollout_rs": "seq_mean_k1"}
+    result = trainer.trainer._compute_advantage(batch, {})
+    stored = trainer.queue.kv_batch_get(keys=result.keys, partition_id="train", select_fields=["advantages"])
+    torch.testing.assert_close(stored["advantages"].to_padded_tensor(0.0), expected(data) * mask)
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*estimator.ESTIMATORS, "grpo"])
 def test_a_reward_that_is_not_finite_names_its_prompt(trainer, name):
     trainer.trainer.config.algorithm.adv_estimator = name

@@ -70,6 +70,16 @@ def test_a_trace_holds_the_tree_and_its_credit(step, processor, tmp_path):
     assert [span["node"] for span in prompt["responses"][3]["spans"]] == [0, 1, None]
 
 
+def test_a_rejected_response_is_in_the_trace_and_a_row_of_padding_is_not(step, processor, tmp_path):
+    """With lengths as the attention has them, where neither is empty."""
+    step.mask[2] = False
+    group, lengths = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([5, 5, 5, 5, 1])
+    result = leaf_advantages(step.responses, -step.log_probs, step.rewards, step.mask, group, lengths=lengths)
+    step = LeafStep(step.responses, step.log_probs, step.mask, step.rewards, result)
+    (prompt,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    assert [response.policy for response in prompt.responses][2] == [0] * 5
+
+
 def test_a_file_a_step_that_is_due(step, processor, tmp_path):
     options = LeafOptions(trace_dir=str(tmp_path / "traces"), trace_every=2)
     writer = TraceWriter()

@@ -65,6 +65,8 @@ def _bind(estimator: Callable, **offered: Any) -> Callable:
 
 
 def _patch_v1_trainer(trainer_base: ModuleType) -> str:
+    import torch
+
     from verl_leaf.estimator import RewardError, check_rewards
 
     original = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
@@ -86,7 +88,9 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
                 (messages,) = fetch(["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
                 raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
             if not solved and "batch" in inspect.signature(estimator).parameters:
-                data.batch["responses"] = fetch(["responses"]).to_padded_tensor()["responses"]
+                responses = fetch(["responses"])
+                responses["attention_mask"] = torch.ones_like(responses["responses"])
+                data.batch.update(responses.to_padded_tensor())
             data.meta_info[REPORT] = steps.append
             return compute(data, *args, **kwargs)
 

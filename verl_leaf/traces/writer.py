@@ -89,9 +89,13 @@ def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder:
     tree = leaf_step.result.tree
     members: dict[int, list[int]] = {}
     for row, (group, length) in enumerate(zip(tree.group.tolist(), tree.lengths.tolist(), strict=True)):
-        if length:  # the trainer pads batches with empty rows
+        if length:
             members.setdefault(group, []).append(row)
-    return [_prompt(leaf_step, group, own, rows, tokenizer, folder) for group, own in members.items()]
+    return [
+        _prompt(leaf_step, group, own, rows, tokenizer, folder)
+        for group, own in members.items()
+        if leaf_step.mask[own].any()  # the trainer pads batches with rows that the policy did not write
+    ]
 
 
 def _prompt(

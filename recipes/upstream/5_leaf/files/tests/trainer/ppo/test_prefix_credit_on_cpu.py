@@ -24,6 +24,15 @@ from tensordict import TensorDict
 from verl import DataProto
 from verl.trainer.ppo import core_algos, prefix_credit
 from verl.trainer.ppo.ray_trainer import compute_advantage
+from verl.trainer.ppo.v1.utils import compute_advantage_for_multi_trajectories
+
+REGISTRY = dict(core_algos.ADV_ESTIMATOR_REGISTRY)
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    """The estimators of verl, whatever other tests have left of them (test_core_algos_on_cpu.py clears them)."""
+    monkeypatch.setattr(core_algos, "ADV_ESTIMATOR_REGISTRY", dict(REGISTRY))
 
 
 def _batch(groups, width=None):
@@ -258,6 +267,30 @@ def test_tokens_of_a_tool_count_in_prefixes_and_are_never_a_cut():
     assert prefix_credit.select_boundaries(group, 2, 1) == [1, 3]
     advantages = _advantages(data, "leaf")
     assert not advantages[:, 2].any() and advantages[:, 3].any()
+
+
+@pytest.mark.parametrize("name", ["leaf", "grpo_prefix"])
+def test_what_rejection_sampling_takes_out_stays_in_the_tree(name):
+    group = [*EXAMPLE, ([5, 6], [-0.1, -0.2], 0.3)]
+    data, _ = _batch([group])
+    mask = data.batch["response_mask"]
+    before = _advantages(data, name)
+    data.batch["attention_mask"] = torch.cat([torch.tensor([[0, 1]] * len(group)), mask.long()], dim=1)
+    mask[1] = 0  # a whole response, and the end of another; neither has a token before which responses are cut
+    mask[0, 3:] = 0
+    assert before[1].any()
+    torch.testing.assert_close(_advantages(data, name), before * mask)
+
+
+@pytest.mark.parametrize("name", ["leaf", "grpo_prefix"])
+def test_several_outputs_of_a_session_are_refused(name):
+    data, _ = _batch([EXAMPLE])
+    config = OmegaConf.create({"adv_estimator": name})
+    keys = ["a_0_0", "a_1_0", "a_2_0", "a_3_0"]
+    compute_advantage_for_multi_trajectories(data, batch_keys=keys, adv_estimator=name, config=config)
+    with pytest.raises(ValueError, match=f"adv_estimator={name} cannot be used with .* several outputs"):
+        keys[1] = "a_0_1"
+        compute_advantage_for_multi_trajectories(data, batch_keys=keys, adv_estimator=name, config=config)
 
 
 @pytest.mark.parametrize("name", ["leaf", "grpo_prefix"])

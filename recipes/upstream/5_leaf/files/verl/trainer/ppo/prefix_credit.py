@@ -42,8 +42,8 @@ class ResponseGroup:
     Args:
         rows: (K,), where they stand in the batch.
         tokens: (K, T), token ids.
-        lengths: (K,), everything up to the last token that the policy wrote.
-        mask: (K, T), whether the policy wrote the token.
+        lengths: (K,), everything up to the last token of the response.
+        mask: (K, T), whether the token is trained on: the policy wrote it, and it was not rejected.
         rewards: (K,), float64.
         surprisal: (K, T), float64, minus the log-probability of each token, or None.
         common: (K, K), the number of tokens that two responses share before they part or one of them ends.
@@ -69,6 +69,7 @@ def response_groups(
     rewards: torch.Tensor,
     index: np.ndarray,
     surprisal: Optional[torch.Tensor] = None,
+    attention_mask: Optional[torch.Tensor] = None,
 ) -> list[ResponseGroup]:
     """Split a batch into the groups of its prompts.
 
@@ -83,12 +84,15 @@ def response_groups(
             index array for grouping
         surprisal: `(Optional[torch.Tensor])`
             shape is (bs, response_length)
+        attention_mask: `(Optional[torch.Tensor])`
+            shape is (bs, prompt_length + response_length). It tells where responses end, also of those that rejection
+            sampling took out of `response_mask`. Without it, they end at the last token in `response_mask`.
 
     Returns:
         `(list[ResponseGroup])`: one for each prompt.
 
     Raises:
-        ValueError: the surprisal of a token that the policy wrote is NaN.
+        ValueError: the surprisal of a token in `response_mask` is NaN.
     """
     tokens, mask = responses.cpu().numpy(), response_mask.bool().cpu().numpy()
     rewards = rewards.double().cpu().numpy()
@@ -96,8 +100,11 @@ def response_groups(
         surprisal = surprisal.double().cpu().numpy()
         if np.isnan(surprisal[mask]).any():
             raise ValueError("log-probabilities of responses hold NaN: the actor or the rollout engine has diverged.")
-    position = np.arange(1, mask.shape[1] + 1)
-    lengths = (mask * position).max(axis=1, initial=0)
+    width = mask.shape[1]
+    attended = mask
+    if attention_mask is not None:
+        attended = attention_mask[:, attention_mask.shape[1] - width :].bool().cpu().numpy()
+    lengths = (attended * np.arange(1, width + 1)).max(axis=1, initial=0)
 
     rows_of = defaultdict(list)
     for row, uid in enumerate(index):
