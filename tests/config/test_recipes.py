@@ -71,8 +71,8 @@ def resolve(command, *changes):
 
 @pytest.fixture
 def here(task, tmp_path):
-    """Changes that let a command be checked where the model and the run's folder are not."""
-    return [f"actor_rollout_ref.model.path={task}/model", f"data.val_files=[{task}/data/val.parquet]"]
+    """Changes that let a command be checked where the model and the run's folder are not: remote storage is not looked at."""
+    return ["actor_rollout_ref.model.path=s3://models/any", f"data.val_files=[{task}/data/val.parquet]"]
 
 
 def test_the_tables_are_read():
