@@ -167,6 +167,14 @@ def test_a_response_that_is_rejected_stays_in_the_tree_of_the_v1_trainer(trainer
 
 
 @pytest.mark.e2e
+def test_several_outputs_of_a_session_are_refused(trainer):
+    batch = trainer.put()
+    batch.keys[1] = "a_0_1"
+    with pytest.raises(ValueError, match="adv_estimator=leaf does not go with an agent loop that has several outputs"):
+        trainer.trainer._compute_advantage(batch, {})
+
+
+@pytest.mark.e2e
 @pytest.mark.parametrize("name", [*estimator.ESTIMATORS, "grpo"])
 def test_a_reward_that_is_not_finite_names_its_prompt(trainer, name):
     trainer.trainer.config.algorithm.adv_estimator = name

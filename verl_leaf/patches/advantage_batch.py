@@ -67,7 +67,7 @@ def _bind(estimator: Callable, **offered: Any) -> Callable:
 def _patch_v1_trainer(trainer_base: ModuleType) -> str:
     import torch
 
-    from verl_leaf.estimator import RewardError, check_rewards
+    from verl_leaf.estimator import ESTIMATORS, RewardError, check_rewards
 
     original = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
     solved = says(original, "adv_estimator_fields")
@@ -76,7 +76,14 @@ def _patch_v1_trainer(trainer_base: ModuleType) -> str:
     def _compute_advantage(self, batch, metrics):
         steps: list[Any] = []
         compute = trainer_base.compute_advantage_for_multi_trajectories
-        estimator = trainer_base.core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
+        name = self.config.algorithm.adv_estimator
+        estimator = trainer_base.core_algos.get_adv_estimator_fn(name)
+        sessions = {key.rpartition("_")[0] for key in batch.keys}  # of uid_session_output
+        if name in ESTIMATORS and len(sessions) < len(batch.keys):
+            raise ValueError(
+                f"algorithm.adv_estimator={name} does not go with an agent loop that has several outputs per session: each "
+                "would count as a response of its own"
+            )
 
         def fetch(fields, keys=batch.keys):
             return trainer_base.tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)

@@ -64,7 +64,7 @@ class Qwen2_5OmniThinker(SpeechActor, Base):
             if len(audio) != int(places.sum()):
                 raise ValueError(f"{len(audio)} audio tokens for {int(places.sum())} placeholders")
             embeddings = embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
-        if position_ids is not None:
+        if position_ids is not None and position_ids.ndim == 2:
             # Time, height and width; and before them those of the text, by which the mask tells sequences in a row apart.
             position_ids = position_ids.expand(4, *position_ids.shape)
         hidden = self.model(
