@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from tests.helpers import PROJECT
-from verl_leaf.models import FAMILIES
 
 # The tensors of tests are tiny: threads would only wait for each other.
 torch.set_num_threads(1)
@@ -48,6 +47,7 @@ def task(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def models(task, tmp_path_factory) -> Callable[[str], Path]:
     """The folder of a tiny random model of a family, made when first asked for."""
+    from verl_leaf.models import FAMILIES  # the adapters' environments lack what this imports
 
     @functools.cache
     def model(family: str) -> Path:

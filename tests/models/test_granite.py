@@ -1,9 +1,11 @@
-"""Granite Speech: a clip that rows share is encoded once."""
+"""Granite Speech: a clip that rows share is encoded once; logits are scaled."""
 
 import torch
+from transformers import GraniteForCausalLM
 
-from verl_leaf.models import features
+from verl_leaf.models import FAMILIES, features
 from verl_leaf.models.granite_speech import hf
+from verl_leaf.selftest import tiny
 from verl_leaf.selftest.folder import write_folder
 
 
@@ -23,3 +25,21 @@ def test_a_clip_that_rows_share_is_encoded_once(tmp_path):
     with features.given(rows) as keys:
         model(input_ids=ids, features_key=keys)
     assert len(calls) == 2
+
+
+def test_logits_are_those_of_the_language_model():
+    """Granite divides them by `logits_scaling`, which transformers 5.10 forgets in its class for speech."""
+    model = tiny.build("granite_speech").eval()
+    language = GraniteForCausalLM(model.config.text_config).eval()
+    weights = {
+        FAMILIES["granite_speech"].checkpoint_name(name.replace(".base_layer", "")): weight
+        for name, weight in model.get_base_model().state_dict().items()
+    }
+    prefix = "language_model."
+    language.load_state_dict({name.removeprefix(prefix): weights[prefix + name] for name in language.state_dict()})
+    assert language.config.logits_scaling != 1
+    tokens = torch.arange(10, 40)[None]
+    with torch.no_grad(), model.disable_adapter():
+        logits, expected = (each(input_ids=tokens).logits for each in (model, language))
+    expected[..., tiny.AUDIO_TOKEN] = logits[..., tiny.AUDIO_TOKEN]  # never generated
+    torch.testing.assert_close(logits, expected)

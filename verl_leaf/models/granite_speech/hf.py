@@ -1,6 +1,7 @@
 """Granite Speech as the FSDP actor trains it: transformers' class, made fit for micro-batches (transformers 5.9 to 5.10)."""
 
 import functools
+import inspect
 
 import torch
 from torch.nn import functional as F
@@ -9,6 +10,11 @@ from transformers import GraniteSpeechForConditionalGeneration as Base
 from verl_leaf.models import features
 from verl_leaf.models.actor import SpeechActor
 from verl_leaf.models.placeholder import mask_tokens
+
+# Granite divides its logits by `logits_scaling`, which is not 1 in the checkpoints. In transformers 5.9 the language model inside
+# does it; 5.10's class has only the layers of one, and forgets it.
+_source = inspect.getsource(Base)
+LOGITS_ARE_NOT_SCALED = "self.lm_head(" in _source and "logits_scaling" not in _source
 
 
 class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
@@ -43,6 +49,8 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
             kwargs["inputs_embeds"] = self._merged(input_ids, features.fetch(features_key))
             input_ids = None
         output = super().forward(input_ids=input_ids, **kwargs)
+        if LOGITS_ARE_NOT_SCALED:
+            output.logits.div_(self.config.text_config.logits_scaling)
         mask_tokens(output.logits, *self.placeholders)
         return output
 
