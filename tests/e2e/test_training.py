@@ -114,6 +114,7 @@ def test_a_run_can_be_looked_at(trained, tmp_path):
         assert {file.suffix for file in tmp_path.glob(f"{command}.*")} == {".png", ".svg", ".csv"}
 
 
+@pytest.mark.thorough
 def test_other_audio_at_the_actor_is_seen(task, tmp_path):
     """The control: without it, a parity check that never fails would look the same."""
     recipe = Recipe(task, tmp_path)
