@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from omegaconf import ListConfig, OmegaConf
 
-from verl_leaf.checks.model import check_speech_model, model_config
+from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.estimator import ESTIMATORS, LeafOptions
-from verl_leaf.models import FAMILIES
+from verl_leaf.models import FAMILIES, Family
 from verl_leaf.sharing import SHARE_PROMPTS
 from verl_leaf.speech.options import Keys, check_options
 from verl_leaf.speech.parquet import RowFile
@@ -30,8 +30,9 @@ def check_run(config) -> None:
     check_lora(config)
     if is_speech_run(config):
         check_vllm()
-        check_speech_model(config.actor_rollout_ref.model.path)
-        check_family(config.actor_rollout_ref)
+        family = check_speech_model(config.actor_rollout_ref.model.path)
+        if family is not None:
+            check_family(family, config.actor_rollout_ref)
         check_options(config.data)
         for setting, file in _local_files(config.data):
             try:
@@ -89,16 +90,13 @@ def check_lora(config) -> None:
         )
 
 
-def check_family(actor_rollout_ref) -> None:
-    """Stop where a speech model would be trained with what is meant for another, or is known not to work for any.
+def check_family(own: Family, actor_rollout_ref) -> None:
+    """Stop where a model of a family would be trained with what is meant for another, or is known not to work for any.
 
     Raises:
         ValueError: the message names the setting.
     """
     model = actor_rollout_ref.model
-    if "://" in model.path:  # remote storage: verl copies it later
-        return
-    own = FAMILIES[model_config(model.path).model_type]
     alike = [family.model_type for family in FAMILIES.values() if family.lora_exclude == model.exclude_modules]
     if alike and own.model_type not in alike:
         raise ValueError(

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from verl_leaf.models import FAMILIES
+from verl_leaf.models import FAMILIES, Family
 
 # The package registries hold torchvision for builds of torch for CUDA alone.
 NEEDS_GPU_VERSIONS = (
@@ -78,18 +78,21 @@ def model_problems(path: str, config) -> list[ModelProblem]:
     return problems
 
 
-def check_speech_model(path: str, family: str | None = None) -> None:
+def check_speech_model(path: str, family: str | None = None) -> Family | None:
     """Stop unless a path or hub name holds a speech model that can be trained.
 
     Args:
         path: model folder or hub name.
         family: the ``model_type`` that it must have; any supported one if None.
 
+    Returns:
+        Its family; None for a path in remote storage, which verl copies later.
+
     Raises:
         ValueError: it does not exist, is of another family, or has a problem; the message says what to do.
     """
-    if "://" in path:  # remote storage: verl copies it later
-        return
+    if "://" in path:
+        return None
     config = model_config(path)
     for problem in model_problems(path, config):
         raise ValueError(f"actor_rollout_ref.model.path={path}: {problem.what}: {problem.found}: {problem.remedy}")
@@ -98,3 +101,4 @@ def check_speech_model(path: str, family: str | None = None) -> None:
             f"actor_rollout_ref.model.path={path} is of the family {config.model_type}, the recipe is {family}'s: take "
             "the other family's recipe"
         )
+    return FAMILIES[config.model_type]
