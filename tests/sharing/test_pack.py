@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.masking_utils import find_packed_sequence_indices
 
+from verl_leaf.models.shapes import padded_length
 from verl_leaf.sharing.pack import pack
 
 VOCABULARY = 11
@@ -78,7 +79,7 @@ def test_every_common_beginning_stands_once(batch):
         beginnings = groups.setdefault((root, prompt), set())
         beginnings |= {sequence[: end + 1] for end in range(len(sequence))}
     widest = max(map(len, groups.values()))
-    assert packed.input_ids.shape == (len(groups), -(-widest // 64) * 64)
+    assert packed.input_ids.shape == (len(groups), padded_length(widest))
     if packed.attention_mask is None:
         assert len(groups) == len(sequences)
         sizes = [len(sequences[first]) for first in packed.first]
@@ -106,7 +107,7 @@ def test_padding_does_not_matter():
     assert torch.equal(one.attention_mask, other.attention_mask) and one.attention_mask.any(-1).all()
 
 
-@pytest.mark.parametrize("length, width", [(1, 64), (64, 64), (65, 128)])
+@pytest.mark.parametrize("length, width", [(1, 8), (64, 64), (65, 72), (131, 144)])
 def test_widths_are_few(length, width):
     sequences = [np.arange(length), np.arange(length) + 1]
     assert pack(sequences, [1, 1], ["a", "b"], pad=0).input_ids.shape == (2, width)

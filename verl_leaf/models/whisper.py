@@ -3,6 +3,7 @@
 import torch
 
 from verl_leaf.models.actor import SpeechActor
+from verl_leaf.models.shapes import padded_length
 
 CHECKPOINT_PREFIXES = {
     "model.language_model.": "language_model.model.",
@@ -10,7 +11,6 @@ CHECKPOINT_PREFIXES = {
     "model.audio_tower.": "audio_tower.",
     "model.multi_modal_projector.": "multi_modal_projector.",
 }
-LENGTHS = 100  # encoder lengths are multiples of it: kernels that are chosen or built per shape see fifteen, not 1,500
 
 
 def leave_out_padding(layers: torch.nn.ModuleList) -> None:
@@ -18,7 +18,7 @@ def leave_out_padding(layers: torch.nn.ModuleList) -> None:
 
     The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) fill every
     clip up to 1,500 positions and mask the filling. Attention to nothing is most of the work for short clips, and what comes
-    out there is not read. The result is the same, and as long as the longest clip, rounded up to ``LENGTHS``.
+    out there is not read. The result is the same, and as long as the longest clip, rounded up.
     """
 
     def shorten(layer, args):
@@ -29,7 +29,7 @@ def leave_out_padding(layers: torch.nn.ModuleList) -> None:
         if layer is layers[0]:
             heard = mask[:, 0, 0] if mask.dtype == torch.bool else mask[:, 0, 0] == 0
             longest = int(heard.any(dim=0).nonzero().max()) + 1
-            reach = min(reach, -(-longest // LENGTHS) * LENGTHS)
+            reach = min(reach, padded_length(longest))
         return hidden[:, :reach], mask[..., :reach, :reach], *others
 
     for layer in layers:

@@ -20,9 +20,10 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_leaf.models.family import FEATURES_KEY
+from verl_leaf.models.shapes import padded_length
 from verl_leaf.sharing import SHARE_PROMPTS
 from verl_leaf.sharing.log_probs import log_probs, of_distributions
-from verl_leaf.sharing.pack import Packed, pack, padded_width
+from verl_leaf.sharing.pack import Packed, pack
 
 # What only the base class does.
 BASE_CLASS_ALONE = ("distillation_use_topk", "distillation_only", "enable_routing_replay")
@@ -125,7 +126,7 @@ class SharingEngine(FSDPEngineWithLMHead):
         prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
         hidden = self._text_config.hidden_size
         packed = pack(sequences, prompts, audio, pad)
-        alone = _cost(count, padded_width(max(map(len, sequences))), hidden)
+        alone = _cost(count, padded_length(max(map(len, sequences))), hidden)
         shared_rows, width = packed.input_ids.shape
         if _cost(shared_rows, width, hidden) > alone:
             return pack(sequences, prompts, range(count), pad)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-WIDTHS = 64  # rows are multiples of it wide: kernels that are chosen or built per shape see few
+from verl_leaf.models.shapes import padded_length
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
     for number, (sequence, length, root) in enumerate(zip(sequences, prompt_lengths, roots, strict=True)):
         groups.setdefault((root, sequence[:length].tobytes()), []).append(number)
     trees = [_tree([sequences[number] for number in members]) for members in groups.values()]
-    width = padded_width(max(len(tree.ids) for tree in trees))
+    width = padded_length(max(len(tree.ids) for tree in trees))
     starts = np.concatenate([[0], np.cumsum([len(sequence) for sequence in sequences])])
     target_index, logit_index, target_ids = [], [], []
     for row, (members, tree) in enumerate(zip(groups.values(), trees, strict=True)):
@@ -75,11 +75,6 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
         target_ids=torch.from_numpy(np.concatenate(target_ids)),
         first_logit=min(prompt_lengths) - 1,
     )
-
-
-def padded_width(length: int) -> int:
-    """The width of a row for so many tokens."""
-    return -(-length // WIDTHS) * WIDTHS
 
 
 @dataclass(frozen=True)
