@@ -353,6 +353,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/leaf_against_grpo"), help="the study's (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, help="folder to write (default: report/ beside the runs)")
+    parser.add_argument("--out", type=Path, help="folder to write (default: results/ beside the runs)")
     args = parser.parse_args()
-    write(args.runs, args.out or args.runs / "report", Console())
+    write(args.runs, args.out or args.runs / "results", Console())

@@ -60,7 +60,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print("Stopped. The same command goes on from the last checkpoints")
         return 130
-    report.write(out, out / "report", console)
+    report.write(out, out / "results", console)
     return 0
 
 

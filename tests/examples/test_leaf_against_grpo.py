@@ -110,8 +110,8 @@ def forking_prompt():
 
 
 def test_report(runs):
-    report.write(runs, runs / "report", Console(quiet=True))
-    rows = list(csv.DictReader((runs / "report/cells.csv").open()))
+    report.write(runs, runs / "results", Console(quiet=True))
+    rows = list(csv.DictReader((runs / "results/cells.csv").open()))
     assert len(rows) == len(SWEEP) + 3 * 3 * len(TASKS)
     own = {(row["task"], row["method"], row["seed"]): row for row in rows}
     mean_step = (STEPS + 1) / 2
@@ -120,32 +120,32 @@ def test_report(runs):
     score = SCORES["translation"][0]
     assert int(own["translation", "grpo", "1"]["rollouts_to_1"]) == round(50 * score + 2) * ROLLOUTS_PER_STEP
 
-    gain = {(row["task"], row["method"]): row for row in csv.DictReader((runs / "report/gain.csv").open())}
+    gain = {(row["task"], row["method"]): row for row in csv.DictReader((runs / "results/gain.csv").open())}
     assert float(gain["register", "leaf"]["gain"]) == pytest.approx(0.2 * mean_step / 100)
     assert float(gain["register", "leaf"]["half"]) == pytest.approx(0, abs=1e-9)
     # Pairs within differ by 0.02 on average, pairs across by 0.33 (in halves of squares).
     within, across = 0.02, statistics.fmean([0.8**2, 1.0**2, 0.6**2, 0.8**2]) / 2
     assert float(gain["register", "leaf"]["early"]) == pytest.approx(1 - within / across)
-    text = (runs / "report/report.md").read_text()
+    text = (runs / "results/report.md").read_text()
     assert f"| `leaf` | {RATES[1]:g} | 3 |" in text and f"{0.2 * mean_step / 100:.3f} ± 0.000" in text
     figures = ("curves", "rates", "gain")
-    assert all((runs / f"report/{name}.{kind}").stat().st_size for name in figures for kind in ("png", "svg", "csv"))
+    assert all((runs / f"results/{name}.{kind}").stat().st_size for name in figures for kind in ("png", "svg", "csv"))
 
 
 def test_what_is_packed_gives_the_same_report(runs, tmp_path):
-    report.write(runs, runs / "report", Console(quiet=True))
-    with tarfile.open(runs / "report/runs.tar.gz") as archive:
+    report.write(runs, runs / "results", Console(quiet=True))
+    with tarfile.open(runs / "results/runs.tar.gz") as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     report.write(tmp_path / "unpacked", tmp_path / "again", Console(quiet=True))
     for name in ("report.md", "cells.csv", "curves.csv", "gain.csv"):
-        assert (tmp_path / "again" / name).read_bytes() == (runs / "report" / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (runs / "results" / name).read_bytes()
 
 
 def test_a_study_that_is_not_done_has_a_report_of_what_there_is(runs, tmp_path):
     for cell in SWEEP[1:]:
         (runs / cell.name / "summary.json").unlink()
-    report.write(runs, runs / "report", Console(quiet=True))
-    assert not (runs / "report/gain.csv").exists() and (runs / "report/rates.png").exists()
+    report.write(runs, runs / "results", Console(quiet=True))
+    assert not (runs / "results/gain.csv").exists() and (runs / "results/rates.png").exists()
 
 
 @pytest.mark.e2e
