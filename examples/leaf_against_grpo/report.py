@@ -47,6 +47,7 @@ from verl_leaf.show.forks import collect, measures
 from verl_leaf.show.traces import traces_folder
 from verl_leaf.traces.reader import read_trace, trace_files
 
+PROJECT = Path(__file__).resolve().parents[2]
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
 KEPT = (REWARD, "forks/early", "training/rollout_probs_diff_max", "timing_s/")
 """Beginnings of the names of those scalars that the report reads."""
@@ -90,8 +91,18 @@ def write(runs: Path, out: Path, console: Console) -> None:
 
 
 def pack(folders: dict[Cell, RunFolder], scalars: dict[Cell, Scalars], file: Path) -> None:
-    """Writes what the report reads of the cells that are done; unpacked into the study's folder, they are done there."""
+    """Writes what the report reads of the cells that are done; unpacked into the study's folder, they are done there.
+
+    Paths in the project are relative to it: they are another machine's elsewhere.
+    """
     with tarfile.open(file, "w:gz") as archive:
+
+        def add(name: str, content: bytes) -> None:
+            content = content.replace(f"{PROJECT}/".encode(), b"")
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
         for cell, own in scalars.items():
             folder = folders[cell]
             kept = {name: values for name, values in own.items() if name.startswith(KEPT)}
@@ -99,12 +110,10 @@ def pack(folders: dict[Cell, RunFolder], scalars: dict[Cell, Scalars], file: Pat
                 {"step": step, "data": {name: values[step] for name, values in kept.items() if step in values}}
                 for step in sorted(own[REWARD])
             ]
-            lines = "".join(json.dumps(step) + "\n" for step in steps).encode()
-            entry = tarfile.TarInfo(f"{cell.name}/metrics/000.jsonl")
-            entry.size = len(lines)
-            archive.addfile(entry, io.BytesIO(lines))
-            for path in (folder.summary, folder.validation, *([folder.traces] if cell in STARTS else [])):
-                archive.add(path, f"{cell.name}/{path.relative_to(folder.path)}")
+            add(f"{cell.name}/metrics/000.jsonl", "".join(json.dumps(step) + "\n" for step in steps).encode())
+            traces = sorted(folder.traces.iterdir()) if cell in STARTS else []
+            for path in (folder.summary, *sorted(folder.validation.iterdir()), *traces):
+                add(f"{cell.name}/{path.relative_to(folder.path)}", path.read_bytes())
 
 
 def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float | None]:

@@ -30,6 +30,7 @@ from examples.leaf_against_grpo.cells import (
     possible,
     reported,
 )
+from tests.helpers import PROJECT
 from tests.helpers.traced import traced_prompt, write_trace
 from verl_leaf.runs.metrics import read_scalars
 
@@ -133,9 +134,11 @@ def test_report(runs):
 
 
 def test_what_is_packed_gives_the_same_report(runs, tmp_path):
+    (runs / SWEEP[0].name / "summary.json").write_text(json.dumps({"model": f"{PROJECT}/work/model"}))
     report.write(runs, runs / "results", Console(quiet=True))
     with tarfile.open(runs / "results/runs.tar.gz") as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
+    assert json.loads((tmp_path / "unpacked" / SWEEP[0].name / "summary.json").read_text()) == {"model": "work/model"}
     report.write(tmp_path / "unpacked", tmp_path / "again", Console(quiet=True))
     for name in ("report.md", "cells.csv", "curves.csv", "gain.csv"):
         assert (tmp_path / "again" / name).read_bytes() == (runs / "results" / name).read_bytes()
