@@ -122,7 +122,7 @@ def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
 
     def rollouts(seconds: tuple[float, ...], count: int, length: int) -> list[engines.Row]:
         clips = [generator.normal(size=int(16000 * each)).astype(np.float32) for each in seconds]
-        text = "".join(f"<|audio_bos|>{processor.audio_token}<|audio_eos|>" for _ in clips) + "Translate."
+        text = "".join(f"<|audio_bos|>{processor.audio_token}<|audio_eos|>" for _ in clips) + "Translate. " * 6
         ids, audio = family.encode(processor, text, clips)
         return [engines.Row(ids, generator.integers(10, 200, length).tolist(), audio or None) for _ in range(count)]
 
