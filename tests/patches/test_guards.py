@@ -23,6 +23,8 @@ GUARDED = [
     ("granite_mel", "transformers.models.granite_speech.feature_extraction_granite_speech", "requires_backends"),
     ("groups_together", V1_TRAINER, "PPOTrainer._balance_batch"),
     ("groups_together", V1_TRAINER, "get_seqlen_balanced_partitions"),
+    ("lora_on_cpu", "vllm.lora.punica_wrapper.punica_cpu", "sgmv_shrink"),
+    ("lora_on_cpu", "vllm.lora.punica_wrapper.punica_cpu", "sgmv_expand_slice"),
     ("model_class", "verl.utils.model", "get_hf_auto_model_class"),
     ("polling", REPLAY_BUFFER, "ReplayBuffer._sync_metadata_from_transfer_queue"),
     ("polling", REPLAY_BUFFER, "ReplayBuffer._wait_for_next_poll"),

@@ -88,6 +88,26 @@ def groups_together() -> bool:
     return len({key[0] for key in rows[:4]}) == 2
 
 
+def lora_on_cpu() -> bool:
+    """vLLM on the CPU makes a copy of the adapter for every token."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from vllm.lora.ops.torch_ops import bgmv_shrink
+
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            self.elements = max(self.elements, result.numel())
+            return result
+
+    with Largest() as largest:
+        adapter, of_each_token = torch.zeros(1, 8, 64), torch.zeros(100, dtype=torch.long)
+        bgmv_shrink(torch.zeros(100, 64), adapter, torch.zeros(100, 8), of_each_token)
+    return largest.elements >= 100 * 8 * 64
+
+
 def model_class() -> bool:
     """The class for a Qwen2-Audio has no language-model head."""
     import transformers
@@ -244,6 +264,7 @@ DEFECTS: dict[str, Callable[[], bool]] = {
         failed_prompts,
         granite_mel,
         groups_together,
+        lora_on_cpu,
         model_class,
         onednn_weights,
         polling,

