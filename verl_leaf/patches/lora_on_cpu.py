@@ -37,8 +37,9 @@ def _shrink(original: Callable) -> Callable:
         *segments, scaling = segments_and_scaling
         weight = _only(lora_a_weights, segments, output_tensor.dtype)
         if weight is None:
-            return original(inputs, lora_a_weights, output_tensor, *segments_and_scaling)
-        output_tensor[:, : len(weight)] = scaling * (inputs.to(weight.dtype) @ weight.T)
+            original(inputs, lora_a_weights, output_tensor, *segments_and_scaling)
+        else:
+            output_tensor[:, : len(weight)] = scaling * (inputs.to(weight.dtype) @ weight.T)
 
     return sgmv_shrink
 
@@ -49,13 +50,10 @@ def _expand_slice(original: Callable) -> Callable:
         *segments, offset, size, add_inputs = segments_and_slice
         weight = _only(lora_b_weights, segments, output_tensor.dtype)
         if weight is None:
-            return original(inputs, lora_b_weights, output_tensor, *segments_and_slice)
-        part = output_tensor[:, offset : offset + size]
-        product = inputs.to(weight.dtype) @ weight.T
-        if add_inputs:
-            part += product
-        else:
-            part[:] = product
+            original(inputs, lora_b_weights, output_tensor, *segments_and_slice)
+            return
+        part, product = output_tensor[:, offset : offset + size], inputs.to(weight.dtype) @ weight.T
+        part.copy_(part + product if add_inputs else product)
 
     return sgmv_expand_slice
 
