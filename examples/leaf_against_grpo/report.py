@@ -192,6 +192,8 @@ def comparison(task: str, n: int, compared: Numbers) -> str:
         for key in ("area", "reward", "bleu"):
             row.append("" if method == BASELINE else spread(differences(compared, task, n, method, key), key))
         rows.append([*row, *(reached([values[f"rollouts_to_{place}"] for values in own.values()]) for place in (1, 2))])
+    if not rows:
+        return f"**{task}**, K = {n}: no cell is done"
     return f"**{task}**, K = {n}\n\n{markdown(header, rows)}"
 
 
@@ -264,9 +266,10 @@ def curve_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
 
 def curves(scalars: dict[Cell, Scalars], compared: Numbers) -> Figure:
     """Learning curves, each method at its own learning rate."""
-    figure = Figure(figsize=(3.6 * len(GROUPS), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(GROUPS))
-    for axis, (task, n) in zip(axes, GROUPS, strict=True):
+    groups = [group for group in GROUPS if any((cell.task, cell.n) == group for cell in compared)]
+    figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(groups), squeeze=False)[0]
+    for axis, (task, n) in zip(axes, groups, strict=True):
         for method in METHODS:
             chosen = [cell for cell in compared if (cell.task, cell.n, cell.method) == (task, n, method)]
             if not chosen:
@@ -333,6 +336,8 @@ def gain_figure(rows: list[dict]) -> Figure:
         for place, method in enumerate(method for method in METHODS if method != BASELINE):
             for n, marker in ((8, "o"), (16, "s")):
                 own = [row for row in rows if (row["method"], row["n"]) == (method, n)]
+                if not own:
+                    continue
                 x = [row[name] + 0.004 * (place - 1.5) for row in own]  # beside one another
                 axis.errorbar(
                     x,

@@ -149,6 +149,7 @@ def test_a_study_that_is_not_done_has_a_report_of_what_there_is(runs, tmp_path):
         (runs / cell.name / "summary.json").unlink()
     report.write(runs, runs / "results", Console(quiet=True))
     assert not (runs / "results/gain.csv").exists() and (runs / "results/rates.png").exists()
+    assert "**register**, K = 16: no cell is done" in (runs / "results/report.md").read_text()
 
 
 @pytest.mark.e2e
