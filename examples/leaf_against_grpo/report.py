@@ -41,7 +41,7 @@ from examples.leaf_against_grpo.cells import (
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 from verl_leaf.runs.summary import read_validation
-from verl_leaf.show.curves import REWARD, crossing, mean_and_interval, smoothed
+from verl_leaf.show.curves import REWARD, SMOOTH, crossing, mean_and_interval, smoothed
 from verl_leaf.show.figures import COLOURS, save, write_csv
 from verl_leaf.show.forks import collect, measures
 from verl_leaf.show.traces import traces_folder
@@ -75,18 +75,18 @@ def write(runs: Path, out: Path, console: Console) -> None:
     out.mkdir(parents=True, exist_ok=True)
     pack(folders, scalars, out / "runs.tar.gz")
     write_csv(out / "cells.csv", [vars(cell) | own for cell, own in measured.items()])
-    compared = {}
+    compared = None  # until the sweep has chosen the learning rates
     if all(cell in measured for cell in SWEEP):
         chosen = reported(lambda cell: measured[cell]["area"])
         compared = {cell: measured[cell] for cell in chosen if cell in measured}
     text = "\n\n".join(tables(measured, compared, starts, scalars)) + "\n"
     (out / "report.md").write_text(text)
     console.print(text, markup=False, soft_wrap=True)
-    save(out / "rates", rates(measured), list(rate_rows(measured)), console)
+    if rows := list(rate_rows(measured)):
+        save(out / "rates", rates(measured), rows, console)
     if compared:
         save(out / "curves", curves(scalars, compared), list(curve_rows(scalars)), console)
-    if compared and len(starts) == len(TASKS):
-        rows = gains(compared, starts)
+    if compared and len(starts) == len(TASKS) and (rows := gains(compared, starts)):
         save(out / "gain", gain_figure(rows), rows, console)
 
 
@@ -124,7 +124,8 @@ def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float 
     it never did; `early` the mean over the steps, of our own estimators.
     """
     end = read_validation(folder.answers_of(STEPS), has_swapped=False)[0]
-    reached = [crossing(smoothed(scalars[REWARD]), score) for score in SCORES[cell.task]]
+    means = dict(sorted(smoothed(scalars[REWARD]).items())[SMOOTH - 1 :])  # a step alone may be high by chance
+    reached = [crossing(means, score) for score in SCORES[cell.task]]
     early = scalars.get("forks/early")
     return {
         "bleu": end["bleu"],
@@ -146,11 +147,14 @@ def start(folder: RunFolder) -> dict[str, tuple[float, float, float]]:
     return found | {name: (before[name],) * 3 for name in ("bleu", "reward")}
 
 
-def tables(measured: Numbers, compared: Numbers, starts: dict, scalars: dict[Cell, Scalars]) -> Iterable[str]:
+def tables(measured: Numbers, compared: Numbers | None, starts: dict, scalars: dict[Cell, Scalars]) -> Iterable[str]:
     """The report's tables, as Markdown."""
     yield before_training(starts)
-    for group in GROUPS:
-        yield comparison(*group, compared)
+    if compared is None:
+        yield "**Methods** are compared when the sweep is done, which chooses their learning rates"
+    else:
+        for group in GROUPS:
+            yield comparison(*group, compared)
     yield sweep(measured)
     yield cost(scalars.get(COST))
 

@@ -2,7 +2,7 @@
 # LEAF against GRPO on three spoken tasks: make the tasks and the model, run the study, write its report. See README.md here.
 #
 #   bash examples/leaf_against_grpo/run.sh                         the whole study; given again, it goes on
-#   bash examples/leaf_against_grpo/run.sh register/leaf/0.002/1   one cell of it
+#   bash examples/leaf_against_grpo/run.sh register/leaf/0.003/1   one cell of it
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh

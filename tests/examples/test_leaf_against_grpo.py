@@ -13,6 +13,7 @@ from rich.console import Console
 
 from examples.leaf_against_grpo import report, study
 from examples.leaf_against_grpo.cells import (
+    COST,
     EARLY_TASK,
     METHODS,
     RATES,
@@ -32,6 +33,7 @@ from examples.leaf_against_grpo.cells import (
 )
 from tests.helpers import PROJECT
 from tests.helpers.traced import traced_prompt, write_trace
+from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import read_scalars
 
 
@@ -82,6 +84,8 @@ def write_cell(folder, factor, reward=0.5, steps=STEPS):
     with open(folder / "metrics/000.jsonl", "w") as file:
         for step in range(1, steps + 1):
             data = {"critic/score/mean": factor * step / 100, "training/rollout_probs_diff_max": 1e-6}
+            data |= {f"timing_s/{name}": 1.0 for name in (*report.PHASES, "adv", *(f"adv_{m}" for m in METHODS))}
+            data |= {"timing_s/step": 6.0, "timing_s/adv_leaf": 1.6}
             file.write(json.dumps({"step": step, "data": data}) + "\n")
     row = {"output": "a b c d e", "gts": "a b c d e f", "score": reward, "data_source": "translation"}
     (folder / f"validation/{steps if steps == STEPS else 0}.jsonl").write_text(json.dumps(row))
@@ -101,6 +105,7 @@ def runs(tmp_path):
     for cell in STARTS:
         write_cell(tmp_path / cell.name, 0.0, 0.1, cell.steps)
         write_trace(tmp_path / cell.name / "traces", 1, [forking_prompt()])
+    write_cell(tmp_path / COST.name, 1.0)
     return tmp_path
 
 
@@ -129,6 +134,7 @@ def test_report(runs):
     assert float(gain["register", "leaf"]["early"]) == pytest.approx(1 - within / across)
     text = (runs / "results/report.md").read_text()
     assert f"| `leaf` | {RATES[1]:g} | 3 |" in text and f"{0.2 * mean_step / 100:.3f} ± 0.000" in text
+    assert "| relative | 1.000 | 1.000 | 1.100 | 1.000 | 1.000 |" in text and "K = 16: no cell is done" in text
     figures = ("curves", "rates", "gain")
     assert all((runs / f"results/{name}.{kind}").stat().st_size for name in figures for kind in ("png", "svg", "csv"))
 
@@ -149,7 +155,23 @@ def test_a_study_that_is_not_done_has_a_report_of_what_there_is(runs, tmp_path):
         (runs / cell.name / "summary.json").unlink()
     report.write(runs, runs / "results", Console(quiet=True))
     assert not (runs / "results/gain.csv").exists() and (runs / "results/rates.png").exists()
-    assert "**register**, K = 16: no cell is done" in (runs / "results/report.md").read_text()
+    text = (runs / "results/report.md").read_text()
+    assert "compared when the sweep is done" in text and "no cell is done" not in text
+
+
+def test_a_single_cell_has_a_report(tmp_path):
+    write_cell(tmp_path / Cell("register", "leaf", RATES[1], 1).name, 1.0)
+    report.write(tmp_path, tmp_path / "results", Console(quiet=True))
+    assert len((tmp_path / "results/cells.csv").read_text().splitlines()) == 2
+
+
+def test_one_good_step_reaches_no_score(tmp_path):
+    cell = Cell("register", "leaf", RATES[1], 1)
+    write_cell(tmp_path / cell.name, 1.0)
+    folder = RunFolder(tmp_path / cell.name)
+    scalars = read_scalars(folder.metrics)
+    scalars[report.REWARD][1] = 0.35  # alone above the score of 0.3
+    assert report.measure(folder, cell, scalars)["rollouts_to_1"] is None
 
 
 @pytest.mark.e2e
