@@ -14,6 +14,7 @@ from verl_leaf.patches import PATCHES, STATUS, PatchError
 
 RAY_TRAINER, V1_TRAINER = "verl.trainer.ppo.ray_trainer", "verl.trainer.ppo.v1.trainer_base"
 REPLAY_BUFFER = "verl.trainer.ppo.v1.replay_buffer"
+PUNICA = "vllm.lora.punica_wrapper.punica_cpu"
 GUARDED = [
     ("advantage_batch", RAY_TRAINER, "compute_advantage"),
     ("advantage_batch", RAY_TRAINER, "compute_data_metrics"),
@@ -23,8 +24,8 @@ GUARDED = [
     ("granite_mel", "transformers.models.granite_speech.feature_extraction_granite_speech", "requires_backends"),
     ("groups_together", V1_TRAINER, "PPOTrainer._balance_batch"),
     ("groups_together", V1_TRAINER, "get_seqlen_balanced_partitions"),
-    ("lora_on_cpu", "vllm.lora.punica_wrapper.punica_cpu", "sgmv_shrink"),
-    ("lora_on_cpu", "vllm.lora.punica_wrapper.punica_cpu", "sgmv_expand_slice"),
+    ("lora_on_cpu", PUNICA, "sgmv_shrink"),
+    ("lora_on_cpu", PUNICA, "sgmv_expand_slice"),
     ("model_class", "verl.utils.model", "get_hf_auto_model_class"),
     ("polling", REPLAY_BUFFER, "ReplayBuffer._sync_metadata_from_transfer_queue"),
     ("polling", REPLAY_BUFFER, "ReplayBuffer._wait_for_next_poll"),
@@ -36,6 +37,8 @@ GUARDED = [
     ("update_counts", V1_TRAINER, "reduce_metrics"),
 ]
 GONE = [
+    ("lora_on_cpu", PUNICA, "bgmv_shrink"),
+    ("lora_on_cpu", PUNICA, "bgmv_expand_slice"),
     ("onednn_weights", "vllm._custom_ops", "_supports_onednn"),
     ("update_counts", RAY_TRAINER, "reduce_metrics"),
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout", "ServerAdapter"),

@@ -25,7 +25,8 @@ def _patch(module: ModuleType) -> str:
         "sgmv_expand_slice",
         *("inputs", "lora_b_weights", "output_tensor", *SEGMENTS, "slice_offset", "slice_size", "add_inputs"),
     )
-    if not (says(module.bgmv_shrink, COPIES) and says(module.bgmv_expand_slice, COPIES)):
+    products = [expect(module, name) for name in ("bgmv_shrink", "bgmv_expand_slice")]
+    if not any(says(product, COPIES) for product in products):
         return SOLVED
     module.sgmv_shrink, module.sgmv_expand_slice = _shrink(shrink), _expand_slice(expand)
     return "active: vLLM copies an adapter once for every token on the CPU"
