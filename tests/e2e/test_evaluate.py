@@ -32,7 +32,7 @@ def command(*arguments) -> list[str]:
 
 def run(*arguments, status: int = 0) -> str:
     environment = {**os.environ, "PYTHONPATH": str(PROJECT), "COLUMNS": "200"}
-    done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 

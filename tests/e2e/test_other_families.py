@@ -33,6 +33,7 @@ BF16 = [
 RESTARTED = [*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=1"]
 
 
+@pytest.mark.thorough
 def test_granite_rollout_actor_and_reference_agree(task, models, tmp_path):
     recipe = Recipe(task, tmp_path, "granite4.0_1b_leaf", models("granite_speech"), COMPARED=str(tmp_path))
     recipe.finish(*FLAGS, *comparing.FLAGS, "trainer.total_training_steps=2")

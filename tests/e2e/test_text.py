@@ -38,7 +38,7 @@ def run(task, folder, *overrides: str) -> dict[str, dict[int, float]]:
             },
             stdout=log,
             stderr=subprocess.STDOUT,
-            timeout=600,
+            timeout=900,
             check=True,
         )
     return read_scalars(folder / "metrics")
@@ -69,6 +69,7 @@ def test_colocated_asynchronous_trainer_with_a_reference_policy_and_rollout_corr
     assert any(name.startswith("rollout_corr/") for name in metrics)
 
 
+@pytest.mark.thorough
 def test_legacy_trainer(text_task, tmp_path):
     metrics = run(text_task, tmp_path, "trainer.use_v1=False", *comparing.FLAGS, comparing.FLAG)
     comparing.assert_the_same(tmp_path, updates=4)

@@ -37,7 +37,7 @@ def run(rank: int, folders: dict[str, str], port: int, out: str) -> None:
     from verl_leaf.models import FAMILIES
 
     # A rank that waits for the other in vain gives up and fails.
-    timeout = datetime.timedelta(seconds=60)
+    timeout = datetime.timedelta(seconds=300)
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
     store = engines.Features().install()
     for name, folder in folders.items():
