@@ -338,11 +338,11 @@ def gain_figure(rows: list[dict]) -> Figure:
         axes, ("early", "usable"), ("early, at the start", "usable forks, at the start"), strict=True
     ):
         for place, method in enumerate(method for method in METHODS if method != BASELINE):
-            for n, marker in ((8, "o"), (16, "s")):
+            for n, marker, beside in ((8, "o", 0), (16, "s", 0.02)):
                 own = [row for row in rows if (row["method"], row["n"]) == (method, n)]
                 if not own:
                     continue
-                x = [row[name] + 0.004 * (place - 1.5) for row in own]  # beside one another
+                x = [row[name] + 0.004 * (place - 1.5) + beside for row in own]  # or they would hide each other
                 axis.errorbar(
                     x,
                     [row["gain"] for row in own],
