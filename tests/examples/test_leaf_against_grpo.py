@@ -5,7 +5,6 @@ import json
 import statistics
 import subprocess
 import sys
-import tarfile
 from collections import Counter
 
 import pytest
@@ -142,8 +141,8 @@ def test_report(runs):
 def test_what_is_packed_gives_the_same_report(runs, tmp_path):
     (runs / SWEEP[0].name / "summary.json").write_text(json.dumps({"model": f"{PROJECT}/work/model"}))
     report.write(runs, runs / "results", Console(quiet=True))
-    with tarfile.open(runs / "results/runs.tar.gz") as archive:
-        archive.extractall(tmp_path / "unpacked", filter="data")
+    (tmp_path / "unpacked").mkdir()
+    subprocess.run(["tar", "xzf", runs / "results/runs.tar.gz", "-C", tmp_path / "unpacked"], check=True)
     assert json.loads((tmp_path / "unpacked" / SWEEP[0].name / "summary.json").read_text()) == {"model": "work/model"}
     report.write(tmp_path / "unpacked", tmp_path / "again", Console(quiet=True))
     for name in ("report.md", "cells.csv", "curves.csv", "gain.csv"):
