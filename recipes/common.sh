@@ -57,12 +57,17 @@ setup() {
 }
 
 # To be called before a run: what the engines read from the environment on a machine without a GPU.
-on_cpu_use_all_cores() {
+on_cpu_share_the_cores() {
   if has_gpu; then return; fi
   # A cache that fits a small machine (GiB).
   export VLLM_CPU_KVCACHE_SPACE=${VLLM_CPU_KVCACHE_SPACE:-1}
   # Or vLLM's CPU platform (0.27.1, platforms/cpu.py) takes `mp` for `uni`, and starts one more process.
   export VLLM_ENABLE_V1_MULTIPROCESSING=0
-  # Ray gives a worker one thread; the phases of a step take turns, so each may have all cores.
-  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(nproc)}
+  # Ray gives a worker one thread. The phases of a step take turns, so each may have all cores but one: threads that
+  # wait for each other while the processes around them have that core make a step slower.
+  local cores
+  cores=$(nproc)
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > 1 ? cores - 1 : 1))}
+  # vLLM would take them all, a thread bound to each.
+  export VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
 }

@@ -70,7 +70,7 @@ if [[ -z ${MODEL:-} ]]; then
   fi
 fi
 
-on_cpu_use_all_cores
+on_cpu_share_the_cores
 if [[ -n ${RUN:-} ]]; then OPTIONS+=(--run "$RUN"); else OPTIONS+=(--runs "runs/$RECIPE"); fi
 # (exec: a signal that ends a Slurm job reaches what trains.)
 exec verl-leaf train "${OPTIONS[@]}" --config-name "$CONFIG" --family "$FAMILY" --epochs "${EPOCHS:-1}" \

@@ -29,7 +29,6 @@ COMMON = (
     "data.max_response_length=48",
     "actor_rollout_ref.model.lora_rank=8",
     "actor_rollout_ref.model.lora_alpha=16",
-    "actor_rollout_ref.model.enable_gradient_checkpointing=False",
     # What verl's AdamW does unless told otherwise.
     "actor_rollout_ref.actor.optim.betas=[0.9,0.999]",
     "actor_rollout_ref.actor.optim.weight_decay=0.01",

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
 if has_gpu; then setup gpu; check_gpus; MACHINE=gpu; else setup cpu; MACHINE=cpu; fi
-on_cpu_use_all_cores
+on_cpu_share_the_cores
 GPUS=${GPUS:-1}
 TASK=$(realpath -m "${TASK:-work/next_letter}")
 python -m examples.next_letter.prepare --out "$TASK"

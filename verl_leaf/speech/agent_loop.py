@@ -49,7 +49,8 @@ class SpeechAgentLoop(AgentLoopBase):
                 prompt_ids=_collapse_runs(
                     prompt_ids, family_of_processor(self.processor).audio_token_id(self.processor)
                 ),
-                sampling_params=sampling_params,
+                # Nobody reads the text that vLLM would make of every token.
+                sampling_params={**sampling_params, "detokenize": False},
                 audio_data=clips or None,
                 priority=int(priority),
             )
