@@ -25,7 +25,8 @@ FLAGS = [
     "reward.custom_reward_function.name=chrf",  # a random model gets some of it
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # the whole batch: one update a step
 ]
-BF16 = [
+AS_ON_A_GPU = [
+    "actor_rollout_ref.model.enable_gradient_checkpointing=True",
     "actor_rollout_ref.rollout.dtype=bfloat16",
     "actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=bf16",
     "actor_rollout_ref.ref.fsdp_config.mixed_precision.param_dtype=bf16",
@@ -108,10 +109,10 @@ def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path):
         pytest.param("qwen2.5omni_3b_leaf", "qwen2_5_omni", marks=pytest.mark.thorough),
     ],
 )
-def test_bf16_as_on_a_gpu(task, models, tmp_path, recipe, family):
-    """Under mixed precision, with vLLM in bf16; the rollout's rounding is then not the actor's."""
+def test_bf16_and_checkpointing_as_on_a_gpu(task, models, tmp_path, recipe, family):
+    """Under mixed precision and with activations computed again, vLLM in bf16; the rollout's rounding is then not the actor's."""
     run = Recipe(task, tmp_path, recipe, models(family))
-    run.finish(*FLAGS, *BF16, "trainer.total_training_steps=1", "trainer.save_freq=-1")
+    run.finish(*FLAGS, *AS_ON_A_GPU, "trainer.total_training_steps=1", "trainer.save_freq=-1")
     scalars = run.scalars()
     assert scalars["training/rollout_probs_diff_max"][1] < 0.02
     assert 0 < scalars["actor/grad_norm"][1] < 100
