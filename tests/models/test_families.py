@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
@@ -88,8 +89,10 @@ def test_the_encoder_leaves_out_what_no_clip_reaches_and_nothing_changes(loaded,
         tower = getattr(each, "model", each).audio_tower
         tower.layers[-1].register_forward_hook(lambda layer, args, output: positions.append(args[0].shape[1]))
     ids, inputs = family.encode(processor, prompt(processor), clips(1.3))
+    whole_window = {name: F.pad(value, (0, 3000 - value.shape[-1])) for name, value in inputs.items()}
     with torch.no_grad():
-        ours, theirs = (each.eval()(input_ids=torch.tensor([ids]), **inputs).logits for each in (model, stock))
+        ours = model.eval()(input_ids=torch.tensor([ids]), **inputs).logits
+        theirs = stock.eval()(input_ids=torch.tensor([ids]), **whole_window).logits
     theirs[..., model.config.audio_token_id] = -1e4
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert positions == [72, 1500]  # 65 of them heard, 50 a second

@@ -127,7 +127,7 @@ class Family:
 
         Returns:
             ``(input_ids, features)``; features of several prompts are joined on the first axis, which counts clips, or what
-            clips consist of.
+            clips consist of (:func:`verl_leaf.models.features.concatenate`).
 
         Raises:
             ValueError: as :meth:`prompt_length`.

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 
 import torch
+from torch.nn import functional as F
 
 PARTITION = "audio_features"
 
@@ -79,8 +80,15 @@ def given(rows: list[dict[str, torch.Tensor]]) -> Iterator[torch.Tensor]:
 
 
 def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The features of all rows, one row after the other on the first axis."""
-    return {feature: torch.cat([features[feature] for features in rows]) for feature in rows[0]}
+    """The features of all rows, one row after the other on the first axis, all filled up with zeros to the same width."""
+    return {feature: torch.cat(_same_width([features[feature] for features in rows])) for feature in rows[0]}
+
+
+def _same_width(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    if tensors[0].dim() == 1:
+        return tensors
+    width = max(tensor.shape[-1] for tensor in tensors)
+    return [F.pad(tensor, (0, width - tensor.shape[-1])) for tensor in tensors]
 
 
 def _get(name: str) -> dict[str, torch.Tensor]:

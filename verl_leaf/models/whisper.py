@@ -1,6 +1,7 @@
 """What models with a Whisper encoder share: 30 s windows, 25 audio tokens a second, a table of positions."""
 
 import torch
+from torch.nn import functional as F
 
 from verl_leaf.models.actor import SpeechActor
 from verl_leaf.models.shapes import padded_length
@@ -13,26 +14,55 @@ CHECKPOINT_PREFIXES = {
 }
 
 
-def leave_out_padding(layers: torch.nn.ModuleList) -> None:
-    """Let the layers of an encoder compute only what the longest clip of a batch reaches, instead of 30 s.
+def padding(extractor, clips) -> dict:
+    """Arguments with which a processor fills clips with silence up to a little more than the longest, instead of the window.
 
-    The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) fill every
-    clip up to 1,500 positions and mask the filling. Attention to nothing is most of the work for short clips, and what comes
-    out there is not read. The result is the same, and as long as the longest clip, rounded up.
+    The frames that are heard are the same: none of their windows reaches the end of the silence, where the extractor mirrors
+    what is before it (transformers' feature_extraction_whisper.py), and the frames that still touch the clip, of which its
+    loudest may be one, are there.
     """
+    frames = padded_length(-(-(max(len(clip) for clip in clips) + 2 * extractor.n_fft) // extractor.hop_length))
+    return {"audio_kwargs": {"max_length": min(frames * extractor.hop_length, extractor.n_samples)}}
+
+
+def without_padding(mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """As :func:`padding` would have left them.
+
+    Args:
+        mel: ``[clips, bins, frames]``.
+        mask: whether a frame is heard, ``[clips, frames]``.
+    """
+    # The convolutions look two frames further.
+    frames = padded_length(int(mask.sum(dim=1).max()) + 2)
+    return mel[..., :frames], mask[:, :frames]
+
+
+def leave_out_padding(encoder: torch.nn.Module) -> None:
+    """Let an encoder take frames up to the longest clip of a batch, and its layers compute no more, instead of 30 s.
+
+    The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) take every
+    clip filled up to 1,500 positions and mask the filling. Attention to nothing, and the masks, are most of the work for short
+    clips, and what comes out there is not read. The result is the same, and as long as the longest clip, rounded up.
+    """
+    window = 2 * encoder.config.max_source_positions
+
+    def fill(_, args, kwargs):
+        mel, *others = args
+        return (F.pad(mel, (0, window - mel.shape[-1])), *others), kwargs
 
     def shorten(layer, args):
         hidden, mask, *others = args
         if mask is None:  # no clip has any
             return args
         reach = hidden.shape[1]
-        if layer is layers[0]:
+        if layer is encoder.layers[0]:
             heard = mask[:, 0, 0] if mask.dtype == torch.bool else mask[:, 0, 0] == 0
             longest = int(heard.any(dim=0).nonzero().max()) + 1
-            reach = min(reach, padded_length(longest))
+            reach = min(mask.shape[-1], padded_length(longest))
         return hidden[:, :reach], mask[..., :reach, :reach], *others
 
-    for layer in layers:
+    encoder.register_forward_pre_hook(fill, with_kwargs=True)
+    for layer in encoder.layers:
         layer.register_forward_pre_hook(shorten)
 
 
@@ -41,7 +71,7 @@ class WhisperActor(SpeechActor):
 
     def __init__(self, config):
         super().__init__(config)
-        leave_out_padding(self._parts.audio_tower.layers)
+        leave_out_padding(self._parts.audio_tower)
 
 
 def audio_tokens(processor, samples: int) -> int:

@@ -40,7 +40,7 @@ def _shrink(original: Callable) -> Callable:
         if weight is None:
             original(inputs, lora_a_weights, output_tensor, *segments_and_scaling)
         else:
-            output_tensor[:, : len(weight)] = scaling * (inputs.to(weight.dtype) @ weight.T)
+            output_tensor[:, : len(weight)].addmm_(inputs.to(weight.dtype), weight.T, beta=0, alpha=scaling)
 
     return sgmv_shrink
 
@@ -52,9 +52,12 @@ def _expand_slice(original: Callable) -> Callable:
         weight = _only(lora_b_weights, segments, output_tensor.dtype)
         if weight is None:
             original(inputs, lora_b_weights, output_tensor, *segments_and_slice)
-            return
-        part, product = output_tensor[:, offset : offset + size], inputs.to(weight.dtype) @ weight.T
-        part.copy_(part + product if add_inputs else product)
+        else:
+            part, product = output_tensor[:, offset : offset + size], inputs.to(weight.dtype) @ weight.T
+            if add_inputs:
+                part += product
+            else:
+                part.copy_(product)
 
     return sgmv_expand_slice
 
@@ -68,7 +71,7 @@ def _only(stack: torch.Tensor, segments: list, dtype: torch.dtype) -> torch.Tens
         dtype: of the product.
     """
     _, _, adapters, batches, _, _ = segments
-    return stack[adapters[0]].reshape(stack.shape[-2:]).to(dtype) if batches == 1 else None
+    return stack[int(adapters[0])].reshape(stack.shape[-2:]).to(dtype) if batches == 1 else None
 
 
 HOOKS = {"vllm.lora.punica_wrapper.punica_cpu": _patch}

@@ -104,9 +104,9 @@ def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], 
     if family == "qwen2_5_omni":
         mel = torch.randn(frames, 32, generator=generator)
         return {"input_features": mel, "audio_feature_lengths": torch.tensor([frames])}, audio_tokens(frames)
-    mask = (torch.arange(3000) < frames).int()[None]
+    mask = (torch.arange(min(frames + 5, 3000)) < frames).int()[None]
     name = {"qwen2_audio": "feature_attention_mask", "audioflamingo3": "input_features_mask"}[family]
-    mel = torch.randn(1, 32, 3000, generator=generator)
+    mel = torch.randn(1, 32, mask.shape[1], generator=generator)
     return {"input_features": mel, name: mask}, audio_tokens(frames)
 
 

@@ -1,11 +1,11 @@
 """Audio Flamingo 3: windows of 30 s, up to ten minutes of them (25 audio tokens a second), before a Qwen2 language model."""
 
 from verl_leaf.models.family import Family
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, unsupported_reason
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, padding, unsupported_reason
 
 
 def call_processor(processor, text, clips):
-    encoded = dict(processor(text=[text], audio=clips))
+    encoded = dict(processor(text=[text], audio=clips, **padding(processor.feature_extractor, clips)))
     encoded.pop("num_audio_tokens", None)
     return encoded
 

@@ -5,7 +5,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.placeholder import mask_tokens
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, without_padding
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -20,7 +20,10 @@ class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGe
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        leave_out_padding(self.audio_tower.layers)
+        leave_out_padding(self.audio_tower)
+
+    def _encode_audio_features(self, input_features, feature_attention_mask):
+        return super()._encode_audio_features(*without_padding(input_features, feature_attention_mask))
 
     def load_weights(self, weights):
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)

@@ -7,7 +7,7 @@ and audio have the same number on all three axes, one more for each token (trans
 """
 
 from verl_leaf.models.family import Family
-from verl_leaf.models.whisper import audio_tokens
+from verl_leaf.models.whisper import audio_tokens, padding
 
 CHECKPOINT_PREFIXES = {
     "model.": "thinker.model.",
@@ -15,21 +15,6 @@ CHECKPOINT_PREFIXES = {
     "audio_tower.": "thinker.audio_tower.",
     "visual.": "thinker.visual.",
 }
-
-
-def padding(extractor, clips) -> dict:
-    """Arguments with which the processor fills clips with silence up to a little more than the longest, instead of 300 s.
-
-    The frames that are heard are the same: none of their windows reaches the end of the silence, where the extractor mirrors
-    what is before it (transformers' feature_extraction_whisper.py), and the frames that still touch the clip, of which its
-    loudest may be one, are there.
-    """
-    length = max(len(clip) for clip in clips) + 2 * extractor.n_fft
-    return {
-        "audio_kwargs": {
-            "max_length": min(-(-length // extractor.hop_length) * extractor.hop_length, extractor.n_samples)
-        }
-    }
 
 
 def call_processor(processor, text, clips):

@@ -1,13 +1,14 @@
 """Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens a second) before a Qwen2 language model."""
 
 from verl_leaf.models.family import Family
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, unsupported_reason
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, padding, unsupported_reason
 
 
 def call_processor(processor, text, clips):
-    return processor(
-        text=[text], audio=clips, sampling_rate=processor.feature_extractor.sampling_rate, return_tensors="pt"
-    )
+    extractor = processor.feature_extractor
+    audio = padding(extractor, clips)
+    audio["audio_kwargs"]["sampling_rate"] = extractor.sampling_rate
+    return processor(text=[text], audio=clips, return_tensors="pt", **audio)
 
 
 QWEN2_AUDIO = Family(

@@ -7,7 +7,7 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.placeholder import mask_tokens
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, without_padding
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -26,7 +26,15 @@ class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        leave_out_padding(self.audio_tower.layers)
+        leave_out_padding(self.audio_tower)
+
+    def _process_audio_input(self, audio_input):
+        if audio_input["type"] != "audio_features":
+            return super()._process_audio_input(audio_input)
+        mel, mask = without_padding(audio_input["input_features"], audio_input["feature_attention_mask"])
+        return super()._process_audio_input(
+            {"type": "audio_features", "input_features": mel, "feature_attention_mask": mask}
+        )
 
     def get_mm_mapping(self) -> MultiModelKeys:
         return MultiModelKeys.from_string_field(
