@@ -33,6 +33,7 @@ COMMON = (
     "actor_rollout_ref.actor.optim.betas=[0.9,0.999]",
     "actor_rollout_ref.actor.optim.weight_decay=0.01",
     "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio=0.0",
+    "actor_rollout_ref.actor.use_dynamic_bsz=False",
     f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={ROLLOUTS_PER_UPDATE}",
     f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={ROLLOUTS_PER_UPDATE}",
     f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={ROLLOUTS_PER_UPDATE}",

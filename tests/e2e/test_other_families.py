@@ -18,6 +18,7 @@ pytestmark = pytest.mark.e2e
 
 PARITY = 1e-4
 FLAGS = [
+    "actor_rollout_ref.actor.use_dynamic_bsz=False",
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=32",
     "trainer.save_freq=2",
     "trainer.test_freq=-1",

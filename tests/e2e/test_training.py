@@ -157,9 +157,10 @@ def test_two_fsdp_ranks_share_prompts_and_change_nothing(task, tmp_path):
         *comparing.FLAGS,
         "actor_rollout_ref.actor.entropy_coeff=0.01",
         "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.actor.use_dynamic_bsz=False",  # as on GPUs
         "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",  # two to accumulate
         "actor_rollout_ref.actor.checkpoint.save_lora_only=False",
-        # As on GPUs: several processes of each kind.
+        # Also as on GPUs: several processes of each kind.
         "actor_rollout_ref.rollout.agent.num_workers=2",
         "reward.num_workers=2",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=2",

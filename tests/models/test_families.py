@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES, family_of_processor, features
-from verl_leaf.models.whisper import WhisperActor
+from verl_leaf.models.whisper import WhisperActor, without_padding
 
 
 @pytest.fixture(scope="session", params=FAMILIES)
@@ -96,6 +96,25 @@ def test_the_encoder_leaves_out_what_no_clip_reaches_and_nothing_changes(loaded,
     theirs[..., model.config.audio_token_id] = -1e4
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert positions == [72, 1500]  # 65 of them heard, 50 a second
+
+
+def test_features_end_soon_after_the_longest_clip_and_the_frames_that_are_computed_are_the_same(loaded):
+    family, processor, model = loaded
+    if not isinstance(model, WhisperActor):
+        pytest.skip("its extractor fills no window")
+    for seconds in (0.1, 1.3, 7, 29.96):
+        clip = clips(seconds)[0]
+        _, inputs = family.encode(processor, prompt(processor), [clip])
+        mel, mask = (value for name, value in inputs.items() if name != "input_ids")
+        arguments = {"sampling_rate": 16000, "return_attention_mask": True, "return_tensors": "pt"}
+        window = processor.feature_extractor([clip], **arguments)
+        vllms_mel, vllms_mask = without_padding(window["input_features"], window["attention_mask"])
+        heard = int(mask.sum())
+        assert heard == int(vllms_mask.sum()) == -(-len(clip) // 160)
+        for frames, each in ((mel, mask), (vllms_mel, vllms_mask)):
+            reached = min(heard + 2, 3000)  # by the convolutions
+            assert reached <= frames.shape[-1] == each.shape[-1] <= max(reached * 1.2, 24)
+            torch.testing.assert_close(frames[..., :reached], window["input_features"][..., :reached], rtol=0, atol=1e-5)
 
 
 def test_lora_takes_the_language_model_alone_and_the_encoder_gets_no_gradient(loaded):

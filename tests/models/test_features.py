@@ -6,6 +6,7 @@ import pytest
 import ray
 import torch
 import transfer_queue as tq
+from torch.nn import functional as F
 
 from verl_leaf.models.features import PARTITION, concatenate, fetch, release, store
 
@@ -22,10 +23,11 @@ def queue():
 def test_features_come_back_to_the_bit_in_the_order_of_the_rows(queue):
     one, two = (
         {
-            "input_features": torch.randn(clips, 8, 30),
-            "feature_attention_mask": torch.ones(clips, 30, dtype=torch.int32),
+            "input_features": torch.randn(clips, 8, frames),
+            "feature_attention_mask": torch.ones(clips, frames, dtype=torch.int32),
+            "lengths": torch.full((clips,), frames),
         }
-        for clips in (1, 2)
+        for clips, frames in ((1, 22), (2, 30))
     )
 
     async def put():
@@ -37,6 +39,7 @@ def test_features_come_back_to_the_bit_in_the_order_of_the_rows(queue):
     fetched = concatenate(rows)
     for name, tensor in fetched.items():
         assert tensor.dtype == one[name].dtype
-        assert torch.equal(tensor, torch.cat([two[name], one[name], two[name]]))
+        filled = one[name] if name == "lengths" else F.pad(one[name], (0, 8))
+        assert torch.equal(tensor, torch.cat([two[name], filled, two[name]]))
     asyncio.run(release(keys))
     assert not tq.kv_list(PARTITION).get(PARTITION)
