@@ -115,8 +115,6 @@ def measure(manager: str, n: int, options) -> dict[str, float]:
             f"data.train_batch_size={PROMPTS}",
             f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
             f"actor_rollout_ref.rollout.n={n}",
-            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
-            *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu=8" for role in ("rollout", "ref")),
             f"trainer.total_training_steps={STEPS}",
             "trainer.val_before_train=False",
             "trainer.test_freq=-1",

@@ -114,7 +114,9 @@ def test_features_end_soon_after_the_longest_clip_and_the_frames_that_are_comput
         for frames, each in ((mel, mask), (vllms_mel, vllms_mask)):
             reached = min(heard + 2, 3000)  # by the convolutions
             assert reached <= frames.shape[-1] == each.shape[-1] <= max(reached * 1.2, 24)
-            torch.testing.assert_close(frames[..., :reached], window["input_features"][..., :reached], rtol=0, atol=1e-5)
+            torch.testing.assert_close(
+                frames[..., :reached], window["input_features"][..., :reached], rtol=0, atol=1e-5
+            )
 
 
 def test_lora_takes_the_language_model_alone_and_the_encoder_gets_no_gradient(loaded):
