@@ -23,7 +23,8 @@ class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGe
         leave_out_padding(self.audio_tower)
 
     def _encode_audio_features(self, input_features, feature_attention_mask):
-        return super()._encode_audio_features(*without_padding(input_features, feature_attention_mask))
+        mel, mask = without_padding(input_features, feature_attention_mask)
+        return super()._encode_audio_features(mel, mask)
 
     def load_weights(self, weights):
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
