@@ -2,7 +2,7 @@
 
 from vllm.model_executor.models import qwen2_5_omni_thinker as base
 
-from verl_leaf.models.qwen2_5_omni import padding
+from verl_leaf.models.whisper import padding
 
 
 class Processor(base.Qwen2_5OmniThinkerMultiModalProcessor):
