@@ -119,6 +119,16 @@ def test_features_end_soon_after_the_longest_clip_and_the_frames_that_are_comput
             )
 
 
+def test_frames_beyond_the_window_are_refused_and_not_cut(loaded):
+    family, processor, model = loaded
+    if not isinstance(model, WhisperActor):
+        pytest.skip("its encoder has no window of its own")
+    ids, inputs = family.encode(processor, prompt(processor), clips(1.3))
+    longer = {name: F.pad(value, (0, 3008 - value.shape[-1])) for name, value in inputs.items()}
+    with pytest.raises((ValueError, RuntimeError), match="3000|1500"):
+        model(input_ids=torch.tensor([ids]), **longer)
+
+
 def test_lora_takes_the_language_model_alone_and_the_encoder_gets_no_gradient(loaded):
     family, processor, model = loaded
     taken = [

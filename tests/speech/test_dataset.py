@@ -314,8 +314,10 @@ def test_prompt_length_is_what_the_processor_makes(processor):
     family = family_of_processor(processor)
     text = "Audio 1: <|audio_bos|><|AUDIO|><|audio_eos|>\nTranslate"
     for samples in [*range(1000, 3000, 77), 15999, 16000, 16001, 16159, 16160, 16161, 479999, 480000]:
-        ids, _ = family.encode(processor, text, [np.zeros(samples, np.float32)])
+        ids, features = family.encode(processor, text, [np.zeros(samples, np.float32)])
         assert family.prompt_length(processor, text, [samples]) == len(ids)
+        clips, mels, frames = features["input_features"].shape
+        assert (clips, mels) == (1, 32) and min(-(-samples // 160) + 2, 3000) <= frames <= 3000
 
 
 def test_collapsed_prompt_has_one_placeholder_a_clip(processor):

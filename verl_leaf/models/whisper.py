@@ -43,12 +43,14 @@ def leave_out_padding(encoder: torch.nn.Module) -> None:
     The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) take every
     clip filled up to 1,500 positions and mask the filling. Attention to nothing, and the masks, are most of the work for short
     clips, and what comes out there is not read. The result is the same, and as long as the longest clip, rounded up.
+    transformers' Audio Flamingo 3 makes its mask inside the encoder, of the whole window.
     """
     window = 2 * encoder.config.max_source_positions
 
     def fill(_, args, kwargs):
         mel, *others = args
-        return (F.pad(mel, (0, window - mel.shape[-1])), *others), kwargs
+        missing = max(0, window - mel.shape[-1])  # too many frames are for the encoder to refuse
+        return (F.pad(mel, (0, missing)), *others), kwargs
 
     def shorten(layer, args):
         hidden, mask, *others = args

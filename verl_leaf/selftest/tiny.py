@@ -104,6 +104,7 @@ def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], 
     if family == "qwen2_5_omni":
         mel = torch.randn(frames, 32, generator=generator)
         return {"input_features": mel, "audio_feature_lengths": torch.tensor([frames])}, audio_tokens(frames)
+    # With a little silence at the end, as an extractor leaves it.
     mask = (torch.arange(min(frames + 5, 3000)) < frames).int()[None]
     name = {"qwen2_audio": "feature_attention_mask", "audioflamingo3": "input_features_mask"}[family]
     mel = torch.randn(1, 32, mask.shape[1], generator=generator)

@@ -6,9 +6,13 @@ from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, padding,
 
 def call_processor(processor, text, clips):
     extractor = processor.feature_extractor
-    audio = padding(extractor, clips)
-    audio["audio_kwargs"]["sampling_rate"] = extractor.sampling_rate
-    return processor(text=[text], audio=clips, return_tensors="pt", **audio)
+    return processor(
+        text=[text],
+        audio=clips,
+        sampling_rate=extractor.sampling_rate,
+        return_tensors="pt",
+        **padding(extractor, clips),
+    )
 
 
 QWEN2_AUDIO = Family(
