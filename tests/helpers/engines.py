@@ -70,15 +70,14 @@ class Features:
         return self
 
     def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        return [self.stored[int(key[0])] for key in keys]
+        return [self.stored[int(key[0]) - 1] for key in keys]
 
     def key(self, wanted: dict[str, torch.Tensor]) -> torch.Tensor:
-        known = [number for number, each in enumerate(self.stored) if each is wanted]
+        known = [number for number, each in enumerate(self.stored, 1) if each is wanted]
         if not known:
-            known = [len(self.stored)]
             self.stored.append(wanted)
-        number = known[0]
-        return torch.full((1, 16), number, dtype=torch.uint8)
+            known = [len(self.stored)]
+        return torch.full((1, 16), known[0], dtype=torch.uint8)
 
 
 def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None = None) -> TensorDict:
@@ -102,6 +101,8 @@ def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None =
         },
         batch_size=[len(rows)],
     )
+    # What every row has of the dataset.
+    batch.set("raw_prompt", tu.NonTensorStack(*[tu.NonTensorData([{"role": "user"}]) for _ in rows]))
     inputs = [{} if row.features is None else {FEATURES_KEY: store.key(row.features)} for row in rows]
     batch.set("multi_modal_inputs", tu.NonTensorStack(*[tu.NonTensorData(each) for each in inputs]))
     tu.assign_non_tensor(

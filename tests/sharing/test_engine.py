@@ -10,6 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from tensordict import NonTensorStack
 from transformers import GraniteSpeechConfig, LlamaConfig, MistralConfig, Qwen2AudioConfig, Qwen2Config
 from verl.utils import tensordict_utils as tu
 from verl.workers.engine.base import EngineRegistry
@@ -17,8 +18,16 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from tests.helpers import engines
 from verl_leaf.models import FAMILIES, features
+from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.patches.groups_together import in_order
-from verl_leaf.sharing.engine import SharingEngine, _cost, _say_whether_embeddings_are_tied, check_attention
+from verl_leaf.sharing.engine import (
+    SharingEngine,
+    _can_be_packed,
+    _cost,
+    _say_whether_embeddings_are_tied,
+    _tensors_alone,
+    check_attention,
+)
 
 
 def test_verl_finds_the_engine():
@@ -104,7 +113,7 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
         engine.shares = shares
         batch = engines.build_batch(rows, store)
         tu.assign_non_tensor(batch, temperature=temperature, calculate_sum_pi_squared=True)
-        packed = engine._pack(batch) if shares else None
+        packed = engine._pack(_tensors_alone(batch)) if shares else None
         output = engines.old_log_prob(engine, batch)
         results.append({name: no_padding_2_padding(values, batch) for name, values in output.items()})
     stock, ours = results
@@ -135,7 +144,7 @@ def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
     monkeypatch.setattr(features, "fetch", store.fetch)
     for shares in (False, True):
         engine.shares, batch = shares, engines.build_batch(rows, store)
-        assert not shares or engine._pack(batch).attention_mask is not None
+        assert not shares or engine._pack(_tensors_alone(batch)).attention_mask is not None
         results.append(no_padding_2_padding(engines.old_log_prob(engine, batch)["log_probs"], batch))
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
 
@@ -143,8 +152,41 @@ def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
 def test_widths_are_rounded_and_cudnn_does_not_plan_attention_for_each(engine, rollouts):
     assert not torch.backends.cuda.cudnn_sdp_enabled()
     engine.shares = True
-    inputs, _ = engine.prepare_model_inputs(engines.build_batch(rollouts(1, 3, 5), engines.Features()))
+    batch = engines.build_batch(rollouts(1, 3, 5), engines.Features())
+    inputs, _ = engine.prepare_model_inputs(_tensors_alone(batch))
     assert inputs["input_ids"].shape == (1, 48)  # a prompt of 29 tokens and three responses of 5
+
+
+def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
+    """verl would move an object of each row and column to the device, for every micro-batch."""
+    engine.shares, store, seen = True, engines.Features(), []
+    monkeypatch.setattr(features, "fetch", store.fetch)
+    prepare = engine.prepare_model_inputs
+    monkeypatch.setattr(
+        engine, "prepare_model_inputs", lambda micro_batch: [seen.append(micro_batch), prepare(micro_batch)][1]
+    )
+    batch = engines.build_batch([*rollouts(1, 2, 5), *rollouts(2, 1, 9), FILLER], store, micro_batch_size=2)
+    assert "raw_prompt" in batch and "multi_modal_inputs" in batch
+    engines.old_log_prob(engine, batch)
+    assert len(seen) == 2 and not any(isinstance(column, NonTensorStack) for each in seen for column in each.values())
+    assert [each[FEATURES_KEY][:, 0].tolist() for each in seen] == [[1, 1], [2, 0]]
+
+
+def test_what_cannot_be_packed_is_verls(engine, rollouts):
+    def batch(**changes):
+        each = engines.build_batch([*rollouts(1, 2, 5), FILLER], engines.Features())
+        tu.assign_non_tensor(each, **changes)
+        return each
+
+    assert _can_be_packed(batch()) and _can_be_packed(batch(enable_routing_replay=False))
+    assert not _can_be_packed(batch(enable_routing_replay=True))
+    images = batch()
+    tu.assign_non_tensor_stack(images, "multi_modal_inputs", [{}, {}, {"pixel_values": torch.ones(1)}])
+    temperatures = batch()
+    temperatures["temperature"] = torch.tensor([1.0, 1.0, 0.8])
+    assert not _can_be_packed(images) and not _can_be_packed(temperatures)
+    temperatures["temperature"] = torch.ones(3)
+    assert _can_be_packed(temperatures)
 
 
 def test_embeddings_are_tied_where_either_configuration_says_so():

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tensordict import NonTensorStack, TensorDict
 from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional as verl_F
-from verl.utils.model import extract_multi_modal_inputs
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -46,19 +46,25 @@ class SharingEngine(FSDPEngineWithLMHead):
         if self.shares:
             check_attention(self._text_config)
 
+    def forward_backward_batch(self, data, loss_function, forward_only=False):
+        if self.shares and _can_be_packed(data):
+            data = _tensors_alone(data)
+        return super().forward_backward_batch(data, loss_function, forward_only)
+
     def prepare_model_inputs(self, micro_batch):
-        packed = self._pack(micro_batch) if self.shares else None
-        if packed is None:
+        if FEATURES_KEY not in micro_batch:
             return super().prepare_model_inputs(micro_batch)
+        packed = self._pack(micro_batch)
         device = micro_batch["input_ids"].device
         inputs: dict[str, Any] = {
             "input_ids": packed.input_ids.to(device),
             "attention_mask": self._attention_mask(packed, device),
             "position_ids": packed.position_ids.to(device),
         }
-        features = micro_batch.get("multi_modal_inputs", None)
-        if features is not None:
-            inputs |= extract_multi_modal_inputs(features, packed.first)
+        keys = micro_batch[FEATURES_KEY][packed.first]
+        heard = (keys != 0).any(dim=1)
+        if heard.any():
+            inputs[FEATURES_KEY] = keys[heard]
         first_logit = 0
         if "logits_to_keep" in inspect.signature(_base_model(self.module).forward).parameters:
             first_logit = packed.first_logit
@@ -106,21 +112,11 @@ class SharingEngine(FSDPEngineWithLMHead):
             return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
         return mask
 
-    def _pack(self, micro_batch) -> Packed | None:
-        """The micro-batch with its common beginnings merged, where that saves work; None if only the base class can do it."""
-        if "prompts" not in micro_batch or any(
-            tu.get_non_tensor_data(data=micro_batch, key=name, default=False) for name in BASE_CLASS_ALONE
-        ):
-            return None
-        if micro_batch["position_ids"].dim() == 3 or _one_temperature(micro_batch["temperature"]) is None:
-            return None
+    def _pack(self, micro_batch) -> Packed:
+        """The micro-batch with its common beginnings merged, where that saves work."""
         input_ids = micro_batch["input_ids"]
         count = len(input_ids)
-        features = micro_batch.get("multi_modal_inputs", None)
-        rows = [{}] * count if features is None else [getattr(row, "data", row) or {} for row in features]
-        if any(set(row) - {FEATURES_KEY} for row in rows):
-            return None
-        audio = [bytes(row[FEATURES_KEY].flatten().tolist()) if row else b"" for row in rows]
+        audio = [bytes(key) for key in micro_batch[FEATURES_KEY].tolist()]
         tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
         sequences = [tokens[start:end] for start, end in itertools.pairwise(offsets)]
         prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
@@ -135,6 +131,37 @@ class SharingEngine(FSDPEngineWithLMHead):
     @property
     def _text_config(self):
         return _base_model(self.module).config.get_text_config()
+
+
+def _can_be_packed(data: TensorDict) -> bool:
+    """Whether this engine can compute a batch; if not, the base class does."""
+    return (
+        "prompts" in data
+        and not any(tu.get_non_tensor_data(data=data, key=name, default=False) for name in BASE_CLASS_ALONE)
+        and data["position_ids"].dim() == 2
+        and _one_temperature(data["temperature"]) is not None
+        and all(set(row) <= {FEATURES_KEY} for row in _multi_modal_inputs(data))
+    )
+
+
+def _tensors_alone(data: TensorDict) -> TensorDict:
+    """The batch with the keys of its audio as one tensor, and without what has an object for every row.
+
+    verl splits a batch and moves it to the device object by object. The others are the dataset's columns, which neither the
+    model nor a loss reads.
+    """
+    keys = torch.zeros(len(data), 16, dtype=torch.uint8)  # of rows without audio
+    for key, row in zip(keys, _multi_modal_inputs(data), strict=True):
+        if row:
+            key.copy_(row[FEATURES_KEY][0])
+    data = data.exclude(*(name for name, column in data.items() if isinstance(column, NonTensorStack)))
+    data[FEATURES_KEY] = keys.to(data["input_ids"].device)
+    return data
+
+
+def _multi_modal_inputs(data: TensorDict) -> list[dict]:
+    rows = data.get("multi_modal_inputs", None)
+    return [{}] * len(data) if rows is None else [getattr(row, "data", row) or {} for row in rows]
 
 
 def _say_whether_embeddings_are_tied(config) -> None:
