@@ -7,6 +7,7 @@ and stored once per prompt, for all of its rollouts.
 """
 
 import asyncio
+import functools
 from contextvars import ContextVar
 from typing import Any
 from uuid import uuid4
@@ -14,9 +15,10 @@ from uuid import uuid4
 import ray
 import torch
 import transfer_queue as tq
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, register
+from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, DictConfigWrap, register
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.profiler import simple_timer
+from verl.utils.rollout_trace import rollout_trace_attr
 
 from verl_leaf.models import family_of_processor
 from verl_leaf.models.family import FEATURES_KEY
@@ -32,7 +34,10 @@ _validating: ContextVar[bool] = ContextVar("_validating", default=False)
 _encoded_prompts: dict[str, asyncio.Future] = {}
 
 
-@register("speech")
+NAME = "speech"
+
+
+@register(NAME)
 class SpeechAgentLoop(AgentLoopBase):
     """One turn: render the prompt, decode and encode its audio, generate.
 
@@ -89,6 +94,20 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         super().__init__(*args, **kwargs)
         self.features_keys: dict[str, asyncio.Task] = {}  # prompt -> key of its features
 
+    @functools.cached_property
+    def _loop(self) -> SpeechAgentLoop:
+        """The one for all responses. verl has Hydra build one for each, which takes 2.5 ms, and each warns that verl knows no
+        multi-turn prompts of the model."""
+        return SpeechAgentLoop(
+            DictConfigWrap(self.config),
+            self.llm_client,
+            self.tokenizer,
+            self.processor,
+            self.dataset_cls,
+            DictConfigWrap(self.config.data),
+            self.hf_model_type,
+        )
+
     async def generate_sequences(self, batch) -> None:
         await self._release_features()
         await super().generate_sequences(batch)
@@ -108,12 +127,17 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         finally:
             _encoded_prompts.pop(prompt["uid"], None)
 
-    async def _run_agent_loop(self, *args, uid: str, trajectory: dict, **kwargs) -> None:
+    async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, *, agent_name: str, trace: bool, **kwargs):
         try:
-            await super()._run_agent_loop(*args, uid=uid, trajectory=trajectory, **kwargs)
+            if agent_name == NAME:
+                with rollout_trace_attr(**trajectory, name="agent_loop", trace=trace):
+                    output = await self._loop.run(sampling_params, **kwargs)
+                    await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
+            else:
+                await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, trace=trace, **kwargs)
         except Exception as error:  # verl logs it and marks the prompt as failed
             await tq.async_kv_put(
-                key=uid,
+                key=kwargs["uid"],
                 partition_id="val" if trajectory["validate"] else "train",
                 tag={FAILURE_REASON: f"{type(error).__name__}: {error}"},
             )
