@@ -84,9 +84,10 @@ def test_the_encoder_leaves_out_what_no_clip_reaches_and_nothing_changes(loaded,
     if not isinstance(model, WhisperActor):
         pytest.skip("its encoder takes clips as they are")
     stock = transformers_class(model).from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
-    positions = []
+    frames, positions = [], []
     for each in (model, stock):
         tower = getattr(each, "model", each).audio_tower
+        tower.conv1.register_forward_hook(lambda layer, args, output: frames.append(args[0].shape[-1]))
         tower.layers[-1].register_forward_hook(lambda layer, args, output: positions.append(args[0].shape[1]))
     ids, inputs = family.encode(processor, prompt(processor), clips(1.3))
     whole_window = {name: F.pad(value, (0, 3000 - value.shape[-1])) for name, value in inputs.items()}
@@ -96,6 +97,7 @@ def test_the_encoder_leaves_out_what_no_clip_reaches_and_nothing_changes(loaded,
     theirs[..., model.config.audio_token_id] = -1e4
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     assert positions == [72, 1500]  # 65 of them heard, 50 a second
+    assert frames == [144, 3000]  # 130 of them heard, 100 a second
 
 
 def test_features_end_soon_after_the_longest_clip_and_the_frames_that_are_computed_are_the_same(loaded):

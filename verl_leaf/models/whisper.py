@@ -38,19 +38,30 @@ def without_padding(mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
 
 
 def leave_out_padding(encoder: torch.nn.Module) -> None:
-    """Let an encoder take frames up to the longest clip of a batch, and its layers compute no more, instead of 30 s.
+    """Let an encoder take frames up to the longest clip of a batch, and compute no more, instead of 30 s.
 
     The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) take every
-    clip filled up to 1,500 positions and mask the filling. Attention to nothing, and the masks, are most of the work for short
-    clips, and what comes out there is not read. The result is the same, and as long as the longest clip, rounded up.
+    clip filled up to 3,000 frames, of which they make 1,500 positions, and mask the filling. Convolutions of nothing, attention
+    to it, and the masks, are most of the work for short clips, and what comes out there is not read. The result is the same, and as long as the longest clip, rounded up.
     transformers' Audio Flamingo 3 makes its mask inside the encoder, of the whole window.
     """
-    window = 2 * encoder.config.max_source_positions
+    positions = encoder.config.max_source_positions
+    frames = 2 * positions  # of the batch at hand
+
+    def filled(values: torch.Tensor, length: int) -> torch.Tensor:
+        return F.pad(values, (0, max(0, length - values.shape[-1])))  # too many are for the encoder to refuse
 
     def fill(_, args, kwargs):
+        nonlocal frames
         mel, *others = args
-        missing = max(0, window - mel.shape[-1])  # too many frames are for the encoder to refuse
-        return (F.pad(mel, (0, missing)), *others), kwargs
+        frames = mel.shape[-1]
+        return (filled(mel, 2 * positions), *others), kwargs
+
+    def take_filling_off(_, args):
+        return (args[0][..., :frames],)
+
+    def put_filling_on(_, args, convolved):
+        return filled(convolved, positions)
 
     def shorten(layer, args):
         hidden, mask, *others = args
@@ -64,6 +75,8 @@ def leave_out_padding(encoder: torch.nn.Module) -> None:
         return hidden[:, :reach], mask[..., :reach, :reach], *others
 
     encoder.register_forward_pre_hook(fill, with_kwargs=True)
+    encoder.conv1.register_forward_pre_hook(take_filling_off)
+    encoder.conv2.register_forward_hook(put_filling_on)
     for layer in encoder.layers:
         layer.register_forward_pre_hook(shorten)
 
