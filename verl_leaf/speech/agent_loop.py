@@ -36,6 +36,10 @@ _encoded_prompts: dict[str, asyncio.Future] = {}
 
 NAME = "speech"
 
+# Columns of the dataset that nobody reads once a response has its reward. verl would put them into TransferQueue with every
+# response, and the trainer and the actor get them all from there, at half a percent of the CPU time of a step each.
+NOT_STORED = {"ability", "extra_info", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor"}
+
 
 @register(NAME)
 class SpeechAgentLoop(AgentLoopBase):
@@ -151,7 +155,9 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             if uid not in self.features_keys:
                 self.features_keys[uid] = asyncio.create_task(store(features))
             output.multi_modal_data = {FEATURES_KEY: await self.features_keys[uid]}
-        return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        await self._compute_score([output], kwargs)
+        stored = {name: value for name, value in kwargs.items() if name not in NOT_STORED}
+        return await super()._agent_loop_postprocess(output, validate, **stored)
 
     def _actor_features(self, output: AgentLoopOutput) -> dict[str, torch.Tensor]:
         return output.multi_modal_data["features"]
