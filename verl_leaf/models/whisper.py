@@ -42,8 +42,9 @@ def leave_out_padding(encoder: torch.nn.Module) -> None:
 
     The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) take every
     clip filled up to 3,000 frames, of which they make 1,500 positions, and mask the filling. Convolutions of nothing, attention
-    to it, and the masks, are most of the work for short clips, and what comes out there is not read. The result is the same, and as long as the longest clip, rounded up.
-    transformers' Audio Flamingo 3 makes its mask inside the encoder, of the whole window.
+    to it, and the masks, are most of the work for short clips, and what comes out there is not read. The result is the same,
+    and as long as the longest clip, rounded up. transformers' Audio Flamingo 3 makes its mask inside the encoder, of the whole
+    window.
     """
     positions = encoder.config.max_source_positions
     frames = 2 * positions  # of the batch at hand
