@@ -1,6 +1,7 @@
 """What must be true of a run, seen through real veRL, Ray, vLLM and FSDP2."""
 
 import json
+import re
 import shutil
 import statistics
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.helpers import comparing
 from tests.helpers.recipe import Recipe, kill, wait_for
 from verl_leaf.cli import main
 from verl_leaf.show.forks import collect
+from verl_leaf.speech.agent_loop import NOT_STORED
 from verl_leaf.traces.reader import read_trace
 
 pytestmark = pytest.mark.e2e
@@ -82,6 +84,19 @@ def test_adapter_reaches_vllm_and_loads_in_plain_peft(trained):
     )
     assert current < 1e-4
     assert previous > 1e-3
+
+
+def test_what_is_stored_with_a_response_is_what_is_read(trained):
+    read = {"uid", "raw_prompt", "data_source", "reward_model", "multi_modal_inputs", "rm_scores", "rollout_log_probs"}
+    for rollout in trained.rollouts:
+        assert read <= set(rollout["stored"]) and NOT_STORED.isdisjoint(rollout["stored"])
+
+
+def test_the_libraries_do_not_warn_with_every_response(trained):
+    log = (trained.run / "train.log").read_text(errors="replace")
+    assert "Total training steps" in log
+    assert "target_num_threads" not in log  # TransferQueue
+    assert not re.search("Continuous Token builder.*repeated", log)  # verl; Ray says so of lines that come again
 
 
 def test_summary(trained):

@@ -4,25 +4,30 @@ import os
 import uuid
 
 import torch
+import transfer_queue as tq
 
 from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
 
 
 class RecordingWorker(SpeechAgentLoopWorker):
-    """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the inputs."""
+    """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the inputs, what is stored."""
 
-    def _actor_features(self, output):
-        features = super()._actor_features(output)
+    async def _agent_loop_postprocess(self, output, validate, **kwargs):
+        features = self._actor_features(output)
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
+        if validate:
+            return
+        key = f"{kwargs['uid']}_{kwargs['session_id']}_0"
+        stored = await tq.async_kv_batch_get(keys=[key], partition_id="train")
         record = {
             "prompt": output.prompt_ids,
             "response": output.response_ids,
             "log_probs": output.response_logprobs,
             "features": features,
             "step": output.extra_fields["min_global_steps"],
+            "stored": sorted(stored.keys()),
         }
-        if features and output.response_logprobs:  # of training: at validation there are no features
-            torch.save(record, os.path.join(os.environ["ROLLOUT_RECORD"], f"{uuid.uuid4().hex}.pt"))
-        return features
+        torch.save(record, os.path.join(os.environ["ROLLOUT_RECORD"], f"{uuid.uuid4().hex}.pt"))
 
 
 class OtherAudioWorker(SpeechAgentLoopWorker):
