@@ -147,8 +147,8 @@ def _can_be_packed(data: TensorDict) -> bool:
 def _tensors_alone(data: TensorDict) -> TensorDict:
     """The batch with the keys of its audio as one tensor, and without what has an object for every row.
 
-    verl splits a batch and moves it to the device object by object. The others are the dataset's columns, which neither the
-    model nor a loss reads.
+    verl splits a batch and moves it to the device object by object: columns of the dataset, the rollout's metrics. Neither the
+    model nor a loss reads any of them.
     """
     keys = torch.zeros(len(data), 16, dtype=torch.uint8)  # of rows without audio
     for key, row in zip(keys, _multi_modal_inputs(data), strict=True):

@@ -15,7 +15,13 @@ from uuid import uuid4
 import ray
 import torch
 import transfer_queue as tq
-from verl.experimental.agent_loop.agent_loop import AgentLoopBase, AgentLoopOutput, DictConfigWrap, register
+from verl.experimental.agent_loop.agent_loop import (
+    AgentLoopBase,
+    AgentLoopOutput,
+    DictConfigWrap,
+    _agent_loop_registry,
+    register,
+)
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.utils.profiler import simple_timer
 from verl.utils.rollout_trace import rollout_trace_attr
@@ -34,14 +40,12 @@ _validating: ContextVar[bool] = ContextVar("_validating", default=False)
 _encoded_prompts: dict[str, asyncio.Future] = {}
 
 
-NAME = "speech"
-
 # Columns of the dataset that nobody reads once a response has its reward. verl would put them into TransferQueue with every
 # response, and the trainer and the actor get them all from there, at half a percent of the CPU time of a step each.
-NOT_STORED = {"ability", "extra_info", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor"}
+NOT_STORED = {"extra_info", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor"}
 
 
-@register(NAME)
+@register("speech")
 class SpeechAgentLoop(AgentLoopBase):
     """One turn: render the prompt, decode and encode its audio, generate.
 
@@ -91,6 +95,10 @@ class SpeechAgentLoop(AgentLoopBase):
         return ids, features if keep_features else {}, clips
 
 
+# verl's entry for it, in the place of which agent_loop_config_path may put another.
+SPEECH = _agent_loop_registry["speech"]
+
+
 class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
     """Takes the actor's audio features from the agent loop and stores them once per prompt, until its rows are gone."""
 
@@ -103,13 +111,13 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         """The one for all responses. verl has Hydra build one for each, which takes 2.5 ms, and each warns that verl knows no
         multi-turn prompts of the model."""
         return SpeechAgentLoop(
-            DictConfigWrap(self.config),
-            self.llm_client,
-            self.tokenizer,
-            self.processor,
-            self.dataset_cls,
-            DictConfigWrap(self.config.data),
-            self.hf_model_type,
+            trainer_config=DictConfigWrap(self.config),
+            server_manager=self.llm_client,
+            tokenizer=self.tokenizer,
+            processor=self.processor,
+            hf_model_type=self.hf_model_type,
+            dataset_cls=self.dataset_cls,
+            data_config=DictConfigWrap(self.config.data),
         )
 
     async def generate_sequences(self, batch) -> None:
@@ -133,7 +141,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, *, agent_name: str, trace: bool, **kwargs):
         try:
-            if agent_name == NAME:
+            if _agent_loop_registry.get(agent_name) == SPEECH:
                 with rollout_trace_attr(**trajectory, name="agent_loop", trace=trace):
                     output = await self._loop.run(sampling_params, **kwargs)
                     await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
@@ -155,6 +163,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             if uid not in self.features_keys:
                 self.features_keys[uid] = asyncio.create_task(store(features))
             output.multi_modal_data = {FEATURES_KEY: await self.features_keys[uid]}
+        # With all columns; verl's own call finds the reward there and leaves it.
         await self._compute_score([output], kwargs)
         stored = {name: value for name, value in kwargs.items() if name not in NOT_STORED}
         return await super()._agent_loop_postprocess(output, validate, **stored)
