@@ -21,6 +21,7 @@ GUARDED = [
     ("advantage_batch", V1_TRAINER, "PPOTrainer._compute_advantage"),
     ("failed_prompts", REPLAY_BUFFER, "ReplayBuffer._select_prompt_uids"),
     ("failed_prompts", REPLAY_BUFFER, "ReplayBuffer.sample"),
+    ("fetched_columns", "verl.utils.transferqueue_utils", "async_kv_batch_meta2batch_meta"),
     ("granite_mel", "transformers.models.granite_speech.feature_extraction_granite_speech", "requires_backends"),
     ("groups_together", V1_TRAINER, "PPOTrainer._balance_batch"),
     ("groups_together", V1_TRAINER, "get_seqlen_balanced_partitions"),

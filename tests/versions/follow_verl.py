@@ -62,6 +62,13 @@ def failed_prompts() -> bool:
     return batch.keys == ["a_0_0"] and not any("fail" in name for name in metrics)
 
 
+def fetched_columns() -> bool:
+    """The trainer does not say which columns the actor is to get."""
+    from verl.trainer.ppo.v1 import PPOTrainerSync
+
+    return "fields" not in inspect.getsource(PPOTrainerSync._update_actor)
+
+
 def granite_mel() -> bool:
     """Granite Speech's features need torchaudio."""
     module = importlib.import_module("transformers.models.granite_speech.feature_extraction_granite_speech")
@@ -262,6 +269,7 @@ DEFECTS: dict[str, Callable[[], bool]] = {
     for each in (
         advantage_batch,
         failed_prompts,
+        fetched_columns,
         granite_mel,
         groups_together,
         lora_on_cpu,

@@ -6,6 +6,7 @@ README.md lists them, and says how to add one. ``STATUS`` tells what was done in
 from verl_leaf.patches import (
     advantage_batch,
     failed_prompts,
+    fetched_columns,
     granite_mel,
     groups_together,
     lora_on_cpu,
@@ -26,6 +27,7 @@ __all__ = ["PATCHES", "STATUS", "PatchError", "install"]
 PATCHES = (
     advantage_batch,
     failed_prompts,
+    fetched_columns,
     granite_mel,
     groups_together,
     lora_on_cpu,

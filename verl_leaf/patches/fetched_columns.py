@@ -1,0 +1,32 @@
+"""verl's workers fetch every column of a batch from TransferQueue, for every pass of the actor.
+
+verl/utils/transferqueue_utils.py async_kv_batch_meta2batch_meta (0.9.1) leaves columns out where the trainer names those that it
+wants, which it never does. Of columns that hold an object for every row, most of them the dataset's, a worker reads
+``multi_modal_inputs`` alone. Each of the others is packed, unpacked and split row by row.
+"""
+
+import functools
+from types import ModuleType
+
+from verl_leaf.patches.base import expect
+
+
+def _patch(module: ModuleType) -> str:
+    original = expect(module, "async_kv_batch_meta2batch_meta", "meta")
+
+    @functools.wraps(original)
+    async def of_tensors(meta):
+        batch = await original(meta)
+        return batch.select_fields(
+            [
+                name
+                for name, schema in batch.field_schema.items()
+                if name == "multi_modal_inputs" or not schema["is_non_tensor"]
+            ]
+        )
+
+    module.async_kv_batch_meta2batch_meta = of_tensors
+    return "active: verl's workers fetch every column of a batch"
+
+
+HOOKS = {"verl.utils.transferqueue_utils": _patch}
