@@ -40,8 +40,8 @@ _validating: ContextVar[bool] = ContextVar("_validating", default=False)
 _encoded_prompts: dict[str, asyncio.Future] = {}
 
 
-# Columns of the dataset that nobody reads once a response has its reward. verl would put them into TransferQueue with every
-# response, and the trainer and the actor get them all from there, at half a percent of the CPU time of a step each.
+# Columns of the dataset that nobody reads once a response has its reward. verl would write them into TransferQueue with every
+# response, each for about half a percent of the CPU time of a step.
 NOT_STORED = {"extra_info", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor"}
 
 
