@@ -5,11 +5,15 @@ from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.placeholder import mask_tokens
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, without_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, leave_out_padding, without_padding
+
+
+class Processor(WithoutSilence, base.AudioFlamingo3MultiModalProcessor):
+    pass
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    base.AudioFlamingo3MultiModalProcessor,
+    Processor,
     info=base.AudioFlamingo3ProcessingInfo,
     dummy_inputs=base.AudioFlamingo3DummyInputsBuilder,
 )
