@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import ray
 import verl  # noqa: F401  (connects the plugin)
 
 from tests.helpers.changed import changed, without
@@ -14,6 +15,7 @@ from verl_leaf.patches import PATCHES, STATUS, PatchError
 
 RAY_TRAINER, V1_TRAINER = "verl.trainer.ppo.ray_trainer", "verl.trainer.ppo.v1.trainer_base"
 REPLAY_BUFFER = "verl.trainer.ppo.v1.replay_buffer"
+AGENT_LOOP = "verl.trainer.ppo.v1.agent_loop_tq"
 PUNICA = "vllm.lora.punica_wrapper.punica_cpu"
 GUARDED = [
     ("advantage_batch", RAY_TRAINER, "compute_advantage"),
@@ -25,6 +27,7 @@ GUARDED = [
     ("granite_mel", "transformers.models.granite_speech.feature_extraction_granite_speech", "requires_backends"),
     ("groups_together", V1_TRAINER, "PPOTrainer._balance_batch"),
     ("groups_together", V1_TRAINER, "get_seqlen_balanced_partitions"),
+    ("joint_writes", AGENT_LOOP, "list_of_dict_to_tensordict"),
     ("lora_on_cpu", PUNICA, "sgmv_shrink"),
     ("lora_on_cpu", PUNICA, "sgmv_expand_slice"),
     ("model_class", "verl.utils.model", "get_hf_auto_model_class"),
@@ -38,6 +41,7 @@ GUARDED = [
     ("update_counts", V1_TRAINER, "reduce_metrics"),
 ]
 GONE = [
+    ("joint_writes", AGENT_LOOP, "tq"),
     ("lora_on_cpu", PUNICA, "bgmv_shrink"),
     ("lora_on_cpu", PUNICA, "bgmv_expand_slice"),
     ("onednn_weights", "vllm._custom_ops", "_supports_onednn"),
@@ -45,6 +49,11 @@ GONE = [
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout", "ServerAdapter"),
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMHttpServer"),
 ]
+
+
+class Writer:
+    async def _agent_loop_postprocess(self, tq, output):
+        await tq.async_kv_put(output)
 
 
 def hook(patch, module):
@@ -71,6 +80,14 @@ def test_a_replay_buffer_without_an_interval_stops_the_patch():
     real = importlib.import_module(REPLAY_BUFFER)
     with pytest.raises(PatchError, match=r"ReplayBuffer takes no poll_interval any more"):
         hook("polling", REPLAY_BUFFER)(changed(real, "ReplayBuffer.__init__", drop="poll_interval"))
+
+
+def test_an_agent_loop_that_writes_otherwise_stops_the_patch():
+    real = importlib.import_module(AGENT_LOOP)
+    other = without(real, "AgentLoopWorkerTQ")
+    other.AgentLoopWorkerTQ = ray.remote(Writer)
+    with pytest.raises(PatchError, match=r"AgentLoopWorkerTQ writes its rows in another way\. Install the tested"):
+        hook("joint_writes", AGENT_LOOP)(other)
 
 
 def test_every_patch_is_guarded_here_and_tells_its_status():

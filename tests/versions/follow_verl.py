@@ -95,6 +95,14 @@ def groups_together() -> bool:
     return len({key[0] for key in rows[:4]}) == 2
 
 
+def joint_writes() -> bool:
+    """An agent loop writes the response that it has at hand, and no others."""
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    worker = agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    return "tq.async_kv_batch_put(" in inspect.getsource(worker._agent_loop_postprocess)
+
+
 def lora_on_cpu() -> bool:
     """vLLM on the CPU makes a copy of the adapter for every token."""
     import torch
@@ -272,6 +280,7 @@ DEFECTS: dict[str, Callable[[], bool]] = {
         fetched_columns,
         granite_mel,
         groups_together,
+        joint_writes,
         lora_on_cpu,
         model_class,
         onednn_weights,
