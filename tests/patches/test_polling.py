@@ -17,14 +17,21 @@ def buffer(kind=ReplayBuffer, **given):
 
 
 @pytest.mark.parametrize("kind", [ReplayBuffer, ReplayBufferAsync])
-def test_the_pause_is_twenty_times_as_long_as_the_look(needed, queue, monkeypatch, kind):
+def test_the_pause_is_twenty_times_as_long_as_a_look_that_nothing_holds_up(needed, queue, monkeypatch, kind):
     ours = buffer(kind)
     assert ours.poll_interval == 2.0  # verl's, for all rollouts
-    for took, pause in ((0.0003, 0.05), (0.012, 0.24), (0.3, 2.0), (0.0003, 0.05)):
+
+    def pause_after(took: float) -> float:
         ticks = itertools.count(0, took)
-        monkeypatch.setattr(polling, "time", SimpleNamespace(perf_counter=lambda ticks=ticks: next(ticks)))
+        monkeypatch.setattr(polling, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
         ours._sync_metadata_from_transfer_queue()
-        assert ours.poll_interval == pytest.approx(pause)
+        return pytest.approx(ours.poll_interval)
+
+    assert pause_after(0.3) == 2.0
+    assert pause_after(0.012) == 0.24
+    assert pause_after(0.0003) == 0.05
+    assert [pause_after(0.012) for _ in range(8)] == [0.05] * 7 + [0.24]  # it has grown: slower ones are all that there is
+    assert pause_after(0.3) == 0.24
 
 
 def test_a_pause_of_ones_own_is_not_made_longer(queue):
