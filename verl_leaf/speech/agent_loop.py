@@ -64,7 +64,7 @@ class SpeechAgentLoop(AgentLoopBase):
                 ),
                 # Nobody reads the text that vLLM would make of every token.
                 sampling_params={**sampling_params, "detokenize": False},
-                audio_data=clips or None,
+                audio_data=clips,
                 priority=int(priority),
             )
         metrics["num_preempted"] = -1 if generated.num_preempted is None else generated.num_preempted
@@ -92,7 +92,8 @@ class SpeechAgentLoop(AgentLoopBase):
     def _encode_now(self, messages: list[dict], keep_features: bool):
         text, clips, _ = render_prompt(self.processor, messages, self.data_config)
         ids, features = family_of_processor(self.processor).encode(self.processor, text, clips)
-        return ids, features if keep_features else {}, clips
+        # Ray hands the server what the reference stands for, which so lies in its store once, and not for every response.
+        return ids, features if keep_features else {}, ray.put(clips) if clips else None
 
 
 # verl's entry for it, in the place of which agent_loop_config_path may put another.
