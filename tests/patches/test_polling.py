@@ -30,7 +30,7 @@ def test_the_pause_is_twenty_times_as_long_as_a_look_that_nothing_holds_up(neede
     assert pause_after(0.3) == 2.0
     assert pause_after(0.012) == 0.24
     assert pause_after(0.0003) == 0.05
-    assert [pause_after(0.012) for _ in range(8)] == [0.05] * 7 + [0.24]  # it has grown: slower ones are all that there is
+    assert [pause_after(0.012) for _ in range(8)] == [0.05] * 7 + [0.24]  # the queue has grown
     assert pause_after(0.3) == 0.24
 
 

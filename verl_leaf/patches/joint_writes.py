@@ -55,7 +55,9 @@ class JointWrites:
     def __getattr__(self, name: str):
         return getattr(self._queue, name)
 
-    async def async_kv_batch_put(self, *, keys: list[str], fields: list[dict], tags: list[dict], partition_id: str) -> None:
+    async def async_kv_batch_put(
+        self, *, keys: list[str], fields: list[dict], tags: list[dict], partition_id: str
+    ) -> None:
         written = asyncio.get_running_loop().create_future()
         self._waiting.append(_Rows(keys, fields, tags, partition_id, written))
         if self._writer is None or self._writer.done():
