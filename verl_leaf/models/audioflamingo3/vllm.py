@@ -4,12 +4,9 @@ from vllm.model_executor.models import audioflamingo3 as base
 from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from verl_leaf.models.audioflamingo3.vllm_processor import Processor
 from verl_leaf.models.placeholder import mask_tokens
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, leave_out_padding, without_padding
-
-
-class Processor(WithoutSilence, base.AudioFlamingo3MultiModalProcessor):
-    pass
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, without_padding
 
 
 @MULTIMODAL_REGISTRY.register_processor(
