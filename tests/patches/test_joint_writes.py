@@ -2,9 +2,13 @@
 
 import asyncio
 import functools
+import inspect
 
 import pytest
+import ray
 import torch
+import transfer_queue
+from verl.trainer.ppo.v1 import agent_loop_tq
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from verl_leaf.patches.joint_writes import JointWrites
@@ -99,3 +103,14 @@ def test_nobody_waits_for_one_who_has_gone(counting, queue):
 
     asyncio.run(one_is_cancelled())
     assert "stays" in queue.kv_list()["train"]
+
+
+def test_verls_own_worker_takes_the_joint_writes_along():
+    """As Ray sends it: by value, with the names that it uses."""
+    worker = agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    received = ray.cloudpickle.loads(ray.cloudpickle.dumps(worker))
+    names = inspect.unwrap(received._agent_loop_postprocess).__globals__
+    assert names is not vars(agent_loop_tq) and isinstance(names["tq"], JointWrites)
+    assert (
+        names["list_of_dict_to_tensordict"]([{"a": 1}]) == [{"a": 1}] and names["tq"].kv_list is transfer_queue.kv_list
+    )

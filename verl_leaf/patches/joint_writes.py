@@ -55,6 +55,10 @@ class JointWrites:
     def __getattr__(self, name: str):
         return getattr(self._queue, name)
 
+    def __reduce__(self):
+        """Ray copies verl's worker with what it refers to, since its module has the actor's class under its name."""
+        return JointWrites, (self._queue, self._batch_of)
+
     async def async_kv_batch_put(
         self, *, keys: list[str], fields: list[dict], tags: list[dict], partition_id: str
     ) -> None:
