@@ -61,7 +61,7 @@ def _add_doctor(commands) -> None:
 
 
 def _doctor(options) -> int:
-    from verl_leaf.doctor import examine, examine_gpu, examine_model
+    from verl_leaf.doctor.examine import examine, examine_gpu, examine_model
 
     if options.gpu:
         if options.model is not None:
@@ -131,7 +131,7 @@ def _add_export(commands) -> None:
 
 
 def _export(options) -> int:
-    from verl_leaf.checkpoints.export import export_run
+    from verl_leaf.runs.checkpoints.export import export_run
 
     export_run(options.run, options.out, options.merged, Console(stderr=True))
     print(options.out)
@@ -151,7 +151,7 @@ def _add_voicebench(commands) -> None:
 
 
 def _voicebench(options) -> int:
-    from verl_leaf.voicebench.command import voicebench
+    from verl_leaf.evaluate.voicebench.command import voicebench
 
     return voicebench(options.answers, options.data, options.out, Console())
 
@@ -164,7 +164,7 @@ def _add_merge(commands) -> None:
 
 
 def _merge(options) -> int:
-    from verl_leaf.checkpoints.merge import merge
+    from verl_leaf.runs.checkpoints.merge import merge
 
     merge(options.model, None, options.out, Console(stderr=True))
     print(options.out)
@@ -196,8 +196,8 @@ def _add_data(commands) -> None:
 
 
 def _data(options) -> int:
+    from verl_leaf.data.options import Keys
     from verl_leaf.prepare.inspect import show
-    from verl_leaf.speech.options import Keys
 
     keys = Keys(prompt=options.prompt_key, audio=options.audio_key)
     return show(options.file, options.model, options.max_prompt_length, options.fast, keys)

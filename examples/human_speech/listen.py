@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from pocketsphinx import Decoder
 
-from verl_leaf.speech.audio import load_audio
-from verl_leaf.speech.parquet import RowFile
+from verl_leaf.data.audio import load_audio
+from verl_leaf.data.parquet import RowFile
 
 RATE = 16_000  # Hz, of its English model
 

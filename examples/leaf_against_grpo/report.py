@@ -41,11 +41,10 @@ from examples.leaf_against_grpo.cells import (
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 from verl_leaf.runs.summary import read_validation
+from verl_leaf.runs.traces import read_trace, trace_files, traces_folder
 from verl_leaf.show.curves import REWARD, SMOOTH, crossing, mean_and_interval, smoothed
 from verl_leaf.show.figures import COLOURS, save, write_csv
 from verl_leaf.show.forks import collect, measures
-from verl_leaf.show.traces import traces_folder
-from verl_leaf.traces.reader import read_trace, trace_files
 
 PROJECT = Path(__file__).resolve().parents[2]
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")

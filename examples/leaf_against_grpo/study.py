@@ -22,8 +22,8 @@ from rich.console import Console
 
 from examples.leaf_against_grpo import report
 from examples.leaf_against_grpo.cells import COMMON, COST, STARTS, SWEEP, Cell, possible, reported
+from verl_leaf.common.progress import track
 from verl_leaf.config import quoted
-from verl_leaf.progress import track
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import steps_of
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from verl_leaf.progress import track
+from verl_leaf.common.progress import track
 
 LETTERS = string.ascii_lowercase
 END, PAD, START = "<|im_end|>", "<|endoftext|>", "<|im_start|>"

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from verl_leaf.progress import track
+from verl_leaf.common.progress import track
 
 SAMPLE_RATE = 16_000
 MAX_SECONDS = 2.6

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from examples.spoken_german import phrases, tiny_model
 from examples.spoken_german.corpus import Corpus, Utterance, swapped
 from examples.spoken_german.synthesis import MAX_SECONDS, SAMPLE_RATE
-from verl_leaf.progress import track
+from verl_leaf.common.progress import track
 
 BATCH = 8
 LEARNING_RATE = 2e-3

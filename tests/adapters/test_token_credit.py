@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_leaf import estimator
 from verl_leaf.adapters.token_credit import Responses, Settings, refuse, token_advantages, total_rewards
 from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
+from verl_leaf.training import estimator
 
 README = Responses(
     torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 4, 9], [5, 6, 3, 8, 9], [5, 6, 7, 8, 2]]),

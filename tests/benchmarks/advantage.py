@@ -25,7 +25,7 @@ from verl.trainer.ppo import core_algos
 
 from tests.helpers import reference
 from verl_leaf.algorithm import early_metrics, grpo_prefix_advantages, tempo_advantages
-from verl_leaf.progress import track
+from verl_leaf.common.progress import track
 
 TOKENS = [(512, 8, tokens) for tokens in (256, 512, 1024, 2048, 4096)]
 ROWS = [(groups, 8, 1024) for groups in (64, 128, 256, 512, 1024)]

@@ -19,7 +19,7 @@ import numpy as np
 import soundfile
 
 from tests.benchmarks import fuzzing
-from verl_leaf.speech.audio import AudioError, load_audio
+from verl_leaf.data.audio import AudioError, load_audio
 
 RATE = 16000
 FORMATS = [

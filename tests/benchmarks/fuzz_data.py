@@ -23,8 +23,8 @@ from omegaconf import OmegaConf
 
 from tests.benchmarks import fuzzing
 from verl_leaf.cli import main as verl_leaf
+from verl_leaf.runs.swap import write_rows
 from verl_leaf.speech.dataset import SpeechDataset
-from verl_leaf.speech.swap import write_rows
 
 GOOD = {"rows", "error"}
 COLUMNS = ("data_source", "prompt", "audios", "reward_model", "extra_info")

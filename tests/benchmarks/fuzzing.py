@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from verl_leaf.progress import track
+from verl_leaf.common.progress import track
 
 MEMORY = 2**30
 """Bytes that the process may have more than after its beginning."""

@@ -26,10 +26,10 @@ from safetensors.torch import save_file
 from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from tests.helpers import PROJECT
+from verl_leaf.doctor.selftest.folder import byte_tokenizer, write_folder
 from verl_leaf.models import FAMILIES
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import read_scalars
-from verl_leaf.selftest.folder import byte_tokenizer, write_folder
 
 ROWS, SECONDS, STEPS = 48, 12.0, 4
 PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights")  # in verl's order

@@ -14,11 +14,11 @@ from omegaconf import OmegaConf
 from verl.utils.config import validate_config
 
 from verl_leaf.checks.config import _references, check_family, check_run
+from verl_leaf.common import vllm_distribution
 from verl_leaf.config import family_settings
-from verl_leaf.cpu import vllm_distribution
+from verl_leaf.data.parquet import RowFile
 from verl_leaf.models import FAMILIES
-from verl_leaf.speech.parquet import RowFile
-from verl_leaf.speech.swap import write_rows
+from verl_leaf.runs.swap import write_rows
 
 KWARGS = "+reward.custom_reward_function.reward_kwargs"
 

@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from tests.helpers import PROJECT
 from tests.helpers.recipe import kill, wait_for
-from verl_leaf.answers import Answer
-from verl_leaf.speech.parquet import RowFile
-from verl_leaf.speech.swap import write_rows
-from verl_leaf.traces.reader import read_trace
+from verl_leaf.common.answers import Answer
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.runs.swap import write_rows
+from verl_leaf.runs.traces import read_trace
 
 pytestmark = pytest.mark.e2e
 

@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from verl_leaf.answers import Answer
+from verl_leaf.common.answers import Answer
 from verl_leaf.judges import JudgeSpec, JudgeStopped, judge
 from verl_leaf.judges.prompts import ask
 

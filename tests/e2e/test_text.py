@@ -105,9 +105,9 @@ def test_filtered_groups_and_traces(text_task, tmp_path):
 
 def test_text_loads_nothing_of_speech():
     code = (
-        "import sys, verl.trainer.main_ppo, verl.trainer.ppo.v1, verl_leaf.traces.writer\n"
+        "import sys, verl.trainer.main_ppo, verl.trainer.ppo.v1, verl_leaf.training.traces.writer\n"
         "names = ('verl_leaf.speech', 'verl_leaf.models.qwen2_audio.', 'soxr', 'sacrebleu')\n"
         "print('speech:', [name for name in sys.modules if name.startswith(names)])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "speech: ['verl_leaf.speech', 'verl_leaf.speech.names']" in done.stdout, "the names, which import nothing"
+    assert "speech: ['verl_leaf.speech', 'verl_leaf.common.names']" in done.stdout, "the names, which import nothing"

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from tests.helpers import comparing
 from tests.helpers.recipe import Recipe, kill, wait_for
 from verl_leaf.cli import main
+from verl_leaf.runs.traces import read_trace
 from verl_leaf.show.forks import collect
 from verl_leaf.speech.agent_loop import NOT_STORED
-from verl_leaf.traces.reader import read_trace
 
 pytestmark = pytest.mark.e2e
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_leaf.speech.swap import write_rows
+from verl_leaf.runs.swap import write_rows
 
 REFERENCES = ["zwei Hunde schlafen", "drei Katzen spielen im Garten", "ein Kind singt", "alte Leute lachen laut"]
 

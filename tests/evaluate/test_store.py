@@ -5,7 +5,7 @@ import pytest
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling
 from verl_leaf.evaluate.store import Answers, answer_of, missing
-from verl_leaf.speech.swap import write_rows
+from verl_leaf.runs.swap import write_rows
 
 MADE_OF = {"model": "abc", "sampling": {"seed": 0}}
 

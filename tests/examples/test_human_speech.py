@@ -10,8 +10,8 @@ import pytest
 from examples.human_speech.prepare import RECORDINGS
 from tests.helpers import PROJECT
 from verl_leaf.cli import main
+from verl_leaf.data.audio import load_audio
 from verl_leaf.evaluate.data import Data
-from verl_leaf.speech.audio import load_audio
 
 pytestmark = pytest.mark.skipif(not RECORDINGS.exists(), reason="no recordings: apt-get install pocketsphinx-testdata")
 

@@ -4,8 +4,8 @@ import functools
 
 import pytest
 
+from verl_leaf.doctor.selftest import parts
 from verl_leaf.models import FAMILIES
-from verl_leaf.selftest import parts
 
 ACTORS = [functools.partial(parts.actor, family) for family in FAMILIES.values()]
 

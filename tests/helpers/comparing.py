@@ -12,7 +12,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from verl.workers.utils.padding import no_padding_2_padding
 
-from verl_leaf.sharing.engine import SharingEngine
+from verl_leaf.training.sharing.engine import SharingEngine
 
 FLAG = "actor_rollout_ref.model.override_config.share_prompts=True"
 FLAGS = ["actor_rollout_ref.model.external_lib=tests.helpers.comparing"]

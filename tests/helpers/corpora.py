@@ -16,9 +16,9 @@ import pyarrow.parquet
 import soundfile
 
 from verl_leaf.cli import main
+from verl_leaf.data.audio import load_audio
+from verl_leaf.data.rows import absolute_audio
 from verl_leaf.prepare.corpus import fraction
-from verl_leaf.speech.audio import load_audio
-from verl_leaf.speech.rows import absolute_audio
 
 RATE = 16000
 

@@ -14,7 +14,7 @@ from verl.workers.utils.losses import ppo_loss
 
 from verl_leaf.models import Family, features
 from verl_leaf.models.family import FEATURES_KEY
-from verl_leaf.sharing.engine import SharingEngine
+from verl_leaf.training.sharing.engine import SharingEngine
 
 FP32 = {"param_dtype": "fp32", "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
 LOSS = functools.partial(

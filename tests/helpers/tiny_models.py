@@ -12,7 +12,7 @@ from verl_leaf import patches
 
 patches.install()
 
-from verl_leaf.selftest.folder import write_folder  # noqa: E402  (after the patches)
+from verl_leaf.doctor.selftest.folder import write_folder  # noqa: E402  (after the patches)
 
 PLACEHOLDERS = {"granite_speech": ["<|audio|>"], "audioflamingo3": ["<sound>"]}
 

@@ -7,13 +7,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 
 from verl_leaf.algorithm import leaf_advantages
-from verl_leaf.estimator import LeafStep
-from verl_leaf.traces.schema import Head, file_name
-from verl_leaf.traces.writer import prompts_of
+from verl_leaf.training.estimator import LeafStep
+from verl_leaf.training.traces.schema import Head, file_name
+from verl_leaf.training.traces.writer import prompts_of
 
 
 class Words:
-    """A tokenizer of whole pieces, as :func:`verl_leaf.traces.writer.pieces` needs one, for texts chosen by a test."""
+    """A tokenizer of whole pieces, as :func:`verl_leaf.training.traces.writer.pieces` needs one, for texts chosen by a test."""
 
     def __init__(self, pieces: list[str]):
         self.pieces = pieces
@@ -57,7 +57,7 @@ def traced_prompt(
 
 
 def write_trace(folder: Path, step: int, prompts: list[dict], end: str = "\n") -> Path:
-    """A file as :class:`verl_leaf.traces.writer.TraceWriter` writes it."""
+    """A file as :class:`verl_leaf.training.traces.writer.TraceWriter` writes it."""
     folder.mkdir(parents=True, exist_ok=True)
     head = Head(step=step, fork_budget=2, credit="both").model_dump()
     file = folder / file_name(step)

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from tests.helpers.judge_server import JudgeServer, Say, token
-from verl_leaf.answers import Answer
+from verl_leaf.common.answers import Answer
 from verl_leaf.judges import JudgeSpec, JudgeStopped, client, judge
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from tests.helpers import PROJECT
+from verl_leaf.evaluate.voicebench import JUDGED
 from verl_leaf.judges import JudgeSpec, read_spec
-from verl_leaf.voicebench import JUDGED
 
 GOOD = "url: http://localhost:8000/v1/\nmodel: m\nkind: da\nrubric: qa\n"
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from verl_leaf.doctor.selftest import tiny
 from verl_leaf.models import FAMILIES
 from verl_leaf.models.actor import PositionTable
-from verl_leaf.selftest import tiny
 
 PROMPTS = ((1.2, 3), (2.5, 2))
 

@@ -3,10 +3,10 @@
 import torch
 from transformers import GraniteForCausalLM
 
+from verl_leaf.doctor.selftest import tiny
+from verl_leaf.doctor.selftest.folder import write_folder
 from verl_leaf.models import FAMILIES, features
 from verl_leaf.models.granite_speech import hf
-from verl_leaf.selftest import tiny
-from verl_leaf.selftest.folder import write_folder
 
 
 def test_a_clip_that_rows_share_is_encoded_once(tmp_path):

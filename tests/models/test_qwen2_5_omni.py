@@ -10,8 +10,8 @@ import torch
 
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
+from verl_leaf.doctor.selftest import configs, tiny
 from verl_leaf.models import FAMILIES, features
-from verl_leaf.selftest import configs, tiny
 
 FAMILY = FAMILIES["qwen2_5_omni"]
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"

@@ -14,10 +14,10 @@ from verl.trainer.ppo import core_algos, ray_trainer
 from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
 from verl.utils import tensordict_utils
 
-from verl_leaf import estimator
 from verl_leaf.algorithm import leaf_advantages
 from verl_leaf.patches import STATUS
 from verl_leaf.patches.advantage_batch import SOLVED, in_words
+from verl_leaf.training import estimator
 
 RESPONSES = [[5, 6, 7, 8], [5, 6, 7], [5, 9, 7, 8], [5, 6, 2, 8]]
 REWARDS = [1.0, 0.5, 0.0, 0.8]

@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
+from verl_leaf.common.names import FAILURE_REASON
 from verl_leaf.patches.failed_prompts import TooManyFailedPromptsError
-from verl_leaf.speech.names import FAILURE_REASON
 
 pytestmark = pytest.mark.e2e
 

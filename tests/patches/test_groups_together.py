@@ -8,7 +8,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from verl_leaf.patches.groups_together import in_order
-from verl_leaf.sharing import SHARE_PROMPTS
+from verl_leaf.training.sharing import SHARE_PROMPTS
 
 
 def balanced(share: bool) -> list[str]:

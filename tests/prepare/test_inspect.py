@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from verl_leaf.cli import main
-from verl_leaf.speech.swap import write_rows
+from verl_leaf.runs.swap import write_rows
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ import json, math, sys
 from pathlib import Path
 import numpy as np, torch, verl
 from verl.trainer.ppo import core_algos
-from verl_leaf.estimator import ESTIMATORS
+from verl_leaf.training.estimator import ESTIMATORS
 
 def advantages(compute, responses, surprisal, rewards, **algorithm):
     mask = torch.zeros(len(responses), max(map(len, responses), default=1) or 1)

@@ -7,10 +7,10 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import read_scalars
 from verl_leaf.runs.summary import read_validation, summarise, summarise_epochs, trained
-from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 RIGHT = {"output": "Zwei alte Hunde schlafen", "gts": "zwei alte Hunde schlafen", "score": 0.8, "data_source": "x"}
 SWAPPED = {**RIGHT, "output": "ja", "score": 0.0, "data_source": "x" + SWAPPED_AUDIO_SUFFIX}

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
 from tests.show.test_curves import write_run
 from verl_leaf.cli import main
-from verl_leaf.traces.schema import file_name
+from verl_leaf.training.traces.schema import file_name
 
 FIRST = "traces/step_000001.jsonl"
 METRICS = "metrics/000.jsonl"

@@ -8,7 +8,7 @@ from rich.console import Console
 from tests.helpers.traced import WORKED, traced_prompt, write_trace
 from verl_leaf.cli import main
 from verl_leaf.show.forks import collect, measures, verdict, write_forks
-from verl_leaf.traces.schema import Prompt
+from verl_leaf.training.traces.schema import Prompt
 
 
 def prompt(**changes):

@@ -9,7 +9,7 @@ from tests.helpers.traced import WORKED, traced_prompt
 from verl_leaf.algorithm import grpo_prefix_advantages
 from verl_leaf.show.others import others
 from verl_leaf.show.tree_page.build import page_prompt
-from verl_leaf.traces.schema import Prompt
+from verl_leaf.training.traces.schema import Prompt
 
 REWARDS = WORKED["rewards"]
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.traced import PIECES, WORKED, traced_prompt
 from verl_leaf.show.tree_page.trie import prefix_trie, span_at
-from verl_leaf.traces.schema import Prompt
+from verl_leaf.training.traces.schema import Prompt
 
 
 def walk(edges, path=()):

@@ -9,14 +9,14 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 
+from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.data.options import Keys
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.rows import reference_texts, spoken_row
 from verl_leaf.models import FAMILIES, family_of_processor
+from verl_leaf.runs.swap import write_first_rows, write_rows, write_swapped
 from verl_leaf.speech.agent_loop import _collapse_runs
 from verl_leaf.speech.dataset import SpeechDataset, render_prompt
-from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
-from verl_leaf.speech.options import Keys
-from verl_leaf.speech.parquet import RowFile
-from verl_leaf.speech.rows import reference_texts, spoken_row
-from verl_leaf.speech.swap import write_first_rows, write_rows, write_swapped
 
 CONFIG = OmegaConf.create({"max_prompt_length": 160})
 

@@ -253,7 +253,7 @@ def estimators() -> bool:
     """verl lacks one of our estimators."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
-    from verl_leaf.estimator import ESTIMATORS
+    from verl_leaf.training.estimator import ESTIMATORS
 
     return not ESTIMATORS.keys() <= ADV_ESTIMATOR_REGISTRY.keys()
 
@@ -315,7 +315,7 @@ def verdict(looks_for: Callable[[], bool], connect: Callable[[], str | None]) ->
 def rows() -> Iterator[tuple[str, str, str]]:
     """What it is, the verdict, and why."""
     from tests.versions.verl_api import EXTENDED, complaints
-    from verl_leaf.cpu import vllm_distribution
+    from verl_leaf.common import vllm_distribution
     from verl_leaf.patches import PATCHES
 
     vllm_distribution.install_alias()  # or verl finds no vLLM
@@ -338,7 +338,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
 
 def import_platform() -> None:
     """Registers ours."""
-    importlib.import_module("verl_leaf.cpu.platform")
+    importlib.import_module("verl_leaf.plugin.cpu_platform")
 
 
 def apply(patch_module: ModuleType) -> str:
@@ -360,7 +360,9 @@ def compose_all() -> None:
 
 def load_as_verl_does() -> None:
     """``import verl`` connects the package."""
-    code = "import verl, verl_leaf.plugin as plugin; raise SystemExit(None if plugin.connected else 'verl did not load it')"
+    code = (
+        "import sys, verl; raise SystemExit(None if 'verl_leaf.plugin.verl' in sys.modules else 'verl did not load it')"
+    )
     environment = {name: value for name, value in os.environ.items() if name != "VERL_USE_EXTERNAL_PLUGINS"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     if done.returncode:

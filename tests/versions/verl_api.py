@@ -12,8 +12,8 @@ from pathlib import Path
 
 # Ours, and the class of verl that it extends.
 EXTENDED = {
-    "verl_leaf.cpu.platform:PlatformCPU": "verl.plugin.platform:PlatformBase",
-    "verl_leaf.sharing.engine:SharingEngine": "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead",
+    "verl_leaf.plugin.cpu_platform:PlatformCPU": "verl.plugin.platform:PlatformBase",
+    "verl_leaf.training.sharing.engine:SharingEngine": "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead",
     "verl_leaf.speech.agent_loop:SpeechAgentLoop": "verl.experimental.agent_loop.agent_loop:AgentLoopBase",
     "verl_leaf.speech.agent_loop:SpeechAgentLoopWorker": "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ",
     "verl_leaf.speech.agent_loop:SpeechAgentLoopManager": "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ",

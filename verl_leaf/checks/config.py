@@ -10,12 +10,12 @@ from omegaconf import ListConfig, OmegaConf
 
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
-from verl_leaf.estimator import ESTIMATORS, LeafOptions
+from verl_leaf.data.options import Keys, check_options
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.rows import check_columns, data_source_name, reference_texts
 from verl_leaf.models import FAMILIES, Family
-from verl_leaf.sharing import SHARE_PROMPTS
-from verl_leaf.speech.options import Keys, check_options
-from verl_leaf.speech.parquet import RowFile
-from verl_leaf.speech.rows import check_columns, data_source_name, reference_texts
+from verl_leaf.training.estimator import ESTIMATORS, LeafOptions
+from verl_leaf.training.sharing import SHARE_PROMPTS
 
 REFERENCES_READ = 100  # of each data source, to see in what script they are
 

@@ -1,6 +1,6 @@
 """The versions of the libraries that the package was tested with."""
 
-from verl_leaf.cpu import vllm_distribution
+from verl_leaf.common import vllm_distribution
 
 # Distribution -> versions that the package was tested with; tests/README.md has the sets that were run whole.
 TESTED = {

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from verl_leaf.answers import Answer
+from verl_leaf.common.answers import Answer
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, read_judges

@@ -11,19 +11,19 @@ from typing import cast
 from rich.console import Console
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.options import DEFAULT_KEYS as KEYS
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.models import family_of_processor
-from verl_leaf.speech.names import PLACEHOLDER
-from verl_leaf.speech.options import DEFAULT_KEYS as KEYS
-from verl_leaf.speech.parquet import RowFile
 from verl_leaf.speech.prompt import render_prompt
-from verl_leaf.speech.rows import check_columns, reference_texts, spoken_row
 
 DATA_CONFIG = {"long_audio": "cut"}  # what a model cannot hear it cannot be asked about; the log says how often
 
 
 @dataclass(frozen=True)
 class Row:
-    """What an answer to a row is scored with; the fields are those of :class:`verl_leaf.answers.Answer`."""
+    """What an answer to a row is scored with; the fields are those of :class:`verl_leaf.common.answers.Answer`."""
 
     row: int
     data_source: str

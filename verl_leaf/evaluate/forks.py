@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from verl_leaf.estimator import LeafOptions, Step, leaf
+from verl_leaf.common.progress import track
 from verl_leaf.evaluate.command import sampling_of, vllm_arguments
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, started
 from verl_leaf.evaluate.systems import parse_system
-from verl_leaf.progress import track
 from verl_leaf.rewards import REWARDS
-from verl_leaf.traces.schema import Head, file_name
-from verl_leaf.traces.writer import prompts_of
+from verl_leaf.training.estimator import LeafOptions, Step, leaf
+from verl_leaf.training.traces.schema import Head, file_name
+from verl_leaf.training.traces.writer import prompts_of
 
 PROMPTS = 16  # whose trees are built at a time
 STEP = 0  # that the traces say they are of
@@ -28,7 +28,7 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
 
     Args:
         options: of the command.
-        folder: to write to, as :mod:`verl_leaf.traces.schema` has it.
+        folder: to write to, as :mod:`verl_leaf.training.traces.schema` has it.
         console: for the progress.
 
     Raises:

@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, cast
 from rich.console import Console
 
 from verl_leaf import __version__
-from verl_leaf.answers import Answer
 from verl_leaf.checks.model import model_config
 from verl_leaf.checks.versions import check_vllm
-from verl_leaf.cpu import vllm_distribution
+from verl_leaf.common import vllm_distribution
+from verl_leaf.common.answers import Answer
+from verl_leaf.common.progress import track
 from verl_leaf.evaluate.data import Data, Prompt
 from verl_leaf.evaluate.store import Answers, answer_of, missing
 from verl_leaf.evaluate.systems import System, digest
 from verl_leaf.models import FAMILIES
-from verl_leaf.progress import track
 
 IN_FLIGHT = 256  # requests that the engine has at a time
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from verl_leaf.answers import Answer
+from verl_leaf.common.answers import Answer
+from verl_leaf.common.progress import track
 from verl_leaf.evaluate.metrics import METRICS, Missing, Scorer, Settings, build
 from verl_leaf.evaluate.significance import DRAWS, TRIALS, clusters_of, compare, estimate, holm, summed
 from verl_leaf.evaluate.store import Key
 from verl_leaf.evaluate.tables import Table
-from verl_leaf.progress import track
 from verl_leaf.rewards.metrics import needed_tokenizer
 from verl_leaf.show.figures import write_csv
 

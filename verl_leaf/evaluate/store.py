@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from verl_leaf.answers import Answer
+from verl_leaf.common.answers import Answer
 from verl_leaf.evaluate.data import Row
 
 Key = tuple[int, int]  # row and sample of an answer

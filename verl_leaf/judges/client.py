@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 import httpx
 from rich.console import Console
 
+from verl_leaf.common.progress import track
 from verl_leaf.judges.cache import Cache
 from verl_leaf.judges.spec import JudgeSpec
-from verl_leaf.progress import track
 
 TRIES = 8
 FIRST_WAIT = 1.0  # seconds before the second try, twice as many before each further one

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from verl_leaf.answers import Answer
+from verl_leaf.common.answers import Answer
 from verl_leaf.judges.cache import Cache
 from verl_leaf.judges.client import Call, Reply, Usage, ask_all
 from verl_leaf.judges.grades import SCALES, Grade, grade

@@ -6,8 +6,8 @@ proposes to pass ``batch`` to every estimator whose signature takes it. Until th
 a parameter called ``batch``; where verl passes one itself, verl's wins.
 
 An estimator with a parameter called ``report`` is given a function that takes what it has to say about the step
-(:class:`verl_leaf.estimator.Step`): its metrics join those of the trainer's step, its trees are traced
-(:mod:`verl_leaf.traces.writer`; by the V1 trainer only). And a step with a reward that is not finite is stopped, whatever
+(:class:`verl_leaf.training.estimator.Step`): its metrics join those of the trainer's step, its trees are traced
+(:mod:`verl_leaf.training.traces.writer`; by the V1 trainer only). And a step with a reward that is not finite is stopped, whatever
 the estimator: verl would skip its updates and go on.
 """
 
@@ -29,7 +29,7 @@ REPORT = "verl_leaf/report"  # a function that takes the whole step, for the tim
 
 
 def _patch_compute_advantage(ray_trainer: ModuleType) -> str:
-    from verl_leaf.estimator import check_rewards
+    from verl_leaf.training.estimator import check_rewards
 
     given = ("data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config")
     original = expect(ray_trainer, "compute_advantage", *given)
@@ -67,7 +67,7 @@ def _bind(estimator: Callable, **offered: Any) -> Callable:
 def _patch_v1_trainer(trainer_base: ModuleType) -> str:
     import torch
 
-    from verl_leaf.estimator import ESTIMATORS, RewardError, check_rewards
+    from verl_leaf.training.estimator import ESTIMATORS, RewardError, check_rewards
 
     original = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
     solved = says(original, "adv_estimator_fields")
@@ -128,8 +128,8 @@ def in_words(messages: list[dict], longest: int = 300) -> str:
 
 def _trace(trainer, trees, fetch: Callable) -> None:
     """Write the trees of a V1 trainer's step, if they are asked for."""
-    from verl_leaf.estimator import LeafOptions
-    from verl_leaf.traces import writer
+    from verl_leaf.training.estimator import LeafOptions
+    from verl_leaf.training.traces import writer
 
     traces = trainer.__dict__.setdefault("leaf_traces", writer.TraceWriter())
     traces.write(

@@ -11,8 +11,8 @@ import functools
 from collections import Counter
 from types import ModuleType
 
+from verl_leaf.common.names import FAILURE_REASON
 from verl_leaf.patches.base import expect, says
-from verl_leaf.speech.names import FAILURE_REASON
 
 UPSTREAM = "rollout_failure/sampled_prompts"  # verl's own count, once recipes/upstream/3_failed_prompts is in it
 SOLVED = "active: stops a run that loses too many, with the reasons; the count is solved upstream"

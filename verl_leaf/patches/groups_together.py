@@ -9,7 +9,7 @@ import functools
 from types import ModuleType
 
 from verl_leaf.patches.base import expect, replaced
-from verl_leaf.sharing import SHARE_PROMPTS
+from verl_leaf.training.sharing import SHARE_PROMPTS
 
 
 def _patch(trainer_base: ModuleType) -> str:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.audio import AudioError, load_audio
 from verl_leaf.prepare.corpus import Item, Rejected, Segment, choose
 from verl_leaf.prepare.tables import ParquetColumn
-from verl_leaf.speech.audio import AudioError, load_audio
-from verl_leaf.speech.names import PLACEHOLDER
 
 RATE = 16000  # Hz of the audio that is joined or cut here
 MAX_EMBEDDED = 2**30  # bytes of a row's audio: half of what an Arrow array can hold

@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from verl_leaf.data.audio import load_audio
+from verl_leaf.data.options import DEFAULT_KEYS, Keys
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.prepare.convert import RATE
 from verl_leaf.prepare.report import histogram
-from verl_leaf.speech.audio import load_audio
-from verl_leaf.speech.options import DEFAULT_KEYS, Keys
-from verl_leaf.speech.parquet import RowFile
-from verl_leaf.speech.rows import check_columns, reference_texts, spoken_row
 
 SAMPLE = 100  # rows that --fast looks at
 SHOWN = 3

@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Item, Rejected, Segment, fraction, question_file, text_of
 from verl_leaf.prepare.tables import read_json
-from verl_leaf.speech.names import PLACEHOLDER
 
 MAX_SECONDS = 40.0
 MULTIPLE_CHOICE = ("Choose the correct option", "Choose the correct answer")

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.prepare.corpus import (
     SPLITS,
     TEST,
@@ -22,7 +23,6 @@ from verl_leaf.prepare.corpus import (
     text_of,
 )
 from verl_leaf.prepare.tables import Rows, check_names, read_delimited, read_json, read_parquet
-from verl_leaf.speech.names import PLACEHOLDER
 
 HELP = "a CSV, JSON or parquet file of your own"
 PHRASINGS = (f"{PLACEHOLDER}\n{{question}}",)

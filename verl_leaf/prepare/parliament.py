@@ -9,10 +9,10 @@ import os
 import re
 from pathlib import Path
 
+from verl_leaf.data.parquet import RowFile
 from verl_leaf.prepare import longaudio
 from verl_leaf.prepare.corpus import Corpus, Segment, need_folder
 from verl_leaf.prepare.tables import check_names, read_lines_of_fields
-from verl_leaf.speech.parquet import RowFile
 
 HELP = "Europarl-ST and VoxPopuli: questions about parliament speech (LongAudio)"
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from verl_leaf.speech.parquet import RowFile
+from verl_leaf.data.parquet import RowFile
 
 Rows = Iterator[tuple[str, dict | str]]
 

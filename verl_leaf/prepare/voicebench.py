@@ -8,10 +8,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.parquet import RowFile
 from verl_leaf.prepare.corpus import TEST, Corpus, Item, Rejected, Segment, need_folder, text_of
 from verl_leaf.prepare.tables import check_names, read_parquet
-from verl_leaf.speech.names import PLACEHOLDER
-from verl_leaf.speech.parquet import RowFile
 
 HELP = "VoiceBench: spoken questions to a voice assistant"
 # Columns of a subset beside audio and prompt.

@@ -12,11 +12,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.common.progress import track
 from verl_leaf.prepare.convert import Settings, convert, embedded, replace_file
 from verl_leaf.prepare.corpus import SPLITS, Corpus, Item, Rejected
 from verl_leaf.prepare.report import report
-from verl_leaf.progress import track
-from verl_leaf.speech.names import PLACEHOLDER
 
 # A row group ends before it exceeds either, so that whatever reads it needs little memory.
 ROW_GROUP_ROWS = 256

@@ -5,7 +5,7 @@ Options go below ``+reward.custom_reward_function.reward_kwargs``. Every reward 
 
 - ``data_source``: the row's column. A name that ends in ``_swapped_audio`` belongs to the data source without it.
 - ``solution_str``: the answer.
-- ``ground_truth``: one reference, or a list of them, as :func:`verl_leaf.speech.rows.reference_texts` takes them; another
+- ``ground_truth``: one reference, or a list of them, as :func:`verl_leaf.data.rows.reference_texts` takes them; another
   is an error, since a right answer would score 0.
 
 It returns ``score`` in [0, 1], higher for better; ``data_source``, so that dumps of validation tell data sets apart; and
@@ -15,9 +15,9 @@ the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for e
 
 from collections.abc import Callable, Mapping
 
+from verl_leaf.data.rows import reference_texts
 from verl_leaf.rewards.metrics import measure, part_names
 from verl_leaf.rewards.options import chosen, weights_of
-from verl_leaf.speech.rows import reference_texts
 
 
 def _reward_of(metric: str, doc: str) -> Callable:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
+from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.rewards.metrics import METRICS
-from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 
 def weights_of(reward: str | Mapping) -> Mapping[str, float]:

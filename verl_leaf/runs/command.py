@@ -88,7 +88,7 @@ def verl_command(
         "trainer.experiment_name": quoted(folder.path.name),
         "trainer.default_local_dir": quoted(folder.checkpoints),
         "trainer.validation_data_dir": quoted(folder.validation),
-        "trainer.checkpoint_callback_class": "verl_leaf.checkpoints.adapter.SaveAdapter",
+        "trainer.checkpoint_callback_class": "verl_leaf.runs.checkpoints.adapter.SaveAdapter",
         "trainer.val_before_train": str(validate_first),
         "hydra.run.dir": quoted(folder.path / "hydra"),
         # The trainer may run on any node of a cluster, which does not inherit our environment.

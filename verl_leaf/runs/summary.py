@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_leaf import config
+from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, is_score, read_scalars
-from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 PHASES = ("step", "gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "save_checkpoint", "testing")
 PROBS_DIFF = "training/rollout_probs_diff_max"

@@ -6,10 +6,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from verl_leaf.checks.config import is_speech_run
+from verl_leaf.data.options import Keys
+from verl_leaf.data.parquet import RowFile
 from verl_leaf.runs.folder import RunFolder
-from verl_leaf.speech.options import Keys
-from verl_leaf.speech.parquet import RowFile
-from verl_leaf.speech.swap import write_first_rows, write_swapped
+from verl_leaf.runs.swap import write_first_rows, write_swapped
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
 
+from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.runs.compare import Run, read_runs
+from verl_leaf.show import say_skipped
 from verl_leaf.show.figures import COLOURS, literal, save
-from verl_leaf.show.traces import say_skipped
-from verl_leaf.speech.names import SWAPPED_AUDIO_SUFFIX
 
 VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
 REWARD = "critic/score/mean"

@@ -17,11 +17,11 @@ from scipy.stats import binomtest
 
 from verl_leaf.algorithm import PairSpread, early_share
 from verl_leaf.runs.compare import run_names
+from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
+from verl_leaf.show import say_skipped
 from verl_leaf.show.figures import COLOURS, literal, save
 from verl_leaf.show.others import spread_of
-from verl_leaf.show.traces import read_traces, say_skipped, traces_folder
-from verl_leaf.traces.reader import trace_files
-from verl_leaf.traces.schema import Prompt
+from verl_leaf.training.traces.schema import Prompt
 
 BINS = 10  # of the response, and at most of training
 DRAWS = 1000  # of a bootstrap

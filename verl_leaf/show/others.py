@@ -14,7 +14,7 @@ from verl_leaf.algorithm import (
     pad_groups,
     pair_spread,
 )
-from verl_leaf.traces.schema import Prompt
+from verl_leaf.training.traces.schema import Prompt
 
 
 @dataclass(frozen=True)

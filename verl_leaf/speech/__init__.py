@@ -1,1 +1,1 @@
-"""Audio prompts for verl: reading audio, the dataset class and the agent loop."""
+"""What verl runs of a speech model: the dataset class and the agent loop."""

@@ -26,10 +26,10 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 from verl.utils.profiler import simple_timer
 from verl.utils.rollout_trace import rollout_trace_attr
 
+from verl_leaf.common.names import FAILURE_REASON
 from verl_leaf.models import family_of_processor
 from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.models.features import release, store
-from verl_leaf.speech.names import FAILURE_REASON
 from verl_leaf.speech.prompt import render_prompt
 
 # Whether the prompt that this task rolls out is validated: no actor asks for its features, and a large validation batch

@@ -12,12 +12,12 @@ from enum import Enum
 import numpy as np
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_leaf.data.options import Keys, check_options, long_audio
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.rows import check_columns, spoken_row
+from verl_leaf.data.store import RowStore
 from verl_leaf.models import family_of_processor
-from verl_leaf.speech.options import Keys, check_options, long_audio
-from verl_leaf.speech.parquet import RowFile
 from verl_leaf.speech.prompt import render_prompt
-from verl_leaf.speech.rows import check_columns, spoken_row
-from verl_leaf.speech.store import RowStore
 
 logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
 
@@ -33,7 +33,7 @@ class Fit(Enum):
 class SpeechDataset(RLHFDataset):
     """verl's rows (``data_source``, ``prompt``, ``audios``, ``reward_model``, ``extra_info``) with audio to decode.
 
-    ``audios`` holds a list of references as :func:`verl_leaf.speech.audio.load_audio` takes them, one for each
+    ``audios`` holds a list of references as :func:`verl_leaf.data.audio.load_audio` takes them, one for each
     ``<audio>`` in the messages; null is none, and a message's content may be a list of parts instead. A relative path
     starts from the folder of its parquet file. Of ``data.train_max_samples`` or ``data.val_max_samples`` rows, verl's own
     choice of rows is taken, before any is checked.

@@ -3,9 +3,9 @@
 import numpy as np
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_leaf.data.audio import AudioError, audio_name, load_audio
+from verl_leaf.data.options import long_audio
 from verl_leaf.models import family_of_processor
-from verl_leaf.speech.audio import AudioError, audio_name, load_audio
-from verl_leaf.speech.options import long_audio
 
 
 def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:

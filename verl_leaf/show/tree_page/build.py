@@ -15,12 +15,12 @@ import numpy as np
 import soundfile
 from rich.console import Console
 
+from verl_leaf.data.audio import AudioError, load_audio
+from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
+from verl_leaf.show import say_skipped
 from verl_leaf.show.others import Others, others
-from verl_leaf.show.traces import read_traces, say_skipped, traces_folder
 from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
-from verl_leaf.speech.audio import AudioError, load_audio
-from verl_leaf.traces.reader import trace_files
-from verl_leaf.traces.schema import Prompt, Response
+from verl_leaf.training.traces.schema import Prompt, Response
 
 STEPS = 12  # shown of a run, evenly chosen
 PROMPTS = 12  # shown of a step, those that LEAF changed most

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from verl_leaf.traces.schema import Prompt, Span
+from verl_leaf.training.traces.schema import Prompt, Span
 
 
 @dataclass

@@ -1,0 +1,200 @@
+"""What the engine refuses, how rows are dealt out, when it is worth it, and that its numbers are verl's.
+
+tests/helpers/comparing.py holds it against verl's in real runs.
+"""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tensordict import NonTensorStack
+from transformers import GraniteSpeechConfig, LlamaConfig, MistralConfig, Qwen2AudioConfig, Qwen2Config
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.utils.padding import no_padding_2_padding
+
+from tests.helpers import engines
+from verl_leaf.models import FAMILIES, features
+from verl_leaf.models.family import FEATURES_KEY
+from verl_leaf.patches.groups_together import in_order
+from verl_leaf.training.sharing.engine import (
+    SharingEngine,
+    _can_be_packed,
+    _cost,
+    _say_whether_embeddings_are_tied,
+    _tensors_alone,
+    check_attention,
+)
+
+
+def test_verl_finds_the_engine():
+    assert EngineRegistry.get_engine_cls("language_model", "fsdp2") is SharingEngine
+
+
+def test_sliding_windows_are_refused():
+    check_attention(LlamaConfig())
+    check_attention(Qwen2Config())
+    for config in (MistralConfig(sliding_window=8), Qwen2Config(use_sliding_window=True, max_window_layers=4)):
+        with pytest.raises(ValueError, match="share_prompts=True needs full attention"):
+            check_attention(config)
+
+
+def test_rows_stay_in_order():
+    assert in_order([5, 1, 9, 2], 2, True) == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="5 rows cannot be dealt out equally to 2 ranks"):
+        in_order([1] * 5, 2, True)
+
+
+def test_long_answers_to_a_short_prompt_are_not_worth_it():
+    assert _cost(1, 340 + 8 * 40, 512) < _cost(8, 340 + 40, 512)
+    assert _cost(1, 20 + 8 * 400, 512) > _cost(8, 20 + 400, 512)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A process group of this process."""
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    before = dict(os.environ)
+    os.environ |= here
+    store = f"file://{tmp_path_factory.mktemp('group')}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ |= before
+
+
+@pytest.fixture(scope="module")
+def engine(alone, task, tmp_path_factory):
+    """A Qwen2-Audio whose outer configuration, as that of the published one, does not say whether embeddings are tied."""
+    folder = shutil.copytree(task / "model", tmp_path_factory.mktemp("model"), dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    del config["tie_word_embeddings"]
+    (folder / "config.json").write_text(json.dumps(config))
+    return engines.build_engine(folder, FAMILIES["qwen2_audio"], share=True, precision=engines.FP32)
+
+
+@pytest.fixture
+def rollouts(engine):
+    """(seconds of audio, count, response tokens) -> rows."""
+    family, processor, generator = (
+        FAMILIES["qwen2_audio"],
+        engine.model_config.get_processor(),
+        np.random.default_rng(0),
+    )
+
+    def rows(seconds: float, count: int, length: int) -> list[engines.Row]:
+        clip = generator.normal(size=int(16000 * seconds)).astype(np.float32)
+        ids, features = family.encode(processor, processor.audio_token + "Translate.", [clip])
+        return [engines.Row(ids, generator.integers(10, 200, length).tolist(), features) for _ in range(count)]
+
+    return rows
+
+
+FILLER = engines.Row([2] * 7, [2])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.8])
+@pytest.mark.parametrize("case", ["shared", "one row", "beside fillers", "fillers alone", "not worth it"])
+def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
+    rows = {
+        "shared": lambda: rollouts(1, 3, 5) + rollouts(2, 1, 9),
+        "one row": lambda: rollouts(1, 1, 5),
+        "beside fillers": lambda: [*rollouts(1, 2, 5), FILLER],
+        "fillers alone": lambda: [FILLER] * 3,
+        "not worth it": lambda: rollouts(0.3, 3, 300),
+    }[case]()
+    store, results = engines.Features(), []
+    monkeypatch.setattr(features, "fetch", store.fetch)
+    for shares in (False, True):
+        engine.shares = shares
+        batch = engines.build_batch(rows, store)
+        tu.assign_non_tensor(batch, temperature=temperature, calculate_sum_pi_squared=True)
+        packed = engine._pack(_tensors_alone(batch)) if shares else None
+        output = engines.old_log_prob(engine, batch)
+        results.append({name: no_padding_2_padding(values, batch) for name, values in output.items()})
+    stock, ours = results
+    assert packed is not None and (packed.attention_mask is None) == (case in ("one row", "not worth it"))
+    assert stock.keys() == ours.keys() == {"log_probs", "entropy", "sum_pi_squared"}
+    for name in stock:
+        torch.testing.assert_close(ours[name], stock[name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["several clips", "no clip", "mixed"])
+def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
+    family, generator = FAMILIES["qwen2_5_omni"], np.random.default_rng(0)
+    engine = engines.build_engine(models("qwen2_5_omni"), family, share=True, precision=engines.FP32)
+    processor = engine.model_config.get_processor()
+
+    def rollouts(seconds: tuple[float, ...], count: int, length: int) -> list[engines.Row]:
+        clips = [generator.normal(size=int(16000 * each)).astype(np.float32) for each in seconds]
+        text = "".join(f"<|audio_bos|>{processor.audio_token}<|audio_eos|>" for _ in clips) + "Translate. " * 6
+        ids, audio = family.encode(processor, text, clips)
+        return [engines.Row(ids, generator.integers(10, 200, length).tolist(), audio or None) for _ in range(count)]
+
+    rows = {
+        "several clips": lambda: rollouts((1,), 3, 5) + rollouts((2, 0.7), 2, 9),
+        "no clip": lambda: rollouts((), 3, 6),
+        "mixed": lambda: [*rollouts((1.5,), 2, 5), *rollouts((), 2, 7), FILLER],
+    }[case]()
+    store, results = engines.Features(), []
+    monkeypatch.setattr(features, "fetch", store.fetch)
+    for shares in (False, True):
+        engine.shares, batch = shares, engines.build_batch(rows, store)
+        assert not shares or engine._pack(_tensors_alone(batch)).attention_mask is not None
+        results.append(no_padding_2_padding(engines.old_log_prob(engine, batch)["log_probs"], batch))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-5)
+
+
+def test_widths_are_rounded_and_cudnn_does_not_plan_attention_for_each(engine, rollouts):
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    engine.shares = True
+    batch = engines.build_batch(rollouts(1, 3, 5), engines.Features())
+    inputs, _ = engine.prepare_model_inputs(_tensors_alone(batch))
+    assert inputs["input_ids"].shape == (1, 48)  # a prompt of 29 tokens and three responses of 5
+
+
+def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
+    """verl would move an object of each row and column to the device, for every micro-batch."""
+    engine.shares, store, seen = True, engines.Features(), []
+    monkeypatch.setattr(features, "fetch", store.fetch)
+    prepare = engine.prepare_model_inputs
+    monkeypatch.setattr(
+        engine, "prepare_model_inputs", lambda micro_batch: [seen.append(micro_batch), prepare(micro_batch)][1]
+    )
+    batch = engines.build_batch([*rollouts(1, 2, 5), *rollouts(2, 1, 9), FILLER], store, micro_batch_size=2)
+    assert "raw_prompt" in batch and "multi_modal_inputs" in batch
+    engines.old_log_prob(engine, batch)
+    assert len(seen) == 2 and not any(isinstance(column, NonTensorStack) for each in seen for column in each.values())
+    assert [each[FEATURES_KEY][:, 0].tolist() for each in seen] == [[1, 1], [2, 0]]
+
+
+def test_what_cannot_be_packed_is_verls(engine, rollouts):
+    def batch(**changes):
+        each = engines.build_batch([*rollouts(1, 2, 5), FILLER], engines.Features())
+        tu.assign_non_tensor(each, **changes)
+        return each
+
+    assert _can_be_packed(batch()) and _can_be_packed(batch(enable_routing_replay=False))
+    assert not _can_be_packed(batch(enable_routing_replay=True))
+    images = batch()
+    tu.assign_non_tensor_stack(images, "multi_modal_inputs", [{}, {}, {"pixel_values": torch.ones(1)}])
+    temperatures = batch()
+    temperatures["temperature"] = torch.tensor([1.0, 1.0, 0.8])
+    assert not _can_be_packed(images) and not _can_be_packed(temperatures)
+    temperatures["temperature"] = torch.ones(3)
+    assert _can_be_packed(temperatures)
+
+
+def test_embeddings_are_tied_where_either_configuration_says_so():
+    config = GraniteSpeechConfig(
+        text_config={"model_type": "granite", "tie_word_embeddings": True}, tie_word_embeddings=False
+    )
+    _say_whether_embeddings_are_tied(config)
+    assert config.tie_word_embeddings is True
+    config = Qwen2AudioConfig()
+    _say_whether_embeddings_are_tied(config)
+    assert config.tie_word_embeddings is False

@@ -1,0 +1,216 @@
+"""The one reader of parquet files of rows, whoever wrote them."""
+
+import json
+import os
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+from rich.console import Console
+
+from verl_leaf.common.progress import track
+
+BATCH_ROWS = 128
+BATCH_BYTES = 2**25  # of a batch; embedded audio makes rows of megabytes
+THREADS = min(32, (os.cpu_count() or 1) + 4)
+READ_BUFFER = 2**20  # bytes; with none, or with pre_buffer, pyarrow reads a row group's whole column at once
+
+Result = TypeVar("Result")
+
+
+class RowFile:
+    """A parquet file, read as Python rows a stretch at a time.
+
+    The path is taken literally, and rows are what :mod:`datasets` would make of them: whatever the Arrow type of text,
+    lists or dictionaries, and JSON (which ``datasets`` writes where the values of a column differ in type) decoded.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        ValueError: it is not a parquet file that can be read, holds no row, or two columns of one name.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = os.fspath(path)
+        with self._opened() as file:
+            self.schema: pyarrow.Schema = file.schema_arrow
+            self._groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
+        twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
+        if twice:
+            raise ValueError(f"{self.path}: has more than one column {', '.join(map(repr, twice))}")
+        if len(self) == 0:
+            raise ValueError(f"{self.path}: holds no rows")
+
+    @contextmanager
+    def _opened(self) -> Iterator[pyarrow.parquet.ParquetFile]:
+        if not os.path.exists(self.path):
+            raise ValueError(f"{self.path} does not exist")
+        if not os.path.isfile(self.path):
+            raise ValueError(f"{self.path} is not a file; give the path of one parquet file")
+        if os.path.getsize(self.path) == 0:
+            raise ValueError(f"{self.path}: is empty (0 bytes), not a parquet file")
+        try:
+            source = pyarrow.OSFile(self.path)
+            file = pyarrow.parquet.ParquetFile(
+                source, buffer_size=READ_BUFFER, pre_buffer=False, page_checksum_verification=True
+            )
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise ValueError(f"{self.path}: cannot be read as parquet ({_one_line(error)})") from error
+        with source:
+            yield file
+
+    @property
+    def columns(self) -> list[str]:
+        return self.schema.names
+
+    @property
+    def mixed(self) -> list[str]:
+        """Columns with values that may differ in type, for which their writer took JSON."""
+        return [field.name for field in self.schema if _holds_json(field.type)]
+
+    def __len__(self) -> int:
+        return sum(group.num_rows for group in self._groups)
+
+    def rows(
+        self, numbers: Sequence[int] | np.ndarray | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[tuple[int, dict]]:
+        """Yield rows with their numbers, holding about ``BATCH_BYTES`` and a page of each column at a time.
+
+        Args:
+            numbers: which rows, in ascending order; all if None.
+            columns: which columns, of those that the file has; all if None.
+
+        Raises:
+            ValueError: a row cannot be read; the message names it.
+        """
+        wanted = range(len(self)) if numbers is None else numbers
+        names = [name for name in self.columns if columns is None or name in columns]
+        first = 0
+        with self._opened() as file:
+            for index, group in enumerate(self._groups):
+                end = first + group.num_rows
+                own = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
+                if len(own):
+                    yield from self._rows_of_group(file, index, first, own, names)
+                first = end
+
+    def map(
+        self,
+        function: Callable[[dict], Result],
+        what: str,
+        numbers: Sequence[int] | np.ndarray | None = None,
+        columns: Sequence[str] | None = None,
+        console: Console | None = None,
+    ) -> Iterator[tuple[int, dict, Result | ValueError]]:
+        """Call a function with every row, in threads, and show how far it has come.
+
+        Args:
+            function: takes a row, which it may change; a ValueError of its own is yielded in the place of its result.
+            what: the work, as in "Checking train.parquet".
+            numbers, columns: as for :meth:`rows`.
+            console: to show progress on; standard error if None.
+
+        Yields:
+            The row's number, the row as ``function`` left it, and the result; in the order of the rows.
+        """
+        total = len(self) if numbers is None else len(numbers)
+        yield from track(self._map(function, numbers, columns), what, total, console)
+
+    def _map(self, function, numbers, columns):
+        pool = ThreadPoolExecutor(THREADS)
+        pending: deque = deque()  # no more than a few rows, whose audio may be embedded
+        try:
+            for number, row in self.rows(numbers, columns):
+                pending.append((number, row, pool.submit(_result, function, row)))
+                if len(pending) > 2 * THREADS:
+                    number, row, future = pending.popleft()
+                    yield number, row, future.result()
+            for number, row, future in pending:
+                yield number, row, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _rows_of_group(
+        self,
+        file: pyarrow.parquet.ParquetFile,
+        index: int,
+        first: int,
+        wanted: Sequence[int] | np.ndarray,
+        names: list[str],
+    ) -> Iterator[tuple[int, dict]]:
+        """``wanted`` rows of one row group, whose first row has the number ``first``."""
+        group = self._groups[index]
+        row_bytes = max(1, group.total_byte_size // group.num_rows)
+        size = min(BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
+        batches = file.iter_batches(size, row_groups=[index], columns=names, use_threads=False)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pyarrow.ArrowException, OSError, ValueError) as error:
+                raise ValueError(f"{self.path}, rows from {first} on: cannot be read ({_one_line(error)})") from error
+            if batch is None:
+                raise ValueError(f"{self.path}: ends at row {first}, before the {len(self)} rows that it says it has")
+            end = first + len(batch)
+            for number in wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]:
+                yield number, self._row(batch, number, number - first)
+            first = end
+            if first > wanted[-1]:
+                return
+
+    def _row(self, batch: pyarrow.RecordBatch, number: int, place: int) -> dict:
+        row = {}
+        for field, column in zip(batch.schema, batch.columns, strict=True):
+            try:
+                row[field.name] = _decoded(column[place].as_py(), field.type)
+            except (pyarrow.ArrowException, ValueError) as error:  # text that is not UTF-8, JSON that is none
+                message = f"{self.path}, row {number}, column {field.name!r}: cannot be read ({_one_line(error)})"
+                raise ValueError(message) from error
+        return row
+
+
+def _result(function: Callable[[dict], Result], row: dict) -> Result | ValueError:
+    try:
+        return function(row)
+    except ValueError as error:
+        return error
+
+
+def _decoded(value, type: pyarrow.DataType):
+    """A value with the JSON in it decoded."""
+    if value is None:
+        return None
+    if isinstance(type, pyarrow.JsonType):
+        return json.loads(value)
+    if pyarrow.types.is_struct(type):
+        return {field.name: _decoded(value[field.name], field.type) for field in type}
+    if _is_list(type):
+        return [_decoded(item, type.value_type) for item in value]
+    return value
+
+
+def _holds_json(type: pyarrow.DataType) -> bool:
+    inner = list(type) if pyarrow.types.is_struct(type) else [type.value_field] if _is_list(type) else []
+    return isinstance(type, pyarrow.JsonType) or any(_holds_json(field.type) for field in inner)
+
+
+def _is_list(type: pyarrow.DataType) -> bool:
+    kinds = pyarrow.types
+    return (
+        kinds.is_list(type)
+        or kinds.is_large_list(type)
+        or kinds.is_fixed_size_list(type)
+        or kinds.is_list_view(type)
+        or kinds.is_large_list_view(type)
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,142 @@
+"""What needs torch, transformers and peft alone: attention, log-probabilities, and the actors of all families.
+
+Each part yields findings; on a CPU it tests the same numbers, without figures of memory.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch.nn import functional as F
+
+from verl_leaf.doctor.selftest import Finding, tiny
+from verl_leaf.models import Family
+from verl_leaf.training.sharing.log_probs import log_probs
+
+PROMPTS = ((1.2, 8), (12.0, 8))  # seconds of audio, rollouts
+BF16_VALUES, BF16_GRADIENT = (
+    0.05,
+    0.2,
+)  # how far bf16 may be from fp32: Granite has 0.025 and 0.10 on a CPU, others less
+
+
+def seconds(call: Callable, *arguments) -> float:
+    """What a call takes, with what it has started on the GPU."""
+    _synchronise()
+    start = time.perf_counter()
+    call(*arguments)
+    _synchronise()
+    return time.perf_counter() - start
+
+
+def peak_mib(call: Callable, *arguments) -> float:
+    """The most memory of the GPU that a call has above what there was before it, MiB; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        call(*arguments)
+        return 0.0
+    _synchronise()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call(*arguments)
+    _synchronise()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def attention(device: str, lengths: range = range(600, 1080, 16), heads: int = 32) -> Iterator[Finding]:
+    """What new shapes cost, with cuDNN's attention and without, in layers of Qwen2-Audio's size: why the actor does
+    without, and rounds widths."""
+    for packed in (False, True):
+        rows = []
+        for cudnn in (True, False):
+            with _cudnn_attention(cudnn):
+                _attend(device, 512, heads, packed)  # the first call loads kernels
+                new, known = (
+                    sum(seconds(_attend, device, length, heads, packed) for length in lengths) for _ in range(2)
+                )
+            milliseconds = [1e3 * each / len(lengths) for each in (new, known)]
+            rows.append(
+                f"{'with' if cudnn else 'without'} cuDNN {milliseconds[0]:.1f} ms, then {milliseconds[1]:.1f} ms"
+            )
+        yield Finding(f"attention, {'packed' if packed else 'plain'}", f"a new shape {'; '.join(rows)}")
+
+
+@contextmanager
+def _cudnn_attention(on: bool) -> Iterator[None]:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(on)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)
+
+
+def _attend(device: str, length: int, heads: int, packed: bool) -> None:
+    """Forward and backward of one layer."""
+    query, key, value = (
+        torch.randn(1, heads, length, 128, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
+    )
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None, None] if packed else None
+    F.scaled_dot_product_attention(query, key, value, attn_mask=seen, is_causal=not packed).sum().backward()
+
+
+def log_probabilities(device: str, vocabulary: int = 156032, tokens: int = 1600) -> Iterator[Finding]:
+    """Of bf16 logits: against float64, and time and memory beside a softmax per token, as verl 0.9.1 has it for bf16."""
+
+    def per_token(logits, places, tokens):
+        rows = [row.log_softmax(-1)[token] for row, token in zip(logits[places], tokens, strict=True)]
+        return torch.stack(rows)
+
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(tokens, vocabulary, device=device)).bfloat16().requires_grad_()
+    places, targets = torch.arange(tokens, device=device), torch.randint(vocabulary, (tokens,), device=device)
+    exact = torch.cat([part.double().log_softmax(-1) for part in logits.detach()[:64].split(8)])
+    exact = exact.gather(-1, targets[:64, None])[:, 0]
+    error = (log_probs(logits, places, targets)[:64].double() - exact).abs().max().item()
+
+    def both(function):
+        logits.grad = None
+        function(logits, places, targets).sum().backward()
+
+    figures, peaks = [f"error {error:.1e}"], []
+    for name, function in (("ours", log_probs), ("per token", per_token)):
+        both(function)  # warm
+        peaks.append(peak_mib(both, function))
+        figures.append(f"{name} {1e3 * seconds(both, function):.0f} ms, {peaks[-1]:.0f} MiB")
+    # The gradient, and a few chunks in float32.
+    bounded = peaks[0] < 2.5 * logits.numel() * logits.element_size() / 2**20
+    wrong = "report it: log-probabilities are wrong, or take more memory than they should, on this GPU"
+    yield Finding("log-probabilities", "; ".join(figures), None if error < 1e-5 and bounded else wrong)
+
+
+def actor(family: Family, device: str) -> Iterator[Finding]:
+    """A family: bf16 near fp32, packed rows as plain ones, with gradient checkpointing."""
+    rollouts = tiny.rollouts(family.model_type, PROMPTS, length=40, device=device)
+    model = tiny.build(family.model_type, torch.float32, device)
+    values = tiny.response_log_probs(model, rollouts, share=False)
+    exact = tiny.gradients(model, values)
+    packed = tiny.gradients(model, tiny.response_log_probs(model, rollouts, share=True))
+    sharing = tiny.distance(packed, exact)
+    rounded = tiny.build(family.model_type, torch.bfloat16, device, checkpointing=True)
+
+    def step(share: bool) -> torch.Tensor:
+        found = tiny.response_log_probs(rounded, rollouts, share)
+        tiny.gradients(rounded, found)
+        return found
+
+    found = step(share=True)
+    difference = (found - values).abs().mean().item()
+    gradient = tiny.distance(tiny.gradients(rounded, tiny.response_log_probs(rounded, rollouts, share=True)), exact)
+    times = [f"{1e3 * seconds(step, share):.0f} ms, {peak_mib(step, share):.0f} MiB" for share in (False, True)]
+    right = difference < BF16_VALUES and gradient < BF16_GRADIENT and sharing < 1e-3
+    yield Finding(
+        f"actor {family.model_type}",
+        f"bf16 and fp32 differ by {difference:.4f} in the mean, gradients by {gradient:.3f}; shared prompts by "
+        f"{sharing:.0e}; a step {times[0]}, shared {times[1]}",
+        None if right else "train in fp32, or report it: this GPU's kernels do not give the CPU's numbers",
+    )

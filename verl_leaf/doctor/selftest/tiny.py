@@ -1,0 +1,147 @@
+"""Tiny random models of every family, as actors and as folders, and rollouts of random audio.
+
+The actors need torch, transformers and peft alone.
+"""
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+
+from verl_leaf.doctor.selftest import configs
+from verl_leaf.models import FAMILIES, Family, features
+from verl_leaf.training.sharing.log_probs import log_probs
+from verl_leaf.training.sharing.pack import Packed, pack
+
+VOCABULARY = 512
+AUDIO_TOKEN = 5
+
+
+def build(
+    family: str, dtype: torch.dtype = torch.float32, device: str = "cpu", checkpointing: bool = False
+) -> PeftModel:
+    """A random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
+    family = FAMILIES[family]
+    config = configs.BUILD[family.model_type]({**configs.TEXT, "vocab_size": VOCABULARY}, AUDIO_TOKEN)
+    model = family.load_hf_class()._from_config(config, attn_implementation=family.attn_implementation)
+    randomise(model, family)
+    return as_actor(model, family, dtype, device, checkpointing)
+
+
+def randomise(model: torch.nn.Module, family: Family) -> None:
+    """Weights with which what a model says depends on all that it sees."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() >= 2:
+                weight.normal_(0, weight[0].numel() ** -0.5, generator=generator(name, family))
+        for name, statistic in model.named_buffers():
+            if "running" in name:  # those of a trained BatchNorm are not 0 and 1
+                statistic.uniform_(0.5, 1.5, generator=generator(name, family))
+
+
+def generator(name: str, family: Family) -> torch.Generator:
+    """A weight's own, by its name on the hub: versions of transformers differ in the order of weights and in names."""
+    return torch.Generator().manual_seed(zlib.crc32(family.checkpoint_name(name).encode()))
+
+
+def as_actor(
+    model: PreTrainedModel, family: Family, dtype: torch.dtype, device: str, checkpointing: bool = False
+) -> PeftModel:
+    """A model with a random adapter, in training mode."""
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+    lora = LoraConfig(r=8, lora_alpha=8, target_modules=list(family.lora_targets), exclude_modules=family.lora_exclude)
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_" in name:
+                std = 0.1 if "lora_B" in name else (3 * weight.shape[1]) ** -0.5  # peft's for A
+                weight.normal_(0, std, generator=generator(name.removeprefix("base_model.model."), family))
+            weight.data = weight.data.to(dtype)
+    return model.to(device).train()
+
+
+@dataclass
+class Rollouts:
+    """Sequences that end in a response, the lengths of their prompts, and each one's audio, which rollouts share."""
+
+    sequences: list[np.ndarray]
+    prompt_lengths: list[int]
+    audio: list[dict[str, torch.Tensor]]
+
+    def pack(self, share: bool) -> Packed:
+        roots = [id(each) for each in self.audio] if share else range(len(self.sequences))
+        return pack(self.sequences, self.prompt_lengths, roots, pad=0)
+
+
+def rollouts(family: str, prompts: tuple[tuple[float, int], ...], length: int = 12, device: str = "cpu") -> Rollouts:
+    """Responses to prompts, each of so many seconds of audio and so many rollouts."""
+    generator = np.random.default_rng(0)
+    result = Rollouts([], [], [])
+    for seconds, count in prompts:
+        audio, tokens = random_audio(family, seconds)
+        audio = {name: value.to(device) for name, value in audio.items()}
+        prompt = [7, 8] + [AUDIO_TOKEN] * tokens + generator.integers(10, VOCABULARY, 5).tolist()
+        for _ in range(count):
+            response = generator.integers(10, VOCABULARY, length).tolist()
+            result.sequences.append(np.array(prompt + response))
+            result.prompt_lengths.append(len(prompt))
+            result.audio.append(audio)
+    return result
+
+
+def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], int]:
+    """Features of a clip, and the number of audio tokens that they become."""
+    generator = torch.Generator().manual_seed(int(1000 * seconds))
+    if family == "granite_speech":
+        frames = int(50 * seconds)
+        return {"input_features": torch.randn(1, frames, 160, generator=generator)}, -(-frames // 15) * 3
+    frames = int(100 * seconds)
+    if family == "qwen2_5_omni":
+        mel = torch.randn(frames, 32, generator=generator)
+        return {"input_features": mel, "audio_feature_lengths": torch.tensor([frames])}, audio_tokens(frames)
+    # With a little silence at the end, as an extractor leaves it.
+    mask = (torch.arange(min(frames + 5, 3000)) < frames).int()[None]
+    name = {"qwen2_audio": "feature_attention_mask", "audioflamingo3": "input_features_mask"}[family]
+    mel = torch.randn(1, 32, mask.shape[1], generator=generator)
+    return {"input_features": mel, name: mask}, audio_tokens(frames)
+
+
+def audio_tokens(frames: int) -> int:
+    """Of a Whisper-like encoder."""
+    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> torch.Tensor:
+    """Log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
+    packed = rollouts.pack(share)
+    device = next(model.parameters()).device
+    mask = packed.attention_mask
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=next(model.parameters()).dtype == torch.bfloat16)
+    with mixed, features.given([rollouts.audio[first] for first in packed.first]) as keys:
+        logits = model(
+            input_ids=packed.input_ids.to(device),
+            attention_mask=None if mask is None else mask[:, None].to(device),
+            position_ids=packed.position_ids.to(device),
+            features_key=keys.to(device),
+        ).logits.flatten(0, 1)
+    values = log_probs(logits, packed.logit_index.to(device), packed.target_ids.to(device))
+    return values[packed.target_index.argsort().to(device)]
+
+
+def gradients(model: PeftModel, values: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Gradients of a weighted sum, by parameter."""
+    model.zero_grad()
+    (torch.linspace(-1, 2, len(values), device=values.device) * values).sum().backward()
+    return {name: weight.grad.float() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
+    """Norm of the difference of gradients, relative."""
+    assert ours.keys() == theirs.keys() and ours
+    difference = torch.stack([(ours[name] - theirs[name]).norm() for name in ours]).norm()
+    return (difference / torch.stack([each.norm() for each in theirs.values()]).norm()).item()

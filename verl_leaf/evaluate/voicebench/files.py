@@ -1,0 +1,53 @@
+"""VoiceBench's files of answers, which its own scripts score: a JSON object a line, the row's fields and the response."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from verl_leaf.common.answers import Answer
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.evaluate.voicebench.scores import PREFIX, subset_of
+
+
+def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str) -> list[Path]:
+    """Write ``{name}-{subset}-{split}-audio.jsonl`` for each subset and split, of further passes ``...-audio-{pass}.jsonl``.
+
+    Args:
+        answers: to rows of ``data``; those to other data sources are passed over.
+        data: parquet file that ``verl-leaf prepare voicebench`` has written.
+        folder: made if need be.
+        name: of the system, as the files have it.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: the file cannot be read, or an answer is to no row of it.
+    """
+    rows = dict(RowFile(data).rows(columns=["data_source", "extra_info"]))
+    lines: dict[str, list[str]] = {}
+    for answer in answers:
+        if subset_of(answer.data_source) is None:
+            continue
+        if answer.row not in rows or rows[answer.row]["data_source"] != answer.data_source:
+            raise ValueError(f"{data} has no row {answer.row} of {answer.data_source}, which {name} has an answer to")
+        which = answer.data_source.removeprefix(PREFIX).replace("/", "-")
+        file = f"{name}-{which}-audio{f'-{answer.sample}' if answer.sample else ''}.jsonl"
+        record = _fields(answer, rows[answer.row]["extra_info"]) | {"response": answer.text}
+        lines.setdefault(file, []).append(json.dumps(record, ensure_ascii=False) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, own in lines.items():
+        (folder / file).write_text("".join(own), encoding="utf-8")
+    return [folder / file for file in lines]
+
+
+def _fields(answer: Answer, info: dict) -> dict:
+    """What VoiceBench's row has beside its audio."""
+    fields = {"prompt": info["question"]}
+    if subset_of(answer.data_source) == "ifeval":
+        return fields | json.loads(answer.references[0])
+    if answer.references[0]:
+        fields["reference"] = answer.references[0]
+    if subset_of(answer.data_source) == "bbh":
+        fields["id"] = info["id"]
+    return fields

@@ -1,0 +1,44 @@
+"""What a run has trained, as an adapter or as a whole model."""
+
+import json
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from verl_leaf.runs.checkpoints.common import check_new, complete_or_not_at_all
+from verl_leaf.runs.checkpoints.merge import merge
+
+
+def export_run(run: Path, destination: Path, merged: bool, console: Console) -> None:
+    """Write the adapter of a run, or its model with the adapter merged.
+
+    Args:
+        run: folder of a run, finished or with a checkpoint.
+        destination: folder to write; it appears complete or not at all.
+        merged: write the model.
+        console: for the progress.
+
+    Raises:
+        ValueError: there is no adapter, or the destination exists.
+    """
+    adapter = _adapter_of(run)
+    if merged:
+        base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+        merge(base, adapter, destination, console)
+        return
+    check_new(destination)
+    with complete_or_not_at_all(destination) as scratch:
+        shutil.copytree(adapter, scratch, dirs_exist_ok=True)
+
+
+def _adapter_of(run: Path) -> Path:
+    """The adapter of a finished run, or of the last checkpoint of another."""
+    checkpoints = run.glob("**/checkpoints/global_step_*/adapter")  # of the run, or of its epochs
+    newest = sorted(checkpoints, key=lambda path: path.stat().st_mtime, reverse=True)
+    found = [path for path in (run / "adapter", *newest) if (path / "adapter_config.json").exists()]
+    if not found:
+        raise ValueError(
+            f"{run}: holds no adapter: give the folder of a run of `verl-leaf train` that has a checkpoint"
+        )
+    return found[0]

@@ -1,0 +1,155 @@
+"""Validation files: the first rows of a larger one, and the control that shows whether a model listens."""
+
+import json
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import sacrebleu
+
+from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.data.options import DEFAULT_KEYS, Keys
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
+
+MAX_ROWS = 256  # enough to see a collapse, and at most that much more to validate
+MAX_AUDIO_BYTES = 2**29  # of embedded audio, which is in memory at once
+MAX_SHIFTS = 16
+ROW_GROUP = 16
+
+logger = logging.getLogger("verl.leaf")
+
+
+def write_first_rows(source: Path, destination: Path, count: int, keys: Keys | None) -> None:
+    """Write the first rows of a parquet file to another folder.
+
+    Args:
+        source: parquet file of verl's.
+        destination: parquet file to write.
+        count: how many rows, at most.
+        keys: names of the columns of rows with audio, whose paths become absolute; None for rows that are text.
+
+    Raises:
+        ValueError: the file cannot be read, or a row has not what it needs.
+    """
+    file = RowFile(source)
+    write_rows([row for _, row in _rows(file, count, keys)], destination, file.mixed)
+
+
+def write_swapped(source: Path, destination: Path, keys: Keys = DEFAULT_KEYS) -> Path | None:
+    """Write validation rows in which every row has the audio of another: the same questions, other clips.
+
+    The audio of the rows that have as many clips moves by one shift, the one of ``MAX_SHIFTS`` that leaves the fewest
+    rows with the clip they had, and of those the one whose rows share the fewest words of the reference. A row without
+    audio, or the only one with as many clips, is left out.
+
+    Args:
+        source: parquet file of verl's.
+        destination: parquet file to write; its ``data_source`` gets the suffix ``_swapped_audio``.
+        keys: names of the columns.
+
+    Returns:
+        ``destination``, or None and no file where no row has audio.
+
+    Raises:
+        ValueError: the file cannot be read or lacks a column, a row has not what it needs, or no two rows have as many
+            clips.
+    """
+    file, by_count, read, held = RowFile(source), defaultdict(list), 0, 0
+    for _, row in _rows(file, MAX_ROWS, keys):
+        read += 1
+        by_count[len(row[keys.audio])].append(row)
+        held += sum(_bytes_of(audio) for audio in row[keys.audio])
+        if held > MAX_AUDIO_BYTES:
+            break
+    if set(by_count) == {0}:
+        return None
+    groups = [rows for count, rows in by_count.items() if count and len(rows) > 1]
+    if not groups:
+        raise ValueError(f"{source}: no two of its first {read} row(s) have as many clips, so none can be swapped")
+    swapped, same = [], 0
+    for rows in groups:
+        shift, kept = _best_shift(rows, keys)
+        same += kept
+        audios = [row[keys.audio] for row in rows]
+        for row, audio in zip(rows, audios[shift:] + audios[:shift], strict=True):
+            name = row["data_source"] + SWAPPED_AUDIO_SUFFIX
+            swapped.append({**row, keys.audio: audio, "data_source": name})
+    if len(swapped) < read:
+        logger.warning(
+            "%s: %d of the first %d rows are not in the control with other rows' audio: they have none, or there is no "
+            "other row with as many clips",
+            *(source, read - len(swapped), read),
+        )
+    if same:
+        logger.warning("%s: %d rows of the control have the same clip as before: many rows share it", source, same)
+    write_rows(swapped, destination, file.mixed)
+    return destination
+
+
+def write_rows(rows: list[dict], destination: Path, mixed: Container[str] = ()) -> None:
+    """Write rows to a parquet file, in types that all readers know.
+
+    Args:
+        rows: at least one, all with the same columns.
+        destination: parquet file to write; there as a whole or not at all.
+        mixed: columns whose values may differ in type. They become JSON, which ``datasets`` and :class:`RowFile` decode.
+    """
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    types = {}
+    for name, values in columns.items():
+        if name in mixed:
+            types[name] = pyarrow.json_()
+            columns[name] = [None if value is None else json.dumps(value) for value in values]
+        else:
+            types[name] = pyarrow.infer_type(values)
+    schema, temporary = pyarrow.schema(types), destination.with_suffix(".partial")
+    with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+        for start in range(0, len(rows), ROW_GROUP):
+            part = {name: values[start : start + ROW_GROUP] for name, values in columns.items()}
+            writer.write_table(pyarrow.Table.from_pydict(part, schema))
+    temporary.replace(destination)
+
+
+def _rows(file: RowFile, count: int, keys: Keys | None) -> Iterator[tuple[int, dict]]:
+    """The first rows; with ``keys``, as :func:`spoken_row` gives them."""
+    if keys is not None:
+        check_columns(file.path, file.columns, keys)
+    root = os.path.dirname(os.path.abspath(file.path))
+    for number, row in file.rows(range(min(count, len(file)))):
+        try:
+            yield number, row if keys is None else spoken_row(row, root, keys)
+        except ValueError as error:
+            raise ValueError(f"{file.path}, row {number}: {error}") from error
+
+
+def _best_shift(rows: list[dict], keys: Keys) -> tuple[int, int]:
+    """By how many rows audio moves, and how many rows then have the audio they had."""
+    audios = [row[keys.audio] for row in rows]
+    references = [_reference(row["reward_model"]["ground_truth"]) for row in rows]
+
+    def cost(shift: int) -> tuple[int, float]:
+        moved = audios[shift:] + audios[:shift]
+        same = sum(audio == other for audio, other in zip(audios, moved, strict=True))
+        return same, sacrebleu.corpus_bleu(references[shift:] + references[:shift], [references]).score
+
+    costs = {shift: cost(shift) for shift in range(1, min(len(rows), MAX_SHIFTS + 1))}
+    best = min(costs, key=costs.__getitem__)
+    return best, costs[best][0]
+
+
+def _reference(ground_truth) -> str:
+    """A text to tell references apart by; any of a reward of the user's own will do."""
+    try:
+        return " ".join(reference_texts(ground_truth))
+    except ValueError:
+        return str(ground_truth)
+
+
+def _bytes_of(audio) -> int:
+    data = audio.get("bytes") if isinstance(audio, dict) else audio
+    return len(data) if isinstance(data, bytes) else 0

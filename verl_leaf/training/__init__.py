@@ -1,0 +1,1 @@
+"""What verl runs whatever the modality: the estimators as it calls them, shared prompts, the traces of trees."""

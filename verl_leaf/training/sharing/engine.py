@@ -1,0 +1,218 @@
+"""verl's FSDP engine, with what the rollouts of a prompt have in common computed once.
+
+``actor_rollout_ref.model.override_config.share_prompts=True`` switches it on, for ``old_log_prob``, ``ref`` and the update.
+It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): a micro-batch goes through the
+model as :func:`verl_leaf.training.sharing.pack.pack` lays it out, rows that have the same prompt and the same audio as one where that
+is less work.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import NonTensorStack, TensorDict
+from torch.utils.checkpoint import checkpoint
+from verl.utils import tensordict_utils as tu
+from verl.utils import torch_functional as verl_F
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from verl_leaf.models.family import FEATURES_KEY
+from verl_leaf.models.shapes import padded_length
+from verl_leaf.training.sharing import SHARE_PROMPTS
+from verl_leaf.training.sharing.log_probs import log_probs, of_distributions
+from verl_leaf.training.sharing.pack import Packed, pack
+
+# What only the base class does.
+BASE_CLASS_ALONE = ("distillation_use_topk", "distillation_only", "enable_routing_replay")
+
+
+# verl asks for an engine of the vendor first, and registers its own without one.
+@EngineRegistry.register(
+    model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "cpu"]
+)
+class SharingEngine(FSDPEngineWithLMHead):
+    """As its base class; with ``share_prompts``, the same numbers for less work."""
+
+    def initialize(self):
+        self.shares = bool(self.model_config.override_config.get(SHARE_PROMPTS, False))
+        # cuDNN's attention builds a plan for every new shape, and the widths of micro-batches vary. vLLM does the same
+        # (vllm/platforms/cuda.py).
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        _say_whether_embeddings_are_tied(self.model_config.hf_config)
+        super().initialize()
+        if self.shares:
+            check_attention(self._text_config)
+
+    def forward_backward_batch(self, data, loss_function, forward_only=False):
+        if self.shares and _can_be_packed(data):
+            data = _tensors_alone(data)
+        return super().forward_backward_batch(data, loss_function, forward_only)
+
+    def prepare_model_inputs(self, micro_batch):
+        if FEATURES_KEY not in micro_batch:
+            return super().prepare_model_inputs(micro_batch)
+        packed = self._pack(micro_batch)
+        device = micro_batch["input_ids"].device
+        inputs: dict[str, Any] = {
+            "input_ids": packed.input_ids.to(device),
+            "attention_mask": self._attention_mask(packed, device),
+            "position_ids": packed.position_ids.to(device),
+        }
+        keys = micro_batch[FEATURES_KEY][packed.first]
+        heard = (keys != 0).any(dim=1)
+        if heard.any():
+            inputs[FEATURES_KEY] = keys[heard]
+        first_logit = 0
+        if "logits_to_keep" in inspect.signature(_base_model(self.module).forward).parameters:
+            first_logit = packed.first_logit
+            inputs["logits_to_keep"] = packed.input_ids.shape[1] - first_logit
+        temperature = _one_temperature(micro_batch["temperature"])
+        return inputs, {"packed": packed, "first_logit": first_logit, "temperature": temperature}
+
+    def prepare_model_outputs(self, output, output_args, micro_batch, logits_processor_func):
+        packed = output_args.get("packed")
+        if packed is None:
+            return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
+        temperature, device = output_args["temperature"], output.logits.device
+        logits = output.logits.flatten(0, 1)
+        row, column = packed.logit_index // packed.input_ids.shape[1], packed.logit_index % packed.input_ids.shape[1]
+        places = (row * output.logits.shape[1] + column - output_args["first_logit"]).to(device)
+        offsets = micro_batch["input_ids"].offsets()
+
+        def as_sequences(values: torch.Tensor) -> torch.Tensor:
+            """Values of response tokens as nested sequences; 0 for the other tokens, which nobody reads."""
+            flat = values.new_zeros(int(offsets[-1]))
+            flat = flat.index_put((packed.target_index.to(device),), values)
+            return torch.nested.nested_tensor_from_jagged(flat, offsets)
+
+        outputs = {"log_probs": as_sequences(log_probs(logits, places, packed.target_ids.to(device), temperature))}
+        for name, wanted, function in (
+            ("entropy", "calculate_entropy", self._entropy),
+            ("sum_pi_squared", "calculate_sum_pi_squared", verl_F.calculate_sum_pi_squared_from_logits),
+        ):
+            if tu.get_non_tensor_data(data=micro_batch, key=wanted, default=False):
+                outputs[name] = as_sequences(of_distributions(function, logits, places, temperature))
+        return outputs
+
+    @property
+    def _entropy(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        entropy = self.compute_entropy_from_logits
+        if not self.engine_config.entropy_checkpointing:
+            return entropy
+        return lambda logits: checkpoint(entropy, logits, use_reentrant=False)
+
+    def _attention_mask(self, packed: Packed, device) -> torch.Tensor | None:
+        if packed.attention_mask is None:
+            return None
+        mask = packed.attention_mask[:, None].to(device)
+        if self._text_config._attn_implementation == "eager":  # which adds the mask to the scores
+            return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
+        return mask
+
+    def _pack(self, micro_batch) -> Packed:
+        """The micro-batch with its common beginnings merged, where that saves work."""
+        input_ids = micro_batch["input_ids"]
+        count = len(input_ids)
+        audio = [bytes(key) for key in micro_batch[FEATURES_KEY].tolist()]
+        tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
+        sequences = [tokens[start:end] for start, end in itertools.pairwise(offsets)]
+        prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
+        hidden = self._text_config.hidden_size
+        packed = pack(sequences, prompts, audio, pad)
+        alone = _cost(count, padded_length(max(map(len, sequences))), hidden)
+        shared_rows, width = packed.input_ids.shape
+        if _cost(shared_rows, width, hidden) > alone:
+            return pack(sequences, prompts, range(count), pad)
+        return packed
+
+    @property
+    def _text_config(self):
+        return _base_model(self.module).config.get_text_config()
+
+
+def _can_be_packed(data: TensorDict) -> bool:
+    """Whether this engine can compute a batch; if not, the base class does."""
+    return (
+        "prompts" in data
+        and not any(tu.get_non_tensor_data(data=data, key=name, default=False) for name in BASE_CLASS_ALONE)
+        and data["position_ids"].dim() == 2
+        and _one_temperature(data["temperature"]) is not None
+        and all(set(row) <= {FEATURES_KEY} for row in _multi_modal_inputs(data))
+    )
+
+
+def _tensors_alone(data: TensorDict) -> TensorDict:
+    """The batch with the keys of its audio as one tensor, and without what has an object for every row.
+
+    verl splits a batch and moves it to the device object by object: columns of the dataset, the rollout's metrics. Neither the
+    model nor a loss reads any of them.
+    """
+    keys = torch.zeros(len(data), 16, dtype=torch.uint8)  # of rows without audio
+    for key, row in zip(keys, _multi_modal_inputs(data), strict=True):
+        if row:
+            key.copy_(row[FEATURES_KEY][0])
+    data = data.exclude(*(name for name, column in data.items() if isinstance(column, NonTensorStack)))
+    data[FEATURES_KEY] = keys.to(data["input_ids"].device)
+    return data
+
+
+def _multi_modal_inputs(data: TensorDict) -> list[dict]:
+    rows = data.get("multi_modal_inputs", None)
+    return [{}] * len(data) if rows is None else [getattr(row, "data", row) or {} for row in rows]
+
+
+def _say_whether_embeddings_are_tied(config) -> None:
+    """Let the outer configuration say what the language model's does.
+
+    verl (FSDPEngine._build_module and utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) and transformers' tie_weights
+    read ``tie_word_embeddings`` of the outer one alone. Qwen2-Audio's and Audio Flamingo's have none, and the first of them
+    stops there; of others it may be false beside a language model that ties.
+    """
+    config.tie_word_embeddings = any(
+        getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())
+    )
+
+
+def check_attention(text_config) -> None:
+    """Stop unless all layers of a language model attend to everything before a token.
+
+    Raises:
+        ValueError: some do not, and a mask of ours would let them.
+    """
+    kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or getattr(text_config, "sliding_window", None) is not None:
+        raise ValueError(
+            f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True needs full attention in all layers; this "
+            f"{text_config.model_type} has {', '.join(sorted(kinds))}, "
+            f"sliding_window={getattr(text_config, 'sliding_window', None)}: do not share"
+        )
+
+
+def _cost(rows: int, width: int, hidden: int) -> int:
+    """Multiplications of a layer, about: 12 hidden² per token outside attention, 2 hidden for each pair of tokens in it."""
+    return rows * width * (12 * hidden**2 + 2 * hidden * width)
+
+
+def _prompt_lengths(micro_batch) -> list[int]:
+    """As verl/workers/utils/padding.py no_padding_2_padding counts them."""
+    prompts = micro_batch["prompts"]
+    if prompts.is_nested:
+        return prompts.offsets().diff().tolist()
+    return micro_batch["attention_mask"][:, : prompts.shape[1]].sum(dim=1).tolist()
+
+
+def _one_temperature(temperature) -> float | None:
+    """The temperature that all rows have, None where they differ."""
+    if not isinstance(temperature, torch.Tensor):
+        return float(temperature)
+    values = temperature.unique()
+    return float(values) if values.numel() == 1 else None
+
+
+def _base_model(module: Any) -> Any:
+    """The model inside FSDP's and PEFT's wrappers."""
+    module = getattr(module, "_fsdp_wrapped_module", module)
+    return module.get_base_model() if hasattr(module, "get_base_model") else module

@@ -1,0 +1,191 @@
+"""Writes the trees of training steps: ``algorithm.leaf.trace_dir``, one file every ``trace_every`` steps.
+
+:mod:`verl_leaf.training.traces.schema` defines what a file holds.
+"""
+
+import hashlib
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from tokenizers.decoders import DecodeStream
+
+from verl_leaf.training.estimator import LeafOptions, LeafStep
+from verl_leaf.training.traces.schema import Boundary, Head, Node, Prompt, Response, Span, file_name
+
+FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
+
+logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+
+
+class TraceWriter:
+    """Writes traces beside the training, which it never fails and never waits for: what goes wrong is one warning."""
+
+    def __init__(self):
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leaf-trace")
+        self._pending: Future | None = None
+        self._warned = False
+
+    def write(
+        self,
+        options: LeafOptions,
+        step: int,
+        leaf_step: LeafStep,
+        fetch: Callable[[], Mapping[str, list]],
+        tokenizer,
+        append: bool = False,
+    ) -> None:
+        """Write a step's trees, if its turn has come.
+
+        Args:
+            options: ``trace_dir`` and ``trace_every`` say where and when.
+            step: number of the training step.
+            leaf_step: what the estimator computed.
+            fetch: gives :data:`FIELDS` of the batch's rows, each a list; called only if the step's turn has come.
+            tokenizer: Hugging Face tokenizer of the policy.
+            append: add to what the step has written already.
+        """
+        if options.trace_dir is None or step % options.trace_every:
+            return None
+        try:
+            if self._pending is not None and not self._pending.done():
+                return self._warn(f"step {step} is left out: the step before is still being written")
+            rows = fetch()
+            self._pending = self._thread.submit(self._write, options, step, leaf_step, rows, tokenizer, append)
+        except Exception as error:
+            self._warn(f"step {step}: {error!r}")
+
+    def _write(self, options, step, leaf_step, rows, tokenizer, append) -> None:
+        try:
+            folder = Path(options.trace_dir).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+            file = folder / file_name(step)
+            append = append and file.exists()  # what it would add to may have been left out
+            head = Head(step=step, fork_budget=options.fork_budget, credit=options.credit)
+            lines = [*([] if append else [head]), *prompts_of(leaf_step, rows, tokenizer, folder)]
+            with open(file, "a" if append else "w", encoding="utf-8") as opened:
+                opened.write("".join(line.model_dump_json() + "\n" for line in lines))
+        except Exception as error:
+            self._warn(f"step {step}: {error!r}")
+
+    def _warn(self, message: str) -> None:
+        if not self._warned:
+            logger.warning(f"algorithm.leaf.trace_dir: {message}. Training goes on; this is said once.")
+        self._warned = True
+
+
+def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder: Path) -> list[Prompt]:
+    """The lines of a trace: one per prompt whose responses the policy wrote, in the batch's order.
+
+    Args:
+        leaf_step: what the estimator computed.
+        rows: the :data:`FIELDS` of the batch, each with one entry per row.
+        tokenizer: Hugging Face tokenizer of the policy.
+        folder: of the traces; encoded audio that the data holds is written to ``folder/audio``.
+    """
+    tree = leaf_step.result.tree
+    members: dict[int, list[int]] = {}
+    for row, (group, length) in enumerate(zip(tree.group.tolist(), tree.lengths.tolist(), strict=True)):
+        if length:
+            members.setdefault(group, []).append(row)
+    return [
+        _prompt(leaf_step, group, own, rows, tokenizer, folder)
+        for group, own in members.items()
+        if leaf_step.mask[own].any()  # the trainer pads batches with rows that the policy did not write
+    ]
+
+
+def _prompt(
+    leaf_step: LeafStep, group: int, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
+) -> Prompt:
+    """The line of a group; ``own`` are its rows in the batch."""
+    tree, spans = leaf_step.result.tree, leaf_step.result.spans
+    first = own[0]
+    nodes = _nodes(leaf_step, own)
+    paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(own))]
+    return Prompt(
+        prompt=tokenizer.decode(rows["prompts"][first], skip_special_tokens=True),
+        data_source=rows["data_source"][first],
+        reference=(rows["reward_model"][first] or {}).get("ground_truth"),
+        audio=audio_of(rows["raw_prompt"][first], folder),
+        root_value=spans.root_value[group].item(),
+        boundaries=[
+            Boundary(position=position, response=own.index(row))
+            for position, row in zip(tree.boundaries[group].tolist(), tree.boundary_row[group].tolist(), strict=True)
+            if row >= 0
+        ],
+        nodes=nodes,
+        responses=[_response(leaf_step, row, path, tokenizer) for row, path in zip(own, paths, strict=True)],
+    )
+
+
+def _nodes(leaf_step: LeafStep, own: list[int]) -> list[Node]:
+    """The nodes of a group, from the first boundary to the last."""
+    tree, spans = leaf_step.result.tree, leaf_step.result.spans
+    nodes = []
+    for boundary, column in enumerate(tree.node[own].unbind(1)):
+        names = column.tolist()  # a node is named by the first of its rows
+        for name in dict.fromkeys(name for name in names if name >= 0):
+            responses = [k for k, other in enumerate(names) if other == name]
+            nodes.append(Node(boundary=boundary, responses=responses, value=spans.node_value[name, boundary].item()))
+    return nodes
+
+
+def _response(leaf_step: LeafStep, row: int, path: list[int], tokenizer) -> Response:
+    """A row of the batch; ``path`` are the nodes that it passes, which end its spans but the tail."""
+    spans = leaf_step.result.spans
+    T = int(leaf_step.result.tree.lengths[row])
+    tokens = leaf_step.responses[row, :T].tolist()
+    surprisal = (-leaf_step.log_probs[row, :T].double()).tolist()
+    return Response(
+        reward=leaf_step.rewards[row].item(),
+        tokens=tokens,
+        pieces=pieces(tokenizer, tokens),
+        surprisal=[round(nats, 6) if math.isfinite(nats) else None for nats in surprisal],
+        policy=leaf_step.mask[row, :T].long().tolist(),
+        spans=[
+            Span(
+                start=min(int(spans.start[row, slot]), T),
+                end=min(int(spans.end[row, slot]), T),
+                node=path[slot] if slot < len(path) else None,
+                credit=spans.raw[row, slot].item(),
+                advantage=spans.normalised[row, slot].item(),
+            )
+            for slot in spans.valid[row].nonzero().flatten().tolist()
+        ],
+    )
+
+
+def pieces(tokenizer, tokens: list[int]) -> list[str]:
+    """The text of each token, so that they join to the text of all; a special token is its own name."""
+    stream = DecodeStream(skip_special_tokens=False)
+    return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in tokens]
+
+
+def audio_of(messages, folder: Path) -> list[str | None]:
+    """Where every audio in chat messages can be found: a path, which for encoded bytes is a file below ``folder``."""
+    return [
+        _audio_path(part.get("audio"), folder)
+        for message in messages
+        if isinstance(message["content"], list | tuple)
+        for part in message["content"]
+        if part["type"] == "audio"
+    ]
+
+
+def _audio_path(reference, folder: Path) -> str | None:
+    path, data = reference, None
+    if isinstance(reference, dict):
+        path, data = reference.get("path"), reference.get("bytes")
+    elif isinstance(reference, bytes):
+        data = reference
+    if data is not None:
+        file = folder / "audio" / hashlib.sha256(data).hexdigest()[:16]
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(data)
+        return f"audio/{file.name}"
+    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
