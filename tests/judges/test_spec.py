@@ -76,7 +76,7 @@ def test_the_key_is_in_the_environment_alone(tmp_path, monkeypatch):
 
 
 README, VOICEBENCH = (
-    (PROJECT / f"verl_leaf/{room}/README.md").read_text(encoding="utf-8") for room in ("judges", "voicebench")
+    (PROJECT / f"verl_leaf/{room}/README.md").read_text(encoding="utf-8") for room in ("judges", "evaluate/voicebench")
 )
 
 
