@@ -42,38 +42,6 @@ class TooManyFailedPromptsError(RuntimeError):
     """More prompts have failed than the run allows."""
 
 
-class FailureCounts:
-    """The prompts of one replay buffer: how many there were, how many failed, and why."""
-
-    def __init__(self):
-        self.prompts: Counter[str] = Counter()  # by partition
-        self.failed: Counter[str] = Counter()  # by partition
-        self.reasons: Counter[str] = Counter()
-        self.failed_in_batch = 0
-
-    def add(self, partition: str, prompts: int, reasons: list[str]) -> None:
-        """Count a batch, with a reason for each of its prompts that failed."""
-        self.prompts[partition] += prompts
-        self.failed[partition] += len(reasons)
-        self.reasons.update(reasons)
-        self.failed_in_batch = len(reasons)
-
-    def stop_if_too_many(self, partition: str, prompts: int, nothing_left: bool, max_share: float) -> None:
-        """Stop if a partition has lost too many of its prompts, or a batch all of its.
-
-        Raises:
-            TooManyFailedPromptsError: the message counts the reasons.
-        """
-        failed, seen = self.failed[partition], self.prompts[partition]
-        if self.failed_in_batch and (nothing_left or failed > max_share * max(seen, AT_LEAST)):
-            reasons = "; ".join(f"{count} x {reason}" for reason, count in self.reasons.most_common(10))
-            raise TooManyFailedPromptsError(
-                f"{failed} of {seen} prompts of the partition {partition!r} failed, {self.failed_in_batch} of the {prompts} "
-                f"in this batch; allowed are trainer.v1.sampler.sampler_kwargs.max_failed_share={max_share} of them and no "
-                f"whole batch. Reasons: {reasons}"
-            )
-
-
 class ReplayBufferMixin:
     """Counts failed prompts and sets the pace of looking, before the methods of a replay buffer of verl's."""
 
@@ -82,7 +50,10 @@ class ReplayBufferMixin:
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.failure_counts = FailureCounts()
+        self.seen: Counter[str] = Counter()  # prompts by partition
+        self.failed: Counter[str] = Counter()  # of them
+        self.failure_reasons: Counter[str] = Counter()
+        self.failed_in_batch = 0
         self.longest_pause = self.poll_interval
         self.last_looks: collections.deque[float] = collections.deque(maxlen=LAST_LOOKS)  # seconds
 
@@ -99,22 +70,34 @@ class ReplayBufferMixin:
         selected, rows, steps = super()._select_prompt_uids(partition_id, sampleable_keys, batch_size)
         failed = self.failure_keys[partition_id].intersection(selected)
         tags = replay_buffer.tq.kv_list(partition_id)[partition_id] if failed else {}
-        reasons = [tags[uid].get(FAILURE_REASON, "see the log") for uid in failed]
-        self.failure_counts.add(partition_id, len(selected), reasons)
+        self.seen[partition_id] += len(selected)
+        self.failed[partition_id] += len(failed)
+        self.failure_reasons.update(tags[uid].get(FAILURE_REASON, "see the log") for uid in failed)
+        self.failed_in_batch = len(failed)
         nothing_left = failed.issuperset(selected) and not any(key.split("_")[0] in failed for key in rows)
-        max_share = self.sampler_kwargs.get("max_failed_share", MAX_FAILED_SHARE)
-        self.failure_counts.stop_if_too_many(partition_id, len(selected), nothing_left, max_share)
+        if failed:
+            self._stop_if_too_many(partition_id, len(selected), nothing_left)
         return selected, rows, steps
 
+    def _stop_if_too_many(self, partition: str, prompts: int, nothing_left: bool) -> None:
+        failed, seen = self.failed[partition], self.seen[partition]
+        max_share = self.sampler_kwargs.get("max_failed_share", MAX_FAILED_SHARE)
+        if nothing_left or failed > max_share * max(seen, AT_LEAST):
+            reasons = "; ".join(f"{count} x {reason}" for reason, count in self.failure_reasons.most_common(10))
+            raise TooManyFailedPromptsError(
+                f"{failed} of {seen} prompts of the partition {partition!r} failed, {self.failed_in_batch} of the {prompts} "
+                f"in this batch; allowed are trainer.v1.sampler.sampler_kwargs.max_failed_share={max_share} of them and no "
+                f"whole batch. Reasons: {reasons}"
+            )
+
     def sample(self, global_steps, partition_id, batch_size):
-        self.failure_counts.failed_in_batch = 0
+        self.failed_in_batch = 0
         batch, metrics = super().sample(global_steps, partition_id, batch_size)
-        return batch, {**metrics, "training/failed_prompts": self.failure_counts.failed_in_batch}
+        return batch, {**metrics, "training/failed_prompts": self.failed_in_batch}
 
 
 def _patch(module: ModuleType) -> str:
-    given = ("self", "partition_id", "sampleable_keys", "batch_size")
-    expect(module, "ReplayBuffer._select_prompt_uids", *given)
+    expect(module, "ReplayBuffer._select_prompt_uids", "self", "partition_id", "sampleable_keys", "batch_size")
     sample = expect(module, "ReplayBuffer.sample", "self", "global_steps", "partition_id", "batch_size")
     expect(module, "ReplayBufferAsync.sample", "self", "global_steps", "partition_id", "batch_size")
     expect(module, "ReplayBuffer._sync_metadata_from_transfer_queue", "self")
@@ -122,10 +105,9 @@ def _patch(module: ModuleType) -> str:
     if "poll_interval" not in inspect.signature(expect(module, "ReplayBuffer.__init__")).parameters:
         raise PatchError(f"{module.__name__}.ReplayBuffer takes no poll_interval any more. {TESTED_VERSIONS}")
     is_paced = PACED_UPSTREAM in (module.ReplayBuffer.__doc__ or "")
-    is_counted = says(sample, COUNTED_UPSTREAM)
     for name in ("ReplayBuffer", "ReplayBufferAsync"):
         extend(module, name, ReplayBufferMixin, is_paced_by_verl=is_paced)
-    if is_paced and is_counted:
+    if is_paced and says(sample, COUNTED_UPSTREAM):
         return SOLVED
     return "active: verl's sync trainer counts no prompts that fail, and looks for finished rollouts every 2 s"
 

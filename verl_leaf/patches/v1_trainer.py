@@ -97,8 +97,7 @@ class V1TrainerMixin:
             fields = _fetch(batch, FIELDS, batch.keys)
             return {name: list(fields[name]) for name in fields.keys()}
 
-        options = LeafOptions.parse(self.config.algorithm)
-        append = self.local_trigger_step > 0
+        options, append = LeafOptions.parse(self.config.algorithm), self.local_trigger_step > 0
         self.leaf_traces.write(options, self.global_steps, trees, columns, self.tokenizer, append=append)
 
     def _balance_batch(self, batch, metrics, logging_prefix="global_seqlen", keep_minibatch=False):
