@@ -2,7 +2,7 @@
 
 python -m tests.benchmarks.step                          (the quick start)
 python -m tests.benchmarks.step --script examples/next_letter/run.sh
-python -m tests.benchmarks.step --against CHECKOUT       (in turns with another checkout, twice each)
+python -m tests.benchmarks.step --against CHECKOUT ...   (in turns with other checkouts, twice each)
 
 Steps are counted from the sixth on: earlier ones compile. What is made once for a script, such as the spoken task, is made
 by this checkout and used by both.
@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
 import psutil
 
 from tests.helpers import PROJECT
@@ -74,24 +75,28 @@ def run(checkout: Path, script: str, variables: dict[str, str]) -> tuple[float, 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--script", default="recipes/qwen2audio_leaf.sh")
-    arguments.add_argument("--against", type=Path, help="another checkout of this project")
+    arguments.add_argument("--against", type=Path, nargs="+", default=[], help="other checkouts of this project")
+    arguments.add_argument("--turns", type=int, default=2, help="how often each checkout has its turn")
     arguments.add_argument("--task", type=Path, help="folder of the spoken task, if it has been made")
     options = arguments.parse_args()
     task = options.task and options.task.resolve()
     data = {"MODEL": "model", "TRAIN": "data/train.parquet", "VAL": "data/val.parquet"}
     variables = {name: str(task / path) for name, path in data.items()} if task else {}
-    checkouts = [PROJECT, options.against.resolve()] * 2 if options.against else [PROJECT]
-    medians = defaultdict(list)
-    for number, checkout in enumerate(checkouts):
-        median, used = run(checkout, options.script, variables)
-        medians[checkout].append(median)
-        print(f"{checkout.name}: {median:.2f} s per step", flush=True)
-        if number == 0:
-            for name, seconds in sorted(used.items(), key=lambda item: -item[1])[:12]:
-                print(f"    {seconds:6.3f} CPU s per step  {name}")
-    if options.against:
-        ours, theirs = (statistics.mean(medians[checkout]) for checkout in checkouts[:2])
-        print(f"ratio: {ours / theirs:.2f}")
+    checkouts = [PROJECT, *(checkout.resolve() for checkout in options.against)]
+    seconds = defaultdict(list)  # of the median step, and CPU seconds per step, of every turn
+    for turn in range(options.turns if options.against else 1):
+        for checkout in checkouts:
+            median, used = run(checkout, options.script, variables)
+            seconds[checkout].append((median, sum(used.values())))
+            print(f"{checkout.name}: {median:.2f} s and {sum(used.values()):.2f} CPU s per step", flush=True)
+            if turn == 0 and checkout == PROJECT:
+                for name, cpu in sorted(used.items(), key=lambda item: -item[1])[:12]:
+                    print(f"    {cpu:6.3f} CPU s per step  {name}")
+    ours, *theirs = (np.mean(seconds[checkout], axis=0) for checkout in checkouts)
+    for checkout, (wall, cpu) in zip(checkouts[1:], theirs, strict=True):
+        print(
+            f"{PROJECT.name} / {checkout.name}: {ours[0] / wall:.3f} of the seconds, {ours[1] / cpu:.3f} of the CPU seconds"
+        )
 
 
 if __name__ == "__main__":

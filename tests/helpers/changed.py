@@ -26,8 +26,8 @@ def changed(module: ModuleType, path: str, drop: str | None = None) -> ModuleTyp
     return copy
 
 
-def without(module: ModuleType, name: str) -> ModuleType:
-    """A copy of a module that has a name no more."""
+def without(module: ModuleType, *names: str) -> ModuleType:
+    """A copy of a module that has some names no more."""
     copy = ModuleType(module.__name__)
-    vars(copy).update({key: value for key, value in vars(module).items() if key != name})
+    vars(copy).update({key: value for key, value in vars(module).items() if key not in names})
     return copy

@@ -20,31 +20,33 @@ PUNICA = "vllm.lora.punica_wrapper.punica_cpu"
 GUARDED = [
     ("advantage_batch", RAY_TRAINER, "compute_advantage"),
     ("advantage_batch", RAY_TRAINER, "compute_data_metrics"),
-    ("advantage_batch", V1_TRAINER, "PPOTrainer._compute_advantage"),
-    ("failed_prompts", REPLAY_BUFFER, "ReplayBuffer._select_prompt_uids"),
-    ("failed_prompts", REPLAY_BUFFER, "ReplayBuffer.sample"),
+    ("v1_trainer", V1_TRAINER, "PPOTrainer._compute_advantage"),
+    ("replay_buffer", REPLAY_BUFFER, "ReplayBuffer._select_prompt_uids"),
+    ("replay_buffer", REPLAY_BUFFER, "ReplayBuffer.sample"),
+    ("replay_buffer", REPLAY_BUFFER, "ReplayBufferAsync.sample"),
     ("fetched_columns", "verl.utils.transferqueue_utils", "async_kv_batch_meta2batch_meta"),
     ("granite_mel", "transformers.models.granite_speech.feature_extraction_granite_speech", "requires_backends"),
-    ("groups_together", V1_TRAINER, "PPOTrainer._balance_batch"),
-    ("groups_together", V1_TRAINER, "get_seqlen_balanced_partitions"),
+    ("v1_trainer", V1_TRAINER, "PPOTrainer._balance_batch"),
+    ("v1_trainer", V1_TRAINER, "get_seqlen_balanced_partitions"),
     ("joint_writes", AGENT_LOOP, "list_of_dict_to_tensordict"),
     ("lora_on_cpu", PUNICA, "sgmv_shrink"),
     ("lora_on_cpu", PUNICA, "sgmv_expand_slice"),
     ("model_class", "verl.utils.model", "get_hf_auto_model_class"),
-    ("polling", REPLAY_BUFFER, "ReplayBuffer._sync_metadata_from_transfer_queue"),
-    ("polling", REPLAY_BUFFER, "ReplayBuffer._wait_for_next_poll"),
+    ("replay_buffer", REPLAY_BUFFER, "ReplayBuffer._sync_metadata_from_transfer_queue"),
+    ("replay_buffer", REPLAY_BUFFER, "ReplayBuffer._wait_for_next_poll"),
     ("preflight", "verl.utils.config", "validate_config"),
-    ("process_group", "verl.utils.distributed", "initialize_global_process_group_ray"),
-    ("ref_offload", "verl.workers.engine.fsdp.transformer_impl", "CPUOffloadPolicy"),
+    ("on_cpu", "verl.utils.distributed", "initialize_global_process_group_ray"),
+    ("on_cpu", "verl.workers.engine.fsdp.transformer_impl", "CPUOffloadPolicy"),
     ("speech_processor", "verl.utils.tokenizer.tokenizer", "hf_processor"),
     ("update_counts", RAY_TRAINER, "reduce_metrics"),
-    ("update_counts", V1_TRAINER, "reduce_metrics"),
+    ("v1_trainer", V1_TRAINER, "PPOTrainer._update_actor"),
+    ("v1_trainer", V1_TRAINER, "reduce_metrics"),
 ]
 GONE = [
     ("joint_writes", AGENT_LOOP, "tq"),
     ("lora_on_cpu", PUNICA, "bgmv_shrink"),
     ("lora_on_cpu", PUNICA, "bgmv_expand_slice"),
-    ("onednn_weights", "vllm._custom_ops", "_supports_onednn"),
+    ("on_cpu", "vllm._custom_ops", "_supports_onednn"),
     ("update_counts", RAY_TRAINER, "reduce_metrics"),
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout", "ServerAdapter"),
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server", "vLLMHttpServer"),
@@ -78,8 +80,13 @@ def test_what_is_gone_stops_the_patch(patch, module, name):
 
 def test_a_replay_buffer_without_an_interval_stops_the_patch():
     real = importlib.import_module(REPLAY_BUFFER)
+    as_it_was = without(real, "ReplayBuffer", "ReplayBufferAsync")
+    for name in ("ReplayBuffer", "ReplayBufferAsync"):
+        _, stock = vars(real)[name].__bases__
+        setattr(as_it_was, name, stock)
     with pytest.raises(PatchError, match=r"ReplayBuffer takes no poll_interval any more"):
-        hook("polling", REPLAY_BUFFER)(changed(real, "ReplayBuffer.__init__", drop="poll_interval"))
+        hook("replay_buffer", REPLAY_BUFFER)(changed(as_it_was, "ReplayBuffer.__init__", drop="poll_interval"))
+    assert hook("replay_buffer", REPLAY_BUFFER)(as_it_was) == STATUS["replay_buffer", REPLAY_BUFFER]
 
 
 def test_an_agent_loop_that_writes_otherwise_stops_the_patch():
@@ -114,4 +121,6 @@ def test_the_doctor_names_a_patch_that_does_not_fit():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert f"update_counts, {RAY_TRAINER}: broken: {RAY_TRAINER}.reduce_metrics takes (other)" in done.stdout
-    assert f"polling, {REPLAY_BUFFER}: {STATUS['polling', REPLAY_BUFFER].partition(':')[0]}: " in done.stdout
+    assert (
+        f"replay_buffer, {REPLAY_BUFFER}: {STATUS['replay_buffer', REPLAY_BUFFER].partition(':')[0]}: " in done.stdout
+    )

@@ -26,22 +26,18 @@ STANDS_DOWN = {
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server"): "not needed: solved upstream",
     ("advantage_batch", "verl.trainer.ppo.ray_trainer"): "active: for metrics and checks; `batch` is solved upstream",
     (
-        "advantage_batch",
-        "verl.trainer.ppo.v1.trainer_base",
-    ): "active: for metrics and checks; `batch` is solved upstream",
-    (
-        "failed_prompts",
+        "replay_buffer",
         "verl.trainer.ppo.v1.replay_buffer",
-    ): "active: stops a run that loses too many, with the reasons; the count is solved upstream",
+    ): "active: stops a run that loses too many, with the reasons; the count and the interval are solved upstream",
     ("model_class", "verl.utils.model"): "active: for our classes; the language-model head is solved upstream",
-    (
-        "polling",
-        "verl.trainer.ppo.v1.replay_buffer",
-    ): "not needed: solved upstream, by trainer.v1.sampler.poll_interval",
     (
         "speech_processor",
         "verl.utils.tokenizer.tokenizer",
     ): "active: for Qwen2.5-Omni; audio-only processors are solved upstream",
+    (
+        "v1_trainer",
+        "verl.trainer.ppo.v1.trainer_base",
+    ): "active: for metrics, checks, shared prompts and counts of updates; the responses are solved upstream",
 }
 # The plugin's estimators and verl's own of the same name: on every group of the fixtures, the same numbers.
 BOTH = """

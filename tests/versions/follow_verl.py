@@ -28,9 +28,8 @@ NEEDED, SOLVED, TRIPPED = "still needed", "solved upstream", "guard tripped"
 
 # ----- patches: does verl have the defect? ---------------------------------------------------------------------------
 def advantage_batch() -> bool:
-    """An estimator that asks for the batch gets none, or not the responses."""
+    """An estimator that asks for the batch gets none."""
     from verl.trainer.ppo import core_algos, ray_trainer
-    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
     def asks(token_level_rewards, response_mask, batch, **_):
         return token_level_rewards, token_level_rewards
@@ -42,8 +41,7 @@ def advantage_batch() -> bool:
         if "batch" not in str(error):
             raise
         return True
-    source = inspect.getsource(PPOTrainer._compute_advantage)
-    return '"responses"' not in source and "adv_estimator_fields" not in source
+    return False
 
 
 def failed_prompts() -> bool:
@@ -204,11 +202,29 @@ def speech_processor() -> bool:
 
 def update_counts() -> bool:
     """Of updates that were skipped, the metrics keep no count."""
-    from verl.trainer.ppo.v1.trainer_base import reduce_metrics
+    from verl.trainer.ppo.ray_trainer import reduce_metrics
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
     reduced = reduce_metrics({"actor/grad_norm": [0.5, float("nan")]})
     return set(reduced) == {"actor/grad_norm"} and "skipped" not in inspect.getsource(FSDPEngine.optimizer_step)
+
+
+def on_cpu() -> bool:
+    """One of the three that verl and vLLM do not expect of a CPU."""
+    return onednn_weights() or process_group() or ref_offload()
+
+
+def replay_buffer() -> bool:
+    """One of the two."""
+    return failed_prompts() or polling()
+
+
+def v1_trainer() -> bool:
+    """An estimator that asks for the batch gets it without the responses."""
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    source = inspect.getsource(PPOTrainer._compute_advantage)
+    return '"responses"' not in source and "adv_estimator_fields" not in source
 
 
 def weight_socket() -> bool:
@@ -276,24 +292,23 @@ DEFECTS: dict[str, Callable[[], bool]] = {
     each.__name__: each
     for each in (
         advantage_batch,
-        failed_prompts,
         fetched_columns,
         granite_mel,
-        groups_together,
         joint_writes,
         lora_on_cpu,
         model_class,
-        onednn_weights,
-        polling,
+        on_cpu,
         preflight,
-        process_group,
-        ref_offload,
+        replay_buffer,
         speech_processor,
         update_counts,
+        v1_trainer,
         weight_socket,
     )
 }
-HOOKS: dict[str, Callable[[], bool]] = {each.__name__: each for each in (vllm_distribution, platform, estimators)}
+HOOKS: dict[str, Callable[[], bool]] = {
+    each.__name__: each for each in (vllm_distribution, platform, estimators, groups_together)
+}
 
 
 def verdict(looks_for: Callable[[], bool], connect: Callable[[], str | None]) -> tuple[str, str]:

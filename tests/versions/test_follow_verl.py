@@ -36,7 +36,7 @@ def test_the_installed_verl_needs_all():
 @pytest.mark.parametrize("name", ["failed_prompts", "process_group", "speech_processor", "update_counts"])
 def test_a_defect_that_is_mended_is_not_found(name):
     """In this process our patches have mended them, as verl might."""
-    needed, why = follow_verl.verdict(follow_verl.DEFECTS[name], lambda: None)
+    needed, why = follow_verl.verdict(getattr(follow_verl, name), lambda: None)
     assert (needed, why) == (follow_verl.SOLVED, "")
 
 
@@ -45,7 +45,7 @@ def test_a_library_that_is_not_as_expected_trips_the_guard(monkeypatch):
 
     monkeypatch.delattr(replay_buffer, "ReplayBuffer")
     for name in ("failed_prompts", "polling"):
-        found, why = follow_verl.verdict(follow_verl.DEFECTS[name], lambda: None)
+        found, why = follow_verl.verdict(getattr(follow_verl, name), lambda: None)
         assert found == follow_verl.TRIPPED and "ReplayBuffer" in why
 
 

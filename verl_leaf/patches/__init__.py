@@ -5,20 +5,17 @@ README.md lists them, and says how to add one. ``STATUS`` tells what was done in
 
 from verl_leaf.patches import (
     advantage_batch,
-    failed_prompts,
     fetched_columns,
     granite_mel,
-    groups_together,
     joint_writes,
     lora_on_cpu,
     model_class,
-    onednn_weights,
-    polling,
+    on_cpu,
     preflight,
-    process_group,
-    ref_offload,
+    replay_buffer,
     speech_processor,
     update_counts,
+    v1_trainer,
     weight_socket,
 )
 from verl_leaf.patches.base import STATUS, PatchError, attach
@@ -27,20 +24,17 @@ __all__ = ["PATCHES", "STATUS", "PatchError", "install"]
 
 PATCHES = (
     advantage_batch,
-    failed_prompts,
     fetched_columns,
     granite_mel,
-    groups_together,
     joint_writes,
     lora_on_cpu,
     model_class,
-    onednn_weights,
-    polling,
+    on_cpu,
     preflight,
-    process_group,
-    ref_offload,
+    replay_buffer,
     speech_processor,
     update_counts,
+    v1_trainer,
     weight_socket,
 )
 

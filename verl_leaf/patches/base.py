@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import wrapt
 
@@ -19,9 +20,9 @@ Hook = Callable[[ModuleType], str]
 SOLVED = "not needed: solved upstream"
 TESTED_VERSIONS = "Install the tested versions: see `verl-leaf doctor`"
 
-STATUS: dict[
-    tuple[str, str], str
-] = {}  # (patch, module it patches) -> "waiting: ...", "active: ...", "not needed: ..." or "broken: ..."
+# (patch, module it patches) -> "waiting: ...", "active: ...", "not needed: ..." or "broken: ...". A hook stays on a module
+# as long as the process lives, whichever of the two entry points attached it; so its record is one per process, too.
+STATUS: dict[tuple[str, str], str] = {}
 
 
 class PatchError(RuntimeError):
@@ -100,6 +101,17 @@ def rebind(original: Callable, replacement: Callable) -> None:
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "verl" and vars(module).get(original.__name__) is original:
             setattr(module, original.__name__, replacement)
+
+
+def extend(module: ModuleType, name: str, mixin: type, **attributes: Any) -> None:
+    """Put a subclass in the place of a library's class, with the methods of a mixin before its own.
+
+    Modules that import the class later get the subclass, and so do classes that derive from it there. It has the place and
+    the name of the original, so that Ray sends it by reference.
+    """
+    original = vars(module)[name]
+    described = {"__module__": module.__name__, "__doc__": original.__doc__, **attributes}
+    setattr(module, name, type(original)(name, (mixin, original), described))
 
 
 @contextmanager

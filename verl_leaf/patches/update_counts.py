@@ -2,11 +2,13 @@
 
 verl/workers/engine/fsdp/transformer_impl.py FSDPEngine.optimizer_step (0.9.1) prints a warning in the worker's log. In the
 metrics the norm of such a gradient only makes the mean over a step's updates NaN, which the file logger writes as null and
-others drop: how many were skipped, of how many, is lost. Here both are counted where the trainers average the norms. verl
-adds metrics that end in ``sum`` up where a step has several parts (MetricsAggregator).
+others drop: how many were skipped, of how many, is lost. Here both are counted where the legacy trainer averages the
+norms, and in :mod:`verl_leaf.patches.v1_trainer`. verl adds metrics that end in ``sum`` up if a step has several parts
+(MetricsAggregator).
 """
 
 import functools
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -17,21 +19,23 @@ UPDATES = "training/updates/sum"
 SKIPPED = "training/skipped_updates/sum"
 
 
-def _patch(trainer_module: ModuleType) -> str:
-    original = expect(trainer_module, "reduce_metrics", "metrics")
+def counting(reduce_metrics: Callable) -> Callable:
+    """verl's function that averages metrics, which counts updates, too."""
 
-    @functools.wraps(original)
-    def reduce_metrics(metrics):
-        norms = np.array(
-            metrics.get("actor/grad_norm", []), dtype=float
-        )  # one per update; the original averages in place
-        reduced = original(metrics)
+    @functools.wraps(reduce_metrics)
+    def counted(metrics):
+        norms = np.array(metrics.get("actor/grad_norm", []), dtype=float)  # one per update; verl averages in place
+        reduced = reduce_metrics(metrics)
         if norms.size:
             reduced[UPDATES], reduced[SKIPPED] = norms.size, int((~np.isfinite(norms)).sum())
         return reduced
 
-    trainer_module.reduce_metrics = reduce_metrics
+    return counted
+
+
+def _patch(ray_trainer: ModuleType) -> str:
+    ray_trainer.reduce_metrics = counting(expect(ray_trainer, "reduce_metrics", "metrics"))
     return "active: verl does not count the updates that it skips"
 
 
-HOOKS = {"verl.trainer.ppo.ray_trainer": _patch, "verl.trainer.ppo.v1.trainer_base": _patch}
+HOOKS = {"verl.trainer.ppo.ray_trainer": _patch}

@@ -16,7 +16,7 @@ from verl_leaf.patches.base import SOLVED, TESTED_VERSIONS, PatchError, expect, 
 
 UPSTREAM = "get_cluster_job_name"  # what verl names the socket after once recipes/upstream/1_weight_socket is in it
 JOB = "VERL_RAY_JOB_ID"
-STATUS = "active: verl names the socket of weights after the job alone"
+ACTIVE = "active: verl names the socket of weights after the job alone"
 
 
 def _names() -> tuple[str, str]:
@@ -41,7 +41,7 @@ def _patch_sender(module: ModuleType) -> str:
         self.zmq_handle = self.zmq_handle.replace(job, own, 1)
 
     module.ServerAdapter.__init__ = __init__
-    return STATUS
+    return ACTIVE
 
 
 def _patch_receiver(module: ModuleType) -> str:
@@ -58,7 +58,7 @@ def _patch_receiver(module: ModuleType) -> str:
         os.environ[JOB] = own  # vLLM's processes start later
 
     module.vLLMHttpServer.__init__ = __init__
-    return STATUS
+    return ACTIVE
 
 
 HOOKS = {

@@ -19,7 +19,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 from tests.helpers import engines
 from verl_leaf.models import FAMILIES, features
 from verl_leaf.models.family import FEATURES_KEY
-from verl_leaf.patches.groups_together import in_order
+from verl_leaf.patches.v1_trainer import in_order
 from verl_leaf.training.sharing.engine import (
     SharingEngine,
     _can_be_packed,

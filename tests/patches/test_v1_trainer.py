@@ -1,0 +1,201 @@
+"""verl's V1 trainers give LEAF the responses, log what it says, keep prompts together, and count skipped updates."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, trainer_base
+from verl.trainer.ppo.v1.utils import MetricsAggregator
+
+from tests.helpers.one_prompt import LOG_PROBS, RESPONSES, REWARDS, expected, one_prompt
+from verl_leaf.patches.update_counts import SKIPPED, UPDATES
+from verl_leaf.patches.v1_trainer import V1TrainerMixin, in_order, in_words
+from verl_leaf.training import estimator
+from verl_leaf.training.sharing import SHARE_PROMPTS
+from verl_leaf.training.traces.writer import TraceWriter
+
+
+@pytest.fixture
+def data():
+    return one_prompt()
+
+
+def balanced(share: bool) -> list[str]:
+    """The prompts of two ranks' rows, in verl's order, where the first prompt's rollouts are all long."""
+    trainer = PPOTrainerSync.__new__(PPOTrainerSync)
+    settings = {
+        "actor_rollout_ref": {
+            "model": {"override_config": {SHARE_PROMPTS: share}},
+            "rollout": {"n": 4},
+            "actor": {"ppo_mini_batch_size": 2, "use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": 1},
+        },
+    }
+    trainer.config = OmegaConf.create(settings)
+    trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 1]})
+    trainer.tokenizer = SimpleNamespace(eos_token_id=0)
+    trainer._get_required_batch_multiple = lambda ranks: ranks
+    lengths = [400, 410, 420, 430, 10, 11, 12, 13]
+    keys = [f"{prompt}_{number}_0" for prompt in "ab" for number in range(4)]
+    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{"seq_len": length} for length in lengths])
+    return [key[0] for key in trainer._balance_batch(batch, {}).keys]
+
+
+def test_a_rank_gets_whole_prompts_where_they_are_shared():
+    assert balanced(share=True) == list("aaaabbbb")
+    assert sorted(balanced(share=False)[:4]) == list("aabb")
+
+
+def test_rows_that_do_not_divide_are_refused():
+    assert in_order([5, 1, 1, 1], 2, True) == [[0, 1], [2, 3]]
+    with pytest.raises(ValueError, match="3 rows cannot be dealt out equally to 2 ranks"):
+        in_order([1, 1, 1], 2, True)
+
+
+@pytest.mark.parametrize("kind", [PPOTrainerSync, PPOTrainerColocateAsync, PPOTrainerSeparateAsync])
+def test_updates_that_verl_skips_are_counted(kind):
+    metrics = updated(kind, [0.5, math.nan, 1.5, math.inf])
+    assert math.isnan(metrics["actor/grad_norm"])  # all that verl would leave of it
+    assert (metrics[UPDATES], metrics[SKIPPED], metrics["actor/loss"]) == (4, 2, 2.0)
+
+
+def updated(kind, norms: list[float]) -> dict:
+    """The metrics of an update of the actor whose gradients have these norms: what the actor does is left out."""
+    trainer = kind.__new__(kind)
+    actor = {"ppo_mini_batch_size": 2, "calculate_entropy": False, "entropy_coeff": 0.0, "ppo_epochs": 1}
+    actor |= {"data_loader_seed": 1, "shuffle": False}
+    rollout = {"n": 4, "temperature": 1.0}
+    trainer.config = OmegaConf.create({"actor_rollout_ref": {"actor": actor, "rollout": rollout}, "distillation": None})
+    returned = {"metrics": {"grad_norm": list(norms), "loss": [1.0, 3.0], "mfu": [0.0]}}
+    trainer.actor_rollout_wg = SimpleNamespace(update_actor=lambda batch: returned)
+    metrics: dict = {}
+    trainer._update_actor(SimpleNamespace(extra_info={}), metrics)
+    return metrics
+
+
+def test_the_parts_of_a_step_add_up():
+    aggregator = MetricsAggregator()
+    for norms in ([1.0, 2.0], [math.nan, 1.0]):
+        aggregator.add_step_metrics(updated(PPOTrainerSync, norms), sample_count=8)
+    total = aggregator.get_aggregated_metrics()
+    assert (total[UPDATES], total[SKIPPED]) == (4, 1)
+
+
+def test_a_trainer_of_ones_own_gets_it_too():
+    class Own(trainer_base.PPOTrainer):
+        """Registered later than verl's."""
+
+    assert issubclass(trainer_base.register_trainer("own")(Own), V1TrainerMixin)
+    assert trainer_base.get_trainer_cls(name="own") is trainer_base.TRAINER_REGISTRY.pop("own")
+    for trainer in trainer_base.TRAINER_REGISTRY.values():
+        assert issubclass(trainer, V1TrainerMixin)
+
+
+def test_ray_sends_trainers_by_reference():
+    for trainer in (trainer_base.PPOTrainer, PPOTrainerSync):
+        assert ray.cloudpickle.loads(ray.cloudpickle.dumps(trainer)) is trainer
+        assert len(ray.cloudpickle.dumps(trainer)) < 200
+
+
+def test_a_prompt_is_named_without_its_bytes():
+    clip = {"type": "audio", "audio": {"bytes": b"RIFF", "path": "a.wav"}}
+    samples = {"type": "audio", "audio": {"array": [0.0], "sampling_rate": 16000}}
+    content = [clip, samples, {"type": "audio", "audio": "/b.wav"}, {"type": "text", "text": "and?"}]
+    messages = [{"role": "system", "content": "Listen."}, {"role": "user", "content": content}]
+    assert in_words(messages) == "'Listen. a.wav (audio) /b.wav and?'"
+    assert in_words([{"role": "user", "content": "x" * 301}]) == repr("x" * 300 + "...")
+
+
+@pytest.fixture
+def trainer(queue, data, monkeypatch):
+    """verl's V1 trainer as it computes advantages, its batch in a real queue: what other steps need is left out."""
+    trainer = PPOTrainerSync.__new__(PPOTrainerSync)
+    algorithm = {"adv_estimator": "leaf", "use_kl_in_reward": False, "gamma": 1.0, "lam": 1.0, "leaf": {}}
+    trainer.config = OmegaConf.create({"algorithm": algorithm, "actor_rollout_ref": {"rollout": {"n": 4}}})
+    trainer.global_steps, trainer.local_trigger_step, trainer.tokenizer = 10, 0, None
+    trainer.leaf_traces = TraceWriter()
+    monkeypatch.setattr(trainer_base, "tq", queue)
+
+    def put(rewards=REWARDS):
+        lengths = [len(response) for response in RESPONSES]
+
+        def nested(rows):
+            return torch.nested.as_nested_tensor(
+                [torch.as_tensor(row)[:n] for row, n in zip(rows, lengths, strict=True)], layout=torch.jagged
+            )
+
+        scores = torch.zeros(4, 4)
+        scores[:, 2] = torch.tensor(rewards)
+        fields = TensorDict(
+            {
+                "responses": nested(data.batch["responses"]),
+                "response_mask": nested(torch.ones(4, 4)),
+                "rm_scores": nested(scores),
+                "rollout_log_probs": nested(LOG_PROBS),
+                "old_log_probs": nested(LOG_PROBS),
+                "prompts": torch.nested.as_nested_tensor([torch.tensor([1, 2])] * 4, layout=torch.jagged),
+            },
+            batch_size=4,
+        )
+        for name, value in {
+            "uid": "a",
+            "raw_prompt": [{"role": "user", "content": "Was ist das?"}],
+            "data_source": "test",
+            "reward_model": {"ground_truth": "ja"},
+        }.items():
+            fields[name] = np.array([value] * 4 + [None], dtype=object)[:4]
+        tags = [{"seq_len": 6}] * 4
+        return queue.kv_batch_put(keys=[f"a_{n}_0" for n in range(4)], partition_id="train", fields=fields, tags=tags)
+
+    yield SimpleNamespace(trainer=trainer, put=put, queue=queue)
+    queue.kv_clear(keys=[f"a_{n}_0" for n in range(4)], partition_id="train")
+
+
+@pytest.mark.e2e
+def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data):
+    batch, metrics = trainer.put(), {}
+    compute = trainer_base.compute_advantage_for_multi_trajectories
+    result = trainer.trainer._compute_advantage(batch, metrics)
+    assert metrics["leaf/boundaries_per_prompt"] == 1
+    stored = trainer.queue.kv_batch_get(keys=result.keys, partition_id="train", select_fields=["advantages"])
+    torch.testing.assert_close(stored["advantages"].to_padded_tensor(0.0), expected(data))
+    assert trainer_base.compute_advantage_for_multi_trajectories is compute
+
+
+@pytest.mark.e2e
+def test_a_response_that_is_rejected_stays_in_the_tree_of_the_v1_trainer(trainer, data, monkeypatch):
+    """The shorter one, which LEAF would take for empty."""
+    batch, mask = trainer.put(), torch.ones(4, 4)
+    mask[1] = 0
+
+    def reject(data, config):
+        data.batch["response_mask"] = data.batch["response_mask"] * mask
+        return data, {}
+
+    monkeypatch.setattr(trainer_base, "compute_rollout_correction_and_add_to_batch", reject)
+    trainer.trainer.config.algorithm.rollout_correction = {"rollout_rs": "seq_mean_k1"}
+    result = trainer.trainer._compute_advantage(batch, {})
+    stored = trainer.queue.kv_batch_get(keys=result.keys, partition_id="train", select_fields=["advantages"])
+    torch.testing.assert_close(stored["advantages"].to_padded_tensor(0.0), expected(data) * mask)
+
+
+@pytest.mark.e2e
+def test_several_outputs_of_a_session_are_refused(trainer):
+    batch = trainer.put()
+    batch.keys[1] = "a_0_1"
+    with pytest.raises(ValueError, match="adv_estimator=leaf does not go with an agent loop that has several outputs"):
+        trainer.trainer._compute_advantage(batch, {})
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("name", [*estimator.ESTIMATORS, "grpo"])
+def test_a_reward_that_is_not_finite_names_its_prompt(trainer, name):
+    trainer.trainer.config.algorithm.adv_estimator = name
+    batch = trainer.put(rewards=[1.0, 0.5, float("inf"), 0.8])
+    with pytest.raises(estimator.RewardError, match="row 2, prompt a, is inf, .*The prompt: .*Was ist das"):
+        trainer.trainer._compute_advantage(batch, {})

