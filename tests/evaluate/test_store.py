@@ -1,7 +1,10 @@
 """Answers on disk: what was written is there, a torn line is not, and nothing is mixed."""
 
+import json
+
 import pytest
 
+from verl_leaf.common.answers import read_answers
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling
 from verl_leaf.evaluate.store import Answers, missing
@@ -28,6 +31,21 @@ def test_a_torn_last_line_is_dropped_and_written_again(rows, tmp_path):
         again.append(rows[3].answer(0, "x").to_json())
         assert path.read_bytes().count(b"\n") == whole[:end].count(b"\n") + 1
         assert (3, 0) in Answers(path, MADE_OF).values
+
+
+def test_a_text_may_hold_what_ends_a_line_elsewhere(rows, tmp_path):
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"
+    written = Answers(tmp_path / "x.jsonl", MADE_OF)
+    for row in rows[:2]:
+        written.append(row.answer(0, text).to_json())
+    elsewhere = tmp_path / "y.jsonl"
+    elsewhere.write_text("".join(json.dumps({"row": n, "text": text}, ensure_ascii=False) + "\n" for n in range(2)))
+    for answers in (
+        Answers(tmp_path / "x.jsonl", MADE_OF).values,
+        read_answers(tmp_path / "x.jsonl", dict(enumerate(rows))),
+        read_answers(elsewhere, dict(enumerate(rows))),
+    ):
+        assert answers == written.values and answers[1, 0].text == text
 
 
 def test_answers_of_something_else_are_refused(rows, tmp_path):

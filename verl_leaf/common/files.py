@@ -104,18 +104,15 @@ class LineStore(Generic[Key, Value]):
     def __init__(self, path: Path, parse: Callable[[Any], tuple[Key, Value]], what: str):
         self.path, self._parse = path, parse
         self.values: dict[Key, Value] = {}
-        if not path.exists():
-            return
-        content = path.read_bytes()
-        if len(content) > (whole := content.rfind(b"\n") + 1):
-            os.truncate(path, whole)
-        for number, line in json_lines(path):
+        content = path.read_bytes() if path.exists() else b""
+        *lines, torn = content.split(b"\n")
+        if torn:
+            os.truncate(path, len(content) - len(torn))
+        for number, line in enumerate(lines, start=1):
             try:
-                key, value = parse(line)
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: is no {what} ({error!r}): delete the line, or the file"
-                ) from error
+                key, value = parse(json.loads(line))
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(f"{path}, line {number}: is no {what} ({error!r}): delete the line") from error
             self.values[key] = value
 
     def append(self, line: str) -> None:

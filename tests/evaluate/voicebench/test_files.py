@@ -86,7 +86,7 @@ def test_files_of_answers(prepared, tmp_path):
     answers = [*answers_to(prepared, texts), *answers_to(prepared, {"mmsu/law/0": "A."}, sample=1)]
     other = Answer(0, 0, "librisqa", "", ("x",), (), "y")
     files = write_answers([*answers, other], prepared / "test.parquet", tmp_path / "out", "mine")
-    content = {file.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    content = {file.name: [json.loads(line) for line in file.read_text().strip().split("\n")] for file in files}
     assert content.keys() == {
         *("mine-mmsu-law-audio.jsonl", "mine-mmsu-law-audio-1.jsonl", "mine-bbh-test-audio.jsonl"),
         *("mine-ifeval-test-audio.jsonl", "mine-sd-qa-gbr-audio.jsonl"),
@@ -122,7 +122,7 @@ def test_what_was_prepared_can_be_scored(prepared):
 
 
 def test_the_command(prepared, tmp_path, capsys):
-    texts = {"mmsu/law/0": "B.", "mmsu/law/1": "Well.", "ifeval/test/0": "Hi.", "sd-qa/gbr/0": "Rome"}
+    texts = {"mmsu/law/0": "B.", "mmsu/law/1": "Well.\u2028\x85", "ifeval/test/0": "Hi.", "sd-qa/gbr/0": "Rome"}
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(answer.to_json() + "\n" for answer in answers_to(prepared, texts)))
     command = ["voicebench", str(file), "--data", str(prepared / "test.parquet"), "--out", str(tmp_path / "out")]
