@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from verl_leaf.common.files import move_folder
+
 HERE = Path(__file__).parent
 DATA_FILES = tuple(HERE / f"{name}.py" for name in ("phrases", "synthesis", "corpus"))
 MODEL_FILES = tuple(HERE / f"{name}.py" for name in ("tiny_model", "warm_start"))
@@ -67,9 +69,7 @@ def _make(folder: Path, made: str, fill: Callable[[Path], None]) -> None:
     path = _partial(folder, made)
     fill(path)
     (path / RECORD).write_text(json.dumps({"fingerprint": made}))
-    if folder.exists():
-        shutil.rmtree(folder)
-    path.replace(folder)
+    move_folder(path, folder)
 
 
 def _made_from(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
 
 SAMPLE_RATE = 16_000
@@ -87,10 +88,7 @@ def write_clips(clips: list[Clip]) -> None:
     missing = [clip for clip in clips if not clip.path.exists()]
     if not missing:
         return
-    for folder in {clip.path.parent for clip in missing}:
-        folder.mkdir(parents=True, exist_ok=True)
     speak = Synthesizer()
     for clip in track(missing, "Speaking", total=len(missing)):
-        partial = clip.path.with_suffix(".partial")
-        soundfile.write(partial, speak(clip), SAMPLE_RATE, subtype="PCM_16", format="WAV")
-        partial.replace(clip.path)
+        with whole_file(clip.path) as partial:
+            soundfile.write(partial, speak(clip), SAMPLE_RATE, subtype="PCM_16", format="WAV")

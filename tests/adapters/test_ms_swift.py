@@ -62,11 +62,11 @@ def train(task, data, out, *arguments, processes=1, **environment):
     run = subprocess.run(command, cwd=out, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     files = [out / f"steps_{process}.jsonl" for process in range(processes)]
-    batches = [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+    batches = [[json.loads(line) for line in file.read_text().strip().split("\n")] for file in files]
     (log,) = out.rglob("logging.jsonl")
     (adapter,) = out.rglob("checkpoint-2/adapter_model.safetensors")
     assert adapter.stat().st_size > 0
-    return batches, [json.loads(line) for line in log.read_text().splitlines()]
+    return batches, [json.loads(line) for line in log.read_text().strip().split("\n")]
 
 
 def check_steps(batches, per_step, expected):

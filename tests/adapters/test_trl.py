@@ -26,7 +26,7 @@ def train(out, *arguments, processes=1):
     run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     steps = [
-        [json.loads(line) for line in (out / f"steps_{process}.jsonl").read_text().splitlines()]
+        [json.loads(line) for line in (out / f"steps_{process}.jsonl").read_text().strip().split("\n")]
         for process in range(processes)
     ]
     return [joined(parts) for parts in zip(*steps, strict=True)], json.loads((out / "run.json").read_text())

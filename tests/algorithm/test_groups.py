@@ -11,7 +11,7 @@ from tests.helpers.batches import flat, pack, shape, unpack
 from tests.helpers.reference import leaf
 from verl_leaf.algorithm import build_prefix_tree, credit_spans, leaf_advantages, token_advantages
 
-GROUPS = [json.loads(line) for line in (Path(__file__).parent / "groups.jsonl").read_text().splitlines()]
+GROUPS = [json.loads(line) for line in (Path(__file__).parent / "groups.jsonl").read_text().strip().split("\n")]
 SETTINGS = ("fork_budget", "min_prefix_tokens", "credit")
 
 

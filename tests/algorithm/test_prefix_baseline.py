@@ -15,7 +15,9 @@ from tests.helpers.batches import flat, pack, shape
 from tests.helpers.reference import alike, grpo_prefix, kappa_and_early, mean
 from verl_leaf.algorithm import grpo_advantages, grpo_prefix_advantages, leaf_advantages
 
-BATCHES = [json.loads(line) for line in (Path(__file__).parent / "prefix_baseline.jsonl").read_text().splitlines()]
+BATCHES = [
+    json.loads(line) for line in (Path(__file__).parent / "prefix_baseline.jsonl").read_text().strip().split("\n")
+]
 KAPPA = st.sampled_from([0.0, 0.5, 3, 20.0, math.inf, "auto"])
 
 

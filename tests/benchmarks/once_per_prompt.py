@@ -121,7 +121,7 @@ def measure(manager: str, n: int, options) -> dict[str, float]:
             "trainer.save_freq=-1",
             f"actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.benchmarks.once_per_prompt.{manager}",
         )
-        return json.loads(record.read_text().splitlines()[STEPS - 1])
+        return json.loads(record.read_text().strip().split("\n")[STEPS - 1])
 
 
 def main() -> None:

@@ -70,7 +70,7 @@ def spoken(task, tmp_path_factory) -> Path:
 
 
 def read(file: Path) -> dict[tuple[int, int], Answer]:
-    answers = [Answer.from_dict(json.loads(line)) for line in file.read_text().splitlines()]
+    answers = [Answer.from_dict(json.loads(line)) for line in file.read_text().strip().split("\n")]
     assert len({(answer.row, answer.sample) for answer in answers}) == len(answers)
     return {(answer.row, answer.sample): answer for answer in answers}
 

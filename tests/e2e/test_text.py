@@ -89,7 +89,7 @@ def test_filtered_groups_and_traces(text_task, tmp_path):
     assert leaf_worked(metrics)
     assert set(metrics["leaf/no_signal_share"].values()) == {0}  # that is what the filter is for
     (file,) = (tmp_path / "traces").iterdir()
-    head, *prompts = map(json.loads, file.read_text().splitlines())
+    head, *prompts = map(json.loads, file.read_text().strip().split("\n"))
     assert (head["step"], len(prompts)) == (2, 8)
     for prompt in prompts:
         assert len(prompt["responses"]) == 8 and prompt["data_source"] == "next_letter"

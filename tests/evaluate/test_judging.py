@@ -5,6 +5,7 @@ import json
 from tests.evaluate.conftest import REFERENCES
 from tests.helpers.judge_server import JudgeServer, Say
 from verl_leaf.cli import main
+from verl_leaf.common.files import json_lines
 
 
 def evaluate(data, out, *arguments) -> int:
@@ -46,7 +47,7 @@ def test_grades_are_scored_like_a_metric(data, answers, tmp_path, capsys):
     missing = {line["system"]: (line["missing"], line["lowest"], line["highest"]) for line in summary["judges"]}
     assert missing == {"good": (0, 90, 90), "bad": (1, 7.5, 32.5)}
     assert "1 of 4 grades are missing, so the mean lies between 7.5 and 32.5" in capsys.readouterr().out
-    assert len((tmp_path / "out/judges/grader.bad.jsonl").read_text().splitlines()) == 4
+    assert len(list(json_lines(tmp_path / "out/judges/grader.bad.jsonl"))) == 4
 
 
 def test_a_pairwise_judge_needs_two_systems(data, answers, tmp_path, capsys):

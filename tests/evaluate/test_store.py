@@ -1,10 +1,13 @@
 """Answers on disk: what was written is there, a torn line is not, and nothing is mixed."""
 
+import json
+
 import pytest
 
+from verl_leaf.common.answers import read_answers
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling
-from verl_leaf.evaluate.store import Answers, answer_of, missing
+from verl_leaf.evaluate.store import Answers, missing
 from verl_leaf.runs.swap import write_rows
 
 MADE_OF = {"model": "abc", "sampling": {"seed": 0}}
@@ -19,20 +22,35 @@ def test_a_torn_last_line_is_dropped_and_written_again(rows, tmp_path):
     path = tmp_path / "answers/x.jsonl"
     answers = Answers(path, MADE_OF)
     for row in (0, 2):
-        answers.append(answer_of(rows[row], 0, f"Ärger {row}", seed=7))
+        answers.append(rows[row].answer(0, f"Ärger {row}", seed=7).to_json())
     whole = path.read_bytes()
     for end in range(1, len(whole)):
         path.write_bytes(whole[:end])
         again = Answers(path, MADE_OF)
-        assert sorted(again.found) == [(0, 0), (2, 0)][: whole[:end].count(b"\n")]
-        again.append(answer_of(rows[3], 0, "x"))
+        assert sorted(again.values) == [(0, 0), (2, 0)][: whole[:end].count(b"\n")]
+        again.append(rows[3].answer(0, "x").to_json())
         assert path.read_bytes().count(b"\n") == whole[:end].count(b"\n") + 1
-        assert (3, 0) in Answers(path, MADE_OF).found
+        assert (3, 0) in Answers(path, MADE_OF).values
+
+
+def test_a_text_may_hold_what_ends_a_line_elsewhere(rows, tmp_path):
+    text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"
+    written = Answers(tmp_path / "x.jsonl", MADE_OF)
+    for row in rows[:2]:
+        written.append(row.answer(0, text).to_json())
+    elsewhere = tmp_path / "y.jsonl"
+    elsewhere.write_text("".join(json.dumps({"row": n, "text": text}, ensure_ascii=False) + "\n" for n in range(2)))
+    for answers in (
+        Answers(tmp_path / "x.jsonl", MADE_OF).values,
+        read_answers(tmp_path / "x.jsonl", dict(enumerate(rows))),
+        read_answers(elsewhere, dict(enumerate(rows))),
+    ):
+        assert answers == written.values and answers[1, 0].text == text
 
 
 def test_answers_of_something_else_are_refused(rows, tmp_path):
     path = tmp_path / "x.jsonl"
-    Answers(path, MADE_OF).append(answer_of(rows[0], 0, "x"))
+    Answers(path, MADE_OF).append(rows[0].answer(0, "x").to_json())
     with pytest.raises(
         ValueError, match="made with another model .*'abc', now 'other'.*choose another --out, or delete it"
     ):
@@ -45,7 +63,7 @@ def test_answers_of_something_else_are_refused(rows, tmp_path):
 def test_a_damaged_line_is_named(rows, tmp_path):
     path = tmp_path / "x.jsonl"
     answers = Answers(path, MADE_OF)
-    answers.append(answer_of(rows[0], 0, "x"))
+    answers.append(rows[0].answer(0, "x").to_json())
     path.write_bytes(path.read_bytes() + b'{"row": 1}\n')
     with pytest.raises(ValueError, match="x.jsonl, line 2: is no answer"):
         Answers(path, MADE_OF)

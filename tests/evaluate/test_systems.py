@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import sys
+from collections import Counter
 
 import pytest
 
 from verl_leaf.cli import main
+from verl_leaf.evaluate.data import Data
+from verl_leaf.evaluate.generate import Sampling, made_of
 from verl_leaf.evaluate.systems import System, digest, kept_steps, parse_system, parse_systems
 from verl_leaf.runs.folder import RunFolder
 
@@ -73,6 +77,23 @@ def test_a_digest_is_of_the_weights(run):
     assert digest(one) == before
     (one / "adapter_model.safetensors").write_bytes(b"other")
     assert digest(one) != before
+
+
+def test_five_adapters_of_a_model_read_it_once(task, run, data, tmp_path):
+    model = shutil.copytree(task / "model", tmp_path / "base")
+    adapters = [shutil.copytree(run.adapter_of(20), tmp_path / f"adapter_{n}") for n in range(5)]
+    rows, opened, counting = Data(data), Counter(), [True]
+
+    def count(event, arguments):
+        if counting and event == "open":
+            opened[str(arguments[0])] += 1
+
+    sys.addaudithook(count)  # cannot be taken away again
+    made = [made_of(System(adapter.name, model, adapter), rows, Sampling(), {}) for adapter in adapters]
+    counting.clear()
+    assert all(each == made[0] for each in made) and made[0]["model"] == digest(model)
+    assert opened[str(model / "model.safetensors")] == opened[str(model / "config.json")] == opened[str(data)] == 1
+    assert all(opened[str(adapter / "adapter_model.safetensors")] == 1 for adapter in adapters)
 
 
 def test_picking_on_a_test_split_is_refused(run, data, capsys):

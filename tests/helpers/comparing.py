@@ -58,7 +58,9 @@ def _local(gradient):
 
 
 def read(folder: Path) -> list[dict]:
-    return [json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().splitlines()]
+    return [
+        json.loads(line) for file in sorted(folder.glob("*.jsonl")) for line in file.read_text().strip().split("\n")
+    ]
 
 
 def assert_the_same(folder: Path, updates: int) -> None:

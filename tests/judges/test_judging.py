@@ -82,7 +82,7 @@ def test_what_cannot_be_parsed_is_missing_and_bounded_from_both_sides(tmp_path):
     summary = verdicts.summary()
     assert (summary["missing"], summary["lowest"], summary["highest"]) == (3, 15, 90)
     verdicts.write(tmp_path / "verdicts.jsonl")
-    lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text().strip().split("\n")]
     assert [line["value"] for line in lines] == [60, None, None, None] and lines[2]["replies"] == ["60"]
 
 
@@ -199,6 +199,13 @@ def test_retry_after_holds_back_all_calls(tmp_path):
 
     _, server, _ = run(script, "abc", tmp_path, concurrency=1)
     assert server.times[1] - server.times[0] >= 0.3 and len(server.requests) == 4
+
+
+def test_a_reply_may_hold_what_ends_a_line_elsewhere(tmp_path):
+    reply = "a\u2028b\x85c\x0b\x1c 50"
+    first, _, _ = run(lambda body, n: Say(reply), ["x\u2028\x85"], tmp_path, format="bare")
+    again, server, _ = run(lambda body, n: Say("7"), ["x\u2028\x85"], tmp_path, format="bare")
+    assert first.items == again.items and first.items[0].replies == (reply,) and not server.requests
 
 
 def test_a_server_that_stays_broken_stops_the_judging_and_keeps_what_came(tmp_path):

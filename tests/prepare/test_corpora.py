@@ -41,7 +41,7 @@ def test_librisqa(tmp_path):
         assert prompt(row).count("<audio>") == 1 and f"What is said in {number}?" in prompt(row)
         assert pitch(audio(row, out)) == pytest.approx(300 + number, abs=2)
     assert len({prompt(row).replace(row["extra_info"]["question"], "") for row in train}) > 1
-    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().strip().split("\n")]
     assert [(line["id"], line["source"]) for line in lines] == [
         ("100-121669-0001-1", f"LibriSQA-PartI-{split}.json, record 1") for split in ("train", "test")
     ]
@@ -123,7 +123,7 @@ def test_covost2(tmp_path, capsys):
     row = rows(out, "train")[0]
     assert row["data_source"] == "covost2_en_de" and "German" in prompt(row)
     assert row["audios"][0]["bytes"] == (tmp_path / "cv/clips/common_voice_en_0.mp3").read_bytes()
-    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().strip().split("\n")]
     reasons = {int(line["source"].split()[-1]): line["reason"] for line in lines}
     assert reasons.pop(5) == "its split is 'dev_covost'; used are train, train_covost, dev, test"
     assert reasons.pop(7) == "its split is 'test_covost'; used are train, train_covost, dev, test"

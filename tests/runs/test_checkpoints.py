@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES
+from verl_leaf.runs.checkpoints.adapter import export_adapter
 
 IDS = torch.arange(10, 30)[None]
 
@@ -151,6 +152,20 @@ def test_an_unfinished_run_gives_the_adapter_of_its_last_checkpoint(tmp_path):
     assert json.loads((tmp_path / "out/adapter_config.json").read_text()) == {"number": 1}
 
 
+def test_a_step_that_is_saved_again_gets_the_new_adapter(task, tmp_path):
+    (tmp_path / "lora_train_meta.json").write_text('{"r": 2, "lora_alpha": 4, "task_type": "CAUSAL_LM"}')
+    (tmp_path / "fsdp_config.json").write_text('{"world_size": 1}')
+    adapter = tmp_path / "step/adapter"
+    for value in (1.0, 2.0):
+        weights = {"base_model.model.q_proj.lora_A.default.weight": torch.full((2, 4), value)}
+        torch.save(weights, tmp_path / "model_world_size_1_rank_0.pt")
+        export_adapter(tmp_path, adapter, base_model=str(task / "model"), target_modules=["q_proj"])
+        (tensor,) = load_file(adapter / "adapter_model.safetensors").values()
+        assert (tensor == value).all() and list(adapter.parent.iterdir()) == [adapter]
+        (adapter / "of_the_first").touch()
+    assert main(["export", str(wrap(adapter)), "--out", str(adapter)]) == 2, "what is there stays"
+
+
 def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
     family, folder = FAMILIES["qwen2_audio"], task / "model"
     run = tmp_path / "run"
@@ -166,7 +181,7 @@ def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
         save_file(weights, run / "adapter/adapter_model.safetensors")
         assert main(["export", str(run), "--out", str(tmp_path / "out"), "--merged"]) == 2
         assert message in capsys.readouterr().err
-        assert not (tmp_path / "out").exists() and not list(tmp_path.glob("tmp*"))
+        assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial*"))
 
     layer = "language_model.model.layers.9.self_attn.q_proj"
     attempt("1 of its weights are for layers that")

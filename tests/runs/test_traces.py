@@ -78,7 +78,7 @@ def test_a_file_of_another_version_is_left_alone(tmp_path):
     file.write_text(file.read_text().replace('"version": 1', '"version": 2'))
     skipped = []
     assert read_trace(7, file, skipped).prompts == {}
-    assert skipped == ["step_000007.jsonl, line 1: version: Input should be 1"]
+    assert skipped == ["step_000007.jsonl, line 1: version: '2': Input should be 1"]
 
 
 def test_files_are_known_by_their_names(tmp_path):

@@ -80,13 +80,16 @@ BAD_TRACES = {
     "no JSON": (a_file_of(b"hello\n", FIRST), "step_000001.jsonl, line 1: Invalid JSON"),
     "UTF-16": (a_file_of(UTF16, FIRST), "step_000001.jsonl, line 1: Invalid JSON"),
     "unreadable": (a_folder_for(FIRST), "step_000001.jsonl: Is a directory"),
-    "a later version": (a_trace(version=2), "step_000001.jsonl, line 1: version: Input should be 1"),
+    "a later version": (a_trace(version=2), "step_000001.jsonl, line 1: version: '2': Input should be 1"),
 }
 PARTLY_BAD_TRACES = {
     "half a line": (a_trace(end="\n{cut"), "step_000001.jsonl: its last line is cut off, or being written"),
-    "null reward": (a_trace(change=without_rewards), "line 2: responses.0.reward: Input should be a valid number"),
+    "null reward": (
+        a_trace(change=without_rewards),
+        "line 2: responses.0.reward: 'None': Input should be a valid number",
+    ),
     "boundary": (a_trace(change=with_a_boundary_past_the_end), "line 2: "),
-    "node": (a_trace(change=with_a_node_of_nobody), "line 2: Value error, there is no response 4, only 4"),
+    "node": (a_trace(change=with_a_node_of_nobody), "line 2: there is no response 4, only 4"),
 }
 
 

@@ -17,7 +17,7 @@ from verl_leaf.algorithm import CREDITS, early_metrics, find_forks, last_positio
 from verl_leaf.config import compose
 from verl_leaf.training import estimator
 
-GROUPS = [json.loads(line) for line in (PROJECT / "tests/algorithm/groups.jsonl").read_text().splitlines()]
+GROUPS = [json.loads(line) for line in (PROJECT / "tests/algorithm/groups.jsonl").read_text().strip().split("\n")]
 
 
 def as_batch(groups, field="rollout_log_probs", dtype=torch.float64):

@@ -87,7 +87,7 @@ def test_a_file_a_step_that_is_due(step, processor, tmp_path):
         writer.write(options, number, step, lambda: ROWS, processor.tokenizer)
     writer._thread.shutdown()
     (file,) = (tmp_path / "traces").iterdir()
-    head, prompt = map(json.loads, file.read_text().splitlines())
+    head, prompt = map(json.loads, file.read_text().strip().split("\n"))
     assert file.name == "step_000002.jsonl" and (head["format"], head["step"]) == ("leaf-trace", 2)
     assert prompt == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0].model_dump()
 

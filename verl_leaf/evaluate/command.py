@@ -10,14 +10,14 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from verl_leaf.common.answers import Answer
+from verl_leaf.common.answers import Answer, Key, read_answers
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, read_judges
 from verl_leaf.evaluate.metrics import METRICS, Settings
 from verl_leaf.evaluate.models import BertModel
-from verl_leaf.evaluate.report import ALL, Grid, Report, Scoring, measure, report_on, write
-from verl_leaf.evaluate.store import Answers, Key, read_foreign
+from verl_leaf.evaluate.report import ALL, Evaluation, Grid, Scoring, measure, report_on, write
+from verl_leaf.evaluate.store import Answers
 from verl_leaf.evaluate.systems import System, kept_steps, parse_system, parse_systems
 from verl_leaf.judges import JudgeSpec
 from verl_leaf.runs.folder import RunFolder
@@ -39,7 +39,12 @@ class Plan:
 def evaluate(options: argparse.Namespace) -> int:
     """Run the command; its exit status."""
     console = Console()
-    plan = Plan(sampling_of(options), _settings(options), vllm_arguments(options.vllm), options.common)
+    plan = Plan(
+        sampling_of(options, options.passes, options.greedy, options.paper),
+        _settings(options),
+        vllm_arguments(options.vllm),
+        options.common,
+    )
     systems = parse_systems(options.systems, options.base)
     judges = read_judges(options.judge, len(systems) + (options.checkpoints is not None))
     if options.checkpoints is None and not systems:
@@ -50,8 +55,9 @@ def evaluate(options: argparse.Namespace) -> int:
         raise ValueError("--data FILE: which rows are to be answered?")
     data = Data(options.data) if options.data else None
     if options.checkpoints is not None:
-        _check_pick(options, data)
-        systems.append(_pick(options, plan, console))
+        on = Data(options.on)
+        _check_pick(options, data, on)
+        systems.append(_pick(options, plan, on, console))
     if data is not None:
         names = [system.name for system in systems]
         plan = dataclasses.replace(plan, judges=tuple(judges))
@@ -61,25 +67,28 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-def sampling_of(options: argparse.Namespace) -> Sampling:
+def sampling_of(options: argparse.Namespace, passes: int | None, greedy: bool = False, paper: bool = False) -> Sampling:
     """How answers are drawn.
+
+    Args:
+        options: those of :func:`verl_leaf.evaluate.add_sampling_arguments`.
+        passes: answers to each row; None for the default.
+        greedy: take the most likely tokens.
+        paper: refuse what departs from the published protocol.
 
     Raises:
         ValueError: a value is out of range, or departs from the protocol of ``--paper``.
     """
-    given = {
-        name: value
-        for name in ("passes", "temperature", "top_p", "top_k", "max_tokens", "seed")
-        if (value := getattr(options, name, None)) is not None
-    }
-    if options.greedy:
+    drawing = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
+    given = {name: value for name, value in {"passes": passes, **drawing}.items() if value is not None}
+    if greedy:
         if given.keys() & {"temperature", "top_p", "top_k"}:
             raise ValueError("--greedy draws nothing: leave out --temperature, --top-p and --top-k")
         given |= {"passes": 1, "temperature": 0.0, "top_p": 1.0, "top_k": -1}
     sampling = dataclasses.replace(PAPER, **given)
     valid = {
         "passes": sampling.passes >= 1,
-        "temperature": sampling.temperature > 0 or options.greedy,
+        "temperature": sampling.temperature > 0 or greedy,
         "top_p": 0 < sampling.top_p <= 1,
         "top_k": sampling.top_k == -1 or sampling.top_k >= 1,
         "max_tokens": sampling.max_tokens >= 1,
@@ -87,7 +96,7 @@ def sampling_of(options: argparse.Namespace) -> Sampling:
     for name, good in valid.items():
         if not good:
             raise ValueError(f"--{name.replace('_', '-')} {getattr(sampling, name)}: out of range")
-    if options.paper and dataclasses.replace(sampling, seed=PAPER.seed) != PAPER:
+    if paper and dataclasses.replace(sampling, seed=PAPER.seed) != PAPER:
         raise ValueError(f"--paper draws as published ({PAPER}): leave out --greedy and what says otherwise")
     return sampling
 
@@ -123,7 +132,7 @@ def _evaluate(
     metrics: list[str] | None,
     against: str,
     console: Console,
-) -> Report:
+) -> Evaluation:
     """Generate what is missing, and report on it in a folder."""
     references: dict[str, list[str]] = {}
     for row in data.rows:
@@ -157,15 +166,15 @@ def _found(
     systems: list[System], made: dict[str, dict], data: Data, out: Path, plan: Plan, console: Console
 ) -> dict[str, dict[Key, Answer]]:
     """The answers of all systems, those that are missing generated, by the engine of one model after the other."""
-    foreign = {each.name: read_foreign(each.answers, data.rows) for each in systems if each.answers is not None}
+    rows = dict(enumerate(data.rows))
+    foreign = {each.name: read_answers(each.answers, rows) for each in systems if each.answers is not None}
     files = {name: Answers(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
     for model in dict.fromkeys(each.model for each in systems if each.model is not None):
         own = [(each, files[each.name]) for each in systems if each.model == model]
         generate(model, own, data, plan.sampling, plan.vllm, Console(stderr=True))
     generated = {}
     for name, file in files.items():
-        file.close()
-        generated[name] = {key: answer for key, answer in file.found.items() if key[1] < plan.sampling.passes}
+        generated[name] = {key: answer for key, answer in file.values.items() if key[1] < plan.sampling.passes}
         _say_failures(name, list(generated[name].values()), console)
     return {each.name: (foreign | generated)[each.name] for each in systems}
 
@@ -186,11 +195,10 @@ def _say_failures(name: str, answers: list, console: Console) -> None:
     )
 
 
-def _check_pick(options: argparse.Namespace, data: Data | None) -> None:
+def _check_pick(options: argparse.Namespace, data: Data | None, on: Data) -> None:
     """Stop where a checkpoint would be picked on what it is to be tested on."""
     if options.select not in METRICS:
         raise ValueError(f"--select {options.select}: there is no such metric; there are {', '.join(METRICS)}")
-    on = Data(options.on)
     is_test = "test" in on.splits or re.search(r"(^|[^a-z])test([^a-z]|$)", options.on.stem.lower())
     if data is not None and data.digest() == on.digest():
         is_test = True
@@ -201,14 +209,13 @@ def _check_pick(options: argparse.Namespace, data: Data | None) -> None:
         )
 
 
-def _pick(options: argparse.Namespace, plan: Plan, console: Console) -> System:
+def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console) -> System:
     """The best of the adapters that a run has kept."""
     run = RunFolder(options.checkpoints)
     steps = kept_steps(run)
     if not steps:
         raise ValueError(f"{run.path}: holds no adapters of checkpoints (checkpoints/global_step_*/adapter)")
     systems = [parse_system(f"{run.path}@{step}", options.base) for step in steps]
-    data = Data(options.on)
     console.print(
         f"Picking one of {len(steps)} adapters by {options.select} on {options.on}", markup=False, soft_wrap=True
     )

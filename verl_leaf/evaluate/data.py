@@ -11,6 +11,8 @@ from typing import cast
 from rich.console import Console
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_leaf.common.answers import Row
+from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS
 from verl_leaf.data.parquet import RowFile
@@ -19,17 +21,6 @@ from verl_leaf.models import family_of_processor
 from verl_leaf.speech.prompt import render_prompt
 
 DATA_CONFIG = {"long_audio": "cut"}  # what a model cannot hear it cannot be asked about; the log says how often
-
-
-@dataclass(frozen=True)
-class Row:
-    """What an answer to a row is scored with; the fields are those of :class:`verl_leaf.common.answers.Answer`."""
-
-    row: int
-    data_source: str
-    question: str
-    references: tuple[str, ...]
-    audio: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -110,15 +101,6 @@ class Data:
         """The chat messages of a row, with a part for each clip."""
         ((_, row),) = self._file.rows([number], self._columns)
         return _parts(spoken_row(row, self._root))
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    whole = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            whole.update(block)
-    return whole.hexdigest()
 
 
 def _parts(row: dict) -> list[dict]:

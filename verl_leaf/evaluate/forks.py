@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.command import sampling_of, vllm_arguments
 from verl_leaf.evaluate.data import Data
@@ -36,8 +37,7 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
     """
     if options.rollouts < 2:
         raise ValueError(f"--rollouts {options.rollouts}: must be 2 or more, or nothing can fork")
-    options.passes, options.greedy, options.paper = options.rollouts, False, False
-    sampling, data = sampling_of(options), Data(options.data)
+    sampling, data = sampling_of(options, options.rollouts), Data(options.data)
     system = parse_system(options.model, options.base)
     if system.model is None:
         raise ValueError(f"--model {options.model}: answers alone have no tokens: give what generates them")
@@ -49,9 +49,11 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         {"logprobs_mode": "processed_logprobs"} | vllm_arguments(options.vllm),  # of what was drawn from
     )
     jobs = [Job(0, row.row, k) for row in data.rows for k in range(options.rollouts)]
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "partial"
-    with started(settings, adapters, console) as engine, temporary.open("w", encoding="utf-8") as file:
+    with (
+        whole_file(folder / file_name(STEP)) as temporary,
+        started(settings, adapters, console) as engine,
+        temporary.open("w", encoding="utf-8") as file,
+    ):
         file.write(
             Head(step=STEP, fork_budget=LeafOptions.parse(None).fork_budget, credit="both").model_dump_json() + "\n"
         )
@@ -63,12 +65,11 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
             else:
                 file.writelines(line + "\n" for line in groups.add(job, output))
         file.writelines(line + "\n" for line in groups.trees())
-    if failed:
-        row, why = next(iter(failed.items()))
-        console.print(f"{len(failed)} of {len(data.rows)} rows are left out; row {row}: {why}", markup=False)
-    if len(failed) == len(data.rows):
-        raise ValueError(f"{options.data}: no row could be answered")
-    temporary.replace(folder / file_name(STEP))
+        if failed:
+            row, why = next(iter(failed.items()))
+            console.print(f"{len(failed)} of {len(data.rows)} rows are left out; row {row}: {why}", markup=False)
+        if len(failed) == len(data.rows):
+            raise ValueError(f"{options.data}: no row could be answered")
 
 
 class _Groups:

@@ -20,7 +20,7 @@ from verl_leaf.common import vllm_distribution
 from verl_leaf.common.answers import Answer
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.data import Data, Prompt
-from verl_leaf.evaluate.store import Answers, answer_of, missing
+from verl_leaf.evaluate.store import Answers, missing
 from verl_leaf.evaluate.systems import System, digest
 from verl_leaf.models import FAMILIES
 
@@ -139,7 +139,7 @@ def generate(
     jobs = [
         Job(number, row, sample)
         for number, (_, file) in enumerate(systems)
-        for row, sample in missing(file.found, len(data.rows), sampling.passes)
+        for row, sample in missing(file.values, len(data.rows), sampling.passes)
     ]
     if not jobs:
         return
@@ -150,7 +150,7 @@ def generate(
     with started(settings, adapters, console) as engine:
         outputs = engine.outputs(data, jobs, sampling)
         for job, output in track(outputs, "Generating", len(jobs), console):
-            systems[job.system][1].append(_answer(data, job, output, sampling))
+            systems[job.system][1].append(_answer(data, job, output, sampling).to_json())
 
 
 class Job(NamedTuple):
@@ -299,4 +299,4 @@ def _answer(data: Data, job: Job, output, sampling: Sampling) -> Answer:
         if finish not in ("stop", "length"):
             finish, error = "failed", f"vLLM ended it: {finish}"
     seed = sampling.seed_of(job.row, job.sample)
-    return answer_of(data.rows[job.row], job.sample, text, finish=finish, seed=seed, error=error)
+    return data.rows[job.row].answer(job.sample, text, finish=finish, seed=seed, error=error)

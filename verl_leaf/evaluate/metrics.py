@@ -24,21 +24,30 @@ References = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """A metric, ready to score.
+    """How sums of statistics become a score.
 
     Attributes:
-        name: a key of ``METRICS``.
+        name: a key of ``METRICS``, or the name of a judge.
         title: as tables have it; an arrow down says that lower is better.
         signature: everything that the score depends on but the texts.
-        statistics: answers and their references -> ``[N, S]`` float64.
         score: sums ``[..., S]`` -> scores ``[...]``.
     """
 
     name: str
     title: str
     signature: str
-    statistics: Callable[[Texts, References], np.ndarray]
     score: Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Metric(Scorer):
+    """A metric, ready to score.
+
+    Attributes:
+        statistics: answers and their references -> ``[N, S]`` float64.
+    """
+
+    statistics: Callable[[Texts, References], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -61,7 +70,7 @@ class Missing(ValueError):
     """A metric needs something that is not installed; the message says what to do."""
 
 
-def build(name: str, settings: Settings) -> Scorer:
+def build(name: str, settings: Settings) -> Metric:
     """A metric by its name.
 
     Raises:
@@ -81,7 +90,7 @@ def build(name: str, settings: Settings) -> Scorer:
 
     if settings.lowercase and "case:" not in signature:
         signature += "|case:lc"
-    return Scorer(name, title, signature, statistics_of_clean, score)
+    return Metric(name, title, signature, score, statistics_of_clean)
 
 
 def _clean(lowercase: bool, text: str) -> str:
@@ -124,7 +133,7 @@ def _of_sacrebleu(metric) -> tuple[Statistics, Score]:
 def judged(name: str, model: str, kind: str) -> Scorer:
     """The mean of grades that a judge gave; the statistics are its verdicts, ``[grade, 1]``, or zeros where one is missing."""
     title = f"{name}, net advantage" if kind == "pairwise" else name
-    return Scorer(name, title, f"judge {model}, {kind}", lambda *_: np.empty((0, 2)), _ratio)
+    return Scorer(name, title, f"judge {model}, {kind}", _ratio)
 
 
 def _error_rate(measure: Callable, unit: str, settings: Settings) -> Made:

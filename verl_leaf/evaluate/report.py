@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from verl_leaf.common.answers import Answer
+from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.progress import track
-from verl_leaf.evaluate.metrics import METRICS, Missing, Scorer, Settings, build
+from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, Scorer, Settings, build
 from verl_leaf.evaluate.significance import DRAWS, TRIALS, clusters_of, compare, estimate, holm, summed
-from verl_leaf.evaluate.store import Key
 from verl_leaf.evaluate.tables import Table
 from verl_leaf.rewards.metrics import needed_tokenizer
 from verl_leaf.show.figures import write_csv
@@ -77,7 +76,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Report:
+class Evaluation:
     """What :func:`report_on` found; the lists hold a dictionary per line of a table.
 
     Attributes:
@@ -114,7 +113,7 @@ class Scoring:
     def __init__(self, references: Mapping[str, list[str]], metrics: Sequence[str] | None, settings: Settings):
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ValueError(f"--metrics {unknown[0]}: there is none of that name; there are {', '.join(METRICS)}")
-        self.scorers: dict[str, dict[str, Scorer]] = {source: {} for source in references}
+        self.scorers: dict[str, dict[str, Metric]] = {source: {} for source in references}
         self.not_computed: dict[str, str] = {}
         for source, texts in references.items():
             own = settings if settings.tokenize else dataclasses.replace(settings, tokenize=needed_tokenizer(texts))
@@ -166,7 +165,7 @@ def measure(grid: Grid, scoring: Scoring, console: Console) -> list[Measured]:
     ]
 
 
-def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, against: str) -> Report:
+def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, against: str) -> Evaluation:
     """Scores of all systems by data source and together, and their differences to one of them.
 
     Args:
@@ -199,7 +198,7 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
     for kind in ("p_bootstrap", "p_randomisation"):
         for line, corrected in zip(differences, holm([line[kind] for line in differences]), strict=True):
             line[f"{kind}_holm"] = corrected
-    return Report(
+    return Evaluation(
         answers=[
             _shares(scope, system, [answer for place in places for answer in own[place]])
             for scope, places in scopes.items()
@@ -248,7 +247,7 @@ def _shares(scope: str, system: str, answers: list[Answer]) -> dict:
     }
 
 
-def tables_of(report: Report) -> list[Table]:
+def tables_of(report: Evaluation) -> list[Table]:
     """A report as tables to read."""
     notes = report.notes
     passes = f"mean of {notes['passes']} passes and their standard deviation" if notes["passes"] > 1 else "one pass"
@@ -341,7 +340,7 @@ def _interval(line: dict) -> str:
     return "" if line["low"] is None else f"{_number(line['low'])} to {_number(line['high'])}"
 
 
-def write(report: Report, out: Path, facts: dict[str, Any], console: Console) -> None:
+def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console) -> None:
     """Print the tables, and write them as Markdown, LaTeX and CSV, with ``summary.json``.
 
     Args:

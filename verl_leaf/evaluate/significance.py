@@ -119,28 +119,22 @@ def _of_passes(scorer: Scorer, sums: np.ndarray) -> np.ndarray:
 def _redrawn(scorer: Scorer, sums: np.ndarray) -> np.ndarray:
     """Scores ``[D]`` of as many clusters drawn with replacement; every call draws the same ones."""
     rng, C = np.random.default_rng(SEED), len(sums)
-    return _weighted(scorer, sums, lambda n: rng.multinomial(C, np.full(C, 1 / C), size=n), DRAWS)
+    blocks = [rng.multinomial(C, np.full(C, 1 / C), size=min(BLOCK, DRAWS - n)) for n in range(0, DRAWS, BLOCK)]
+    return np.concatenate([_weighted(scorer, sums, weights) for weights in blocks])
 
 
 def _swapped(scorer: Scorer, sums: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Differences ``[D]`` where every cluster's answers went to either system with probability 1/2."""
     rng, C = np.random.default_rng(SEED), len(sums)
-    both = np.concatenate([sums, other])
-    halves = [rng.integers(0, 2, size=(min(BLOCK, TRIALS - n), C)) for n in range(0, TRIALS, BLOCK)]
-    first, second = iter(halves), iter(halves)
-
-    def kept(own: np.ndarray) -> np.ndarray:
-        return np.concatenate([own, 1 - own], axis=1)
-
-    ours = _weighted(scorer, both, lambda n: kept(next(first)), TRIALS)
-    theirs = _weighted(scorer, both, lambda n: kept(1 - next(second)), TRIALS)
-    return ours - theirs
+    both, differences = np.concatenate([sums, other]), []
+    for n in range(0, TRIALS, BLOCK):
+        kept = rng.integers(0, 2, size=(min(BLOCK, TRIALS - n), C))
+        ours = _weighted(scorer, both, np.concatenate([kept, 1 - kept], axis=1))
+        theirs = _weighted(scorer, both, np.concatenate([1 - kept, kept], axis=1))
+        differences.append(ours - theirs)
+    return np.concatenate(differences)
 
 
-def _weighted(scorer: Scorer, sums: np.ndarray, weights, draws: int) -> np.ndarray:
-    """Scores ``[draws]`` of weighted sums over clusters; ``weights(n)`` gives ``[n, C]``."""
-    scores = []
-    for start in range(0, draws, BLOCK):
-        drawn = weights(min(BLOCK, draws - start)).astype(np.float64)
-        scores.append(_of_passes(scorer, np.tensordot(drawn, sums, axes=1)))
-    return np.concatenate(scores)
+def _weighted(scorer: Scorer, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Scores ``[n]`` of sums over clusters, weighted by ``weights`` ``[n, C]``."""
+    return _of_passes(scorer, np.tensordot(weights.astype(np.float64), sums, axes=1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verl_leaf.checks.model import model_config, model_problems
-from verl_leaf.evaluate.data import file_digest
+from verl_leaf.common.files import file_digest
 from verl_leaf.runs.checkpoints.merge import local_folder
 from verl_leaf.runs.folder import RunFolder
 

@@ -9,12 +9,13 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import httpx
 from rich.console import Console
 
+from verl_leaf.common.files import LineStore
 from verl_leaf.common.progress import track
-from verl_leaf.judges.cache import Cache
 from verl_leaf.judges.spec import JudgeSpec
 
 TRIES = 8
@@ -22,6 +23,8 @@ FIRST_WAIT = 1.0  # seconds before the second try, twice as many before each fur
 LONGEST_WAIT = 60.0
 AGAIN = (408, 429)  # of the 4xx; all 5xx too
 BYTES_PER_TOKEN = 3.5  # of UTF-8, for the estimate: about 4 in English, 3 in Chinese
+
+Cache = LineStore[str, dict]  # replies by the digest of what was asked: what was paid for is never asked again
 
 
 class JudgeStopped(ValueError):
@@ -71,6 +74,11 @@ class Usage:
     cost: float
 
 
+def open_cache(file: Path) -> Cache:
+    """Read the replies that a file holds."""
+    return LineStore(file, lambda line: (line["key"], line["reply"]), "reply of a judge")
+
+
 def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) -> tuple[dict[Call, Reply], Usage]:
     """Replies to all calls, from the cache where it has them; each is in the cache as soon as it is there.
 
@@ -81,7 +89,7 @@ def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) 
     """
     keys = {call: _key(call, spec) for call in calls}
     wanted = {key: call for call, key in keys.items()}
-    new = {key: call for key, call in wanted.items() if key not in cache}
+    new = {key: call for key, call in wanted.items() if key not in cache.values}
     client = _Client(spec, cache, _cost(spec, [_reply(cache, key) for key in wanted if key not in new]), console)
     _announce(spec, list(new.values()), len(wanted) - len(new), client.spent, console)
     for _ in track(client.make(new), f"Judge {spec.name}", len(new), console):
@@ -115,7 +123,7 @@ def _key(call: Call, spec: JudgeSpec) -> str:
 
 
 def _reply(cache: Cache, key: str) -> Reply:
-    values = cache[key]
+    values = cache.values[key]
     tokens = tuple((token, tuple(map(tuple, alternatives))) for token, alternatives in values["tokens"])
     return Reply(**{**values, "tokens": tokens})
 
@@ -206,7 +214,7 @@ class _Client:
                 self._stopped = self._stopped or stopped
                 self._stopping.set()
                 return
-            self._cache.put(key, asdict(reply))
+            self._cache.append(json.dumps({"key": key, "reply": asdict(reply)}))
             arrived.put_nowait(key)
 
     async def _persist(self, http: httpx.AsyncClient, call: Call) -> Reply:
@@ -319,9 +327,11 @@ def _retry_after(response: httpx.Response) -> float | None:
 def _parsed(body: dict, call: Call) -> Reply:
     choice, usage = body["choices"][0], body.get("usage") or {}
     text = choice["message"]["content"] or ""
+    if not isinstance(text, str):
+        raise TypeError(f"content is {text!r:.80}; it must be a text")
     tokens = (choice.get("logprobs") or {}).get("content") or []
     return Reply(
-        text=text + "",  # a TypeError where it is no text
+        text=text,
         tokens=tuple((_text(token), _alternatives(token)) for token in tokens),
         input_tokens=int(usage.get("prompt_tokens") or _tokens(call.message)),
         output_tokens=int(usage.get("completion_tokens") or _tokens(text)),

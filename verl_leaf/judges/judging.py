@@ -10,8 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from verl_leaf.common.answers import Answer
-from verl_leaf.judges.cache import Cache
-from verl_leaf.judges.client import Call, Reply, Usage, ask_all
+from verl_leaf.judges.client import Call, Reply, Usage, ask_all, open_cache
 from verl_leaf.judges.grades import SCALES, Grade, grade
 from verl_leaf.judges.prompts import ask
 from verl_leaf.judges.spec import JudgeSpec
@@ -131,7 +130,7 @@ def judge(
     console = console or Console(stderr=True)
     others = check_pairs(answers, spec, against)
     asked = [_calls(answer, other, spec) for answer, other in zip(answers, others, strict=True)]
-    cache = Cache(folder / f"{spec.name}.replies.jsonl")
+    cache = open_cache(folder / f"{spec.name}.replies.jsonl")
     replies, usage = ask_all([call for orders in asked for calls in orders for call in calls], spec, cache, console)
     replied = [[[replies[call] for call in calls] for calls in orders] for orders in asked]
     items = tuple(_verdict(answer, orders, spec) for answer, orders in zip(answers, replied, strict=True))

@@ -19,10 +19,12 @@ LIKERT_BANDS = """
 5: right and complete."""
 TRANSLATION = (
     "The answer is a translation. Judge first whether it says all that the source says and nothing else, then "
+    "whether it reads well in its language. A reference is one good translation; other words may be as good."
 )
-TRANSLATION += "whether it reads well in its language. A reference is one good translation; other words may be as good."
-QA = "The answer is to a question about a recording, which you cannot hear: the reference says what is right. Judge "
-QA += "whether the answer says the same; neither length nor style count, unless they obscure it."
+QA = (
+    "The answer is to a question about a recording, which you cannot hear: the reference says what is right. Judge "
+    "whether the answer says the same; neither length nor style count, unless they obscure it."
+)
 VOICE = (
     "A user spoke to a voice assistant; the question is what the user said, and the answer will be spoken to the user."
 )

@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from typing_extensions import Self
 
+from verl_leaf.common.errors import in_a_line
 from verl_leaf.judges.prompts import rubric_text
 
 Kind = Literal["da", "likert", "correct", "pairwise"]
@@ -124,16 +125,4 @@ def read_spec(file: Path) -> JudgeSpec:
     try:
         return JudgeSpec.model_validate({"name": name, **content})
     except ValidationError as invalid:
-        raise ValueError(f"{file}: {'; '.join(map(_in_words, invalid.errors()))}") from invalid
-
-
-def _in_words(error) -> str:
-    where = ".".join(map(str, error["loc"]))
-    if error["type"] == "extra_forbidden":
-        return f"{where}: no such key; there are {', '.join(JudgeSpec.model_fields)}"
-    said = error["msg"].removeprefix("Value error, ")
-    if not where:
-        return said
-    if error["type"] == "missing":
-        return f"{where}: is missing"
-    return f"{where}: {str(error['input'])[:100]!r}: {said}"
+        raise ValueError(f"{file}: {in_a_line(invalid.errors(), JudgeSpec.model_fields)}") from invalid

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from verl_leaf.common.files import write_file
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.audio import AudioError, load_audio
 from verl_leaf.prepare.corpus import Item, Rejected, Segment, choose
@@ -137,7 +138,7 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
     if settings.embed:
         return {"bytes": data, "path": None}
     name = stem + (suffix if re.fullmatch(r"\.\w{1,5}", suffix) else ".audio")
-    replace_file(Path(settings.out, name), data)
+    write_file(Path(settings.out, name), data)
     return {"bytes": None, "path": name}
 
 
@@ -153,10 +154,3 @@ def _stored(segment: Segment) -> dict:
 @functools.lru_cache(maxsize=2)
 def _column(path: str, name: str) -> ParquetColumn:
     return ParquetColumn(Path(path), name)
-
-
-def replace_file(file: Path, content: str | bytes) -> None:
-    """Write a file as a whole or not at all."""
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-    temporary.replace(file)

@@ -9,14 +9,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from verl_leaf.prepare.convert import replace_file
+from verl_leaf.common.files import write_file
 from verl_leaf.prepare.corpus import SPLITS, Corpus
 
 BARS = " ▁▂▃▄▅▆▇█"
 SHOWN_REASONS = 10
 
 
-def report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[dict]) -> dict[str, int]:
+def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[dict]) -> dict[str, int]:
     """Write ``report.json`` and show its numbers; rows written and rows left out add up to the rows of the input.
 
     Args:
@@ -52,7 +52,7 @@ def report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[dict]) 
         "splits": splits,
         "left_out": dict(reasons),
     }
-    replace_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
+    write_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
     console = Console()
     if splits:
         console.print(table)

@@ -27,8 +27,7 @@ BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
 )
 DELIMITERS = (",", ";", "\t", "|")
 READ_OVER = 256  # rows of a parquet file that are rather read for nothing than that its row group is begun anew
-
-csv.field_size_limit(2**31 - 1)  # a text may be longer than the library's 128 KiB
+LONGEST_TEXT = 2**31 - 1  # characters; csv's own limit is 128 KiB
 
 
 def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
@@ -136,7 +135,9 @@ def _delimiter(header: str, needed: Collection[str]) -> str:
     """The delimiter that finds the most of the columns that are needed, then the most columns."""
 
     def found(delimiter: str) -> tuple[int, int]:
-        names = [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True))]
+        names = [
+            name.strip() for name in next(_fields(csv.reader([header], delimiter=delimiter, skipinitialspace=True)))
+        ]
         return len(set(needed) & set(names)), len(names)
 
     return max(DELIMITERS, key=found)
@@ -147,7 +148,7 @@ def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> It
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     begins = first
     try:
-        for fields in reader:
+        for fields in _fields(reader):
             yield begins, [field.strip() for field in fields]
             begins = first + reader.line_num
     except csv.Error as error:
@@ -155,6 +156,19 @@ def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> It
             f"{file}, line {begins}: {error}; a text with a quotation mark, a line break or {delimiter!r} in it stands "
             "in quotation marks, and those within are doubled"
         ) from error
+
+
+def _fields(reader) -> Iterator[list[str]]:
+    """Records of a reader of csv, whose limit, one for the whole process, is raised while a record is read."""
+    while True:
+        limit = csv.field_size_limit(LONGEST_TEXT)
+        try:
+            fields = next(reader, None)
+        finally:
+            csv.field_size_limit(limit)
+        if fields is None:
+            return
+        yield fields
 
 
 def _ragged(fields: list[str], names: list[str]) -> str:
@@ -176,9 +190,8 @@ def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, es
         if not line.strip():
             continue
         try:
-            (fields,) = csv.reader(
-                [line.rstrip("\r\n")], delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=escape
-            )
+            text = [line.rstrip("\r\n")]
+            (fields,) = _fields(csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE, escapechar=escape))
         except csv.Error as error:
             fields = [str(error)]
         if names is None:

@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from verl_leaf.common.files import whole_file, write_file
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.common.progress import track
-from verl_leaf.prepare.convert import Settings, convert, embedded, replace_file
+from verl_leaf.prepare.convert import Settings, convert, embedded
 from verl_leaf.prepare.corpus import SPLITS, Corpus, Item, Rejected
-from verl_leaf.prepare.report import report
+from verl_leaf.prepare.report import write_report
 
 # A row group ends before it exceeds either, so that whatever reads it needs little memory.
 ROW_GROUP_ROWS = 256
@@ -81,8 +82,8 @@ def write(
     (out / "audio").mkdir(exist_ok=True)
     shards = _write_shards(corpus, settings, state, workers, shard_rows)
     rejected = [*map(asdict, corpus.rejected), *(entry for shard in shards for entry in shard["rejected"])]
-    replace_file(out / "rejected.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected))
-    written = report(out, corpus, shards, rejected)
+    write_file(out / "rejected.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected))
+    written = write_report(out, corpus, shards, rejected)
     if not written:
         first = f"; the first: {rejected[0]['source']}: {rejected[0]['reason']}" if rejected else ""
         raise ValueError(f"no row is left of {len(rejected)}, {out / 'rejected.jsonl'} says why{first}")
@@ -108,8 +109,7 @@ def _same_as_before(file: Path, corpus: Corpus, settings: Settings, shard_rows: 
             )
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
         raise ValueError(f"{out} is not empty, and not of an earlier call: choose another --out")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, digest)
+    write_file(file, digest)
 
 
 def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int | None, shard_rows: int) -> list[dict]:
@@ -129,7 +129,7 @@ def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int 
                         "killed: give fewer --workers; what is finished is kept"
                     ) from None
                 content = {"split": split, "file": f"{name}.parquet", "rows": rows, "rejected": rejected}
-                replace_file(record, json.dumps(content))
+                write_file(record, json.dumps(content))
             records.append(json.loads(record.read_text()))
     return records
 
@@ -153,8 +153,7 @@ def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, 
     written, rejected = [], []
     group: list[dict] = []
     size = 0
-    temporary = file.with_suffix(".partial")
-    with pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer:
+    with whole_file(file) as temporary, pyarrow.parquet.ParquetWriter(temporary, SCHEMA) as writer:
         for result in results:
             if isinstance(result, Rejected):
                 rejected.append(asdict(result))
@@ -169,8 +168,6 @@ def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, 
             written.append([result["extra_info"]["seconds"], len(answer.split())])
         if group:
             writer.write_table(pyarrow.Table.from_pylist(group, SCHEMA))
-    if written:
-        temporary.replace(file)
-    else:
-        temporary.unlink()
+        if not written:
+            temporary.unlink()
     return written, rejected

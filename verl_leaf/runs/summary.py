@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_leaf import config
+from verl_leaf.common.files import json_lines
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
 from verl_leaf.runs.folder import RunFolder
@@ -99,7 +100,7 @@ def read_validation(file: Path, has_swapped: bool = True) -> tuple[Scores, Score
         ``bleu`` and ``reward`` are None where a reward function of one's own leaves nothing to tell the answers to swapped
         audio by, and ``bleu`` where references are no texts.
     """
-    rows = [json.loads(line) for line in file.read_bytes().split(b"\n") if line]
+    rows = [row for _, row in json_lines(file)]
     if not has_swapped:
         return _scores(rows), None
     if not all(isinstance(row.get("data_source"), str) for row in rows):

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import sacrebleu
 
+from verl_leaf.common.files import whole_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.data.options import DEFAULT_KEYS, Keys
 from verl_leaf.data.parquet import RowFile
@@ -107,12 +108,11 @@ def write_rows(rows: list[dict], destination: Path, mixed: Container[str] = ()) 
             columns[name] = [None if value is None else json.dumps(value) for value in values]
         else:
             types[name] = pyarrow.infer_type(values)
-    schema, temporary = pyarrow.schema(types), destination.with_suffix(".partial")
-    with pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
+    schema = pyarrow.schema(types)
+    with whole_file(destination) as temporary, pyarrow.parquet.ParquetWriter(temporary, schema) as writer:
         for start in range(0, len(rows), ROW_GROUP):
             part = {name: values[start : start + ROW_GROUP] for name, values in columns.items()}
             writer.write_table(pyarrow.Table.from_pydict(part, schema))
-    temporary.replace(destination)
 
 
 def _rows(file: RowFile, count: int, keys: Keys | None) -> Iterator[tuple[int, dict]]:

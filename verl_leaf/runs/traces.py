@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 from rich.console import Console
 
+from verl_leaf.common.errors import in_a_line
 from verl_leaf.common.progress import track
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.training.traces.schema import FILE_NAME, Head, Prompt
@@ -49,7 +50,7 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
                     else:
                         Head.model_validate_json(line)
                 except ValidationError as error:
-                    skipped.append(f"{file.name}, line {number + 1}: {_reason(error)}")
+                    skipped.append(f"{file.name}, line {number + 1}: {in_a_line(error.errors(include_url=False))}")
                     if number == 0:  # what follows may be anything
                         break
         if number < 0:
@@ -57,12 +58,6 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
     except OSError as error:
         skipped.append(f"{file.name}: {error.strerror}")
     return Trace(step, prompts)
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def traces_folder(run: Path) -> Path:

@@ -86,7 +86,7 @@ def test_files_of_answers(prepared, tmp_path):
     answers = [*answers_to(prepared, texts), *answers_to(prepared, {"mmsu/law/0": "A."}, sample=1)]
     other = Answer(0, 0, "librisqa", "", ("x",), (), "y")
     files = write_answers([*answers, other], prepared / "test.parquet", tmp_path / "out", "mine")
-    content = {file.name: [json.loads(line) for line in file.read_text().splitlines()] for file in files}
+    content = {file.name: [json.loads(line) for line in file.read_text().strip().split("\n")] for file in files}
     assert content.keys() == {
         *("mine-mmsu-law-audio.jsonl", "mine-mmsu-law-audio-1.jsonl", "mine-bbh-test-audio.jsonl"),
         *("mine-ifeval-test-audio.jsonl", "mine-sd-qa-gbr-audio.jsonl"),
@@ -122,7 +122,7 @@ def test_what_was_prepared_can_be_scored(prepared):
 
 
 def test_the_command(prepared, tmp_path, capsys):
-    texts = {"mmsu/law/0": "B.", "mmsu/law/1": "Well.", "ifeval/test/0": "Hi.", "sd-qa/gbr/0": "Rome"}
+    texts = {"mmsu/law/0": "B.", "mmsu/law/1": "Well.\u2028\x85", "ifeval/test/0": "Hi.", "sd-qa/gbr/0": "Rome"}
     file = tmp_path / "mine.jsonl"
     file.write_text("".join(answer.to_json() + "\n" for answer in answers_to(prepared, texts)))
     command = ["voicebench", str(file), "--data", str(prepared / "test.parquet"), "--out", str(tmp_path / "out")]
@@ -146,14 +146,20 @@ def test_the_command(prepared, tmp_path, capsys):
     assert main([*command[:2], str(bare), *command[2:]]) == 2
     assert "mine: two files of answers have this name" in capsys.readouterr().err
     for line, said in (
-        ("x", "line 1: is no JSON object with row and text"),
-        ("7", "line 1: is no JSON object with row and text"),
+        ("x", "line 1: is not valid JSON"),
+        ("7", "line 1: 7 is not an object with row and text"),
         (
             '{"row": 0, "text": "a", "data_source": "b"}',
-            "line 1: answers b, but row 0 is of voicebench/alpacaeval/test",
+            "line 1: it answers 'b', but row 0 of the --data is of voicebench/alpacaeval/test",
         ),
-        ('{"row": 99, "text": "a"}', "line 1: answers row 99, and the data has 10 rows"),
-        ("", "holds no answer to a row of VoiceBench"),
+        ('{"row": 99, "text": "a"}', "line 1: row is 99; it must be a number from 0 to 9"),
+        ('{"row": 1.7, "text": "a"}', "line 1: row is 1.7; it must be a number from 0 to 9"),
+        ('{"row": "1", "text": "a"}', "line 1: row is '1'"),
+        ('{"row": 1, "text": null}', "line 1: text is None; it must be the answer"),
+        ('{"row": 1, "text": "a", "sample": -1}', "line 1: sample is -1"),
+        ('{"row": 1, "text": "a"}\n{"row": 1, "text": "b"}', "line 2: row 1, sample 0 is there twice"),
+        ("[" * 100_000, "line 1: is not valid JSON"),
+        ("", "holds no answers"),
     ):
         bare.write_text(line)
         assert main(["voicebench", str(bare), *command[2:]]) == 2

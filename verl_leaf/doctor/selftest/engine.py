@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,7 @@ class Server:
     """vLLM's engine as verl starts it, with the adapter of an actor."""
 
     def __init__(self, family: Family, folder: Path, device: str):
-        # What verl's actor and vLLM name their socket by (verl/workers/rollout/vllm_rollout/utils.py, 0.9.1).
-        self._job = f"selftest-{os.getpid()}"
-        os.environ |= {"VERL_RAY_JOB_ID": self._job, "VERL_REPLICA_RANK": "0"}
+        self._job = os.environ["VERL_RAY_JOB_ID"]
         from vllm import LLM
 
         self._engine = LLM(
@@ -105,7 +104,7 @@ class Server:
 
 def engine(family: Family, device: str) -> Iterator[Finding]:
     """A family through vLLM."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _socket_names():
         write_folder(family.model_type, Path(folder))
         processor = AutoProcessor.from_pretrained(folder)
         base = family.load_hf_class().from_pretrained(
@@ -123,6 +122,21 @@ def engine(family: Family, device: str) -> Iterator[Finding]:
                 yield _sleep(family.model_type, server, prompts)
         finally:
             server.close()
+
+
+@contextmanager
+def _socket_names() -> Iterator[None]:
+    """Set what verl's actor and vLLM name their socket by (verl/workers/rollout/vllm_rollout/utils.py, 0.9.1)."""
+    names = {"VERL_RAY_JOB_ID": f"selftest-{os.getpid()}", "VERL_REPLICA_RANK": "0"}
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            del os.environ[name]
+            if value is not None:
+                os.environ[name] = value
 
 
 def _exchange(

@@ -68,16 +68,18 @@ def says_yes(text: str) -> bool | None:
     that someone tells the truth, or the contrary.
     """
     plain = _MARKS.sub(" ", _FRAME.sub("", text.strip().lower()))
-    *_, explicit = ["", *("".join(filter(None, match.groups())) for match in _EXPLICIT.finditer(plain))]
-    if explicit:
-        return explicit in ("yes", "true")
+    if explicit := _last(_EXPLICIT, plain):
+        return "".join(filter(None, explicit.groups())) in ("yes", "true")
     verdict = None
     for sentence in re.split(r"[.!?\n]+", plain):
-        *_, claim = [None, *_CLAIM.finditer(sentence)]
-        if claim:
+        if claim := _last(_CLAIM, sentence):
             denied = _NEGATION.search(sentence[: claim.start()]) is not None
             verdict = (claim["good"] is not None) != denied
     return verdict
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    return next(reversed(list(pattern.finditer(text))), None)
 
 
 def refuses(text: str) -> bool:

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, Shard
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
+from verl_leaf.common.files import whole_folder
 from verl_leaf.models import Family
 from verl_leaf.runs.checkpoints.common import (
     ADAPTER_WEIGHTS,
     PEFT_PREFIX,
     checkpoint_name,
-    complete_or_not_at_all,
     family_of_model,
 )
 
@@ -40,7 +40,7 @@ def export_adapter(
 
     Args:
         checkpoint: folder with ``model_world_size_*_rank_*.pt`` and ``lora_train_meta.json``.
-        destination: folder to write; it appears complete or not at all.
+        destination: folder to write; it appears complete or not at all, and takes the place of an earlier one.
         base_model: path or hub name of the model that the adapter belongs to.
         target_modules: veRL's ``model.target_modules``.
         exclude_modules: veRL's ``model.exclude_modules``.
@@ -58,7 +58,7 @@ def export_adapter(
         exclude_modules=exclude_modules,
         inference_mode=True,
     )
-    with complete_or_not_at_all(destination) as scratch:
+    with whole_folder(destination, replace=True) as scratch:
         save_file(
             _load_adapter(checkpoint, family_of_model(base_model)), scratch / ADAPTER_WEIGHTS, metadata={"format": "pt"}
         )

@@ -1,9 +1,6 @@
-"""What adapters and merged models have in common: the names of weights, and folders that are whole or not there."""
+"""What adapters and merged models have in common: the names of weights."""
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from verl_leaf.checks.model import model_config
@@ -26,14 +23,3 @@ def checkpoint_name(name: str, family: Family | None) -> str:
 def check_new(destination: Path) -> None:
     if destination.exists():
         raise ValueError(f"{destination} exists: delete it, or choose another --out")
-
-
-@contextmanager
-def complete_or_not_at_all(destination: Path) -> Iterator[Path]:
-    """A folder to fill, which gets its name when it is full."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent) as scratch:
-        yield Path(scratch)
-        os.chmod(scratch, 0o755)
-        os.rename(scratch, destination)
-        os.mkdir(scratch)  # for TemporaryDirectory to remove

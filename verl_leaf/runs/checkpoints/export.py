@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from verl_leaf.runs.checkpoints.common import check_new, complete_or_not_at_all
+from verl_leaf.common.files import whole_folder
+from verl_leaf.runs.checkpoints.common import check_new
 from verl_leaf.runs.checkpoints.merge import merge
 
 
@@ -28,7 +29,7 @@ def export_run(run: Path, destination: Path, merged: bool, console: Console) -> 
         merge(base, adapter, destination, console)
         return
     check_new(destination)
-    with complete_or_not_at_all(destination) as scratch:
+    with whole_folder(destination) as scratch:
         shutil.copytree(adapter, scratch, dirs_exist_ok=True)
 
 

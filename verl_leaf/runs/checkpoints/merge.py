@@ -7,17 +7,17 @@ from pathlib import Path
 import torch
 from peft import LoraConfig
 from rich.console import Console
-from rich.progress import track
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from verl_leaf.common.files import whole_folder
+from verl_leaf.common.progress import track
 from verl_leaf.models import Family
 from verl_leaf.runs.checkpoints.common import (
     ADAPTER_WEIGHTS,
     PEFT_PREFIX,
     check_new,
     checkpoint_name,
-    complete_or_not_at_all,
     family_of_model,
 )
 
@@ -49,8 +49,8 @@ def merge(model: str, adapter: Path | None, destination: Path, console: Console)
     for name in files:
         if not (folder / name).exists():
             raise ValueError(f"{folder}: has no {name}; models are merged from safetensors files")
-    with complete_or_not_at_all(destination) as scratch:
-        for name in track(files, "Merging", console=console, disable=not console.is_terminal):
+    with whole_folder(destination) as scratch:
+        for name in track(files, "Merging", len(files), console):
             with safe_open(folder / name, "pt") as weights:
                 tensors = {key: weights.get_tensor(key) for key in weights.keys()}
                 metadata = weights.metadata()

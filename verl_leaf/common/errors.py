@@ -1,0 +1,29 @@
+"""What is wrong with data, in a line."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MOST = 3  # errors that are listed; a line of a trace can have thousands
+
+
+def in_a_line(errors: Iterable[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
+    """Return the first errors of a model of pydantic in one line, each as ``key: value: what is wrong``.
+
+    Args:
+        errors: from ``ValidationError.errors()``.
+        keys: the model's, which are listed if there is a key that it does not have.
+    """
+    return "; ".join(_in_words(error, keys) for error in list(errors)[:MOST])
+
+
+def _in_words(error: Mapping[str, Any], keys: Iterable[str]) -> str:
+    place = ".".join(map(str, error["loc"]))
+    reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = f"; there are {', '.join(keys)}" if len(error["loc"]) == 1 and keys else ""
+        return f"{place}: no such key{known}"
+    if not place:
+        return reason
+    if error["type"] == "missing":
+        return f"{place}: is missing"
+    return f"{place}: {str(error['input'])[:100]!r}: {reason}"
