@@ -128,12 +128,12 @@ def in_words(messages: list[dict], longest: int = 300) -> str:
 
 def _trace(trainer, trees, fetch: Callable) -> None:
     """Write the trees of a V1 trainer's step, if they are asked for."""
-    from verl_leaf.training.estimator import LeafOptions
+    from verl_leaf.training.estimator import read_options
     from verl_leaf.training.traces import writer
 
     traces = trainer.__dict__.setdefault("leaf_traces", writer.TraceWriter())
     traces.write(
-        LeafOptions.parse(trainer.config.algorithm),
+        read_options("leaf", trainer.config.algorithm),
         trainer.global_steps,
         trees,
         lambda: _columns(fetch(writer.FIELDS)),
