@@ -64,8 +64,17 @@ def check_estimator(config) -> None:
     """
     name = config.algorithm.adv_estimator
     if name not in ESTIMATORS:
-        _check_estimator_of_verl(name)
-        return
+        if name == "grpo":  # verl takes seconds to import
+            return
+        from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+        if name in ADV_ESTIMATOR_REGISTRY:
+            return
+        others = sorted(set(ADV_ESTIMATOR_REGISTRY) - set(ESTIMATORS))
+        raise ValueError(
+            f"algorithm.adv_estimator={name}: valid are {', '.join(ESTIMATORS)}; of verl {', '.join(others)}; and what a "
+            "module in VERL_USE_EXTERNAL_MODULES registers"
+        )
     options = read_options(name, config.algorithm)
     if isinstance(options, LeafOptions) and options.trace_dir is not None and not config.trainer.use_v1:
         raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them")
@@ -74,19 +83,6 @@ def check_estimator(config) -> None:
         raise ValueError(
             f"actor_rollout_ref.rollout.n={n}: {name} compares the responses to one prompt and needs at least 2 of them "
             "(the paper uses 8)"
-        )
-
-
-def _check_estimator_of_verl(name: str) -> None:
-    if name == "grpo":  # verl takes seconds to import
-        return
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-
-    if name not in ADV_ESTIMATOR_REGISTRY:
-        others = sorted(set(ADV_ESTIMATOR_REGISTRY) - set(ESTIMATORS))
-        raise ValueError(
-            f"algorithm.adv_estimator={name}: valid are {', '.join(ESTIMATORS)}; of verl {', '.join(others)}; and what a "
-            "module in VERL_USE_EXTERNAL_MODULES registers"
         )
 
 
