@@ -15,12 +15,6 @@ count_gpus() {
 # Stop where torch cannot use the GPUs, which would end in Ray, or train on the CPU.
 check_gpus() { python -m verl_leaf.checks.gpus || exit 2; }
 
-# join WORDS: with commas between them.
-join() {
-  local words="${*/%/,}"
-  echo "${words%,}"
-}
-
 # install_into VENV DEVICE ARGUMENTS: `uv pip install ARGUMENTS` for cpu or gpu; makes the environment where there is none.
 install_into() {
   local venv=$1 device=$2 wheels

@@ -29,7 +29,8 @@ from omegaconf import OmegaConf
 from examples.leaf_against_grpo.cells import possible
 from tests.helpers import PROJECT
 from verl_leaf import prepare
-from verl_leaf.adapters.token_credit import Settings
+from verl_leaf.adapters.token_credit import EstimatorSettings
+from verl_leaf.algorithm.estimators import ESTIMATORS
 from verl_leaf.cli import parser
 from verl_leaf.config import compose
 from verl_leaf.rewards.check import check_reward
@@ -181,7 +182,7 @@ def check_recipe(script: str, arguments: list[str], environment: dict[str, str])
     assert not [name for name in environment if f"${{{name}" not in recipes], "a variable that no recipe reads"
     overrides = tuple(word for word in arguments if word != "--dry-run")
     if "METHOD" in environment:
-        assert environment["METHOD"] in re.search(r"^METHODS=\((.*)\)", recipes, re.MULTILINE)[1].split()
+        assert environment["METHOD"] in ("grpo", *ESTIMATORS)
         overrides = (f"algorithm.adv_estimator={environment['METHOD']}", *overrides)
     if "DATA" in environment:
         assert environment["DATA"] in prepare.CORPORA
@@ -266,7 +267,7 @@ def check_python(arguments: list[str], module_help: dict[str, str]) -> None:
         check_pytest(arguments[2:])
     elif arguments[1].startswith(ADAPTERS):
         assert (PROJECT / f"{arguments[1].replace('.', '/')}.py").is_file(), f"{arguments[1]} is not here"
-        own = {f"--leaf.{each.name}" for each in dataclasses.fields(Settings)}
+        own = {f"--leaf.{each.name}" for each in dataclasses.fields(EstimatorSettings)}
         assert {word for word in arguments if word.startswith("--leaf.")} <= own
     elif arguments[1] in modules():
         help_text = module_help[arguments[1]]

@@ -241,4 +241,4 @@ def test_openrlhfs_trainer_gets_the_experience_maker(arguments, tmp_path):
         str(tmp_path / "model"), DeepspeedStrategy(args=args), None, None, None, None, None
     )
     assert isinstance(trainer.experience_maker, for_openrlhf.LeafExperienceMaker)
-    assert trainer.experience_maker.strategy.args.leaf == for_openrlhf.Settings()
+    assert trainer.experience_maker.strategy.args.leaf == for_openrlhf.EstimatorSettings()

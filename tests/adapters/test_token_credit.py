@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_leaf.adapters.token_credit import Responses, Settings, refuse, token_advantages, total_rewards
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages, total_rewards
 from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
 from verl_leaf.training import estimator
 
@@ -65,24 +65,24 @@ def held(plain: Responses, size: int, seed: torch.Generator) -> list[Responses]:
 def test_where_responses_begin_and_in_which_batch_makes_no_difference(step):
     plain, rewards, group, size, seed = step
     batches = held(plain, size, seed)
-    found, _ = token_advantages(Settings(), batches, rewards, group)
+    found, _ = token_advantages(EstimatorSettings(), batches, rewards, group)
     expected = leaf_advantages(plain.tokens, -plain.log_probs, rewards, plain.mask, group).advantages
     for batch, own, theirs, mask in zip(batches, found, expected.split(size), plain.mask.split(size), strict=True):
         assert own.shape == batch.mask.shape and not own[~batch.mask].any()
         assert torch.equal(own[batch.mask], theirs[mask])
 
 
-@pytest.mark.parametrize("name", ["leaf", "grpo_prefix", "tempo", "grpo_floored"])
+@pytest.mark.parametrize("name", estimator.ESTIMATORS)
 def test_advantages_and_metrics_are_those_of_verls_side(name):
     said = []
-    expected, _ = estimator.ESTIMATORS[name].compute(
+    expected, _ = estimator.FUNCTIONS[name](
         torch.nn.functional.pad(REWARDS[:, None], (4, 0)),
         README.mask,
         np.array(["prompt"] * 4),
         batch={"responses": README.tokens, "rollout_log_probs": README.log_probs},
         report=said.append,
     )
-    (found,), metrics = token_advantages(Settings(estimator=name), [README], REWARDS, GROUP)
+    (found,), metrics = token_advantages(EstimatorSettings(estimator=name), [README], REWARDS, GROUP)
     assert torch.equal(found, expected)
     theirs = said[0].metrics
     assert metrics.keys() == theirs.keys()
@@ -97,7 +97,7 @@ def test_two_processes_get_what_one_gets():
     parts[1] = Responses(
         *(torch.nn.functional.pad(t, (0, 2)) for t in (parts[1].tokens, parts[1].log_probs, parts[1].mask))
     )
-    whole, metrics = token_advantages(Settings(), [README], REWARDS, GROUP)
+    whole, metrics = token_advantages(EstimatorSettings(), [README], REWARDS, GROUP)
 
     def gather_of(process):
         """Plays the other process: the same call, with its own tensors."""
@@ -106,7 +106,9 @@ def test_two_processes_get_what_one_gets():
         return lambda own: torch.cat([own, next(calls)] if process == 0 else [next(calls), own])
 
     for process, part in enumerate(parts):
-        (found,), own = token_advantages(Settings(), [part], REWARDS, GROUP, gather=gather_of(process), process=process)
+        (found,), own = token_advantages(
+            EstimatorSettings(), [part], REWARDS, GROUP, gather=gather_of(process), process=process
+        )
         assert torch.equal(found[:, :5], whole[0][2 * process :][:2])
         assert {**own, "leaf/seconds": 0} == {**metrics, "leaf/seconds": 0}
 
@@ -120,14 +122,14 @@ def calls_of(part: Responses) -> list[torch.Tensor]:
 
 def test_a_response_without_a_reward_is_left_out_of_its_group():
     rewards = torch.tensor([1.0, 0.5, torch.nan, 0.8])
-    (found,), _ = token_advantages(Settings(), [README], rewards, GROUP)
+    (found,), _ = token_advantages(EstimatorSettings(), [README], rewards, GROUP)
     others = [0, 1, 3]
-    (expected,), _ = token_advantages(Settings(), [rows_of(README, others)], rewards[others], GROUP[others])
+    (expected,), _ = token_advantages(EstimatorSettings(), [rows_of(README, others)], rewards[others], GROUP[others])
     assert torch.equal(found[others], expected) and not found[2].any()
 
 
 def test_a_step_without_rewards_trains_on_nothing():
-    (found,), _ = token_advantages(Settings(), [README], torch.full((4,), torch.nan), GROUP)
+    (found,), _ = token_advantages(EstimatorSettings(), [README], torch.full((4,), torch.nan), GROUP)
     assert not found.any()
 
 
@@ -138,39 +140,39 @@ def test_rewards_of_several_functions():
 
 
 def test_the_settings_reach_the_estimator():
-    (found,), _ = token_advantages(Settings(fork_budget=1, credit="local"), [README], REWARDS, GROUP)
+    (found,), _ = token_advantages(EstimatorSettings(fork_budget=1, credit="local"), [README], REWARDS, GROUP)
     expected = leaf_advantages(
         README.tokens, -README.log_probs, REWARDS, README.mask, GROUP, fork_budget=1, credit="local"
     )
     assert torch.equal(found, expected.advantages)
-    (found,), _ = token_advantages(Settings(estimator="grpo_prefix", kappa="2"), [README], REWARDS, GROUP)
+    (found,), _ = token_advantages(EstimatorSettings(estimator="grpo_prefix", kappa="2"), [README], REWARDS, GROUP)
     assert torch.equal(found, grpo_prefix_advantages(README.tokens, REWARDS, README.mask, GROUP, kappa=2.0).advantages)
 
 
 def test_what_is_not_finite_is_named():
     with pytest.raises(ValueError, match=r"reward of response 3 of the step is -inf"):
-        token_advantages(Settings(), [README], torch.tensor([1.0, 0.5, 0.0, -torch.inf]), GROUP)
+        token_advantages(EstimatorSettings(), [README], torch.tensor([1.0, 0.5, 0.0, -torch.inf]), GROUP)
     log_probs = README.log_probs.clone()
     log_probs[1, 2] = torch.nan
     with pytest.raises(ValueError, match=r"log-probabilities of response 1 of the step hold NaN"):
-        token_advantages(Settings(), [replace(README, log_probs=log_probs)], REWARDS, GROUP)
+        token_advantages(EstimatorSettings(), [replace(README, log_probs=log_probs)], REWARDS, GROUP)
 
 
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"estimator": "gae"}, "estimator='gae': valid are leaf, grpo_prefix, tempo, grpo_floored"),
+        ({"estimator": "gae"}, "estimator='gae': valid are leaf, grpo_floored, grpo_prefix, tempo"),
         ({"credit": "all"}, "credit='all': valid are both, global, local"),
         ({"fork_budget": -1}, "fork_budget=-1: valid are the integers from 0 on"),
         ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5: valid are the integers from 0 on"),
-        ({"kappa": "-1"}, "kappa='-1': valid are auto and the numbers from 0 on"),
-        ({"kappa": "much"}, "kappa='much': valid are auto and the numbers from 0 on"),
-        ({"kappa": "nan"}, "kappa='nan': valid are auto and the numbers from 0 on"),
+        ({"kappa": "-1"}, "kappa=-1.0: valid are auto, and the numbers from 0 on"),
+        ({"kappa": "much"}, "kappa='much': valid are auto, and the numbers from 0 on"),
+        ({"kappa": "nan"}, "kappa=nan: valid are auto, and the numbers from 0 on"),
     ],
 )
 def test_a_wrong_setting_is_named(wrong, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        Settings(**wrong).check_settings()
+        EstimatorSettings(**wrong).options()
     assert str(error.value) == message
 
 

@@ -3,13 +3,13 @@
     OMP_NUM_THREADS=1 python -m tests.benchmarks.advantage [--device cuda] [--plot bench.png]
 
 All of a row is measured in turn in one process, so the ratios hold where the seconds vary; on a CPU it is the process's
-CPU time, which other work on the machine disturbs least. "leaf" is the estimator as verl calls it, metrics included;
-"grpo_prefix" and "tempo" are their functions with `early_metrics`. "plain" is LEAF in ``tests/helpers/reference.py`` on a
-few groups, scaled to all of them.
+CPU time, which other work on the machine disturbs least. Ours are as verl calls them, metrics included. "plain" is LEAF in
+``tests/helpers/reference.py`` on a few groups, scaled to all of them.
 """
 
 import argparse
 import ctypes
+import functools
 import math
 import re
 import statistics
@@ -24,13 +24,13 @@ from rich.table import Table
 from verl.trainer.ppo import core_algos
 
 from tests.helpers import reference
-from verl_leaf.algorithm import early_metrics, grpo_prefix_advantages, tempo_advantages
+from verl_leaf.algorithm.estimators import ESTIMATORS
 from verl_leaf.common.progress import track
 
 TOKENS = [(512, 8, tokens) for tokens in (256, 512, 1024, 2048, 4096)]
 ROWS = [(groups, 8, 1024) for groups in (64, 128, 256, 512, 1024)]
 SIZES = [(64, 8, 256), *dict.fromkeys(TOKENS + ROWS), (1024, 16, 4096)]
-OURS = ("leaf", "grpo_prefix", "tempo")
+OURS = tuple(ESTIMATORS)
 NAMES = (*OURS, "grpo", "grpo_vectorized", "copy", "plain")
 PLAIN_GROUPS = 8
 TARGET = (512, 8, 1024)
@@ -65,29 +65,14 @@ def contestants(batch: dict) -> dict:
     given = {name: batch[name] for name in ("token_level_rewards", "response_mask", "index")}
     tensors = [batch[name] for name in ("responses", "rollout_log_probs", "response_mask")]
     return {
-        "leaf": lambda: core_algos.get_adv_estimator_fn("leaf")(**given, config=None, batch=batch),
-        "grpo_prefix": lambda: grpo_prefix(batch),
-        "tempo": lambda: tempo(batch),
+        **{
+            name: functools.partial(core_algos.get_adv_estimator_fn(name), **given, config=None, batch=batch)
+            for name in OURS
+        },
         "grpo": lambda: core_algos.get_adv_estimator_fn("grpo")(**given),
         "grpo_vectorized": lambda: core_algos.get_adv_estimator_fn("grpo_vectorized")(**given),
         "copy": lambda: [tensor.clone() for tensor in tensors],
     }
-
-
-def grpo_prefix(batch: dict) -> None:
-    rewards = batch["token_level_rewards"].sum(-1)
-    result = grpo_prefix_advantages(batch["responses"], rewards, batch["response_mask"], group_of(batch))
-    early_metrics(result.forks, rewards)
-
-
-def tempo(batch: dict) -> None:
-    rewards = batch["token_level_rewards"].sum(-1)
-    result = tempo_advantages(batch["responses"], rewards, batch["response_mask"], group_of(batch))
-    early_metrics(result.forks, rewards)
-
-
-def group_of(batch: dict) -> torch.Tensor:
-    return torch.from_numpy(np.unique(batch["index"], return_inverse=True)[1]).to(batch["responses"].device)
 
 
 def plain(batch: dict, K: int, groups: int) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import subprocess
 
 import pytest
@@ -12,6 +11,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.utils.config import validate_config
 
 from tests.helpers import PROJECT
+from verl_leaf.algorithm.estimators import ESTIMATORS
 from verl_leaf.config import compose
 
 README = (PROJECT / "recipes/README.md").read_text(encoding="utf-8")
@@ -24,38 +24,7 @@ PUBLISHED = {
     flag: yaml.safe_load(value)
     for flag, value in re.findall(r"^\| [^|]* \| `([\w.]+)` \| ([^|]+) \|", TABLE, re.MULTILINE)
 }
-METHODS = ("leaf", "grpo", "grpo_floored", "grpo_prefix", "tempo")
-
-
-@pytest.fixture
-def dry_run(tmp_path, task):
-    """Commands of a recipe on a machine with so many GPUs, as lists of words."""
-
-    def dry_run(recipe, *arguments, gpus=8, **environment):
-        smi = tmp_path / "nvidia-smi"
-        smi.write_text("#!/bin/sh\n" + "".join(f"echo GPU {number}: NVIDIA\n" for number in range(gpus)))
-        smi.chmod(0o755)
-        run = subprocess.run(
-            ["bash", PROJECT / "recipes" / f"{recipe}.sh", "--dry-run", *arguments],
-            env={
-                **{name: value for name, value in os.environ.items() if name != "VENV"},
-                "PATH": f"{tmp_path}:{os.environ['PATH']}",
-                "TRAIN": str(task / "data/train.parquet"),
-                "VAL": str(task / "data/val.parquet"),
-                "RUN": str(tmp_path / "run"),
-                **environment,
-            },
-            capture_output=True,
-            text=True,
-        )
-        if run.returncode:
-            raise ValueError(run.stderr)
-        assert not (tmp_path / "run").exists()
-        words = shlex.split(run.stdout.replace("\\\n", ""))
-        starts = [number for number, word in enumerate(words) if word.endswith("python")]
-        return [words[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
-
-    return dry_run
+METHODS = ("grpo", *ESTIMATORS)
 
 
 def resolve(command, *changes):
@@ -100,7 +69,9 @@ def test_one_variable_is_the_method(dry_run, here):
         assert resolve(command, *here).algorithm.adv_estimator == method
         others = [word for word in command if not word.startswith(("algorithm.adv_estimator", "++algorithm.leaf"))]
         assert others == [word for word in commands["grpo"] if "algorithm.adv_estimator" not in word]
-    with pytest.raises(ValueError, match="METHOD=ppo: valid are leaf, grpo, grpo_floored, grpo_prefix, tempo"):
+    with pytest.raises(
+        ValueError, match=r"adv_estimator=ppo: valid are leaf, grpo_floored, grpo_prefix, tempo; of verl gae, .*grpo, "
+    ):
         dry_run("qwen2audio_leaf", METHOD="ppo")
 
 

@@ -1,7 +1,6 @@
 """The estimators as veRL finds and calls them."""
 
 import json
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +12,8 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.ray_trainer import compute_advantage
 
 from tests.helpers import PROJECT
-from verl_leaf.algorithm import CREDITS, early_metrics, find_forks, last_position
+from verl_leaf.algorithm import early_metrics, find_forks, last_position
+from verl_leaf.algorithm.estimators import LeafOptions
 from verl_leaf.config import compose
 from verl_leaf.training import estimator
 
@@ -151,7 +151,10 @@ def test_grpo_floored_is_the_papers_baseline():
     rewards = torch.tensor([[0.0, 1.0], [0.0, 0.5], [0.0, 0.0], [0.2, 0.0], [0.2, 0.0]])
     mask = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0], [1, 0]])
     advantages, _ = core_algos.get_adv_estimator_fn("grpo_floored")(
-        token_level_rewards=rewards, response_mask=mask, index=np.array(["a", "a", "a", "b", "b"], dtype=object)
+        token_level_rewards=rewards,
+        response_mask=mask,
+        index=np.array(["a", "a", "a", "b", "b"], dtype=object),
+        batch={"responses": torch.arange(10).view(5, 2)},
     )
     expected = torch.tensor([[1.0, 1.0], [0.0, 0.0], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0]])  # std of a is 0.5, of b 0
     torch.testing.assert_close(advantages, expected)
@@ -239,12 +242,12 @@ def dense(index):
 @pytest.mark.parametrize("kappa", ["automatic", "5", True, -1, float("nan"), None, [1]])
 def test_a_bad_kappa_is_named(kappa):
     with pytest.raises(ValueError, match="algorithm.grpo_prefix.kappa=.*: valid are auto, and the numbers from 0 on"):
-        estimator.GrpoPrefixOptions.parse({"grpo_prefix": {"kappa": kappa}})
+        estimator.read_options("grpo_prefix", {"grpo_prefix": {"kappa": kappa}})
 
 
 @pytest.mark.parametrize("kappa", ["auto", 0, 2, 0.5, float("inf")])
 def test_a_good_kappa_is_taken(kappa):
-    assert estimator.GrpoPrefixOptions.parse({"grpo_prefix": {"kappa": kappa}}).kappa == kappa
+    assert estimator.read_options("grpo_prefix", {"grpo_prefix": {"kappa": kappa}}).kappa == kappa
 
 
 def test_a_step_is_reported():
@@ -288,20 +291,19 @@ def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():
 )
 def test_a_bad_option_is_named_with_the_valid_ones(given, message):
     with pytest.raises(ValueError, match="algorithm") as raised:
-        estimator.LeafOptions.parse(OmegaConf.create({"leaf": given}))
+        estimator.read_options("leaf", OmegaConf.create({"leaf": given}))
     assert str(raised.value).startswith(message) and "\n" not in str(raised.value)
 
 
 def test_the_configurations_defaults_are_the_options_own():
     algorithm = compose("leaf", []).algorithm
-    sections = [own.options for own in estimator.ESTIMATORS.values() if own.options is not None]
-    assert {options.section for options in sections} <= set(algorithm)
-    for options in sections:
-        assert options.parse(algorithm) == options() and set(algorithm[options.section]) == set(options.model_fields)
+    assert algorithm.leaf.fork_budget == 2 and algorithm.grpo_prefix.kappa == "auto"
+    for name, row in estimator.ESTIMATORS.items():
+        assert estimator.read_options(name, algorithm) == row.options()
+        assert set(algorithm.get(name, {})) == set(row.options.by_name())
 
 
 def test_options_that_are_not_given_have_the_papers_values():
     for config in (None, OmegaConf.create({}), OmegaConf.create({"leaf": None}), {"leaf": {}}):
-        assert estimator.LeafOptions.parse(config) == estimator.LeafOptions(fork_budget=2, min_prefix_tokens=1)
-    assert estimator.LeafOptions.parse({"leaf": {"fork_budget": 0}}).fork_budget == 0
-    assert get_args(estimator.LeafOptions.model_fields["credit"].annotation) == CREDITS
+        assert estimator.read_options("leaf", config) == LeafOptions(fork_budget=2, min_prefix_tokens=1)
+    assert estimator.read_options("leaf", {"leaf": {"fork_budget": 0}}).fork_budget == 0

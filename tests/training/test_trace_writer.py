@@ -10,8 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from verl_leaf.algorithm import leaf_advantages
+from verl_leaf.algorithm.estimators import LeafOptions
 from verl_leaf.runs.traces import read_trace
-from verl_leaf.training.estimator import LeafOptions, LeafStep
+from verl_leaf.training.estimator import LeafStep
 from verl_leaf.training.traces.writer import TraceWriter, audio_of, pieces, prompts_of
 
 # The worked example of the README, beside an empty row as the trainer pads with; rewards, tokens, surprisal.

@@ -6,19 +6,20 @@ environment variables, or from ``--model_kwargs``, which makes such of a JSON di
 
 import os
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from accelerate.utils import gather
 from swift.rlhf_trainers import GRPOConfig, GRPOTrainer
 from swift.trainers import TrainerFactory
 
-from verl_leaf.adapters.token_credit import Responses, Settings, refuse, token_advantages, total_rewards
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages, total_rewards
 
 PREFIX = "LEAF_"
 
 
 @dataclass
-class LeafGRPOConfig(Settings, GRPOConfig):
+class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
     """ms-swift's configuration, with the settings of the estimator from the environment, such as ``LEAF_FORK_BUDGET``.
 
     Raises:
@@ -28,7 +29,7 @@ class LeafGRPOConfig(Settings, GRPOConfig):
 
     def __post_init__(self):
         self._read_environment()
-        self.check_settings()
+        self.options()
         refuse(
             {
                 "advantage_estimator other than grpo, in whose place LEAF stands": self.advantage_estimator != "grpo",
@@ -51,16 +52,17 @@ class LeafGRPOConfig(Settings, GRPOConfig):
         super().__post_init__()
 
     def _read_environment(self) -> None:
-        types = {each.name: each.type for each in fields(Settings)}
+        types: dict[str, Any] = {setting.name: setting.type for setting in fields(EstimatorSettings)}
         for variable in [name for name in os.environ if name.startswith(PREFIX)]:
             name, value = variable.removeprefix(PREFIX).lower(), os.environ[variable]
             if name not in types:
-                valid = ", ".join(f"{PREFIX}{each.upper()}" for each in types)
+                valid = ", ".join(f"{PREFIX}{setting.upper()}" for setting in types)
                 raise ValueError(f"{variable}={value}: verl-leaf has no such setting; valid are {valid}")
             try:
-                setattr(self, name, int(value) if types[name] is int else value)
+                setattr(self, name, types[name](value))
             except ValueError:
-                raise ValueError(f"{variable}={value}: must be an integer") from None
+                kind = "an integer" if types[name] is int else "a number"
+                raise ValueError(f"{variable}={value}: must be {kind}") from None
 
 
 class LeafGRPOTrainer(GRPOTrainer):

@@ -16,7 +16,7 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.utils import config
 
-from verl_leaf.adapters.token_credit import Responses, Settings, refuse, token_advantages
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages
 
 CLIP_RANGE = (-10, 10)  # of group_norm's rewards, OpenRLHF's default, which no group of 100 or fewer reaches
 
@@ -73,7 +73,7 @@ class LeafPPOTrainer(ppo_trainer.PPOTrainer.__ray_actor_class__):
 
 def check(args: SimpleNamespace) -> None:
     """Raises ``ValueError`` where OpenRLHF's arguments mean something that the estimators do not do."""
-    args.leaf.check_settings()
+    args.leaf.options()
     refuse(
         {
             "--algo.advantage.estimator other than group_norm, in whose place LEAF stands": (
@@ -93,19 +93,22 @@ def check(args: SimpleNamespace) -> None:
 def main(arguments: Sequence[str]) -> None:
     """OpenRLHF's command with its arguments, and ours."""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    for each in fields(Settings):
-        parser.add_argument(f"--leaf.{each.name}", type=each.type, default=each.default, help=each.metadata["help"])
+    for setting in fields(EstimatorSettings):
+        name, meaning = f"--leaf.{setting.name}", setting.metadata["help"]
+        parser.add_argument(name, type=setting.type, default=setting.default, help=meaning)
     own, others = parser.parse_known_args(arguments)
     if wrong := [word for word in others if word.startswith("--leaf.")]:
-        parser.error(f"{wrong[0]}: valid are {', '.join(f'--leaf.{each.name}' for each in fields(Settings))}")
-    settings = Settings(**{name.removeprefix("leaf."): value for name, value in vars(own).items()})
+        parser.error(
+            f"{wrong[0]}: valid are {', '.join(f'--leaf.{setting.name}' for setting in fields(EstimatorSettings))}"
+        )
+    settings = EstimatorSettings(**{name.removeprefix("leaf."): value for name, value in vars(own).items()})
     config.hierarchize = _with(settings, config.hierarchize)
     ppo_trainer.PPOTrainer = LeafPPOTrainer
     sys.argv = ["train_ppo_ray", *others]
     runpy.run_module("openrlhf.cli.train_ppo_ray", run_name="__main__", alter_sys=True)
 
 
-def _with(settings: Settings, hierarchize: Callable) -> Callable:
+def _with(settings: EstimatorSettings, hierarchize: Callable) -> Callable:
     """OpenRLHF reads its arguments through ``hierarchize``, and hands them on to every process as part of its strategy."""
 
     def checked(args: argparse.Namespace) -> SimpleNamespace:

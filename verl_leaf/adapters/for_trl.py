@@ -7,7 +7,8 @@ from accelerate.utils import gather
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from verl_leaf.adapters.token_credit import Responses, Settings, refuse, token_advantages, total_rewards
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages, total_rewards
+from verl_leaf.algorithm.estimators import ESTIMATORS
 
 # What a multimodal model is given beside its tokens (trl/trainer/grpo_trainer.py, _compute_loss).
 MULTIMODAL = (
@@ -25,7 +26,7 @@ MULTIMODAL = (
 
 
 @dataclass
-class LeafGRPOConfig(Settings, GRPOConfig):
+class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
     """TRL's configuration, with the settings of the estimator.
 
     Raises:
@@ -34,7 +35,7 @@ class LeafGRPOConfig(Settings, GRPOConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        self.check_settings()
+        self.options()
         refuse(
             {
                 "scale_rewards other than group, since credits have a scale of their own": self.scale_rewards
@@ -83,7 +84,7 @@ class LeafGRPOTrainer(GRPOTrainer):
 
     def _sampled_log_probs(self, output) -> Tensor:
         """``[n, t]``: vLLM's, or else the policy's before the update, which TRL itself computes only where it needs them."""
-        if self.args.estimator != "leaf":
+        if not ESTIMATORS[self.args.estimator].needs_surprisal:
             return torch.zeros_like(output["completion_ids"], dtype=torch.float32)
         if "sampling_per_token_logps" in output:
             # NaN where vLLM had none (extract_logprobs): a token of unknown surprisal is never a boundary.

@@ -4,61 +4,51 @@ Letters as in :mod:`verl_leaf.algorithm`: ``N`` responses of all processes, ``T`
 ``[n, t]``: some rows, of another width in each batch, and the responses may begin in any column.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm import (
-    CREDITS,
-    Forks,
-    check_kappa,
-    early_metrics,
-    find_forks,
-    grpo_floored_advantages,
-    grpo_prefix_advantages,
-    last_position,
-    leaf_advantages,
-    leaf_metrics,
-    tempo_advantages,
-)
-
-Computed = tuple[Tensor, dict[str, float]]  # advantages [N, T], metrics
+from verl_leaf.algorithm.estimators import ESTIMATORS, Options, Rollouts
 
 
 @dataclass
-class Settings:
-    """What every adapter can be told; the defaults are those of verl's side."""
+class _Settings:
+    estimator: str = field(default="leaf", metadata={"help": ", ".join(ESTIMATORS)})
 
-    estimator: str = field(default="leaf", metadata={"help": "leaf, grpo_prefix, tempo or grpo_floored"})
-    fork_budget: int = field(default=2, metadata={"help": "leaf: the most boundaries per prompt"})
-    min_prefix_tokens: int = field(default=1, metadata={"help": "leaf: the earliest position of a boundary"})
-    credit: str = field(default="both", metadata={"help": "leaf: both, global or local"})
-    kappa: str = field(
-        default="auto",
-        metadata={"help": "grpo_prefix: how many responses a longer prefix must have to count half; auto or a number"},
-    )
+    def options(self) -> Options:
+        """The options of the estimator.
 
-    def check_settings(self) -> None:
-        """Raises ``ValueError`` where a value is not valid; the message names the valid ones."""
-        for name, valid in (("estimator", tuple(ESTIMATORS)), ("credit", CREDITS)):
-            if getattr(self, name) not in valid:
-                raise ValueError(f"{name}={getattr(self, name)!r}: valid are {', '.join(valid)}")
-        for name in ("fork_budget", "min_prefix_tokens"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-                raise ValueError(f"{name}={value!r}: valid are the integers from 0 on")
-        try:
-            check_kappa(kappa_of(self))
-        except ValueError:
-            raise ValueError(f"kappa={self.kappa!r}: valid are auto and the numbers from 0 on") from None
+        Raises:
+            ValueError: a setting of any estimator is not valid; the message names the valid values.
+        """
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator={self.estimator!r}: valid are {', '.join(ESTIMATORS)}")
+        options = {}
+        for name, row in ESTIMATORS.items():
+            given = {
+                option.name: option.metadata["values"].read(getattr(self, option.name))
+                for option in row.options.by_name().values()
+                if not option.metadata["only_verl"]
+            }
+            options[name] = row.options(**given)
+        return options[self.estimator]
 
 
-def kappa_of(settings: Settings) -> float | str:
-    """The setting as `grpo_prefix_advantages` takes it; ``ValueError`` where it is no number."""
-    return "auto" if settings.kappa == "auto" else float(settings.kappa)
+EstimatorSettings: Any = make_dataclass(
+    "EstimatorSettings",
+    {
+        option.name: (option.name, option.metadata["values"].type, field(default=option.default, metadata=help_of))
+        for name, row in ESTIMATORS.items()
+        for option in row.options.by_name().values()
+        if not option.metadata["only_verl"]
+        for help_of in [{"help": f"{name}: {option.metadata['help']}"}]
+    }.values(),
+    bases=(_Settings,),
+    namespace={"__doc__": "The settings of every adapter, from the table of estimators.", "__module__": __name__},
+)
 
 
 def refuse(problems: Mapping[str, bool]) -> None:
@@ -80,7 +70,7 @@ class Responses:
 
     Attributes:
         tokens: ``[n, t]`` integers; a response's lie together, from its first in ``mask`` on.
-        log_probs: ``[n, t]`` floats, ``log p(token)`` under the distribution that was sampled from; only `leaf` looks.
+        log_probs: ``[n, t]`` floats, ``log p(token)`` under the distribution that was sampled from; read by estimators that need the surprisal.
         mask: ``[n, t]``, non-zero where the policy wrote the token.
     """
 
@@ -90,7 +80,7 @@ class Responses:
 
 
 def token_advantages(
-    settings: Settings,
+    settings: _Settings,
     batches: Sequence[Responses],
     rewards: Tensor,
     group: Tensor,
@@ -134,9 +124,10 @@ def token_advantages(
     rewarded = ~rewards.isnan()
     _check(rewards, log_probs.isnan() & mask)
     advantages = torch.zeros(mask.shape, device=rewards.device, dtype=rewards.dtype)
-    advantages[rewarded], metrics = ESTIMATORS[settings.estimator](
-        settings, *(rows[rewarded] for rows in (tokens, log_probs, rewards, mask, group))
-    )
+    tokens, surprisal = tokens[rewarded], -log_probs[rewarded]
+    rollouts = Rollouts(tokens, mask[rewarded], rewards[rewarded], group[rewarded], surprisal=surprisal)
+    credit, metrics = ESTIMATORS[settings.estimator](rollouts, settings.options())
+    advantages[rewarded] = credit.advantages
     advantages = torch.zeros_like(advantages).scatter(1, columns, advantages)
 
     counts = [len(batch.mask) for batch in batches]
@@ -152,50 +143,3 @@ def _check(rewards: Tensor, lost: Tensor) -> None:
         raise ValueError(
             f"log-probabilities of response {row} of the step hold NaN: the model or the engine that samples has diverged"
         )
-
-
-def _leaf(
-    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
-) -> Computed:
-    began = time.perf_counter()
-    result = leaf_advantages(
-        tokens,
-        -log_probs,
-        rewards,
-        mask,
-        group,
-        fork_budget=settings.fork_budget,
-        min_prefix_tokens=settings.min_prefix_tokens,
-        credit=settings.credit,
-    )
-    seconds = time.perf_counter() - began
-    metrics = {f"leaf/{name}": value for name, value in leaf_metrics(result, rewards, mask).items()}
-    return result.advantages, {**metrics, "leaf/seconds": seconds, **_fork_metrics(result.tree.forks, rewards)}
-
-
-def _grpo_prefix(
-    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
-) -> Computed:
-    result = grpo_prefix_advantages(tokens, rewards, mask, group, kappa=kappa_of(settings))
-    return result.advantages, {"grpo_prefix/kappa": result.kappa, **_fork_metrics(result.forks, rewards)}
-
-
-def _tempo(
-    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
-) -> Computed:
-    result = tempo_advantages(tokens, rewards, mask, group)
-    return result.advantages, _fork_metrics(result.forks, rewards)
-
-
-def _grpo_floored(
-    settings: Settings, tokens: Tensor, log_probs: Tensor, rewards: Tensor, mask: Tensor, group: Tensor
-) -> Computed:
-    forks = find_forks(tokens, last_position(mask) + 1, group)
-    return grpo_floored_advantages(rewards, group)[:, None] * mask, _fork_metrics(forks, rewards)
-
-
-def _fork_metrics(forks: Forks, rewards: Tensor) -> dict[str, float]:
-    return {f"forks/{name}": value for name, value in early_metrics(forks, rewards).items()}
-
-
-ESTIMATORS = {"leaf": _leaf, "grpo_prefix": _grpo_prefix, "tempo": _tempo, "grpo_floored": _grpo_floored}

@@ -15,7 +15,7 @@ from verl_leaf.algorithm.leaf import (
     token_advantages,
 )
 from verl_leaf.algorithm.metrics import leaf_metrics
-from verl_leaf.algorithm.prefix_baseline import PrefixBaselineAdvantages, check_kappa, grpo_prefix_advantages, shrinkage
+from verl_leaf.algorithm.prefix_baseline import PrefixBaselineAdvantages, grpo_prefix_advantages, shrinkage
 from verl_leaf.algorithm.rows import last_position
 from verl_leaf.algorithm.tempo import TempoAdvantages, tempo_advantages
 from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
@@ -30,7 +30,6 @@ __all__ = [
     "Spans",
     "TempoAdvantages",
     "build_prefix_tree",
-    "check_kappa",
     "credit_spans",
     "early_metrics",
     "early_share",

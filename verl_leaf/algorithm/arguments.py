@@ -12,8 +12,22 @@ def check(name: str, fine: bool, complaint: str) -> None:
 
 def check_count(name: str, value: int) -> None:
     """Raises ``ValueError`` unless ``value`` is an int (no bool) of 0 or more."""
-    fine = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    check(name, fine, f"must be an integer of 0 or more, got {value!r}")
+    check(name, is_count(value), f"must be an integer of 0 or more, got {value!r}")
+
+
+def is_count(value: object) -> bool:
+    """Return whether ``value`` is an int (no bool) of 0 or more."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def is_number(value: object) -> bool:
+    """Return whether ``value`` is a number (no bool) from 0 to infinity."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+
+
+def is_kappa(value: object) -> bool:
+    """Return whether ``value`` is ``"auto"`` or a number from 0 to infinity."""
+    return (isinstance(value, str) and value == "auto") or is_number(value)
 
 
 def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
@@ -36,7 +50,7 @@ def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
     return int(extremes[1]) + 1
 
 
-def check_rewards(rewards: Tensor, group: Tensor) -> int:
+def check_terminal_rewards(rewards: Tensor, group: Tensor) -> int:
     """Checks ``rewards [N]``, floats, and ``group [N]``, integers from 0 on.
 
     Returns:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm.arguments import check, check_rewards
+from verl_leaf.algorithm.arguments import check, check_terminal_rewards
 from verl_leaf.algorithm.forks import Forks
 from verl_leaf.algorithm.grpo import centre
 
@@ -57,7 +57,7 @@ def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
         ValueError: ``rewards`` has a wrong shape or dtype.
     """
     check("rewards", rewards.shape == forks.group.shape, f"must have the shape {tuple(forks.group.shape)}")
-    G = check_rewards(rewards, forks.group)
+    G = check_terminal_rewards(rewards, forks.group)
     centred, std, size = centre(rewards, forks.group, G)
     differ = std.square() > LEAST_VARIANCE
     scaled = torch.where(differ, centred / std, 0)

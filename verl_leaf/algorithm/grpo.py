@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm.arguments import check, check_rewards
+from verl_leaf.algorithm.arguments import check, check_terminal_rewards
 
 STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py, compute_grpo_outcome_advantage
 
@@ -23,7 +23,7 @@ def grpo_advantages(rewards: Tensor, group: Tensor) -> Tensor:
     Raises:
         ValueError: an argument has a wrong shape, dtype or range; the message names it.
     """
-    G = check_rewards(rewards, group)
+    G = check_terminal_rewards(rewards, group)
     group = group.long()
     centred, std, size = centre(rewards, group, G)
     alone = size == 1
@@ -45,10 +45,21 @@ def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 
     Raises:
         ValueError: an argument has a wrong shape, dtype or range; the message names it.
     """
-    G = check_rewards(rewards, group)
+    G = check_terminal_rewards(rewards, group)
     check("floor", floor > 0, f"must be above 0, got {floor!r}")
     centred, std, _ = centre(rewards, group.long(), G)
     return (centred / std.clamp(min=floor)).to(rewards.dtype)
+
+
+def from_lowest(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor]:
+    """The rewards ``[N]`` less their group's lowest, so that equal ones are centred to exactly 0; and the lowest ``[G]``.
+
+    Both are float64; the lowest of a group without responses is infinite.
+    """
+    rewards = rewards.double()
+    lowest = torch.full((G,), torch.inf, device=rewards.device, dtype=rewards.dtype)
+    lowest.scatter_reduce_(0, group, rewards, "amin")
+    return rewards - lowest[group], lowest
 
 
 def centre(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,10 +78,7 @@ def centre(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor, Tens
     def per_row(x: Tensor) -> Tensor:
         return torch.zeros(G, device=x.device, dtype=x.dtype).index_add_(0, group, x)[group]
 
-    # Taken from the group's lowest, so that equal rewards are centred to exactly 0.
-    rewards = rewards.double()
-    lowest = torch.full((G,), torch.inf, device=rewards.device, dtype=rewards.dtype)
-    r = rewards - lowest.scatter_reduce_(0, group, rewards, "amin")[group]
+    r, _ = from_lowest(rewards, group, G)
     size = per_row(torch.ones_like(group))
     centred = r - per_row(r) / size
     std = (per_row(centred.square()) / (size - 1).clamp(min=1)).sqrt()

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check, check_mask
-from verl_leaf.algorithm.grpo import centre
+from verl_leaf.algorithm.grpo import centre, from_lowest
 from verl_leaf.algorithm.rows import last_position
 from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
 
@@ -79,10 +79,7 @@ def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> 
     group, depth = tree.group, tree.depth
     device = rewards.device
 
-    # Rewards are taken from the group's lowest, so that equal rewards give credits of exactly 0.
-    rewards = rewards.double()
-    lowest = torch.full((G,), torch.inf, device=device, dtype=rewards.dtype).scatter_reduce_(0, group, rewards, "amin")
-    r = rewards - lowest[group]
+    r, lowest = from_lowest(rewards, group, G)
     count = torch.zeros_like(lowest).index_add_(0, group, torch.ones_like(r)).clamp(min=1)
     root = torch.zeros_like(lowest).index_add_(0, group, r) / count
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm.arguments import check, check_mask, check_rewards
+from verl_leaf.algorithm.arguments import check, check_mask, check_terminal_rewards, is_kappa
 from verl_leaf.algorithm.early import PairSpread, pair_spread
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre
@@ -80,10 +80,10 @@ def grpo_prefix_advantages(
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
-    check_kappa(kappa)
+    check("kappa", is_kappa(kappa), f"must be auto or a number of 0 or more, got {kappa!r}")
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
-    G = check_rewards(rewards, group)
+    G = check_terminal_rewards(rewards, group)
     strength = shrinkage(pair_spread(forks, rewards)) if isinstance(kappa, str) else float(kappa)
 
     r, std, _ = centre(rewards, forks.group, G)
@@ -120,12 +120,6 @@ def shrinkage(spread: PairSpread) -> float:
     T, W, N_W = spread.means()
     tau2 = max(0.0, T - W) * N_W / (N_W + PRIOR_PAIRS)
     return max(T - tau2, LEAST_SIGMA2 * T) / tau2 if tau2 else math.inf
-
-
-def check_kappa(kappa: float | str) -> None:
-    """Raises ``ValueError`` unless ``kappa`` is ``"auto"`` or a number from 0 to infinity."""
-    number = isinstance(kappa, int | float) and not isinstance(kappa, bool) and kappa >= 0
-    check("kappa", kappa == "auto" or number, f"must be auto or a number of 0 or more, got {kappa!r}")
 
 
 def _per_token(start: Tensor, value: Tensor, T: int) -> Tensor:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm.arguments import check_mask, check_rewards
+from verl_leaf.algorithm.arguments import check_mask, check_terminal_rewards
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre, grpo_advantages
 from verl_leaf.algorithm.rows import last_position
@@ -61,7 +61,7 @@ def tempo_advantages(
     """
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
-    G = check_rewards(rewards, group)
+    G = check_terminal_rewards(rewards, group)
     r, std, _ = centre(rewards, forks.group, G)
     value = forks.node_sum(r) / forks.size / (std[:, None] + STD_EPSILON)
     base = grpo_advantages(rewards.double(), group)[:, None]

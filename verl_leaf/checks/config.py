@@ -8,13 +8,14 @@ from typing import Any, cast
 
 from omegaconf import ListConfig, OmegaConf
 
+from verl_leaf.algorithm.estimators import ESTIMATORS, LeafOptions
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.data.options import Keys, check_options
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, data_source_name, reference_texts
 from verl_leaf.models import FAMILIES, Family
-from verl_leaf.training.estimator import ESTIMATORS, LeafOptions
+from verl_leaf.training.estimator import read_options
 from verl_leaf.training.sharing import SHARE_PROMPTS
 
 REFERENCES_READ = 100  # of each data source, to see in what script they are
@@ -56,15 +57,25 @@ def check_run(config) -> None:
 
 
 def check_estimator(config) -> None:
-    """Stop where an estimator of ours cannot work.
+    """Stop if nobody has the estimator, or if one of ours cannot work.
 
     Raises:
         ValueError: the message names the setting.
     """
     name = config.algorithm.adv_estimator
     if name not in ESTIMATORS:
-        return
-    options = ESTIMATORS[name].parse_options(config.algorithm)
+        if name == "grpo":  # verl takes seconds to import
+            return
+        from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+        if name in ADV_ESTIMATOR_REGISTRY:
+            return
+        others = sorted(set(ADV_ESTIMATOR_REGISTRY) - set(ESTIMATORS))
+        raise ValueError(
+            f"algorithm.adv_estimator={name}: valid are {', '.join(ESTIMATORS)}; of verl {', '.join(others)}; and what a "
+            "module in VERL_USE_EXTERNAL_MODULES registers"
+        )
+    options = read_options(name, config.algorithm)
     if isinstance(options, LeafOptions) and options.trace_dir is not None and not config.trainer.use_v1:
         raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them")
     n = config.actor_rollout_ref.rollout.n

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +30,14 @@ class LeafSearchPath(SearchPathPlugin):
 
 def register() -> None:
     """Make the configurations and their resolvers known in this process; safe to call again."""
+    from verl_leaf.algorithm.estimators import ESTIMATORS
+
+    sections = {
+        name: {option.name: option.default for option in row.options.by_name().values()}
+        for name, row in ESTIMATORS.items()
+    }
+    defaults = {"algorithm": {name: section for name, section in sections.items() if section}}
+    ConfigStore.instance().store("estimators", defaults, package="_global_", provider="verl-leaf")
     Plugins.instance().register(LeafSearchPath)
     for name, resolver in (
         ("leaf.mini_batch", prompts_per_mini_batch),

@@ -225,12 +225,12 @@ def _estimators(report: Report) -> None:
     from verl.plugin.platform import get_platform
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, AdvantageEstimator
 
-    from verl_leaf.training.estimator import ESTIMATORS
+    from verl_leaf.training.estimator import FUNCTIONS
 
     report.ok("platform", get_platform().device_name)
     of_verl = {estimator.value for estimator in AdvantageEstimator}
-    for name, own in ESTIMATORS.items():
-        if ADV_ESTIMATOR_REGISTRY.get(name) is own.compute:
+    for name, function in FUNCTIONS.items():
+        if ADV_ESTIMATOR_REGISTRY.get(name) is function:
             report.ok("estimator", f"{name}, in place of verl's" if name in of_verl else name)
         else:
             report.broken("estimator", f"{name} is not registered", "reinstall verl-leaf")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from verl_leaf.algorithm.estimators import LeafOptions
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.command import sampling_of, vllm_arguments
@@ -16,7 +17,7 @@ from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, started
 from verl_leaf.evaluate.systems import parse_system
 from verl_leaf.rewards import REWARDS
-from verl_leaf.training.estimator import LeafOptions, Step, leaf
+from verl_leaf.training.estimator import Step, advantages
 from verl_leaf.training.traces.schema import Head, file_name
 from verl_leaf.training.traces.writer import prompts_of
 
@@ -54,9 +55,7 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         started(settings, adapters, console) as engine,
         temporary.open("w", encoding="utf-8") as file,
     ):
-        file.write(
-            Head(step=STEP, fork_budget=LeafOptions.parse(None).fork_budget, credit="both").model_dump_json() + "\n"
-        )
+        file.write(Head(step=STEP, fork_budget=LeafOptions().fork_budget, credit="both").model_dump_json() + "\n")
         outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
         groups, failed = _Groups(sampling, data, options.reward, engine.processor.tokenizer, folder), {}
         for job, output in outputs:
@@ -110,7 +109,7 @@ class _Groups:
             rewards[n, len(tokens) - 1] = self._reward(row, each.text)
         steps: list[Step] = []
         batch = {"responses": responses, "rollout_log_probs": log_probs}
-        leaf(rewards, mask, np.array([row for row, _ in answers]), batch=batch, report=steps.append)
+        advantages("leaf", rewards, mask, np.array([row for row, _ in answers]), batch=batch, report=steps.append)
         fields: dict[str, list[Any]] = {
             "prompts": [output.prompt_token_ids for _, output in answers],
             "raw_prompt": [messages[row] for row, _ in answers],

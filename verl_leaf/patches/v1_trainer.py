@@ -90,14 +90,14 @@ class V1TrainerMixin:
 
     def _trace(self, trees, batch) -> None:
         """Write the trees of a step, if they are asked for."""
-        from verl_leaf.training.estimator import LeafOptions
+        from verl_leaf.training.estimator import read_options
         from verl_leaf.training.traces.writer import FIELDS
 
         def columns() -> dict[str, list]:
             fields = _fetch(batch, FIELDS, batch.keys)
             return {name: list(fields[name]) for name in fields.keys()}
 
-        options, append = LeafOptions.parse(self.config.algorithm), self.local_trigger_step > 0
+        options, append = read_options("leaf", self.config.algorithm), self.local_trigger_step > 0
         self.leaf_traces.write(options, self.global_steps, trees, columns, self.tokenizer, append=append)
 
     def _balance_batch(self, batch, metrics, logging_prefix="global_seqlen", keep_minibatch=False):

@@ -44,9 +44,9 @@ def _register_configurations(_hydra) -> None:
 def _register_estimators(core_algos) -> None:
     from verl_leaf.training import estimator
 
-    for name, own in estimator.ESTIMATORS.items():
+    for name, function in estimator.FUNCTIONS.items():
         # Not by `register_adv_est`, which refuses a name that verl has (recipes/upstream/5_leaf): ours have metrics, too.
-        core_algos.ADV_ESTIMATOR_REGISTRY[name] = own.compute
+        core_algos.ADV_ESTIMATOR_REGISTRY[name] = function
 
 
 def _register_engine(_transformer_impl) -> None:

@@ -14,7 +14,7 @@ from typing import IO
 from rich.console import Console
 from rich.markup import escape
 
-from verl_leaf.checks.config import is_speech_run
+from verl_leaf.checks.config import check_estimator, is_speech_run
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.runs.command import Training, verl_command
 from verl_leaf.runs.folder import RunFolder, reusable_validation
@@ -59,6 +59,7 @@ def train(
         ValueError: another process trains in the folder, or a setting, file or model cannot be used.
     """
     config = training.composed()
+    check_estimator(config)
     folder = RunFolder(folder.path.resolve())
     parts = _parts(folder, training.epochs)
     if dry:

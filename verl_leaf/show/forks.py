@@ -61,7 +61,7 @@ class SeenPairs(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Forks:
+class RunForks:
     """The boundaries and nodes of one run (arXiv 2606.07610), the pairs of its prompts, and how many those are."""
 
     prompts: int
@@ -70,7 +70,7 @@ class Forks:
     pairs: list[SeenPairs]
 
 
-def collect(prompts: Iterable[tuple[int, Prompt]]) -> Forks:
+def collect(prompts: Iterable[tuple[int, Prompt]]) -> RunForks:
     """Look at every boundary and node in pairs of a step and a prompt."""
     count, boundaries, nodes, pairs = 0, [], [], []
     for step, prompt in prompts:
@@ -83,7 +83,7 @@ def collect(prompts: Iterable[tuple[int, Prompt]]) -> Forks:
         spread = spread_of(prompt)
         sums = (spread.first, spread.first_pairs, spread.later, spread.later_pairs)
         pairs.append(SeenPairs(step, *(total.item() for total in sums)))
-    return Forks(count, boundaries, nodes, pairs)
+    return RunForks(count, boundaries, nodes, pairs)
 
 
 def write_forks(runs: list[Path], out: Path, console: Console) -> None:
@@ -97,7 +97,7 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
     Raises:
         ValueError: a run has no traces, or none with a boundary.
     """
-    forks: dict[str, Forks] = {}
+    forks: dict[str, RunForks] = {}
     skipped: list[str] = []
     for name, run in zip(run_names(runs), runs, strict=True):
         folder = traces_folder(run)
@@ -113,7 +113,7 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
     say_skipped("Could not be read", skipped, console)
 
 
-def measures(forks: Forks) -> list[dict]:
+def measures(forks: RunForks) -> list[dict]:
     """All numbers of the figure, one per row.
 
     ``low`` and ``high`` are, for shares, the 95 % Wilson interval (which takes the boundaries of a prompt for
@@ -229,7 +229,7 @@ def _row(measure: str, over: str, bounds: tuple[float, float], values: list, sum
     return [place | {"count": len(values), "value": value, "low": low, "high": high}]
 
 
-def _figure(forks: dict[str, Forks], rows: list[dict]) -> Figure:
+def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
     """A column per run."""
     panels = (
         ("position", SHARES, "position in the response", "share of boundaries"),
@@ -267,7 +267,7 @@ def _draw(axis: Axes, rows: list[dict], measured: dict[str, tuple[str, str]]) ->
     axis.grid(alpha=0.25)
 
 
-def _table(forks: dict[str, Forks], rows: list[dict]) -> Table:
+def _table(forks: dict[str, RunForks], rows: list[dict]) -> Table:
     table = Table(title="Boundaries and nodes (95 % intervals)")
     for name in ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread", "early"):
         table.add_column(name, justify="left" if name == "run" else "right")

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tokenizers.decoders import DecodeStream
 
-from verl_leaf.training.estimator import LeafOptions, LeafStep
+from verl_leaf.algorithm.estimators import LeafOptions
+from verl_leaf.training.estimator import LeafStep
 from verl_leaf.training.traces.schema import Boundary, Head, Node, Prompt, Response, Span, file_name
 
 FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
