@@ -1,6 +1,7 @@
 """What several tests need: the spoken task with a random model, made once."""
 
 import functools
+import json
 import logging
 import os
 import subprocess
@@ -51,7 +52,7 @@ def models(task, tmp_path_factory) -> Callable[[str], Path]:
 
     @functools.cache
     def model(family: str) -> Path:
-        if family == "qwen2_audio":
+        if family == json.loads((task / "model/config.json").read_text())["model_type"]:
             return task / "model"
         if FAMILIES[family].missing:
             pytest.skip(f"{family} {FAMILIES[family].missing}: bash tests/versions/gpu_versions.sh runs this")

@@ -12,7 +12,8 @@ from verl_leaf.common.files import move_folder
 
 HERE = Path(__file__).parent
 DATA_FILES = tuple(HERE / f"{name}.py" for name in ("phrases", "synthesis", "corpus"))
-MODEL_FILES = tuple(HERE / f"{name}.py" for name in ("tiny_model", "warm_start"))
+MODELS = HERE.parents[1] / "verl_leaf/models"
+MODEL_FILES = (HERE / "tiny_model.py", HERE / "warm_start.py", MODELS / "tiny.py", MODELS / "qwen2_audio/tiny.py")
 RECORD = "made_from.json"
 
 

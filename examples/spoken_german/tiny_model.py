@@ -2,35 +2,18 @@
 
 import itertools
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2AudioConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
-    WhisperFeatureExtractor,
-)
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 from transformers.models.whisper.modeling_whisper import sinusoids
 
 from examples.spoken_german import phrases
-from examples.spoken_german.synthesis import SAMPLE_RATE
+from verl_leaf.models import tiny
+from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
 VOCABULARY = 512
-END = "<|im_end|>"
-PAD = "<|endoftext|>"
-SPECIAL = (PAD, "<|im_start|>", END, "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 GERMAN = tuple(f" {word}" for slot in phrases.SLOTS.values() for word in itertools.chain(*slot.values()))
-
-_HUB_NAMES = {
-    "model.language_model.": "language_model.model.",
-    "lm_head.": "language_model.lm_head.",
-    "model.audio_tower.": "audio_tower.",
-    "model.multi_modal_projector.": "multi_modal_projector.",
-}
 
 
 def build_processor(
@@ -38,29 +21,18 @@ def build_processor(
 ) -> Qwen2AudioProcessor:
     """A processor with Qwen2-Audio's special tokens and chat template, and byte-level BPE learnt from the words."""
     template = ["system\n", "user\n", "assistant\n", "You are a helpful assistant.", "Audio 1: ", *instructions]
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
+    bpe = tiny.byte_level(models.BPE())
     bpe.train_from_iterator(
         4 * template + list(words),
         trainers.BpeTrainer(
             vocab_size=vocabulary,
-            special_tokens=list(SPECIAL),
+            special_tokens=[tiny.PAD, tiny.START, tiny.END, *QWEN2_AUDIO.tiny.TOKENS],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        eos_token=END,
-        pad_token=PAD,
-        additional_special_tokens=[token for token in SPECIAL if token not in (END, PAD)],
-        padding_side="left",
-        model_max_length=4096,
-    )
-    # vLLM insists on 3,000 mel frames, so the window stays 30 s.
-    extractor = WhisperFeatureExtractor(feature_size=32, sampling_rate=SAMPLE_RATE, chunk_length=30)
-    return Qwen2AudioProcessor(feature_extractor=extractor, tokenizer=tokenizer)
+    special = [tiny.START, *QWEN2_AUDIO.tiny.TOKENS]
+    return QWEN2_AUDIO.tiny.build_processor(tiny.fast_tokenizer(bpe, additional_special_tokens=special))
 
 
 def build_model(
@@ -70,40 +42,12 @@ def build_model(
 
     0.14 million of them are the encoder's table of positions.
     """
-    tokenizer = processor.tokenizer
-    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": processor.feature_extractor.feature_size,
-            "d_model": 96,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 4,
-            "encoder_ffn_dim": 192,
-            "max_source_positions": processor.feature_extractor.nb_max_frames // 2,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "max_position_embeddings": tokenizer.model_max_length,
-            "tie_word_embeddings": False,
-            "bos_token_id": None,
-            **ends,
-        },
-        audio_token_index=processor.audio_token_id,
-        tie_word_embeddings=False,
-        **ends,
+    config = tiny.build_config(
+        QWEN2_AUDIO, processor, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers
     )
-    config.architectures = [Qwen2AudioForConditionalGeneration.__name__]
-    config.dtype = "float32"
+    config.update(tiny.end_tokens(processor.tokenizer))
     torch.manual_seed(seed)
     model = Qwen2AudioForConditionalGeneration(config)
-    model.generation_config.update(**ends)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "embed_positions" in name:
@@ -127,29 +71,3 @@ def make_audible(model: Qwen2AudioForConditionalGeneration) -> None:
         for name, weight in model.named_parameters():
             if weight.dim() >= 2 and "embed_positions" not in name:
                 weight.normal_(0, 0.5 if "multi_modal_projector" in name else 0.08)
-
-
-def save_hub_layout(
-    model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor, folder: str | Path
-) -> None:
-    """Saves a folder laid out as Qwen2-Audio is on the hub, which transformers, verl and vLLM all load.
-
-    transformers 5.10.4 `save_pretrained` writes this model's weights under names (`language_model.model.model.*`)
-    that neither the hub nor vLLM knows, hence the hub's names are written here.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {_hub_name(name): weight.contiguous() for name, weight in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    processor.save_pretrained(folder)
-
-
-def _hub_name(name: str) -> str:
-    if name.startswith(tuple(_HUB_NAMES.values())):  # as transformers 5.9 has it
-        return name
-    for here, hub in _HUB_NAMES.items():
-        if name.startswith(here):
-            return hub + name.removeprefix(here)
-    raise KeyError(f"no hub name for the weight {name}")

@@ -23,6 +23,9 @@ from examples.spoken_german import phrases, tiny_model
 from examples.spoken_german.corpus import Corpus, Utterance, swapped
 from examples.spoken_german.synthesis import MAX_SECONDS, SAMPLE_RATE
 from verl_leaf.common.progress import track
+from verl_leaf.models import tiny
+from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
+from verl_leaf.models.whisper import pooled_frames
 
 BATCH = 8
 LEARNING_RATE = 2e-3
@@ -63,7 +66,7 @@ class Speech:
     @cached_property
     def frames(self) -> torch.Tensor:
         """The number of the encoder's output frames of each clip, 40 ms each."""
-        return ((self.mask.sum(-1) - 1) // 2 + 1 - 2) // 2 + 1
+        return pooled_frames(self.mask.sum(-1))
 
     def exercises(self, source: str) -> list[phrases.Exercise]:
         """What a data source asks about each utterance."""
@@ -316,6 +319,6 @@ def make(
     else:
         tiny_model.make_audible(model)
     report["seconds"] = round(time.monotonic() - began, 1)
-    tiny_model.save_hub_layout(model, processor, folder)
+    tiny.save(QWEN2_AUDIO, model, processor, folder)
     (folder / "warmstart.json").write_text(json.dumps(report, indent=2) + "\n")
     print("warm start: " + ", ".join(f"{name} {value}" for name, value in report.items()))

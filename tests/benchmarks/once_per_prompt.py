@@ -70,14 +70,16 @@ class PerRolloutWorker(MeasuredWorker):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
 
-        async def encode(self, uid, messages):
+        async def encode(self, shared, messages):
             return await self.loop.run_in_executor(None, self._encode_now, list(messages), True)
 
         SpeechAgentLoop._encode = encode
 
-    async def _agent_loop_postprocess(self, output, validate, **kwargs):
-        output.multi_modal_data = self._actor_features(output)
+    async def _agent_loop_postprocess(self, output, validate, *, shared, **kwargs):
         await super(SpeechAgentLoopWorker, self)._agent_loop_postprocess(output, validate, **kwargs)
+
+    def _compute_multi_modal_inputs(self, output, input_ids):
+        return output.features
 
 
 class OnceManager(SpeechAgentLoopManager):

@@ -33,6 +33,8 @@ def build_model(folder: Path) -> None:
     from transformers import Qwen2AudioConfig
 
     from examples.spoken_german import tiny_model
+    from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
+    from verl_leaf.models.tiny import save
 
     processor = tiny_model.build_processor()
     config = tiny_model.build_model(processor).config.to_dict()
@@ -48,7 +50,7 @@ def build_model(folder: Path) -> None:
     torch.manual_seed(0)
     model = tiny_model.Qwen2AudioForConditionalGeneration(Qwen2AudioConfig(**config))
     model.config.architectures = ["Qwen2AudioForConditionalGeneration"]
-    tiny_model.save_hub_layout(model, processor, folder)
+    save(QWEN2_AUDIO, model, processor, folder)
 
 
 def build_engines(folder: Path) -> dict:

@@ -22,12 +22,11 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from tests.helpers import PROJECT
-from verl_leaf.doctor.selftest.folder import byte_tokenizer, write_folder
 from verl_leaf.models import FAMILIES
+from verl_leaf.models.tiny import byte_tokenizer, save, write_random
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import read_scalars
 
@@ -38,7 +37,9 @@ PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights")
 def write_true_shape(folder: Path) -> None:
     """Random weights in bf16 at the shape of Qwen/Qwen2-Audio-7B's config.json."""
     family = FAMILIES["qwen2_audio"]
-    processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=128), byte_tokenizer())
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(family.tiny.TOKENS)})
+    processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=128), tokenizer)
     config = Qwen2AudioConfig(
         audio_config={
             "model_type": "qwen2_audio_encoder",
@@ -69,11 +70,7 @@ def write_true_shape(folder: Path) -> None:
     config.dtype = "bfloat16"
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = family.load_hf_class()._from_config(config, dtype=torch.bfloat16)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {family.checkpoint_name(name): weight.cpu().contiguous() for name, weight in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    save(family, model, processor, folder)
 
 
 def write_rows(folder: Path, rows: int, seconds: float) -> Path:
@@ -140,7 +137,7 @@ def main() -> None:
     options = arguments.parse_args()
     model, run = options.out / "model", RunFolder(options.out / "run")
     if not (model / "config.json").exists():
-        write_folder("qwen2_audio", model) if options.tiny else write_true_shape(model)
+        write_random(FAMILIES["qwen2_audio"], model) if options.tiny else write_true_shape(model)
     rows = write_rows(options.out / "data", ROWS, 1.0 if options.tiny else SECONDS)
     variables = {"MODEL": str(model), "TRAIN": str(rows), "VAL": str(rows), "RUN": str(run.path)}
     recipe = ["bash", "recipes/qwen2audio_leaf.sh", f"trainer.total_training_steps={STEPS}", "trainer.save_freq=-1"]

@@ -13,7 +13,6 @@ class RecordingWorker(SpeechAgentLoopWorker):
     """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the inputs, what is stored."""
 
     async def _agent_loop_postprocess(self, output, validate, **kwargs):
-        features = self._actor_features(output)
         await super()._agent_loop_postprocess(output, validate, **kwargs)
         if validate:
             return
@@ -23,7 +22,7 @@ class RecordingWorker(SpeechAgentLoopWorker):
             "prompt": output.prompt_ids,
             "response": output.response_ids,
             "log_probs": output.response_logprobs,
-            "features": features,
+            "features": output.features,
             "step": output.extra_fields["min_global_steps"],
             "stored": sorted(stored.keys()),
         }
@@ -33,12 +32,10 @@ class RecordingWorker(SpeechAgentLoopWorker):
 class OtherAudioWorker(SpeechAgentLoopWorker):
     """The control: the actor gets silence where vLLM has heard the clip."""
 
-    def _actor_features(self, output):
-        features = super()._actor_features(output)
-        return {
-            name: torch.zeros_like(feature) if name == "input_features" else feature
-            for name, feature in features.items()
-        }
+    async def _agent_loop_postprocess(self, output, validate, **kwargs):
+        if output.features:
+            output.features["input_features"] = torch.zeros_like(output.features["input_features"])
+        await super()._agent_loop_postprocess(output, validate, **kwargs)
 
 
 class RecordingManager(SpeechAgentLoopManager):

@@ -61,12 +61,12 @@ class Row:
 
 @dataclass
 class Features:
-    """Stands in for the queue: what :func:`verl_leaf.models.features.fetch` gives out in this process."""
+    """Stands in for the queue: what :meth:`verl_leaf.models.features.FeatureCache.fetch` returns in this process."""
 
     stored: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
     def install(self) -> "Features":
-        features.fetch = self.fetch
+        features.FeatureCache.fetch = self.fetch
         return self
 
     def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:

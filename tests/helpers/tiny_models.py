@@ -1,4 +1,4 @@
-"""Tiny random models of the other families with the tiny Qwen2-Audio's tokenizer.
+"""A tiny random model of a family with the tiny Qwen2-Audio's tokenizer.
 
 python -m tests.helpers.tiny_models FAMILY PROCESSOR_FOLDER OUT
 """
@@ -12,13 +12,9 @@ from verl_leaf import patches
 
 patches.install()
 
-from verl_leaf.doctor.selftest.folder import write_folder  # noqa: E402  (after the patches)
-
-PLACEHOLDERS = {"granite_speech": ["<|audio|>"], "audioflamingo3": ["<sound>"]}
+from verl_leaf.models import FAMILIES  # noqa: E402  (after the patches)
+from verl_leaf.models.tiny import write_random  # noqa: E402
 
 if __name__ == "__main__":
     family, processor, out = sys.argv[1:]
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(processor)
-    token = {"additional_special_tokens": PLACEHOLDERS.get(family, [])}
-    tokenizer.add_special_tokens(token, replace_extra_special_tokens=False)
-    write_folder(family, Path(out), tokenizer)
+    write_random(FAMILIES[family], Path(out), PreTrainedTokenizerFast.from_pretrained(processor))

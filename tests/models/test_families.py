@@ -1,5 +1,6 @@
 """What every family promises: lengths foretold, a micro-batch as each row alone, LoRA in the language model, a fit config."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.helpers import PROJECT
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES, family_of_processor, features
@@ -71,7 +73,7 @@ def test_a_micro_batch_gives_what_each_row_gives_alone(loaded, monkeypatch):
     longest = max(len(ids) for ids, _ in encoded)
     ids = torch.tensor([[0] * (longest - len(encoded[row][0])) + encoded[row][0] for row in rows])
     mask = torch.tensor([[0] * (longest - len(encoded[row][0])) + [1] * len(encoded[row][0]) for row in rows])
-    monkeypatch.setattr(features, "fetch", lambda keys: [encoded[row][1] for row in keys])
+    monkeypatch.setattr(model.feature_cache, "fetch", lambda keys: [encoded[row][1] for row in keys])
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     batch = model.train()(input_ids=ids, attention_mask=mask, position_ids=positions, features_key=rows).logits
     for row, logits in zip(rows, batch, strict=True):
@@ -254,5 +256,28 @@ def test_features_of_rows_join_on_the_first_axis(loaded):
     assert joined.keys() == one.keys() and not torch.equal(one["input_features"], other["input_features"])
     for name, value in joined.items():
         assert torch.equal(value, torch.cat([one[name], other[name]]))
-        # Of a clip, or of its 100 frames a second.
-        assert len(one[name]) == (100 if family.model_type == "qwen2_5_omni" and name == "input_features" else 1)
+        # Of a clip, or of its 100 frames a second if the clips' lengths are an input.
+        frames = "audio_feature_lengths" in one and name == "input_features"
+        assert len(one[name]) == (100 if frames else 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_a_folder_a_yaml_and_a_recipe(name):
+    rooms = PROJECT / "verl_leaf"
+    assert {file.name for file in (rooms / "models" / name).glob("*.py")} == {
+        "__init__.py",
+        "hf.py",
+        "vllm.py",
+        "tiny.py",
+    }
+    assert (rooms / f"config/family/{name}.yaml").is_file()
+    assert any(f"FAMILY={name}" in file.read_text() for file in PROJECT.glob("recipes/*_leaf.sh"))
+
+
+def test_nothing_asks_for_the_name_of_a_family():
+    files = [file for room in ("verl_leaf", "examples") for file in (PROJECT / room).rglob("*.py")]
+    outside = [file for file in files if not FAMILIES.keys() & set(file.relative_to(PROJECT).parts)]
+    assert outside != files
+    for file in outside:
+        strings = {node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)}
+        assert not FAMILIES.keys() & strings, file

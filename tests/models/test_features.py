@@ -8,7 +8,7 @@ import torch
 import transfer_queue as tq
 from torch.nn import functional as F
 
-from verl_leaf.models.features import PARTITION, concatenate, fetch, release, store
+from verl_leaf.models.features import PARTITION, FeatureCache, concatenate, release, store
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def test_features_come_back_to_the_bit_in_the_order_of_the_rows(queue):
         return [await store(features) for features in (one, two)]
 
     keys = asyncio.run(put())
-    rows = fetch(torch.cat([keys[1], keys[0], keys[1]]))
+    rows = FeatureCache().fetch(torch.cat([keys[1], keys[0], keys[1]]))
     assert rows[0] is rows[2]
     fetched = concatenate(rows)
     for name, tensor in fetched.items():

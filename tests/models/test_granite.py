@@ -3,14 +3,14 @@
 import torch
 from transformers import GraniteForCausalLM
 
-from verl_leaf.doctor.selftest import tiny
-from verl_leaf.doctor.selftest.folder import write_folder
-from verl_leaf.models import FAMILIES, features
+from verl_leaf.doctor.selftest import actors
+from verl_leaf.models import FAMILIES
 from verl_leaf.models.granite_speech import hf
+from verl_leaf.models.tiny import write_random
 
 
 def test_a_clip_that_rows_share_is_encoded_once(tmp_path):
-    write_folder("granite_speech", tmp_path)
+    write_random(FAMILIES["granite_speech"], tmp_path)
     model = hf.GraniteSpeechForConditionalGeneration.from_pretrained(
         tmp_path, dtype=torch.float32, attn_implementation="sdpa"
     )
@@ -22,14 +22,13 @@ def test_a_clip_that_rows_share_is_encoded_once(tmp_path):
     calls.clear()
     longest, counts = max(tokens), [tokens[row is other] for row in rows]
     ids = torch.tensor([[5] * (longest - count) + [model.config.audio_token_id] * count for count in counts])
-    with features.given(rows) as keys:
-        model(input_ids=ids, features_key=keys)
+    model(input_ids=ids, features_key=model.feature_cache.hold(rows))
     assert len(calls) == 2
 
 
 def test_logits_are_those_of_the_language_model():
     """Granite divides them by `logits_scaling`, which transformers 5.10 forgets in its class for speech."""
-    model = tiny.build("granite_speech").eval()
+    model = actors.build("granite_speech").eval()
     language = GraniteForCausalLM(model.config.text_config).eval()
     weights = {
         FAMILIES["granite_speech"].checkpoint_name(name.replace(".base_layer", "")): weight
@@ -41,5 +40,5 @@ def test_logits_are_those_of_the_language_model():
     tokens = torch.arange(10, 40)[None]
     with torch.no_grad(), model.disable_adapter():
         logits, expected = (each(input_ids=tokens).logits for each in (model, language))
-    expected[..., tiny.AUDIO_TOKEN] = logits[..., tiny.AUDIO_TOKEN]  # never generated
+    expected[..., actors.AUDIO_TOKEN] = logits[..., actors.AUDIO_TOKEN]  # never generated
     torch.testing.assert_close(logits, expected)

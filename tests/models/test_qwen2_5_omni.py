@@ -10,8 +10,10 @@ import torch
 
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
-from verl_leaf.doctor.selftest import configs, tiny
-from verl_leaf.models import FAMILIES, features
+from verl_leaf.doctor.selftest import actors
+from verl_leaf.models import FAMILIES
+from verl_leaf.models.placeholder import placeholders
+from verl_leaf.models.tiny import TEXT
 
 FAMILY = FAMILIES["qwen2_5_omni"]
 AUDIO = "<|audio_bos|><|AUDIO|><|audio_eos|>"
@@ -51,9 +53,10 @@ def test_numbers_are_transformers_own(loaded, seconds):
     with torch.no_grad():
         found = ours(input_ids=torch.tensor([ids]), **inputs).logits
         expected = theirs(**plain).logits
-    kept = [token for token in range(found.shape[-1]) if token not in ours.placeholders]
+    masked = placeholders(ours.config)
+    kept = [token for token in range(found.shape[-1]) if token not in masked]
     torch.testing.assert_close(found[..., kept], expected[..., kept], rtol=0, atol=2e-5)
-    assert (found[..., list(ours.placeholders)] == -1e4).all() and len(set(ours.placeholders)) == 3
+    assert (found[..., list(masked)] == -1e4).all() and len(set(masked)) == 3
 
 
 def test_the_longest_clip_has_7500_tokens(loaded):
@@ -81,7 +84,7 @@ def test_audio_has_one_number_on_all_axes(loaded):
             audio_seqlens=inputs["audio_feature_lengths"],
         )
         assert torch.equal(found, places.expand(3, 1, -1))
-    starts = [place for place in places[1:].tolist() if ids[place] == ours.placeholders[0] != ids[place - 1]]
+    starts = [place for place in places[1:].tolist() if ids[place] == ours.config.audio_token_id != ids[place - 1]]
     mm_features = [
         SimpleNamespace(
             modality="audio",
@@ -99,13 +102,14 @@ def test_audio_has_one_number_on_all_axes(loaded):
 
 def test_the_language_model_uses_three_axes():
     """Else it would say nothing that they are alike."""
-    model, rollouts = tiny.build("qwen2_5_omni"), tiny.rollouts("qwen2_5_omni", ((1.2, 1),))
+    model, rollouts = actors.build("qwen2_5_omni"), actors.rollouts("qwen2_5_omni", ((1.2, 1),))
     packed = rollouts.pack(share=True)
     other = packed.position_ids.expand(3, 1, -1).clone()
     other[1, :, 5:] += 3
 
     def logits(positions):
-        with features.given(rollouts.audio) as keys, torch.no_grad():
+        keys = model.get_base_model().feature_cache.hold(rollouts.audio)
+        with torch.no_grad():
             return model(input_ids=packed.input_ids, position_ids=positions, features_key=keys).logits
 
     one, three = logits(packed.position_ids), logits(packed.position_ids.expand(3, 1, -1))
@@ -113,15 +117,16 @@ def test_the_language_model_uses_three_axes():
 
 
 def test_audio_without_its_placeholders_is_refused():
-    model = tiny.build("qwen2_5_omni")
-    audio, tokens = tiny.random_audio("qwen2_5_omni", 1.0)
+    model = actors.build("qwen2_5_omni")
+    audio, tokens = FAMILY.tiny.random_audio(1.0)
     with pytest.raises(ValueError, match=f"{tokens} audio tokens for 1 placeholders"):
-        model(input_ids=torch.tensor([[7, tiny.AUDIO_TOKEN, 9]]), **audio)
+        model(input_ids=torch.tensor([[7, actors.AUDIO_TOKEN, 9]]), **audio)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
 def test_the_doctor_says_that_torchvision_is_missing(tmp_path, monkeypatch, capsys, is_there):
-    config = configs.qwen2_5_omni({**configs.TEXT, "vocab_size": 512}, 5)
+    ids = {token: id for id, token in enumerate(FAMILY.tiny.TOKENS, 5)}
+    config = FAMILY.tiny.build_config({**TEXT, "vocab_size": 512}, ids)
     config.architectures = ["Qwen2_5OmniForConditionalGeneration"]  # as checkpoints of later transformers have it
     config.save_pretrained(tmp_path)
     find = importlib.util.find_spec

@@ -192,11 +192,12 @@ def speech_processor() -> bool:
     """A Qwen2-Audio's folder has no processor for verl."""
     from verl.utils.tokenizer import hf_processor
 
-    from examples.spoken_german.tiny_model import build_model, build_processor, save_hub_layout
+    from verl_leaf.models import FAMILIES
+    from verl_leaf.models.tiny import write_random
 
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        save_hub_layout(build_model(build_processor()), build_processor(), folder)
+        write_random(FAMILIES["qwen2_audio"], Path(folder))
         return hf_processor(folder) is None
 
 

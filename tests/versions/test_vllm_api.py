@@ -48,7 +48,9 @@ def test_both_give_the_class_that_we_extend_the_same_bases():
     assert bases and {name: gpu[name] for name in bases} == {name: installed[name] for name in bases}
 
 
-MODEL = "import vllm.model_executor.models.qwen2_audio as m\nclass M(m.Qwen2AudioForConditionalGeneration):\n    "
+IMPORT = "import vllm.model_executor.models.qwen2_audio as m\n"
+MODEL = IMPORT + "class M(m.Qwen2AudioForConditionalGeneration):\n    "
+MIXED = IMPORT + "class M(Mixin, m.Qwen2AudioForConditionalGeneration): pass\nclass Mixin:\n    "
 
 
 @pytest.mark.parametrize("version", ["0.24.0", "installed"])
@@ -59,6 +61,13 @@ MODEL = "import vllm.model_executor.models.qwen2_audio as m\nclass M(m.Qwen2Audi
         (MODEL + "def compute_logits(self, hidden_states, sampling): pass", r"ours takes \(hidden_states, sampling\)"),
         (MODEL + "def f(self): return self.audio_encoder", "no .*Generation.audio_encoder"),
         (MODEL + "no_such_flag = True", "no .*Generation.no_such_flag"),
+        (MODEL + "pass\nclass P(m.Qwen2AudioMultiModalProcessor):\n    info2 = 1", "no .*Processor.info2"),
+        (
+            MODEL + "def f(self): return self.info\nclass P(m.Qwen2AudioMultiModalProcessor): info = 1",
+            "no .*Generation.info",
+        ),
+        (MIXED + "def compute_logits(self): pass", r"Generation.compute_logits\(hidden_states\): ours takes \(\)"),
+        (MIXED + "def f(self): return self.audio_encoder", "no .*Generation.audio_encoder"),
     ],
 )
 def test_a_misfit_is_reported(version, source, complaint):

@@ -12,47 +12,77 @@ import functools
 import json
 import re
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from tests.helpers import PROJECT
 
 
 def our_uses(*sources: str) -> tuple[dict[str, list], dict[str, str | None], dict[str, list]]:
-    """What Python sources, by default those of the package, take from vLLM; at most one subclass a source.
+    """What Python sources, by default those of the package, take from vLLM.
 
-    Names with their calls (number of positional arguments, keywords); members that our subclasses define, with their
-    parameters; vLLM's base classes of each subclass, which goes by the name of the first.
+    Names with their calls (number of positional arguments, keywords); members that our subclasses and their mixins define, with
+    their parameters; vLLM's base classes of each subclass, which goes by the name of the first.
     """
     names, members, bases = {}, {}, {}
-    for source in sources or [file.read_text() for file in sorted(PROJECT.glob("verl_leaf/**/*.py"))]:
-        nodes, scope, own = list(ast.walk(ast.parse(source))), {}, {}
-        for node in nodes:
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
-                scope |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            elif isinstance(node, ast.Import):
-                aliases = [alias for alias in node.names if alias.name.split(".")[0] == "vllm"]
-                scope |= {alias.asname or "vllm": alias.name if alias.asname else "vllm" for alias in aliases}
-        names |= {name: names.get(name, []) for name in scope.values()}
-        for node in nodes:
-            if vllm := [name for base in getattr(node, "bases", ()) if (name := _dotted(base, scope))]:
-                own = {name: _parameters(statement) for statement in node.body for name in _defined(statement)}
-                members |= {f"{vllm[0]}.{name}": parameters for name, parameters in own.items()}
-                bases[vllm[0]] = vllm
-                scope |= {"self": vllm[0], "super": vllm[0]}
-        for node in nodes:
-            ours = isinstance(node, ast.Attribute) and _is_name(node.value, "self") and node.attr in own
-            if isinstance(node, ast.Attribute) and not ours and (name := _dotted(node, scope)):
-                names.setdefault(name, [])
-            if isinstance(node, ast.Call) and not _is_name(node.func, "super") and (name := _dotted(node.func, scope)):
-                names.setdefault(name, []).append(
-                    (len(node.args), [keyword.arg for keyword in node.keywords if keyword.arg])
-                )
-                # the strings that a model class hands over by keyword name its parts: "language_model.lm_head."
-                for value in (keyword.value for keyword in node.keywords if "self" in scope):
-                    for part in value.values if isinstance(value, ast.Dict) else [value]:
-                        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                            names.setdefault(f"{scope['self']}.{part.value.split('.')[0]}", [])
+    trees = [
+        ast.parse(source) for source in sources or [f.read_text() for f in sorted(PROJECT.glob("verl_leaf/**/*.py"))]
+    ]
+    scopes = [_imported(tree) for tree in trees]
+    for tree, scope in zip(trees, scopes, strict=True):
+        _take(tree, scope, set(), names)
+    classes = [
+        (node, scope)
+        for tree, scope in zip(trees, scopes, strict=True)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    ]
+    mixins = {node.name: (node, scope) for node, scope in classes if not _vllms(node, scope)}
+    for node, scope in classes:
+        if vllm := _vllms(node, scope):
+            bases[vllm[0]] = vllm
+            parts = [mixins[name] for base in node.bases if (name := ast.unparse(base)) in mixins] + [(node, scope)]
+            own = {name: _parameters(line) for part, _ in parts for line in part.body for name in _defined(line)}
+            members |= {f"{vllm[0]}.{name}": parameters for name, parameters in own.items()}
+            for part, around in parts:
+                _take(part, around | {"self": vllm[0], "super": vllm[0]}, own.keys(), names)
     return names, members, bases
+
+
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """The names that a source imports from vLLM."""
+    scope = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "vllm":
+            scope |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            aliases = [alias for alias in node.names if alias.name.split(".")[0] == "vllm"]
+            scope |= {alias.asname or "vllm": alias.name if alias.asname else "vllm" for alias in aliases}
+    return scope
+
+
+def _vllms(node: ast.ClassDef, scope: dict[str, str]) -> list[str]:
+    """The base classes of a class that are vLLM's."""
+    return [name for base in node.bases if (name := _dotted(base, scope))]
+
+
+def _take(tree: ast.AST, scope: dict[str, str], own: Collection[str], names: dict[str, list]) -> None:
+    """Add to ``names`` what a part of a source takes from vLLM; in a class, ``own`` are the members that we define."""
+    for name in scope.values():
+        names.setdefault(name, [])
+    for node in ast.walk(tree):
+        ours = isinstance(node, ast.Attribute) and _is_name(node.value, "self") and node.attr in own
+        if isinstance(node, ast.Attribute) and not ours and (name := _dotted(node, scope)):
+            names.setdefault(name, [])
+        if isinstance(node, ast.Call) and not _is_name(node.func, "super") and (name := _dotted(node.func, scope)):
+            call = (len(node.args), [keyword.arg for keyword in node.keywords if keyword.arg])
+            if call not in names.setdefault(name, []):
+                names[name].append(call)
+            # the strings that a model class hands over by keyword name its parts: "language_model.lm_head."
+            for value in (keyword.value for keyword in node.keywords if "self" in scope):
+                for part in value.values if isinstance(value, ast.Dict) else [value]:
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        names.setdefault(f"{scope['self']}.{part.value.split('.')[0]}", [])
 
 
 def _is_name(node: ast.AST, name: str) -> bool:

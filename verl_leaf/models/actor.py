@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from verl_leaf.models import features
-from verl_leaf.models.placeholder import mask_tokens
+from verl_leaf.models.placeholder import mask_placeholders
 
 
 class SpeechActor(PreTrainedModel):
@@ -22,6 +22,7 @@ class SpeechActor(PreTrainedModel):
 
     def __init__(self, config):
         super().__init__(config)
+        self.feature_cache = features.FeatureCache()
         self._no_split_modules = self._language._no_split_modules
         for part in self._audio_parts:
             for module in list(part.modules()):
@@ -43,11 +44,6 @@ class SpeechActor(PreTrainedModel):
     def decoder_layers(self) -> torch.nn.ModuleList:
         """The layers of the language model."""
         return getattr(self._language, "model", self._language).layers
-
-    @property
-    def placeholders(self) -> tuple[int, ...]:
-        """Tokens that are never generated."""
-        return (self.config.audio_token_id,)
 
     @property
     def _audio_parts(self) -> list[torch.nn.Module]:
@@ -77,15 +73,15 @@ class PositionTable(torch.nn.Module):
 
 
 def takes_features_key(forward: Callable) -> Callable:
-    """A model's ``forward`` that also takes ``features_key``, as :func:`verl_leaf.models.features.fetch` does, in the place
-    of audio features, and masks the placeholders' logits."""
+    """Return a ``forward`` that takes ``features_key``, as :meth:`verl_leaf.models.features.FeatureCache.fetch` does, in the
+    place of audio features, and masks the placeholders' logits."""
 
     @functools.wraps(forward)
     def with_features_key(self, *args, features_key=None, **kwargs):
         if features_key is not None:
-            kwargs |= features.concatenate(features.fetch(features_key))
+            kwargs |= features.concatenate(self.feature_cache.fetch(features_key))
         output = forward(self, *args, **kwargs)
-        mask_tokens(output.logits, *self.placeholders)
+        mask_placeholders(output.logits, self.config)
         return output
 
     return with_features_key

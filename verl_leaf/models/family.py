@@ -75,6 +75,11 @@ class Family:
         absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return f"needs {', '.join(absent)}, which this environment does not have" if absent else None
 
+    @property
+    def tiny(self) -> Any:
+        """The module with the parts of the family's tiny models (:mod:`verl_leaf.models.tiny`)."""
+        return importlib.import_module(f"verl_leaf.models.{self.model_type}.tiny")
+
     def load_hf_class(self) -> type:
         module, name = self.hf_class.split(":")
         return getattr(importlib.import_module(module), name)

@@ -7,16 +7,12 @@ model fetches what the key stands for.
 The queue is imported where it is used: the models run without one, too.
 """
 
-import contextlib
 import uuid
-from collections.abc import Iterator
 
 import torch
 from torch.nn import functional as F
 
 PARTITION = "audio_features"
-
-_fetched: dict[str, dict[str, torch.Tensor]] = {}  # those of the last micro-batch: rows of a prompt come together
 
 
 async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -43,40 +39,44 @@ async def release(keys: list[torch.Tensor]) -> None:
         await tq.async_kv_clear(keys=[name for key in keys for name in _names(key)], partition_id=PARTITION)
 
 
-def fetch(keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-    """The features of a micro-batch.
+class FeatureCache:
+    """The features that a model fetched last: rows of a prompt come together, often in two micro-batches."""
 
-    Args:
-        keys: of its rows, uint8 ``[rows, 16]``.
+    def __init__(self) -> None:
+        self._features: dict[str, dict[str, torch.Tensor]] = {}
 
-    Returns:
-        For each row: model input -> tensor on the keys' device. Rows of one prompt have the same dictionary.
-    """
-    names = _names(keys)
-    fetched = {name: _fetched[name] if name in _fetched else _get(name) for name in dict.fromkeys(names)}
-    _fetched.clear()
-    _fetched.update(fetched)
-    here = {
-        name: {feature: tensor.to(keys.device) for feature, tensor in features.items()}
-        for name, features in fetched.items()
-    }
-    return [here[name] for name in names]
+    def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """Return the features of a micro-batch.
 
+        Args:
+            keys: of its rows, uint8 ``[rows, 16]``.
 
-@contextlib.contextmanager
-def given(rows: list[dict[str, torch.Tensor]]) -> Iterator[torch.Tensor]:
-    """Features without a queue, for a model that is called by hand.
+        Returns:
+            For each row: model input -> tensor on the keys' device. Rows of one prompt have the same dictionary.
+        """
+        names = _names(keys)
+        known = self._features
+        self._features = {name: known[name] if name in known else _get(name) for name in dict.fromkeys(names)}
+        here = {
+            name: {feature: tensor.to(keys.device) for feature, tensor in features.items()}
+            for name, features in self._features.items()
+        }
+        return [here[name] for name in names]
 
-    Args:
-        rows: the features of each row; rows of one prompt have the same dictionary.
+    def hold(self, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """Hold features for a model that is called without a queue, until it fetches others.
 
-    Yields:
-        Their keys, uint8 ``[rows, 16]``, which :func:`fetch` knows until the end of the context.
-    """
-    names = {id(row): uuid.uuid4() for row in rows}
-    _fetched.update({names[id(row)].hex: row for row in rows})
-    yield torch.frombuffer(bytearray(b"".join(names[id(row)].bytes for row in rows)), dtype=torch.uint8).view(-1, 16)
-    _fetched.clear()
+        Args:
+            rows: the features of each row; rows of one prompt have the same dictionary.
+
+        Returns:
+            Their keys, uint8 ``[rows, 16]``.
+        """
+        names = {id(row): uuid.uuid4() for row in rows}
+        self._features = {names[id(row)].hex: row for row in rows}
+        return torch.frombuffer(bytearray(b"".join(names[id(row)].bytes for row in rows)), dtype=torch.uint8).view(
+            -1, 16
+        )
 
 
 def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -11,8 +11,14 @@ import torch
 MASKED_LOGIT = -1e4  # exp() of it is 0 in every float type, and no softmax turns it into NaN
 
 
-def mask_tokens(logits: torch.Tensor, *token_ids: int) -> torch.Tensor:
-    """Mask tokens, in place: ``logits`` is ``[..., vocabulary]`` and may be part of a graph."""
-    for token_id in token_ids:
+def placeholders(config) -> tuple[int, ...]:
+    """Return the tokens that stand for audio, and for images and videos if a model of this configuration has them."""
+    names = ("audio_token_id", "image_token_id", "video_token_id")
+    return tuple(getattr(config, name) for name in names if hasattr(config, name))
+
+
+def mask_placeholders(logits: torch.Tensor, config) -> torch.Tensor:
+    """Mask the placeholders, in place: ``logits`` is ``[..., vocabulary]`` and may be part of a graph."""
+    for token_id in placeholders(config):
         logits[..., token_id] = MASKED_LOGIT
     return logits

@@ -109,8 +109,13 @@ class WhisperActor(SpeechActor):
 
 
 def audio_tokens(processor, samples: int) -> int:
-    """One mel frame per hop, halved by the second convolution and again by the pooling (modeling_qwen2_audio.py)."""
-    frames = -(-samples // processor.feature_extractor.hop_length)
+    """Return the audio tokens of a clip: one mel frame per hop, halved by the second convolution and again by the pooling
+    (modeling_qwen2_audio.py)."""
+    return pooled_frames(-(-samples // processor.feature_extractor.hop_length))
+
+
+def pooled_frames(frames):
+    """Return how many positions, one per audio token, the encoder makes of mel frames: an integer, or a tensor of integers."""
     return ((frames - 1) // 2 + 1 - 2) // 2 + 1
 
 

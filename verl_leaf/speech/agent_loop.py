@@ -8,13 +8,14 @@ and stored once per prompt, for all of its rollouts.
 
 import asyncio
 import functools
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
 import ray
 import torch
 import transfer_queue as tq
+from pydantic import Field
 from verl.experimental.agent_loop.agent_loop import (
     AgentLoopBase,
     AgentLoopOutput,
@@ -32,17 +33,26 @@ from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.models.features import release, store
 from verl_leaf.speech.prompt import render_prompt
 
-# Whether the prompt that this task rolls out is validated: no actor asks for its features, and a large validation batch
-# must not hold them. How many prompts are encoded at a time is bounded by the threads of asyncio's executor.
-_validating: ContextVar[bool] = ContextVar("_validating", default=False)
-
-# Encoded prompts that are being rolled out in this process, by their uid: the n rollouts of a prompt share one.
-_encoded_prompts: dict[str, asyncio.Future] = {}
-
-
 # Columns of the dataset that nobody reads once a response has its reward. verl would write them into TransferQueue with every
 # response, each for about half a percent of the CPU time of a step.
 NOT_STORED = {"extra_info", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor"}
+
+
+@dataclass
+class SharedPrompt:
+    """What the responses to a prompt share while they are generated; it goes with the columns of the prompt's row."""
+
+    keeps_features: bool  # False in validation, where no actor asks for them and a large batch must not hold them
+    encoded: asyncio.Future | None = (
+        None  # its tokens, features and clips; the executor's threads bound how many are made
+    )
+
+
+class SpeechOutput(AgentLoopOutput):
+    """A response with the audio features of its prompt, of which verl stores only the key."""
+
+    features: dict[str, Any] = Field(exclude=True)
+    features_key: Any = Field(default=None, exclude=True)
 
 
 @register("speech")
@@ -53,8 +63,10 @@ class SpeechAgentLoop(AgentLoopBase):
     it; vLLM gets one placeholder per clip, which it expands itself.
     """
 
-    async def run(self, sampling_params: dict[str, Any], priority: int = 0, **kwargs) -> AgentLoopOutput:
-        prompt_ids, features, clips = await self._encode(kwargs["uid"], kwargs["raw_prompt"])
+    async def run(
+        self, sampling_params: dict[str, Any], priority: int = 0, *, shared: SharedPrompt, raw_prompt: list[dict], **_
+    ) -> SpeechOutput:
+        prompt_ids, features, clips = await self._encode(shared, raw_prompt)
         metrics: dict[str, Any] = {}
         with simple_timer("generate_sequences", metrics):
             generated = await self.server_manager.generate(
@@ -69,12 +81,12 @@ class SpeechAgentLoop(AgentLoopBase):
             )
         metrics["num_preempted"] = -1 if generated.num_preempted is None else generated.num_preempted
         response_ids = list(generated.token_ids)[: self.rollout_config.response_length]
-        output = AgentLoopOutput(
+        output = SpeechOutput(
             prompt_ids=prompt_ids,
             response_ids=response_ids,
             response_mask=[1] * len(response_ids),
             response_logprobs=list(generated.log_probs)[: len(response_ids)] if generated.log_probs else None,
-            multi_modal_data={"features": features},
+            features=features,
             num_turns=2,
             metrics=metrics,
             extra_fields=generated.extra_fields,
@@ -82,12 +94,12 @@ class SpeechAgentLoop(AgentLoopBase):
         output.extra_fields.update({"turn_scores": [], "tool_rewards": []})
         return output
 
-    async def _encode(self, uid: str, messages: list[dict]):
-        if uid not in _encoded_prompts:
-            _encoded_prompts[uid] = asyncio.get_running_loop().run_in_executor(
-                None, self._encode_now, list(messages), not _validating.get()
+    async def _encode(self, shared: SharedPrompt, messages: list[dict]):
+        if shared.encoded is None:
+            shared.encoded = asyncio.get_running_loop().run_in_executor(
+                None, self._encode_now, list(messages), shared.keeps_features
             )
-        return await _encoded_prompts[uid]
+        return await shared.encoded
 
     def _encode_now(self, messages: list[dict], keep_features: bool):
         text, clips, _ = render_prompt(self.processor, messages, self.data_config)
@@ -134,11 +146,8 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         await release([key for key in stored if isinstance(key, torch.Tensor)])  # else it failed, and so did the prompt
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, **kwargs) -> None:
-        _validating.set(trajectory["validate"])
-        try:
-            await super()._run_prompt(prompt, sampling_params, trajectory, **kwargs)
-        finally:
-            _encoded_prompts.pop(prompt["uid"], None)
+        shared = SharedPrompt(keeps_features=not trajectory["validate"])
+        await super()._run_prompt({**prompt, "shared": shared}, sampling_params, trajectory, **kwargs)
 
     async def _run_agent_loop(self, sampling_params: dict, trajectory: dict, *, agent_name: str, trace: bool, **kwargs):
         try:
@@ -156,24 +165,19 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             )
             raise
 
-    async def _agent_loop_postprocess(self, output, validate, **kwargs):
-        features = self._actor_features(output)
-        output.multi_modal_data = None
-        if features:
+    async def _agent_loop_postprocess(self, output, validate, *, shared: SharedPrompt, **kwargs):
+        if output.features:
             uid = kwargs["uid"]
             if uid not in self.features_keys:
-                self.features_keys[uid] = asyncio.create_task(store(features))
-            output.multi_modal_data = {FEATURES_KEY: await self.features_keys[uid]}
+                self.features_keys[uid] = asyncio.create_task(store(output.features))
+            output.features_key = await self.features_keys[uid]
         # With all columns; verl's own call finds the reward there and leaves it.
         await self._compute_score([output], kwargs)
         stored = {name: value for name, value in kwargs.items() if name not in NOT_STORED}
         return await super()._agent_loop_postprocess(output, validate, **stored)
 
-    def _actor_features(self, output: AgentLoopOutput) -> dict[str, torch.Tensor]:
-        return output.multi_modal_data["features"]
-
     def _compute_multi_modal_inputs(self, output, input_ids) -> dict:
-        return dict(output.multi_modal_data or {})
+        return {} if output.features_key is None else {FEATURES_KEY: output.features_key}
 
 
 class SpeechAgentLoopManager(AgentLoopManagerTQ):

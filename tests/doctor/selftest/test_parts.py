@@ -4,7 +4,7 @@ import itertools
 
 import torch
 
-from verl_leaf.doctor.selftest import parts, tiny
+from verl_leaf.doctor.selftest import actors, parts
 from verl_leaf.models import FAMILIES
 from verl_leaf.training.sharing import log_probs
 
@@ -27,13 +27,13 @@ def test_wrong_log_probabilities_are_found(monkeypatch):
 
 def test_an_actor_that_rounds_too_much_is_found(monkeypatch):
     """A GPU whose bf16 kernels are wrong: here, one that adds noise to bf16 models."""
-    exact = tiny.response_log_probs
+    exact = actors.response_log_probs
 
     def noisy(model, rollouts, share):
         values = exact(model, rollouts, share)
         is_bf16 = next(model.parameters()).dtype == torch.bfloat16
         return values + 0.1 if is_bf16 else values
 
-    monkeypatch.setattr(tiny, "response_log_probs", noisy)
+    monkeypatch.setattr(actors, "response_log_probs", noisy)
     (finding,) = parts.actor(FAMILIES["qwen2_audio"], "cpu")
     assert "fp32" in finding.remedy

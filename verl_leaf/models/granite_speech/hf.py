@@ -7,9 +7,8 @@ import torch
 from torch.nn import functional as F
 from transformers import GraniteSpeechForConditionalGeneration as Base
 
-from verl_leaf.models import features
 from verl_leaf.models.actor import SpeechActor
-from verl_leaf.models.placeholder import mask_tokens
+from verl_leaf.models.placeholder import mask_placeholders
 
 # Granite divides its logits by `logits_scaling`, which is not 1 in the checkpoints. In transformers 5.9 the language model inside
 # does it; 5.10's class has only the layers of one, and forgets it.
@@ -20,7 +19,7 @@ LOGITS_ARE_NOT_SCALED = "self.lm_head(" in _source and "logits_scaling" not in _
 class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
     """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked.
 
-    ``features_key``, as :func:`verl_leaf.models.features.fetch` takes it, may stand in the place of the audio features.
+    ``features_key``, as :meth:`verl_leaf.models.features.FeatureCache.fetch` takes it, may stand in the place of the audio features.
     Each clip is then encoded alone, and once however many rows share it: the conformer sees what a clip is padded with, so
     in a batch its result would depend on its neighbours, and differ from the rollout engine's.
     """
@@ -46,12 +45,12 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
     @functools.wraps(Base.forward)
     def forward(self, input_ids=None, features_key=None, **kwargs):
         if features_key is not None:
-            kwargs["inputs_embeds"] = self._merged(input_ids, features.fetch(features_key))
+            kwargs["inputs_embeds"] = self._merged(input_ids, self.feature_cache.fetch(features_key))
             input_ids = None
         output = super().forward(input_ids=input_ids, **kwargs)
         if LOGITS_ARE_NOT_SCALED:
             output.logits.div_(self.config.text_config.logits_scaling)
-        mask_tokens(output.logits, *self.placeholders)
+        mask_placeholders(output.logits, self.config)
         return output
 
     def _merged(self, input_ids: torch.Tensor, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:

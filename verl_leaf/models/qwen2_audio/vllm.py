@@ -3,12 +3,15 @@
 from vllm.model_executor.models import qwen2_audio as base
 from vllm.model_executor.models.interfaces import SupportsLoRA
 from vllm.model_executor.models.module_mapping import MultiModelKeys
-from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper
+from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.placeholder import mask_tokens
-from verl_leaf.models.qwen2_audio.vllm_processor import Processor
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, without_padding
+from verl_leaf.models.rollout import SpeechRollout
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, leave_out_padding, without_padding
+
+
+class Processor(WithoutSilence, base.Qwen2AudioMultiModalProcessor):
+    """As its base class, without computing the silence up to 30 s."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -16,8 +19,8 @@ from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, leave_out_padding, wit
     info=base.Qwen2AudioProcessingInfo,
     dummy_inputs=base.Qwen2AudioDummyInputsBuilder,
 )
-class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration, SupportsLoRA):
-    """vLLM's class knows the names of the checkpoint files; the actor sends those of transformers 5's modules."""
+class Qwen2AudioForConditionalGeneration(SpeechRollout, base.Qwen2AudioForConditionalGeneration, SupportsLoRA):
+    """vLLM's class with LoRA, without the silence up to 30 s."""
 
     packed_modules_mapping = {
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
@@ -41,11 +44,3 @@ class Qwen2AudioForConditionalGeneration(base.Qwen2AudioForConditionalGeneration
         return MultiModelKeys.from_string_field(
             language_model="language_model", connector="multi_modal_projector", tower_model="audio_tower"
         )
-
-    def load_weights(self, weights):
-        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
-
-    def compute_logits(self, hidden_states):
-        logits = super().compute_logits(hidden_states)
-        # None on the ranks of tensor parallelism that gather no logits
-        return None if logits is None else mask_tokens(logits, self.config.audio_token_index)

@@ -1,6 +1,6 @@
-"""Tiny random models of every family, as actors and as folders, and rollouts of random audio.
+"""Tiny random models of every family as actors, and rollouts of random audio.
 
-The actors need torch, transformers and peft alone.
+They need only torch, transformers and peft.
 """
 
 import zlib
@@ -11,8 +11,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
-from verl_leaf.doctor.selftest import configs
-from verl_leaf.models import FAMILIES, Family, features
+from verl_leaf.models import FAMILIES, Family
+from verl_leaf.models.tiny import TEXT
 from verl_leaf.training.sharing.log_probs import log_probs
 from verl_leaf.training.sharing.pack import Packed, pack
 
@@ -25,7 +25,8 @@ def build(
 ) -> PeftModel:
     """A random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
     family = FAMILIES[family]
-    config = configs.BUILD[family.model_type]({**configs.TEXT, "vocab_size": VOCABULARY}, AUDIO_TOKEN)
+    ids = {token: id for id, token in enumerate(family.tiny.TOKENS, AUDIO_TOKEN)}
+    config = family.tiny.build_config({**TEXT, "vocab_size": VOCABULARY}, ids)
     model = family.load_hf_class()._from_config(config, attn_implementation=family.attn_implementation)
     randomise(model, family)
     return as_actor(model, family, dtype, device, checkpointing)
@@ -83,7 +84,7 @@ def rollouts(family: str, prompts: tuple[tuple[float, int], ...], length: int = 
     generator = np.random.default_rng(0)
     result = Rollouts([], [], [])
     for seconds, count in prompts:
-        audio, tokens = random_audio(family, seconds)
+        audio, tokens = FAMILIES[family].tiny.random_audio(seconds)
         audio = {name: value.to(device) for name, value in audio.items()}
         prompt = [7, 8] + [AUDIO_TOKEN] * tokens + generator.integers(10, VOCABULARY, 5).tolist()
         for _ in range(count):
@@ -94,35 +95,14 @@ def rollouts(family: str, prompts: tuple[tuple[float, int], ...], length: int = 
     return result
 
 
-def random_audio(family: str, seconds: float) -> tuple[dict[str, torch.Tensor], int]:
-    """Features of a clip, and the number of audio tokens that they become."""
-    generator = torch.Generator().manual_seed(int(1000 * seconds))
-    if family == "granite_speech":
-        frames = int(50 * seconds)
-        return {"input_features": torch.randn(1, frames, 160, generator=generator)}, -(-frames // 15) * 3
-    frames = int(100 * seconds)
-    if family == "qwen2_5_omni":
-        mel = torch.randn(frames, 32, generator=generator)
-        return {"input_features": mel, "audio_feature_lengths": torch.tensor([frames])}, audio_tokens(frames)
-    # With a little silence at the end, as an extractor leaves it.
-    mask = (torch.arange(min(frames + 5, 3000)) < frames).int()[None]
-    name = {"qwen2_audio": "feature_attention_mask", "audioflamingo3": "input_features_mask"}[family]
-    mel = torch.randn(1, 32, mask.shape[1], generator=generator)
-    return {"input_features": mel, name: mask}, audio_tokens(frames)
-
-
-def audio_tokens(frames: int) -> int:
-    """Of a Whisper-like encoder."""
-    return ((frames - 1) // 2 + 1 - 2) // 2 + 1
-
-
 def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> torch.Tensor:
     """Log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
     packed = rollouts.pack(share)
     device = next(model.parameters()).device
     mask = packed.attention_mask
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=next(model.parameters()).dtype == torch.bfloat16)
-    with mixed, features.given([rollouts.audio[first] for first in packed.first]) as keys:
+    keys = model.get_base_model().feature_cache.hold([rollouts.audio[first] for first in packed.first])
+    with mixed:
         logits = model(
             input_ids=packed.input_ids.to(device),
             attention_mask=None if mask is None else mask[:, None].to(device),
