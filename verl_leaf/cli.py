@@ -2,17 +2,20 @@
 
 import argparse
 import sys
+import unicodedata
 from pathlib import Path
 
 from rich.console import Console
 
+from verl_leaf import __version__
 from verl_leaf.evaluate import add_arguments as add_evaluate_arguments
 from verl_leaf.evaluate import add_sampling_arguments
 from verl_leaf.evaluate import main as evaluate
-from verl_leaf.models import FAMILIES
 from verl_leaf.prepare import add_arguments as add_prepare_arguments
 from verl_leaf.prepare import main as prepare
 
+# By their folders: the declarations import transformers.
+FAMILIES = sorted(file.parent.name for file in Path(__file__).parent.glob("models/*/hf.py"))
 # Those that need no options.
 PLAIN_REWARDS = ("sentence_bleu", "sentence_bleu_uncased", "chrf", "wer", "cer", "rouge_l", "exact_match")
 
@@ -23,15 +26,24 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.function(options)
     except (ValueError, OSError) as error:
-        print(f"verl-leaf {options.command}: {error}", file=sys.stderr)
+        print(f"verl-leaf {options.command}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
 
 
+def printable(text: str) -> str:
+    """The text with its control characters shown as escapes, all but line ends and tabs."""
+    return "".join(
+        ascii(character)[1:-1] if unicodedata.category(character) == "Cc" and character not in "\n\t" else character
+        for character in text
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands."""
     parser = argparse.ArgumentParser(prog="verl-leaf", description="LEAF and speech models for verl.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_doctor(commands)
     _add_train(commands)
