@@ -6,14 +6,17 @@ import sys
 import pytest
 
 from verl_leaf import __version__
-from verl_leaf.cli import FAMILIES, main
+from verl_leaf.cli import COMMANDS, main
+from verl_leaf.evaluate.forks_command import REWARDS
 from verl_leaf.models import FAMILIES as DECLARED
+from verl_leaf.rewards.metrics import METRICS
+from verl_leaf.show.train_command import FAMILIES
 
-HEAVY = {"torch", "transformers", "verl", "datasets", "matplotlib"}
+HEAVY = {"torch", "transformers", "verl", "datasets", "matplotlib", "nltk", "scipy"}
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "--version", "train", "evaluate --nonsense", "train --help", "data --help", "prepare --help"]
+    "words", ["--help", "--version", "train", "evaluate --nonsense", *(f"{command} --help" for command in COMMANDS)]
 )
 def test_help_and_wrong_arguments_import_nothing_heavy(words):
     command = [sys.executable, "-X", "importtime", "-m", "verl_leaf", *words.split()]
@@ -29,8 +32,18 @@ def test_the_version(capsys):
     assert (end.value.code, capsys.readouterr().out) == (0, f"verl-leaf {__version__}\n")
 
 
+def test_doctor_says_its_version_before_anything_heavy_is_imported():
+    code = f"import sys; sys.modules |= dict.fromkeys({HEAVY}); from verl_leaf.cli import main; main(['doctor'])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, f"verl-leaf {__version__}\n")
+
+
 def test_the_families_are_those_declared():
     assert set(FAMILIES) == set(DECLARED)
+
+
+def test_the_rewards_are_all_that_need_no_options():
+    assert tuple(METRICS) == REWARDS
 
 
 def test_an_error_shows_control_characters(tmp_path, capsys):

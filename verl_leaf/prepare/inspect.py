@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from verl_leaf.data.audio import load_audio
-from verl_leaf.data.options import DEFAULT_KEYS, Keys
+from verl_leaf.data.options import Keys
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.prepare.convert import RATE
@@ -18,17 +18,21 @@ SHOWN = 3
 MAX_ERRORS = 20
 
 
-def show(file: Path, model: str | None, max_prompt_length: int, fast: bool, keys: Keys = DEFAULT_KEYS) -> int:
+def add_arguments(parser) -> None:
+    """The command's arguments."""
+    parser.add_argument("file", type=Path)
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--model", help="check the lengths of prompts and clips for this model, too")
+    how.add_argument("--fast", action="store_true", help=f"look at {SAMPLE} rows spread over the file instead of all")
+    parser.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
+    for name, column in (("prompt", "prompt"), ("audio", "audios")):
+        parser.add_argument(f"--{name}-key", default=column, help=f"as data.{name}_key (default: %(default)s)")
+
+
+def main(options) -> int:
     """Print columns, counts, lengths and a few rows, and check rows as :class:`SpeechDataset` does.
 
     References are checked too, as the rewards of ``verl_leaf.rewards`` take them.
-
-    Args:
-        file: verl parquet file.
-        model: of whose processor the lengths of prompts and clips are checked, too; not if None.
-        max_prompt_length: the most tokens of a prompt, as ``data.max_prompt_length``.
-        fast: look at ``SAMPLE`` rows spread over the file instead of all.
-        keys: names of the columns.
 
     Returns:
         0, or 1 if a row cannot be used.
@@ -36,21 +40,22 @@ def show(file: Path, model: str | None, max_prompt_length: int, fast: bool, keys
     Raises:
         ValueError: the file cannot be read, lacks columns, or holds a row that does not fit the model.
     """
-    console = Console()
+    file, console = options.file, Console()
+    keys = Keys(prompt=options.prompt_key, audio=options.audio_key)
     rows = RowFile(file)
     check_columns(rows.path, rows.columns, keys)
     console.print(f"{file}: {len(rows)} rows, {file.stat().st_size / 1e6:.1f} MB", markup=False)
     for column in rows.schema:
         console.print(f"  {column.name}: {column.type}", markup=False)
-    numbers = range(0, len(rows), max(1, len(rows) // SAMPLE) if fast else 1)
+    numbers = range(0, len(rows), max(1, len(rows) // SAMPLE) if options.fast else 1)
     errors = _look(console, rows, numbers, keys)
     for error in errors[:MAX_ERRORS]:
         console.print(error, style="red", markup=False, soft_wrap=True)
     if errors:
         console.print(f"{len(errors)} of {len(numbers)} rows cannot be used", style="red")
         return 1
-    if model is not None:
-        _check_with(model, file, max_prompt_length, keys)
+    if options.model is not None:
+        _check_with(options.model, file, options.max_prompt_length, keys)
     console.print(f"All {len(numbers)} rows that were looked at can be used")
     return 0
 

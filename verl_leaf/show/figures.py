@@ -36,8 +36,3 @@ def write_csv(file: Path, rows: list[dict]) -> None:
         writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def default_out(runs: list[Path], name: str) -> Path:
-    """Beside the run if there is one, in the working directory for several."""
-    return runs[0] / name if len(runs) == 1 else Path(name)

@@ -14,23 +14,27 @@ from verl_leaf.evaluate.voicebench.files import write_answers
 from verl_leaf.evaluate.voicebench.scores import JUDGED, PREFIX, score, subset_of
 
 
-def voicebench(files: list[Path], data: Path, out: Path, console: Console) -> int:
+def add_arguments(parser) -> None:
+    """The command's arguments."""
+    parser.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
+    parser.add_argument("--data", type=Path, required=True, help="the parquet file that prepare voicebench has written")
+    parser.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
+
+
+def main(options) -> int:
     """Score each file of answers, write what VoiceBench reads and ``scores.json``, and show a table.
 
-    Args:
-        files: of answers, a system each, which is called as its file is: a JSON object per line with ``row``, ``text`` and,
-            if it is not 0, ``sample``.
-        data: parquet file that ``verl-leaf prepare voicebench`` has written.
-        out: folder, made if need be.
-        console: for the table.
+    A file holds the answers of a system, which is called as the file is: a JSON object per line with ``row``, ``text``
+    and, if it is not 0, ``sample``.
 
     Raises:
         ValueError: a file holds something else, or no answer to a row of VoiceBench.
     """
+    files, out, console = options.answers, options.out, Console()
     names = [file.stem for file in files]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{twice[0]}: two files of answers have this name, which the files that are written have too")
-    rows = _rows(data)
+    rows = _rows(options.data)
     systems = {file.stem: list(read_answers(file, rows).values()) for file in files}
     for file in files:
         if not any(subset_of(answer.data_source) for answer in systems[file.stem]):
@@ -38,7 +42,7 @@ def voicebench(files: list[Path], data: Path, out: Path, console: Console) -> in
     table = Table("system", "subset", "score", "", "answers", "not read", title="VoiceBench")
     record: dict[str, list[dict]] = {}
     for name, answers in systems.items():
-        write_answers(answers, data, out, name)
+        write_answers(answers, options.data, out, name)
         for each in score(answers):
             result = "-" if each.score is None else f"{each.score:.1f}"
             subset, count = each.data_source.removeprefix(PREFIX), str(len(each.values))

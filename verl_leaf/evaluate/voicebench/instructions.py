@@ -7,9 +7,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
-
 # Punkt's English model is a download; its abbreviations matter little for how many sentences an answer has.
 ABBREVIATIONS = (
     "dr",
@@ -90,6 +87,8 @@ def _letters(text: str, letter: str, let_frequency: int, let_relation: str = "at
 
 
 def _sentences(text: str, num_sentences: int, relation: str = "at least") -> bool:
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # nltk takes seconds to import
+
     parameters = PunktParameters()
     parameters.abbrev_types = set(ABBREVIATIONS)
     return _holds(len(PunktSentenceTokenizer(parameters).tokenize(text)), relation, num_sentences)
@@ -166,6 +165,8 @@ def _ends(text: str, end_phrase: str) -> bool:
 
 
 def _capital_words(text: str, capital_frequency: int, capital_relation: str = "at least") -> bool:
+    from nltk.tokenize.destructive import NLTKWordTokenizer
+
     words = NLTKWordTokenizer().tokenize(text)
     return _holds(sum(word.isupper() for word in words), capital_relation, capital_frequency)
 

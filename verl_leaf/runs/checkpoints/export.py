@@ -1,4 +1,4 @@
-"""What a run has trained, as an adapter or as a whole model."""
+"""``verl-leaf export``: what a run has trained, as an adapter or as a whole model."""
 
 import json
 import shutil
@@ -7,8 +7,20 @@ from pathlib import Path
 from rich.console import Console
 
 from verl_leaf.common.files import whole_folder
-from verl_leaf.runs.checkpoints.common import check_new
-from verl_leaf.runs.checkpoints.merge import merge
+
+
+def add_arguments(parser) -> None:
+    """The command's arguments."""
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument("--merged", action="store_true", help="write the whole model")
+
+
+def main(options) -> int:
+    """Export, and print the folder."""
+    export_run(options.run, options.out, options.merged, Console(stderr=True))
+    print(options.out)
+    return 0
 
 
 def export_run(run: Path, destination: Path, merged: bool, console: Console) -> None:
@@ -23,6 +35,9 @@ def export_run(run: Path, destination: Path, merged: bool, console: Console) -> 
     Raises:
         ValueError: there is no adapter, or the destination exists.
     """
+    from verl_leaf.runs.checkpoints.common import check_new
+    from verl_leaf.runs.checkpoints.merge import merge
+
     adapter = _adapter_of(run)
     if merged:
         base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]

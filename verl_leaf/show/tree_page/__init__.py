@@ -1,1 +1,20 @@
-"""The tree page: the traces of a run as one HTML file."""
+"""``verl-leaf tree``: the traces of a run as one HTML file."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+
+def add_arguments(parser) -> None:
+    """The command's arguments."""
+    parser.add_argument("run", type=Path, help="folder of a run, or of traces")
+    parser.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
+    parser.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly chosen)")
+
+
+def main(options) -> int:
+    """Write the page."""
+    from verl_leaf.show.tree_page.build import write_tree
+
+    write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console())
+    return 0

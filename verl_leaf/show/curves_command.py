@@ -1,0 +1,19 @@
+"""``verl-leaf curves``: rewards and validation scores of runs."""
+
+from rich.console import Console
+
+from verl_leaf.show import add_figure_arguments, default_out
+
+
+def add_arguments(parser) -> None:
+    """The command's arguments."""
+    add_figure_arguments(parser, "curves", "+")
+    parser.add_argument("--score", type=float, action="append", default=[], help="find where runs reach it; repeatable")
+
+
+def main(options) -> int:
+    """Write the figure."""
+    from verl_leaf.show.curves import write_curves
+
+    write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
+    return 0
