@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from verl_leaf.common.tables import show
+
 LATEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "±": r"$\pm$", "−": "$-$"} | {c: f"\\{c}" for c in "&%$#_{}"}
 
 
@@ -34,7 +36,7 @@ class Table:
         for row in self.rows:
             table.add_row(*map(escape, row))
         console.print(self.title, style="bold", markup=False, highlight=False, soft_wrap=True)
-        console.print(table)
+        show(table, console)
         for note in self.notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         console.print()
