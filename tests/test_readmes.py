@@ -222,7 +222,7 @@ def check_verl_leaf(arguments: list[str], inline: bool) -> None:
         return
     options = parser().parse_args(arguments)
     if options.command == "train":
-        Training("leaf_speech", tuple(options.overrides), options.val, family=options.family).composed()
+        _ = Training("leaf_speech", tuple(options.overrides), options.val, family=options.family).config
 
 
 def help_of(*names: str) -> str:

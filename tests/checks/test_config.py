@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.utils.config import validate_config
 
-from verl_leaf.checks.config import _references, check_family, check_run
+from verl_leaf.checks.config import _references, check_family, check_run, is_speech_run
 from verl_leaf.common import vllm_distribution
 from verl_leaf.config import family_settings
 from verl_leaf.data.parquet import RowFile
@@ -285,3 +285,16 @@ def test_main_ppo_stops_before_ray_without_any_flag_or_variable(tmp_path):
     assert run.returncode != 0
     assert "actor_rollout_ref.rollout.n=1: leaf compares the responses to one prompt" in run.stderr
     assert "Started a local Ray instance" not in run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("base, speech", [("SpeechDataset", True), ("list", False)])
+def test_a_dataset_under_another_name_is_recognised_by_its_class(configure, tmp_path, base, speech):
+    file = tmp_path / "own.py"
+    file.write_text(f"from verl_leaf.speech.dataset import SpeechDataset\n\n\nclass Own({base}):\n    pass\n")
+    config = configure(f"data.custom_cls.path={file}", "data.custom_cls.name=Own", "data.audio_key=none")
+    assert is_speech_run(config) is speech
+    if speech:
+        with pytest.raises(ValueError, match="no column none"):
+            check_run(config)
+    with pytest.raises(ValueError, match=r"data.custom_cls: Other of .*own.py cannot be loaded"):
+        is_speech_run(configure(f"data.custom_cls.path={file}", "data.custom_cls.name=Other"))

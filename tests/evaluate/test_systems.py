@@ -10,7 +10,7 @@ import pytest
 from verl_leaf.cli import main
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, made_of
-from verl_leaf.evaluate.systems import System, digest, kept_steps, parse_system, parse_systems
+from verl_leaf.evaluate.systems import System, digest, parse_system, parse_systems
 from verl_leaf.runs.folder import RunFolder
 
 
@@ -28,7 +28,7 @@ def run(task, tmp_path) -> RunFolder:
     return folder
 
 
-def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path):
+def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path, capsys):
     model = task / "model"
     assert parse_system(str(model)) == System("model", model=model)
     assert parse_system(f"base={model}") == System("base", model=model)
@@ -40,8 +40,11 @@ def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path):
     with pytest.raises(ValueError, match="no adapter of step 30; there are"):
         parse_system(f"{run.path}@30")
     shutil.copytree(step, run.adapter)
+    last = run.adapter_of(100)
+    assert parse_system(f"after={run.path}") == System("after", model=model, adapter=last), "not an older adapter/"
+    assert f"The adapter of step 100 of {run.path}: {last}\n" == capsys.readouterr().err
+    run.summary.write_text('{"adapter_step": 120}')
     assert parse_system(f"after={run.path}") == System("after", model=model, adapter=run.adapter)
-    assert kept_steps(run) == [20, 100]
     (tmp_path / "a=b").mkdir()
     with pytest.raises(ValueError, match="a=b: is no model"):
         parse_system(str(tmp_path / "a=b"))

@@ -1,7 +1,6 @@
 """Adapters and merged models in the hub's layout, as plain transformers and PEFT see them."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -140,16 +139,6 @@ def wrap(adapter: Path) -> Path:
     for file in adapter.glob("adapter_*"):
         shutil.copy(file, run / "adapter")
     return run
-
-
-def test_an_unfinished_run_gives_the_adapter_of_its_last_checkpoint(tmp_path):
-    for number, checkpoint in enumerate(("epoch_1/checkpoints/global_step_900", "epoch_2/checkpoints/global_step_100")):
-        adapter = tmp_path / "run" / checkpoint / "adapter"
-        adapter.mkdir(parents=True)
-        (adapter / "adapter_config.json").write_text(f'{{"number": {number}}}')
-        os.utime(adapter, (number, number))
-    assert main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out/adapter_config.json").read_text()) == {"number": 1}
 
 
 def test_a_step_that_is_saved_again_gets_the_new_adapter(task, tmp_path):

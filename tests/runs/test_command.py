@@ -9,10 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from rich.console import Console
 
 from verl_leaf import config
 from verl_leaf.runs.command import Training, loggers, verl_command
 from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.launch import train
 
 ROLLOUT = "actor_rollout_ref.rollout.name=vllm"
 
@@ -57,12 +59,12 @@ def test_any_path_and_name_reaches_verl(name):
 
 def test_an_override_that_hydra_cannot_read_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"model.path=/läufe: Hydra cannot read .* \"key='value'\"") as error:
-        Training("leaf", ("actor_rollout_ref.model.path=/läufe", ROLLOUT), tmp_path).composed()
+        _ = Training("leaf", ("actor_rollout_ref.model.path=/läufe", ROLLOUT), tmp_path).config
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="algorithm.leaf.forks: leaf has no such setting"):
-        Training("leaf", ("algorithm.leaf.forks=2", ROLLOUT), tmp_path).composed()
+        _ = Training("leaf", ("algorithm.leaf.forks=2", ROLLOUT), tmp_path).config
     with pytest.raises(ValueError, match="nothing with these overrides: Cannot find primary config"):
-        Training("nothing", (), tmp_path).composed()
+        _ = Training("nothing", (), tmp_path).config
 
 
 def test_overrides_win_over_options_and_what_a_run_adds(tmp_path):
@@ -90,13 +92,13 @@ def test_traces_go_into_the_run_unless_there_are_none_or_they_are_placed(tmp_pat
     [("[wandb]", ["wandb"]), ("mlflow", ["mlflow"]), ("['console','wandb']", ["wandb"]), ("null", []), ("[]", [])],
 )
 def test_a_run_has_its_own_loggers_beside_those_that_are_asked_for(tmp_path, value, names):
-    composed = Training("leaf", (ROLLOUT, f"trainer.logger={value}"), tmp_path).composed()
+    composed = Training("leaf", (ROLLOUT, f"trainer.logger={value}"), tmp_path).config
     assert loggers(composed) == ["console", "tensorboard", "file", *names]
 
 
 @pytest.mark.parametrize("value", ["3", "[1]"])
 def test_loggers_that_are_none_are_named(tmp_path, value):
-    composed = Training("leaf", (ROLLOUT, f"trainer.logger={value}"), tmp_path).composed()
+    composed = Training("leaf", (ROLLOUT, f"trainer.logger={value}"), tmp_path).config
     with pytest.raises(ValueError, match=r"trainer.logger=.*: must be the name of a logger, or a list of names"):
         loggers(composed)
 
@@ -105,3 +107,18 @@ def test_a_printed_command_can_be_pasted_into_a_shell(tmp_path):
     training = Training("leaf", (ROLLOUT,), tmp_path / "it's.parquet")
     command = command_of(training, RunFolder(tmp_path))
     assert shlex.split(" \\\n  ".join(map(shlex.quote, command)).replace("\\\n", "")) == command
+
+
+def test_a_start_composes_the_configuration_once(monkeypatch, tmp_path, capsys):
+    """Composing takes seconds."""
+    composed = []
+
+    def count(*arguments):
+        composed.append(arguments)
+        return config.compose(*arguments)
+
+    monkeypatch.setattr("verl_leaf.runs.command.compose", count)
+    training = Training("leaf", (ROLLOUT, "actor_rollout_ref.rollout.n=8"), tmp_path / "val.parquet", epochs=3)
+    assert train(training, RunFolder(tmp_path / "run"), Console(), dry=True) == 0
+    assert capsys.readouterr().out.count("verl.trainer.main_ppo") == 3
+    assert len(composed) == 1

@@ -135,3 +135,18 @@ def test_metrics_of_an_interrupted_run_are_one_series(tmp_path):
     )
     (tmp_path / "001.jsonl").write_text('{"step":2,"data":{"a":2.5}}\n{"step":3,"data":{"a":3.0}}\n')
     assert read_scalars(tmp_path) == {"a": {1: 1.0, 2: 2.5, 3: 3.0}}
+
+
+def test_the_adapter_is_of_the_last_step_that_was_saved_and_its_step_is_said(run):
+    """With ``save_freq`` of 2, three steps end without a checkpoint of the third."""
+    folder = run([(step, {**STEP, "training/global_step": step}) for step in (1, 2, 3)])
+    for path, content in ((folder.adapter_of(2), "2"), (folder.adapter, "of an earlier end")):
+        path.mkdir(parents=True)
+        (path / "adapter_config.json").write_text("{}")
+        (path / "adapter_model.safetensors").write_text(content)
+    (folder.adapter / "more").touch()
+    summary, text = shown(folder)
+    assert (summary["steps"], summary["adapter_step"]) == (3, 2)
+    assert (folder.adapter / "adapter_model.safetensors").read_text() == "2"
+    assert not (folder.adapter / "more").exists(), "nothing is left of the older one"
+    assert f"Adapter of step 2, in PEFT's format: {folder.adapter}" in text

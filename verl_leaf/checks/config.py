@@ -2,6 +2,7 @@
 
 import glob
 import os
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any, cast
@@ -131,8 +132,22 @@ def check_family(own: Family, actor_rollout_ref) -> None:
 
 
 def is_speech_run(config) -> bool:
-    """Whether a configuration of verl's reads audio by our dataset."""
-    return config.data.custom_cls.name == "SpeechDataset"
+    """Return whether a configuration of verl's reads audio by our dataset or by a class that is derived from it.
+
+    Raises:
+        ValueError: ``data.custom_cls`` cannot be loaded.
+    """
+    path, name = config.data.custom_cls.path, config.data.custom_cls.name
+    if path is None or (path, name) == ("pkg://verl_leaf.speech.dataset", "SpeechDataset"):
+        return path is not None
+    from verl.utils.import_utils import load_extern_object
+
+    try:
+        dataset_class = load_extern_object(path, name)
+    except Exception as error:  # of the user's own module: anything
+        raise ValueError(f"data.custom_cls: {name} of {path} cannot be loaded ({error!r})") from error
+    ours = sys.modules.get("verl_leaf.speech.dataset")  # a class that is derived from ours has imported it
+    return ours is not None and isinstance(dataset_class, type) and issubclass(dataset_class, ours.SpeechDataset)
 
 
 def check_patterns(data) -> None:

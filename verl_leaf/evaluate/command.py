@@ -18,8 +18,9 @@ from verl_leaf.evaluate.metrics import METRICS, Settings
 from verl_leaf.evaluate.models import BertModel
 from verl_leaf.evaluate.report import ALL, Evaluation, Grid, Scoring, measure, report_on, write
 from verl_leaf.evaluate.store import Answers
-from verl_leaf.evaluate.systems import System, kept_steps, parse_system, parse_systems
+from verl_leaf.evaluate.systems import System, parse_system, parse_systems
 from verl_leaf.judges import JudgeSpec
+from verl_leaf.runs.adapters import run_adapters
 from verl_leaf.runs.folder import RunFolder
 
 PAPER = Sampling()  # the published sampling is the default one
@@ -212,12 +213,12 @@ def _check_pick(options: argparse.Namespace, data: Data | None, on: Data) -> Non
 def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console) -> System:
     """The best of the adapters that a run has kept."""
     run = RunFolder(options.checkpoints)
-    steps = kept_steps(run)
-    if not steps:
+    adapters = [adapter for adapter in run_adapters(run) if adapter.step is not None]
+    if not adapters:
         raise ValueError(f"{run.path}: holds no adapters of checkpoints (checkpoints/global_step_*/adapter)")
-    systems = [parse_system(f"{run.path}@{step}", options.base) for step in steps]
+    systems = [parse_system(adapter.name, options.base) for adapter in adapters]
     console.print(
-        f"Picking one of {len(steps)} adapters by {options.select} on {options.on}", markup=False, soft_wrap=True
+        f"Picking one of {len(adapters)} adapters by {options.select} on {options.on}", markup=False, soft_wrap=True
     )
     report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
     scope = ALL if len({row.data_source for row in data.rows}) > 1 else data.rows[0].data_source

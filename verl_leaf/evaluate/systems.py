@@ -1,13 +1,14 @@
 """Systems to evaluate: models, adapters on them, checkpoints of runs, and answers that were made elsewhere."""
 
 import hashlib
-import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.common.files import file_digest
+from verl_leaf.runs.adapters import base_model, find_adapter, is_adapter, run_adapters, there_are
 from verl_leaf.runs.checkpoints.merge import local_folder
 from verl_leaf.runs.folder import RunFolder
 
@@ -76,51 +77,38 @@ def parse_system(text: str, base: str | None = None) -> System:
 
 def _folder(what: str) -> Path:
     """The folder of a model or adapter."""
-    run, at, step = what.rpartition("@")
     path = Path(what).expanduser()
-    if at and step.isdecimal() and Path(run).is_dir():
-        adapter = RunFolder(Path(run)).adapter_of(int(step))
-        if not (adapter / "adapter_config.json").exists():
-            raise ValueError(f"{what}: the run has no adapter of step {step}; {_kept(RunFolder(Path(run)))}")
-        return adapter
-    if not path.exists():
+    run, at, step = what.rpartition("@")
+    if not path.exists() and not (at and step.isdecimal() and Path(run).expanduser().is_dir()):
         if not HUB.fullmatch(what):
             raise ValueError(f"{what}: no such folder, and no name of a model on the hub")
         return local_folder(what)
-    run_folder = RunFolder(path)
     if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return path
-    if (run_folder.adapter / "adapter_config.json").exists():
-        return run_folder.adapter
-    if run_folder.command.exists() or run_folder.checkpoints.is_dir():
-        raise ValueError(f"{what}: the run has not ended, so it has no adapter yet; {_kept(run_folder)}")
-    raise ValueError(
-        f"{what}: is no model (config.json), adapter (adapter_config.json) or run of `verl-leaf train`, and no file of "
-        "answers (.jsonl)"
-    )
-
-
-def kept_steps(run: RunFolder) -> list[int]:
-    """The steps whose adapters a run has kept, in order."""
-    found = (re.fullmatch(r"global_step_(\d+)", folder.name) for folder in run.checkpoints.glob("global_step_*"))
-    return sorted(
-        step for match in found if match and (run.adapter_of(step := int(match[1])) / "adapter_config.json").exists()
-    )
-
-
-def _kept(run: RunFolder) -> str:
-    steps = ", ".join(f"{run.path}@{step}" for step in kept_steps(run))
-    return f"there are {steps}" if steps else "it has kept none"
+    adapter, run_folder = find_adapter(what), RunFolder(path)
+    if (
+        path.exists()
+        and not is_adapter(run_folder.adapter)
+        and (adapter or run_folder.command.exists() or run_folder.checkpoints.is_dir())
+    ):
+        kept = there_are(run_adapters(run_folder))
+        raise ValueError(f"{what}: the run has not ended, so it has no adapter yet; {kept}")
+    if adapter is None:
+        raise ValueError(
+            f"{what}: is no model (config.json), adapter (adapter_config.json) or run of `verl-leaf train`, and no file of "
+            "answers (.jsonl)"
+        )
+    if path.exists():
+        print(adapter.described(), file=sys.stderr)
+    return adapter.path
 
 
 def _base_of(adapter: Path) -> str:
     try:
-        base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{adapter / 'adapter_config.json'}: names no model ({error!r}): give it with --base"
-        ) from error
-    if not isinstance(base, str) or not (Path(base).expanduser().is_dir() or HUB.fullmatch(base)):
+        base = base_model(adapter)
+    except ValueError as error:
+        raise ValueError(f"{error}: give it with --base") from error
+    if not (Path(base).expanduser().is_dir() or HUB.fullmatch(base)):
         raise ValueError(f"{adapter}: its model {base!r} is not here: give it with --base")
     return base
 

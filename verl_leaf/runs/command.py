@@ -1,5 +1,6 @@
 """verl's command of a run, from what ``verl-leaf train`` was told."""
 
+import functools
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -55,8 +56,9 @@ class Training:
             settings.append(f"actor_rollout_ref.model.path={quoted(self.model)}")
         return [*settings, *self.overrides]
 
-    def composed(self) -> DictConfig:
-        """The configuration that the settings make.
+    @functools.cached_property
+    def config(self) -> DictConfig:
+        """The configuration that the settings make, composed once: it takes seconds.
 
         Raises:
             ValueError: they make none.
@@ -76,7 +78,7 @@ def verl_command(
         val_files: parquet files to validate on.
         adapter: to begin with; none if None.
     """
-    config = training.composed()
+    config = training.config
     environment = {
         "TENSORBOARD_DIR": folder.tensorboard,
         # TensorBoard's writer keeps two minutes back, which a kill would lose; this one writes at once, to a new file.

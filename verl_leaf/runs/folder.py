@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from verl_leaf import config
 
 NUMBERED = "[0-9][0-9][0-9]"
+LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/checkpoint_manager.py
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,14 @@ class RunFolder:
     @property
     def resumable(self) -> bool:
         """Whether there is a checkpoint that training goes on from."""
-        return (self.checkpoints / "latest_checkpointed_iteration.txt").exists()
+        return (self.checkpoints / LAST_CHECKPOINT).exists()
+
+    def last_checkpoint(self) -> int | None:
+        """The step of the checkpoint that verl saved last, as verl recorded it; None if it recorded none."""
+        try:
+            return int((self.checkpoints / LAST_CHECKPOINT).read_text())
+        except (OSError, ValueError):
+            return None
 
     def adapter_of(self, step: int) -> Path:
         """The adapter that was saved at a step."""

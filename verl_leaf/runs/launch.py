@@ -58,7 +58,7 @@ def train(
     Raises:
         ValueError: another process trains in the folder, or a setting, file or model cannot be used.
     """
-    config = training.composed()
+    config = training.config
     check_estimator(config)
     folder = RunFolder(folder.path.resolve())
     parts = _parts(folder, training.epochs)
@@ -113,7 +113,7 @@ class _Start:
         folder = self.part.folder
         for path in (folder.validation, folder.metrics):
             path.mkdir(parents=True, exist_ok=True)
-        files = validation_files(folder, self.training.validation, self.training.composed())
+        files = validation_files(folder, self.training.validation, self.training.config)
         validate_first = not folder.resumable and not self._take_over_answers()
         command = verl_command(
             self.training, folder, validate_first=validate_first, val_files=files.all(), adapter=self.part.adapter
@@ -132,7 +132,7 @@ class _Start:
     def _take_over_answers(self) -> bool:
         """Whether an earlier run has answered what this one would ask before training."""
         folder = self.part.folder
-        if self.answers is None or folder.resumable or self.training.composed().trainer.val_only:
+        if self.answers is None or folder.resumable or self.training.config.trainer.val_only:
             return False
         earlier = RunFolder(self.answers.parents[1])
         self.console.print(

@@ -14,9 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from verl_leaf import config
-from verl_leaf.common.files import json_lines
+from verl_leaf.common.files import json_lines, whole_folder, write_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
+from verl_leaf.runs.adapters import RunAdapter, run_adapters
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, is_score, read_scalars
 
@@ -57,7 +58,7 @@ def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
             if f"timing_s/{phase}" in scalars
         },
     }
-    _finish(folder, summary, folder.adapter_of(steps), console)
+    _finish(folder, summary, run_adapters(folder), console)
     return summary
 
 
@@ -80,7 +81,7 @@ def summarise_epochs(folder: RunFolder, console: Console) -> None:
             if all(phase in each["seconds_per_step"] for each in summaries)
         },
     }
-    _finish(folder, summary, epochs[-1].adapter, console)
+    _finish(folder, summary, run_adapters(epochs[-1]), console)
 
 
 def trained(summary: dict[str, Any]) -> bool:
@@ -162,10 +163,13 @@ def _sum(counts: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def _finish(folder: RunFolder, summary: dict[str, Any], adapter: Path, console: Console) -> None:
-    if adapter.exists():
-        shutil.copytree(adapter, folder.adapter, dirs_exist_ok=True)
-    folder.summary.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
+def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[RunAdapter], console: Console) -> None:
+    for adapter in adapters[-1:]:  # the newest
+        summary["adapter_step"] = adapter.step
+        if adapter.path != folder.adapter:
+            with whole_folder(folder.adapter, replace=True) as scratch:
+                shutil.copytree(adapter.path, scratch, dirs_exist_ok=True)
+    write_file(folder.summary, json.dumps(summary, indent=1, ensure_ascii=False))
     if not trained(summary):
         updates = summary["updates"]
         console.print(
@@ -194,7 +198,8 @@ def _show(summary: dict[str, Any], folder: RunFolder, console: Console) -> None:
         console.print(f"Largest difference of rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}")
     console.print(f"Run: {folder.path}", soft_wrap=True, markup=False)
     if folder.adapter.exists():
-        console.print(f"Adapter in PEFT's format: {folder.adapter}", soft_wrap=True, markup=False)
+        step = "an unknown step" if summary.get("adapter_step") is None else f"step {summary['adapter_step']}"
+        console.print(f"Adapter of {step}, in PEFT's format: {folder.adapter}", soft_wrap=True, markup=False)
 
 
 def _digits(value: float | None, digits: int) -> str:

@@ -1,0 +1,102 @@
+"""A run's newest adapter is that of its last step, whatever the folder has been through."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from verl_leaf.cli import main
+from verl_leaf.runs.adapters import find_adapter, run_adapters
+from verl_leaf.runs.folder import RunFolder
+
+
+def save(folder: Path, content: object, at: int = 0) -> Path:
+    """A folder that looks like an adapter, of some modification time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "nowhere", "of": content}))
+    (folder / "adapter_model.safetensors").write_text(str(content))
+    for path in (*folder.iterdir(), folder):
+        os.utime(path, (at, at))
+    return folder
+
+
+def exported(run: object, out: Path) -> str:
+    assert main(["export", str(run), "--out", str(out)]) == 0
+    return (out / "adapter_model.safetensors").read_text()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    steps=st.lists(st.integers(0, 3000), min_size=1, max_size=5, unique=True),
+    times=st.lists(st.integers(0, 10**9), min_size=5, max_size=5),
+)
+def test_the_newest_is_that_of_the_last_step(tmp_path_factory, steps, times):
+    run = RunFolder(tmp_path_factory.mktemp("run"))
+    for step, at in zip(steps, times, strict=False):
+        save(run.adapter_of(step), step, at)
+    assert [adapter.step for adapter in run_adapters(run)] == sorted(steps)
+    assert find_adapter(str(run.path)).path == run.adapter_of(max(steps))
+    for step in steps:
+        assert find_adapter(f"{run.path}@{step}").path == run.adapter_of(step)
+
+
+def test_an_older_adapter_of_the_end_gives_way_and_a_newer_one_is_taken(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    save(run.adapter_of(20), 20, at=5)
+    save(run.adapter_of(100), 100, at=1)
+    save(run.adapter, "end", at=9)
+    assert exported(run.path, tmp_path / "unknown") == "100"
+    run.summary.write_text('{"adapter_step": 40}')
+    assert exported(run.path, tmp_path / "older") == "100"
+    assert exported(f"{run.path}@40", tmp_path / "of_40") == "end"
+    run.summary.write_text('{"adapter_step": 120}')
+    assert exported(run.path, tmp_path / "newer") == "end"
+
+
+def test_an_adapter_that_was_cut_off_does_not_count(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    save(run.adapter_of(10), 10)
+    (save(run.adapter_of(20), 20) / "adapter_model.safetensors").unlink()
+    (save(run.adapter_of(30), 30) / "adapter_config.json").unlink()
+    (run.checkpoints / "global_step_40").mkdir()
+    assert exported(run.path, tmp_path / "out") == "10"
+    assert f"The adapter of step 10 of {run.path}: {run.adapter_of(10)}" in capsys.readouterr().err
+    assert main(["export", f"{run.path}@20", "--out", str(tmp_path / "other")]) == 2
+    assert f"no adapter of step 20; there are {run.path}@10" in capsys.readouterr().err
+
+
+def test_epochs_come_one_after_the_other(tmp_path, capsys):
+    run = RunFolder(tmp_path / "run")
+    save(run.epoch(1).adapter_of(900), "first", at=9)
+    save(run.epoch(2).adapter_of(100), "second", at=1)
+    save(run.epoch(10).adapter_of(100), "tenth", at=0)
+    save(run.adapter, "end", at=10)
+    assert exported(run.path, tmp_path / "out") == "tenth"
+    assert exported(f"{run.path}@900", tmp_path / "of_900") == "first"
+    assert exported(f"{run.epoch(2).path}@100", tmp_path / "of_epoch") == "second"
+    assert main(["export", f"{run.path}@100", "--out", str(tmp_path / "other")]) == 2
+    message = f"several epochs with an adapter of step 100; there are {run.epoch(2).path}@100, {run.epoch(10).path}@100"
+    assert message in capsys.readouterr().err
+
+
+def test_steps_after_verls_last_checkpoint_are_said(tmp_path, capsys):
+    """A folder that was trained in a second time keeps the later steps of the first training."""
+    run = RunFolder(tmp_path / "run")
+    for step in (10, 20):
+        save(run.adapter_of(step), step)
+    (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("20")
+    exported(run.path, tmp_path / "out")
+    assert "earlier training" not in capsys.readouterr().err
+    (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("10")
+    exported(run.path, tmp_path / "again")
+    assert f"later steps may be of an earlier training: name the step, as in {run.path}@10" in capsys.readouterr().err
+
+
+def test_a_run_without_adapters(tmp_path, capsys):
+    assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "holds no adapter" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no adapter of step 3; it has kept none"):
+        find_adapter(f"{tmp_path}@3")
