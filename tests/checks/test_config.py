@@ -291,10 +291,10 @@ def test_main_ppo_stops_before_ray_without_any_flag_or_variable(tmp_path):
 def test_a_dataset_under_another_name_is_recognised_by_its_class(configure, tmp_path, base, speech):
     file = tmp_path / "own.py"
     file.write_text(f"from verl_leaf.speech.dataset import SpeechDataset\n\n\nclass Own({base}):\n    pass\n")
-    config = configure(f"data.custom_cls.path={file}", "data.custom_cls.name=Own", "data.audio_key=none")
+    config = configure(f"data.custom_cls.path={file}", "data.custom_cls.name=Own", "+data.long_audio=shorten")
     assert is_speech_run(config) is speech
     if speech:
-        with pytest.raises(ValueError, match="no column none"):
+        with pytest.raises(ValueError, match="long_audio=shorten"):
             check_run(config)
     with pytest.raises(ValueError, match=r"data.custom_cls: Other of .*own.py cannot be loaded"):
         is_speech_run(configure(f"data.custom_cls.path={file}", "data.custom_cls.name=Other"))

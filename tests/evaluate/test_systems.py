@@ -41,6 +41,7 @@ def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path, capsy
         parse_system(f"{run.path}@30")
     shutil.copytree(step, run.adapter)
     last = run.adapter_of(100)
+    capsys.readouterr()
     assert parse_system(f"after={run.path}") == System("after", model=model, adapter=last), "not an older adapter/"
     assert f"The adapter of step 100 of {run.path}: {last}\n" == capsys.readouterr().err
     run.summary.write_text('{"adapter_step": 120}')

@@ -82,17 +82,18 @@ def test_epochs_come_one_after_the_other(tmp_path, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_steps_after_verls_last_checkpoint_are_said(tmp_path, capsys):
+def test_steps_after_verls_last_checkpoint_are_of_an_earlier_training(tmp_path, capsys):
     """A folder that was trained in a second time keeps the later steps of the first training."""
     run = RunFolder(tmp_path / "run")
     for step in (10, 20):
         save(run.adapter_of(step), step)
     (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("20")
-    exported(run.path, tmp_path / "out")
+    assert exported(run.path, tmp_path / "out") == "20"
     assert "earlier training" not in capsys.readouterr().err
     (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("10")
-    exported(run.path, tmp_path / "again")
-    assert f"later steps may be of an earlier training: name the step, as in {run.path}@10" in capsys.readouterr().err
+    assert exported(run.path, tmp_path / "again") == "10", "where the run would be resumed, too"
+    assert f"(of an earlier training in this folder, not taken: {run.path}@20)" in capsys.readouterr().err
+    assert exported(f"{run.path}@20", tmp_path / "of_20") == "20"
 
 
 def test_a_run_without_adapters(tmp_path, capsys):

@@ -150,3 +150,5 @@ def test_the_adapter_is_of_the_last_step_that_was_saved_and_its_step_is_said(run
     assert (folder.adapter / "adapter_model.safetensors").read_text() == "2"
     assert not (folder.adapter / "more").exists(), "nothing is left of the older one"
     assert f"Adapter of step 2, in PEFT's format: {folder.adapter}" in text
+    (folder.checkpoints / "latest_checkpointed_iteration.txt").write_text("1")
+    assert shown(folder)[0]["adapter_step"] is None, "the adapter of step 2 is of an earlier training"

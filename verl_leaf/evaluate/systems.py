@@ -8,7 +8,7 @@ from pathlib import Path
 
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.common.files import file_digest
-from verl_leaf.runs.adapters import base_model, find_adapter, is_adapter, run_adapters, there_are
+from verl_leaf.runs.adapters import STEP_OF_RUN, base_model, find_adapter, is_adapter, run_adapters, there_are
 from verl_leaf.runs.checkpoints.merge import local_folder
 from verl_leaf.runs.folder import RunFolder
 
@@ -78,8 +78,8 @@ def parse_system(text: str, base: str | None = None) -> System:
 def _folder(what: str) -> Path:
     """The folder of a model or adapter."""
     path = Path(what).expanduser()
-    run, at, step = what.rpartition("@")
-    if not path.exists() and not (at and step.isdecimal() and Path(run).expanduser().is_dir()):
+    of_step = STEP_OF_RUN.fullmatch(what)
+    if not path.exists() and not (of_step and Path(of_step[1]).expanduser().is_dir()):
         if not HUB.fullmatch(what):
             raise ValueError(f"{what}: no such folder, and no name of a model on the hub")
         return local_folder(what)
@@ -98,8 +98,7 @@ def _folder(what: str) -> Path:
             f"{what}: is no model (config.json), adapter (adapter_config.json) or run of `verl-leaf train`, and no file of "
             "answers (.jsonl)"
         )
-    if path.exists():
-        print(adapter.described(), file=sys.stderr)
+    print(adapter.described(), file=sys.stderr)
     return adapter.path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from verl_leaf.runs.folder import RunFolder
 
 STEP_FOLDER = re.compile(r"global_step_(0|[1-9][0-9]*)")  # as verl names them
+STEP_OF_RUN = re.compile(r"(.+)@(0|[1-9][0-9]*)")
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -31,16 +32,17 @@ class RunAdapter:
         return str(self.run.path) if self.step is None else f"{self.run.path}@{self.step}"
 
     def described(self) -> str:
-        """Return one line: the step, the folder, and whether verl's record of its last checkpoint disagrees."""
+        """Return one line: the step, the folder, and the later steps that are there and are not its training's."""
         step = "of an unknown step" if self.step is None else f"of step {self.step}"
-        line = f"The adapter {step} of {self.run.path}: {self.path}"
+        left = [adapter.name for adapter in run_adapters(self.run) if adapter.is_left_over and adapter != self]
+        others = f" (of an earlier training in this folder, not taken: {', '.join(left)})" if left else ""
+        return f"The adapter {step} of {self.run.path}: {self.path}{others}"
+
+    @property
+    def is_left_over(self) -> bool:
+        """Whether it is of an earlier training in the folder: verl has recorded a last checkpoint before its step."""
         recorded = self.run.last_checkpoint()
-        if recorded is not None and self.step is not None and recorded < self.step:
-            line += (
-                f". verl's last checkpoint here is of step {recorded}, so later steps may be of an earlier training: "
-                f"name the step, as in {self.run.path}@{recorded}, to use another"
-            )
-        return line
+        return recorded is not None and self.step is not None and recorded < self.step
 
 
 def run_adapters(run: RunFolder) -> list[RunAdapter]:
@@ -58,11 +60,17 @@ def run_adapters(run: RunFolder) -> list[RunAdapter]:
         steps = sorted(int(number[1]) for number in numbers if number)
         adapters = [RunAdapter(run, step, path) for step in steps if is_adapter(path := run.adapter_of(step))]
         step = run.read_summary().get("adapter_step")
+        step = step if type(step) is int else None
         known = [adapter.step for adapter in adapters]
-        if is_adapter(run.adapter) and ((isinstance(step, int) and step not in known) or not known):
-            adapters.append(RunAdapter(run, step if isinstance(step, int) else None, run.adapter))
+        if is_adapter(run.adapter) and (step not in (None, *known) or not known):
+            adapters.append(RunAdapter(run, step, run.adapter))
             adapters.sort(key=lambda adapter: adapter.step or 0)
     return adapters
+
+
+def newest(adapters: list[RunAdapter]) -> RunAdapter | None:
+    """Return the last of some adapters in the order of training that is not of an earlier training in the folder."""
+    return next((adapter for adapter in reversed(adapters) if not adapter.is_left_over), None)
 
 
 def find_adapter(text: str) -> RunAdapter | None:
@@ -71,16 +79,16 @@ def find_adapter(text: str) -> RunAdapter | None:
     Raises:
         ValueError: the run has adapters, and none of that step; the message lists those that there are.
     """
-    folder, at, step = text.rpartition("@")
-    if at and step.isdecimal() and not Path(text).expanduser().exists():
-        adapters = run_adapters(RunFolder(Path(folder).expanduser()))
-        wanted = [adapter for adapter in adapters if adapter.step == int(step)]
+    named = STEP_OF_RUN.fullmatch(text)
+    if named and not Path(text).expanduser().exists():
+        adapters = run_adapters(RunFolder(Path(named[1]).expanduser()))
+        step = int(named[2])
+        wanted = [adapter for adapter in adapters if adapter.step == step]
         if len(wanted) != 1:
             trouble = "several epochs with an adapter" if wanted else "no adapter"
             raise ValueError(f"{text}: the run has {trouble} of step {step}; {there_are(wanted or adapters)}")
         return wanted[0]
-    adapters = run_adapters(RunFolder(Path(text).expanduser()))
-    return adapters[-1] if adapters else None
+    return newest(run_adapters(RunFolder(Path(text).expanduser())))
 
 
 def there_are(adapters: list[RunAdapter]) -> str:

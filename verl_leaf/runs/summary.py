@@ -17,7 +17,7 @@ from verl_leaf import config
 from verl_leaf.common.files import json_lines, whole_folder, write_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
-from verl_leaf.runs.adapters import RunAdapter, run_adapters
+from verl_leaf.runs.adapters import RunAdapter, newest, run_adapters
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, is_score, read_scalars
 
@@ -164,11 +164,12 @@ def _sum(counts: list[int | None]) -> int | None:
 
 
 def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[RunAdapter], console: Console) -> None:
-    for adapter in adapters[-1:]:  # the newest
-        summary["adapter_step"] = adapter.step
-        if adapter.path != folder.adapter:
-            with whole_folder(folder.adapter, replace=True) as scratch:
-                shutil.copytree(adapter.path, scratch, dirs_exist_ok=True)
+    # What the folder holds from an earlier end is not this run's.
+    adapter = newest([adapter for adapter in adapters if adapter.path != folder.adapter])
+    summary["adapter_step"] = None if adapter is None else adapter.step
+    if adapter is not None:
+        with whole_folder(folder.adapter, replace=True) as scratch:
+            shutil.copytree(adapter.path, scratch, dirs_exist_ok=True)
     write_file(folder.summary, json.dumps(summary, indent=1, ensure_ascii=False))
     if not trained(summary):
         updates = summary["updates"]
@@ -197,8 +198,8 @@ def _show(summary: dict[str, Any], folder: RunFolder, console: Console) -> None:
     if summary["rollout_probs_diff_max"] is not None:
         console.print(f"Largest difference of rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}")
     console.print(f"Run: {folder.path}", soft_wrap=True, markup=False)
-    if folder.adapter.exists():
-        step = "an unknown step" if summary.get("adapter_step") is None else f"step {summary['adapter_step']}"
+    if summary["adapter_step"] is not None:
+        step = f"step {summary['adapter_step']}"
         console.print(f"Adapter of {step}, in PEFT's format: {folder.adapter}", soft_wrap=True, markup=False)
 
 
