@@ -1,16 +1,17 @@
 """What several tests need: the spoken task with a random model, made once."""
 
-import functools
 import json
 import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from tests.helpers import PROJECT
 
@@ -21,8 +22,13 @@ os.environ["SAGEMAKER_CONTAINER_LOG_LEVEL"] = "WARNING"
 
 
 def pytest_collection_modifyitems(items):
-    """Fast first: what installs environments comes later, what runs real engines last."""
-    items.sort(key=lambda item: [item.get_closest_marker(slow) is not None for slow in ("e2e", "install")])
+    """Fast first; what installs environments comes later, what runs real engines last, long files before short ones."""
+
+    def is_slow(item, *markers: str) -> bool:
+        return any(item.get_closest_marker(marker) for marker in markers)
+
+    engines = Counter(item.path for item in items if is_slow(item, "e2e"))
+    items.sort(key=lambda item: (is_slow(item, "e2e"), is_slow(item, "install"), is_slow(item, "e2e") * -engines[item.path]))
 
 
 @pytest.fixture(autouse=True)
@@ -37,30 +43,45 @@ def warnings_are_heard():
 
 
 @pytest.fixture(scope="session")
-def task(tmp_path_factory) -> Path:
-    """Folder with ``model/`` and ``data/`` of the spoken task, the model random."""
-    folder = tmp_path_factory.mktemp("task")
-    prepare = [sys.executable, "-m", "examples.spoken_german.prepare"]
-    subprocess.run([*prepare, "--out", folder, "--clips", "32", "--steps", "0"], cwd=PROJECT, check=True)
-    return folder
+def make_once(request, tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return the folder of a name, filled when first asked for, by one of the processes that run tests side by side."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (
+        base.parent if hasattr(request.config, "workerinput") else base
+    )  # pytest-xdist's workers have folders in it
+
+    def make_once(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, done = shared / name, shared / f"{name}.done"
+        with FileLock(shared / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                fill(folder)
+                done.touch()
+        return folder
+
+    return make_once
 
 
 @pytest.fixture(scope="session")
-def models(task, tmp_path_factory) -> Callable[[str], Path]:
+def task(make_once) -> Path:
+    """Folder with ``model/`` and ``data/`` of the spoken task, the model random."""
+    prepare = [sys.executable, "-m", "examples.spoken_german.prepare", "--clips", "32", "--steps", "0", "--out"]
+    return make_once("task", lambda folder: subprocess.run([*prepare, folder], cwd=PROJECT, check=True))
+
+
+@pytest.fixture(scope="session")
+def models(task, make_once) -> Callable[[str], Path]:
     """The folder of a tiny random model of a family, made when first asked for."""
     from verl_leaf.models import FAMILIES  # the adapters' environments lack what this imports
 
-    @functools.cache
     def model(family: str) -> Path:
         if family == json.loads((task / "model/config.json").read_text())["model_type"]:
             return task / "model"
         if FAMILIES[family].missing:
             pytest.skip(f"{family} {FAMILIES[family].missing}: bash tests/versions/gpu_versions.sh runs this")
-        folder = tmp_path_factory.mktemp(family)
         # In a process of its own: building replaces what the tests of patches look at.
-        command = [sys.executable, "-m", "tests.helpers.tiny_models", family, task / "model", folder]
-        subprocess.run(command, cwd=PROJECT, check=True)
-        return folder
+        command = [sys.executable, "-m", "tests.helpers.tiny_models", family, task / "model"]
+        return make_once(family, lambda folder: subprocess.run([*command, folder], cwd=PROJECT, check=True))
 
     return model
 

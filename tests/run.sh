@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Run the tests; the first time, install what they need into a virtual environment.
 #
-#   bash tests/run.sh [pytest arguments]        VENV=folder to choose the environment (default .venv)
+#   bash tests/run.sh                           the fast tests and one end-to-end run of each path
+#   bash tests/run.sh --all [pytest arguments]  everything
+#   bash tests/run.sh PATHS or other arguments  what pytest then runs
+#
+# VENV=folder chooses the environment (default .venv).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source recipes/common.sh
@@ -16,4 +20,11 @@ if ((${#missing[@]})) && command -v apt-get >/dev/null && [[ $(id -u) == 0 ]]; t
   { apt-get update && apt-get install -y --no-install-recommends "${missing[@]}"; } >/dev/null ||
     echo "Cannot be installed: ${missing[*]}"
 fi
-exec python -m pytest "$@"
+case ${1:-} in
+  "") set -- -m "not e2e and not install or quick" ;;
+  --all) shift ;;
+  *) exec python -m pytest "$@" ;;
+esac
+# Two files at a time, in pytest's order: the engines of two end-to-end tests fit into 24 GiB.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} VLLM_CPU_OMP_THREADS_BIND=${VLLM_CPU_OMP_THREADS_BIND:-nobind}
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

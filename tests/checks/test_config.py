@@ -61,7 +61,10 @@ def test_verl_is_told_how_long_omnis_prompts_may_be():
 
 
 def test_a_good_configuration_passes(configure):
-    check_run(configure("++algorithm.leaf.fork_budget=3", "++algorithm.leaf.credit=local"))
+    good = ("++algorithm.leaf.fork_budget=3", "++algorithm.leaf.credit=local")
+    check_run(configure(*good))
+    with pytest.raises(ValueError, match="min_prefix_tokens=-1"):  # the options beside them are checked, too
+        check_run(configure(*good, "++algorithm.leaf.min_prefix_tokens=-1"))
 
 
 @pytest.mark.parametrize(
@@ -170,8 +173,14 @@ def test_references_that_our_rewards_cannot_score_are_named(configure, spoken_ro
 
 @pytest.mark.parametrize("ground_truth", ["Ja", ["Ja", "Doch"], 7, 0.5])
 def test_references_that_our_rewards_take(configure, spoken_row, tmp_path, ground_truth):
-    write_rows([{**spoken_row, "reward_model": {"ground_truth": ground_truth}}], tmp_path / "rows.parquet")
-    check_run(configure(f"data.val_files={tmp_path}/rows.parquet"))
+    row = {**spoken_row, "reward_model": {"ground_truth": ground_truth}}
+    write_rows([row], tmp_path / "rows.parquet")
+    config = configure(f"data.val_files={tmp_path}/rows.parquet")
+    check_run(config)
+    # The same file is read: it is refused once a second row has no reference.
+    write_rows([row, {**row, "reward_model": {"ground_truth": None}}], tmp_path / "rows.parquet")
+    with pytest.raises(ValueError, match=r"rows.parquet, row 1: the reference None is not"):
+        check_run(config)
 
 
 def test_preflight_does_not_read_the_audio(spoken_row, tmp_path):
@@ -212,13 +221,14 @@ def test_lora_never_reaches_a_separate_rollout_engine(configure):
 
 
 def test_a_good_reward_for_each_data_source_passes(configure):
-    check_run(
-        configure(
-            "reward.custom_reward_function.name=by_data_source",
-            f"{KWARGS}.rewards={{spoken_german:{{chrf:0.5,cer:0.5}},librisqa:rouge_l}}",
-            f"{KWARGS}.tokenize={{spoken_german:null,librisqa:zh}}",
-        )
+    good = (
+        "reward.custom_reward_function.name=by_data_source",
+        f"{KWARGS}.rewards={{spoken_german:{{chrf:0.5,cer:0.5}},librisqa:rouge_l}}",
+        f"{KWARGS}.tokenize={{spoken_german:null,librisqa:zh}}",
     )
+    check_run(configure(*good))
+    with pytest.raises(ValueError, match="tokenize=13b: unknown to sacrebleu"):  # also for the source without rows
+        check_run(configure(*good[:2], f"{KWARGS}.tokenize={{spoken_german:null,librisqa:13b}}"))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +274,10 @@ def test_vllm_missing_or_untested(configure, monkeypatch, found, message):
 
 def test_text_runs_need_no_speech_stack(configure, monkeypatch):
     monkeypatch.setattr(vllm_distribution, "installed", lambda: None)
-    check_run(configure("data.custom_cls.name=null", "actor_rollout_ref.model.path=/anything"))
+    path = "actor_rollout_ref.model.path=/anything"
+    check_run(configure("data.custom_cls.name=null", path))
+    with pytest.raises(ValueError, match="vLLM is not installed"):
+        check_run(configure(path))
 
 
 def test_verl_checks_through_us(configure):

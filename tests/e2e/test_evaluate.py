@@ -124,6 +124,7 @@ def test_kill_it_and_go_on(task, spoken, tmp_path):
     assert "made with another sampling" in run(*other, "--out", tmp_path / "alone", status=2)
 
 
+@pytest.mark.quick
 def test_the_best_checkpoint_is_picked(spoken, tmp_path):
     pick = ["--checkpoints", spoken / "run", "--on", spoken / "val.parquet", "--select", "chrf", "--greedy"]
     printed = run("evaluate", *pick, "--max-tokens", 12, "--out", tmp_path)

@@ -77,6 +77,7 @@ def test_legacy_trainer(text_task, tmp_path):
     assert max(metrics["training/rollout_probs_diff_max"].values()) < 1e-4
 
 
+@pytest.mark.quick
 def test_filtered_groups_and_traces(text_task, tmp_path):
     metrics = run(
         text_task,

@@ -53,6 +53,7 @@ def trained(task, tmp_path_factory):
     return recipe
 
 
+@pytest.mark.quick
 def test_rollout_and_actor_agree_at_every_step(trained):
     difference = trained.scalars()["training/rollout_probs_diff_max"]
     assert sorted(difference) == [1, 2, 3]

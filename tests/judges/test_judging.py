@@ -342,7 +342,12 @@ judge(answers(*"abcdefghij"), spec, Path(sys.argv[2]))
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_resumed(how, tmp_path):
     with JudgeServer(lambda body, n: Say(stall=60) if n >= 4 else score(50)) as server:
-        process = subprocess.Popen([sys.executable, "-c", PROCESS, server.url, str(tmp_path)], stderr=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROCESS, server.url, str(tmp_path)],
+            stderr=subprocess.PIPE,
+            # A shell lets what it starts in the background ignore Ctrl-C, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         while len(server.requests) < 6:  # four are answered, two wait
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.02)

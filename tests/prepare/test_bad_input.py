@@ -118,7 +118,9 @@ def test_a_bad_table_beside_the_audio(folder, capsys, corpus, name, bad):
 
 
 @pytest.mark.parametrize(
-    "data", [b"no gzip", gzip.compress(b"a" * 1000)[:-12], gzip.compress(b"abc")[:10] + b"\xff" * 9]
+    "data",
+    [b"no gzip", gzip.compress(b"a" * 1000)[:-12], gzip.compress(b"abc")[:10] + b"\xff" * 9],
+    ids=["no gzip", "cut off", "damaged"],  # (the bytes hold the time)
 )
 def test_a_damaged_gzip_file(folder, capsys, data):
     (folder / SESSIONS).write_bytes(data)
