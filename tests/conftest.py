@@ -28,7 +28,9 @@ def pytest_collection_modifyitems(items):
         return any(item.get_closest_marker(marker) for marker in markers)
 
     engines = Counter(item.path for item in items if is_slow(item, "e2e"))
-    items.sort(key=lambda item: (is_slow(item, "e2e"), is_slow(item, "install"), is_slow(item, "e2e") * -engines[item.path]))
+    items.sort(
+        key=lambda item: (is_slow(item, "e2e"), is_slow(item, "install"), is_slow(item, "e2e") * -engines[item.path])
+    )
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,6 @@ import torch
 from verl_leaf.cli import main
 from verl_leaf.doctor.examine import Report
 
-
 # One process, which imports everything once, looks at this environment and then at changed ones.
 CHANGES = """
 import contextlib, importlib.metadata, io, json, os, sys
