@@ -99,4 +99,4 @@ def test_it_is_a_method_of_the_recipes(copy, dry_run):
     (command,) = dry_run(copy / "recipes/qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(copy))
     assert "algorithm.adv_estimator=scaled" in command
     with pytest.raises(ValueError, match="algorithm.adv_estimator=scaled: valid are leaf"):
-        dry_run("qwen2audio_leaf", METHOD="scaled")
+        dry_run("qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(PROJECT))

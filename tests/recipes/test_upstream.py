@@ -45,7 +45,7 @@ import json, math, sys
 from pathlib import Path
 import numpy as np, torch, verl
 from verl.trainer.ppo import core_algos
-from verl_leaf.training.estimator import ESTIMATORS
+from verl_leaf.training.estimator import FUNCTIONS
 
 def advantages(compute, responses, surprisal, rewards, **algorithm):
     mask = torch.zeros(len(responses), max(map(len, responses), default=1) or 1)
@@ -63,7 +63,7 @@ upstream = {"leaf": core_algos.compute_leaf_outcome_advantage, "grpo_prefix": co
 worst, count = 0.0, 0
 for name, of_verl in upstream.items():
     ours = core_algos.get_adv_estimator_fn(name)
-    assert ours is ESTIMATORS[name].compute and name in [e.value for e in core_algos.AdvantageEstimator]
+    assert ours is FUNCTIONS[name] and name in [e.value for e in core_algos.AdvantageEstimator]
     file = {"leaf": "groups.jsonl", "grpo_prefix": "prefix_baseline.jsonl"}[name]
     for line in (Path(sys.argv[1]) / file).read_text().splitlines():
         case = json.loads(line)
