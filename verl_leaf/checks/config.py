@@ -138,8 +138,10 @@ def is_speech_run(config) -> bool:
         ValueError: ``data.custom_cls`` cannot be loaded.
     """
     path, name = config.data.custom_cls.path, config.data.custom_cls.name
-    if path is None or (path, name) == ("pkg://verl_leaf.speech.dataset", "SpeechDataset"):
-        return path is not None
+    if path is None or name is None:
+        return False
+    if (path, name) == ("pkg://verl_leaf.speech.dataset", "SpeechDataset"):
+        return True
     from verl.utils.import_utils import load_extern_object
 
     try:
