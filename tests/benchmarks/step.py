@@ -2,16 +2,18 @@
 
 python -m tests.benchmarks.step                          (the quick start)
 python -m tests.benchmarks.step --script examples/next_letter/run.sh
+python -m tests.benchmarks.step --lane work/leaf_against_grpo   (a lane of the study; what its prepare.py has made)
 python -m tests.benchmarks.step --against CHECKOUT ...   (in turns with other checkouts, twice each)
 
 Steps are counted from the sixth on: earlier ones compile. What is made once for a script, such as the spoken task, is made
-by this checkout and used by both.
+by this checkout and used by all.
 """
 
 import argparse
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -25,6 +27,7 @@ from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import read_scalars
 
 FIRST, LAST = 6, 30
+CELL = "register/leaf/0.003/1"
 OVERRIDES = [
     f"trainer.total_training_steps={LAST}",
     "trainer.test_freq=-1",
@@ -47,15 +50,17 @@ def cpu_seconds(root: psutil.Process) -> dict[str, float]:
     return seconds
 
 
-def run(checkout: Path, script: str, variables: dict[str, str]) -> tuple[float, dict[str, float]]:
-    """A run of a checkout's script: the median step in seconds, and CPU seconds per step by process."""
+def run(checkout: Path, script: str, lane: Path | None, variables: dict[str, str]) -> tuple[float, dict[str, float]]:
+    """Run a checkout's script, or a cell of its study: the median step in seconds, and CPU seconds per step by process."""
     with tempfile.TemporaryDirectory() as folder:
-        metrics = RunFolder(Path(folder)).metrics
+        metrics = RunFolder(Path(folder) / CELL if lane else Path(folder)).metrics
         environment = os.environ | variables | {"RUN": folder, "PYTHONPATH": str(checkout)}
         environment["VERL_FILE_LOGGER_PATH"] = str(metrics / "000.jsonl")  # a recipe has its own
-        process = subprocess.Popen(
-            ["bash", script, *OVERRIDES], cwd=checkout, env=environment, stdout=subprocess.DEVNULL
-        )
+        command = ["bash", script, *OVERRIDES]
+        if lane:
+            study = "examples.leaf_against_grpo.study"
+            command = [sys.executable, "-m", study, CELL, "--lanes=1", f"--task={lane}", f"--out={folder}"]
+        process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL)
         before: dict[str, float] = {}
         used: dict[str, float] = {}
         while process.poll() is None:
@@ -67,7 +72,7 @@ def run(checkout: Path, script: str, variables: dict[str, str]) -> tuple[float, 
                 used = {name: (now[name] - before[name]) / (len(steps) - first) for name in now if name in before}
             time.sleep(0.2)
         if process.returncode:
-            raise SystemExit(f"{checkout / script} ended with status {process.returncode}")
+            raise SystemExit(f"{checkout}: {' '.join(command)} ended with status {process.returncode}")
         steps = read_scalars(metrics)["timing_s/step"]
     return statistics.median(seconds for step, seconds in steps.items() if step >= FIRST), used
 
@@ -75,6 +80,7 @@ def run(checkout: Path, script: str, variables: dict[str, str]) -> tuple[float, 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--script", default="recipes/qwen2audio_leaf.sh")
+    arguments.add_argument("--lane", type=Path, help="measure a lane of the study instead: the folder of its tasks")
     arguments.add_argument("--against", type=Path, nargs="+", default=[], help="other checkouts of this project")
     arguments.add_argument("--turns", type=int, default=2, help="how often each checkout has its turn")
     arguments.add_argument("--task", type=Path, help="folder of the spoken task, if it has been made")
@@ -86,7 +92,7 @@ def main() -> None:
     seconds = defaultdict(list)  # of the median step, and CPU seconds per step, of every turn
     for turn in range(options.turns if options.against else 1):
         for checkout in checkouts:
-            median, used = run(checkout, options.script, variables)
+            median, used = run(checkout, options.script, options.lane and options.lane.resolve(), variables)
             seconds[checkout].append((median, sum(used.values())))
             print(f"{checkout.name}: {median:.2f} s and {sum(used.values()):.2f} CPU s per step", flush=True)
             if turn == 0 and checkout == PROJECT:
