@@ -44,21 +44,28 @@ class V1TrainerMixin:
     def _compute_advantage(self, batch, metrics):
         from verl.trainer.ppo.v1 import trainer_base
 
+        from verl_leaf.training.estimator import RewardError
+
         self._refuse_several_outputs(batch)
         steps: list[Any] = []
         compute = trainer_base.compute_advantage_for_multi_trajectories
 
         def with_responses(data, *args, **kwargs):
-            self._complete(data, batch)
+            self._add_responses(data, batch)
             data.meta_info[REPORT] = steps.append
-            return compute(data, *args, **kwargs)
+            try:
+                return compute(data, *args, **kwargs)
+            except RewardError as error:
+                key = next(key for key in batch.keys if key.startswith(f"{error.prompt}_"))
+                (messages,) = _fetch(batch, ["raw_prompt"], [key])["raw_prompt"]
+                raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.prompt) from None
 
         with replaced(trainer_base, "compute_advantage_for_multi_trajectories", with_responses):
             result = super()._compute_advantage(batch, metrics)
         for step in steps:
             metrics.update(step.metrics)
-            if step.trees is not None:
-                self._trace(step.trees, batch)
+            if step.credit.leaf is not None:
+                self._trace(step.rollouts, step.credit.leaf, batch)
         return result
 
     def _refuse_several_outputs(self, batch) -> None:
@@ -72,25 +79,18 @@ class V1TrainerMixin:
                 "would count as a response of its own"
             )
 
-    def _complete(self, data, batch) -> None:
-        """Check the rewards, and add the responses to the data if the estimator asks for the batch."""
+    def _add_responses(self, data, batch) -> None:
+        """Add the responses to the data if the estimator asks for the batch."""
         import torch
         from verl.trainer.ppo import core_algos
 
-        from verl_leaf.training.estimator import RewardError, check_rewards
-
-        try:
-            check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch["uid"])
-        except RewardError as error:
-            (messages,) = _fetch(batch, ["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
-            raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
         estimator = core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
         if not self.verl_fetches and "batch" in inspect.signature(estimator).parameters:
             responses = _fetch(batch, ["responses"], batch.keys)
             responses["attention_mask"] = torch.ones_like(responses["responses"])
             data.batch.update(responses.to_padded_tensor())
 
-    def _trace(self, trees, batch) -> None:
+    def _trace(self, rollouts, leaf, batch) -> None:
         """Write the trees of a step, if they are asked for."""
         from verl_leaf.training.estimator import read_options
         from verl_leaf.training.traces.writer import FIELDS
@@ -100,7 +100,7 @@ class V1TrainerMixin:
             return {name: list(fields[name]) for name in fields.keys()}
 
         options, append = read_options("leaf", self.config.algorithm), self.local_trigger_step > 0
-        self.leaf_traces.write(options, self.global_steps, trees, columns, self.tokenizer, append=append)
+        self.leaf_traces.write(options, self.global_steps, rollouts, leaf, columns, self.tokenizer, append=append)
 
     def _balance_batch(self, batch, metrics, logging_prefix="global_seqlen", keep_minibatch=False):
         from verl.trainer.ppo.v1 import trainer_base
