@@ -4,7 +4,6 @@ Left out, since it needs a GPU: vLLM (transformers generates instead), FlashAtte
 actors around the model (OpenRLHF's `Actor` is called in this process). conftest.py has what stands for the first two.
 """
 
-import re
 import sys
 import types
 
@@ -22,6 +21,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from tests.adapters.tiny_text import tiny_model, tiny_tokenizer
 from verl_leaf.adapters import for_openrlhf
 from verl_leaf.algorithm import leaf_advantages
+from verl_leaf.algorithm.settings import SETTINGS
 
 SAMPLES = 4
 PROMPTS = ("a", "b c", "d e a")
@@ -190,20 +190,26 @@ def test_the_loss_takes_them_and_the_metrics_are_there(experiences):
     assert any(parameter.grad is not None and parameter.grad.any() for parameter in actor.parameters())
 
 
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        ("--algo.advantage.estimator rloo", "--algo.advantage.estimator other than group_norm"),
-        ("--algo.kl.init_coef 0.01", "a KL penalty in the reward"),
-        ("--reward.clip_range -1 1", "--reward.clip_range"),
-        ("--actor.policy_loss_type gspo", "--actor.policy_loss_type other than ppo"),
-        ("--train.async_enable", "--train.async_enable"),
-        ("--leaf.credit all", "credit='all': valid are both, global, local"),
-    ],
-)
-def test_what_it_does_not_go_with_is_refused(words, message, undone):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        for_openrlhf.main([*COMMON, *words.split()])
+WRONG = {
+    "algo.advantage.estimator": "--algo.advantage.estimator rloo",
+    "algo.advantage.gamma": "--algo.advantage.gamma 0.9",
+    "algo.kl.use_loss": "--algo.kl.init_coef 0.01",
+    "reward.clip_range": "--reward.clip_range -1 1",
+    "actor.policy_loss_type": "--actor.policy_loss_type gspo",
+    "critic.freezing_steps": "--critic.freezing_steps 5",
+    "train.async_enable": "--train.async_enable",
+}
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS["openrlhf"]])
+def test_what_it_does_not_go_with_is_refused(name, undone):
+    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}="):
+        for_openrlhf.main([*COMMON, *WRONG[name].split()])
+
+
+def test_a_wrong_value_is_named(undone):
+    with pytest.raises(ValueError, match="credit='all': valid are both, global, local"):
+        for_openrlhf.main([*COMMON, "--leaf.credit", "all"])
 
 
 def test_a_reward_that_is_not_a_number_is_named(experiences, monkeypatch):

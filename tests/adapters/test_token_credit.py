@@ -1,6 +1,7 @@
 """What the adapters share: wherever the responses of a step lie, each gets what the estimator says."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages, total_rewards
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_advantages, total_rewards
 from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
+from verl_leaf.algorithm.settings import SETTINGS, check_settings
 from verl_leaf.training import estimator
 
 README = Responses(
@@ -161,7 +163,14 @@ def test_what_is_not_finite_is_named():
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"estimator": "gae"}, "estimator='gae': valid are leaf, grpo_floored, grpo_prefix, tempo"),
+        (
+            {"estimator": "LEEF"},
+            "estimator='LEEF': there is no such estimator. Did you mean leaf? Valid are leaf, grpo_floored, grpo_prefix, tempo",
+        ),
+        (
+            {"estimator": "gae"},
+            "estimator='gae': there is no such estimator. Valid are leaf, grpo_floored, grpo_prefix, tempo",
+        ),
         ({"credit": "all"}, "credit='all': valid are both, global, local"),
         ({"fork_budget": -1}, "fork_budget=-1: valid are the integers from 0 on"),
         ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5: valid are the integers from 0 on"),
@@ -176,7 +185,35 @@ def test_a_wrong_setting_is_named(wrong, message):
     assert str(error.value) == message
 
 
-def test_all_problems_are_named_at_once():
-    refuse({"this": False})
-    with pytest.raises(ValueError, match="that; those"):
-        refuse({"this": False, "that": True, "those": True})
+@pytest.mark.parametrize("trainer", SETTINGS)
+def test_every_setting_of_the_list_is_refused_with_its_reason(trainer):
+    """The tests of each trainer have its own configuration, and its own values."""
+    fine, wrong = {}, {}
+    for setting in SETTINGS[trainer]:
+        assert bool(setting.only) != bool(setting.never)
+        fine[setting.name] = setting.only[0] if setting.only else "another"
+        wrong[setting.name] = setting.never[0] if setting.never else "another"
+        if setting.unless is not None:
+            wrong.setdefault(setting.unless[0], "another")
+    check_settings(trainer, nested(fine), "leaf")
+    with pytest.raises(ValueError, match="leaf cannot be combined with") as error:
+        check_settings(trainer, nested(wrong), "leaf")
+    problems = str(error.value).removeprefix("leaf cannot be combined with ").split("; ")
+    for setting in SETTINGS[trainer]:
+        assert any(each.startswith(f"{setting.name}={wrong[setting.name]} ") for each in problems), setting.name
+        for name in setting.but:
+            check_settings(trainer, nested(fine | {setting.name: wrong[setting.name]}), name)
+    assert not any(word in str(error.value) for word in ("{}", "\n"))
+
+
+def nested(values: dict) -> SimpleNamespace:
+    """The settings as attributes, with sections where names have dots."""
+    tree = SimpleNamespace()
+    for name, value in values.items():
+        *sections, last = name.split(".")
+        place = tree
+        for section in sections:
+            vars(place).setdefault(section, SimpleNamespace())
+            place = getattr(place, section)
+        setattr(place, last, value)
+    return tree

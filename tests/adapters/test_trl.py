@@ -12,6 +12,7 @@ pytest.importorskip("trl", minversion="1.16")
 from tests.helpers import PROJECT
 from verl_leaf.adapters.for_trl import LeafGRPOConfig, LeafGRPOTrainer
 from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
+from verl_leaf.algorithm.settings import SETTINGS
 
 SAMPLES = 4
 COMMON = (
@@ -95,20 +96,24 @@ def test_another_estimator(tmp_path):
     assert record["log"][0]["grpo_prefix/kappa"] == 2.0
 
 
-@pytest.mark.parametrize(
-    "setting, message",
-    [
-        ({"scale_rewards": "none"}, "scale_rewards other than group"),
-        ({"multi_objective_aggregation": "normalize_then_sum"}, "multi_objective_aggregation"),
-        ({"loss_type": "vespo"}, "loss_type vespo"),
-        ({"importance_sampling_level": "sequence"}, "importance_sampling_level other than token"),
-        ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold"),
-        ({"credit": "all"}, "credit='all': valid are both, global, local"),
-    ],
-)
-def test_what_it_does_not_go_with_is_refused(setting, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, **setting)
+WRONG = {
+    "scale_rewards": "none",
+    "multi_objective_aggregation": "normalize_then_sum",
+    "loss_type": "vespo",
+    "importance_sampling_level": "sequence",
+    "off_policy_mask_threshold": 0.5,
+}
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS["trl"]])
+def test_what_it_does_not_go_with_is_refused(name, tmp_path):
+    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]} "):
+        LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: WRONG[name]})
+
+
+def test_a_wrong_value_is_named(tmp_path):
+    with pytest.raises(ValueError, match="credit='all': valid are both, global, local"):
+        LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, credit="all")
 
 
 def test_trls_own_configuration_is_refused():

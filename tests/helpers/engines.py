@@ -30,11 +30,10 @@ LOSS = functools.partial(
 )
 
 
-def build_engine(
+def settings(
     folder: Path, family: Family, share: bool, precision: dict | None, checkpointing: bool = False
-) -> SharingEngine:
-    """An engine with LoRA. ``precision`` None is verl's own, bf16."""
-    torch.manual_seed(0)
+) -> tuple[HFModelConfig, FSDPEngineConfig, FSDPOptimizerConfig, CheckpointConfig]:
+    """The settings of an engine with LoRA. ``precision`` None is verl's own, bf16."""
     model = HFModelConfig(
         path=str(folder),
         lora_rank=16,
@@ -45,7 +44,13 @@ def build_engine(
         override_config={"attn_implementation": family.attn_implementation, "share_prompts": share},
     )
     config = FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=precision)
-    engine = SharingEngine(model, config, FSDPOptimizerConfig(lr=1e-4, total_training_steps=1000), CheckpointConfig())
+    return model, config, FSDPOptimizerConfig(lr=1e-4, total_training_steps=1000), CheckpointConfig()
+
+
+def build_engine(folder: Path, family: Family, share: bool, precision: dict | None, **more) -> SharingEngine:
+    """An engine with these `settings`."""
+    torch.manual_seed(0)
+    engine = SharingEngine(*settings(folder, family, share, precision, **more))
     engine.initialize()
     return engine
 
@@ -132,9 +137,8 @@ def ref(engine: SharingEngine, batch: TensorDict) -> torch.Tensor:
         return engine.infer_batch(batch)["model_output"]["log_probs"]
 
 
-def update(engine: SharingEngine, batch: TensorDict, old: torch.Tensor, reference: torch.Tensor) -> dict:
-    """The update with the KL loss."""
-    tu.assign_non_tensor(batch, calculate_entropy=False)
+def add_log_probs(batch: TensorDict, old: torch.Tensor, reference: torch.Tensor) -> None:
+    """Add what `old_log_prob` and `ref` have of the responses."""
     offsets = batch["input_ids"].offsets()
     for name, values in (("old_log_probs", old), ("ref_log_prob", reference)):
         parts = [
@@ -142,6 +146,12 @@ def update(engine: SharingEngine, batch: TensorDict, old: torch.Tensor, referenc
             for end, length in zip(offsets[1:], batch["responses"].offsets().diff(), strict=True)
         ]
         batch[name] = torch.nested.as_nested_tensor(parts, layout=torch.jagged)
+
+
+def update(engine: SharingEngine, batch: TensorDict, old: torch.Tensor, reference: torch.Tensor) -> dict:
+    """The update with the KL loss."""
+    tu.assign_non_tensor(batch, calculate_entropy=False)
+    add_log_probs(batch, old, reference)
     with engine.train_mode():
         return engine.train_batch(batch, LOSS)
 

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models
 
 from verl_leaf.algorithm import leaf_advantages
-from verl_leaf.training.estimator import LeafStep
+from verl_leaf.algorithm.estimators import Rollouts
 from verl_leaf.training.traces.schema import Head, file_name
 from verl_leaf.training.traces.writer import prompts_of
 
@@ -44,7 +44,9 @@ def traced_prompt(
     mask = padded([[True] * len(row) for row in responses], False)
     tokens, nats = padded(responses, 0), padded([list(map(float, row)) for row in surprisal], 0.0)
     r = torch.tensor(rewards, dtype=torch.float64)
-    result = leaf_advantages(tokens, nats, r, mask, torch.zeros(len(responses), dtype=torch.long), **options)
+    group = torch.zeros(len(responses), dtype=torch.long)
+    result = leaf_advantages(tokens, nats, r, mask, group, **options)
+    rollouts = Rollouts(tokens, mask, r, group, surprisal=nats)
     content = [{"type": "audio", "audio": str(path)} for path in audio]
     rows = {
         "prompts": [torch.tensor(list(question))] * len(responses),
@@ -52,7 +54,7 @@ def traced_prompt(
         "data_source": ["spoken"] * len(responses),
         "reward_model": [{"ground_truth": reference}] * len(responses),
     }
-    (prompt,) = prompts_of(LeafStep(tokens, -nats, mask, r, result), rows, Words(pieces), Path())
+    (prompt,) = prompts_of(rollouts, result, rows, Words(pieces), Path())
     return prompt.model_dump()
 
 

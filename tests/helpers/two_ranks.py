@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,17 +29,21 @@ class Collectives(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def run(rank: int, folders: dict[str, str], port: int, out: str) -> None:
-    """What a rank does; for each family and case, its collectives go to ``out``."""
+def start(rank: int, ranks: int, port: int) -> None:
+    """Join the process group of all ranks, from which a rank that waits for the others in vain drops out and fails."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
+    timeout = datetime.timedelta(seconds=300)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=ranks, timeout=timeout)
+
+
+def run(rank: int, port: int, folders: dict[str, str], out: str) -> None:
+    """What a rank does; for each family and case, its collectives go to ``out``."""
+    start(rank, 2, port)
     from tests.helpers import engines
     from verl_leaf.models import FAMILIES
 
-    # A rank that waits for the other in vain gives up and fails.
-    timeout = datetime.timedelta(seconds=300)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2, timeout=timeout)
     store = engines.Features().install()
     for name, folder in folders.items():
         family = FAMILIES[name]
@@ -86,10 +91,14 @@ def cases(family, processor, rank: int) -> dict:
     }
 
 
-def collectives(folders: dict[str, Path], out: Path) -> None:
-    """Run both ranks to the end."""
+def spawn(function: Callable, ranks: int, *arguments) -> None:
+    """Call ``function(rank, port, *arguments)`` in a process for each rank, to the end of all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = ({name: str(folder) for name, folder in folders.items()}, port, str(out))
-    torch.multiprocessing.spawn(run, arguments, nprocs=2)
+    torch.multiprocessing.spawn(function, (port, *arguments), nprocs=ranks)
+
+
+def collectives(folders: dict[str, Path], out: Path) -> None:
+    """Run both ranks to the end."""
+    spawn(run, 2, {name: str(folder) for name, folder in folders.items()}, str(out))

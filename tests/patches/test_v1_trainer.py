@@ -1,6 +1,7 @@
 """verl's V1 trainers give LEAF the responses, log what it says, keep prompts together, and count skipped updates."""
 
 import math
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,12 +11,15 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo import padding_utils
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSeparateAsync, PPOTrainerSync, trainer_base
 from verl.trainer.ppo.v1.utils import MetricsAggregator
+from verl.utils.tensordict_utils import make_iterator
 
 from tests.helpers.one_prompt import LOG_PROBS, RESPONSES, REWARDS, expected, one_prompt
+from verl_leaf.config import least_multiple, prompts_per_mini_batch
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
-from verl_leaf.patches.v1_trainer import V1TrainerMixin, in_order, in_words
+from verl_leaf.patches.v1_trainer import V1TrainerMixin, deal, in_words
 from verl_leaf.training import estimator
 from verl_leaf.training.sharing import SHARE_PROMPTS
 from verl_leaf.training.traces.writer import TraceWriter
@@ -26,35 +30,97 @@ def data():
     return one_prompt()
 
 
-def balanced(share: bool) -> list[str]:
-    """The prompts of two ranks' rows, in verl's order, where the first prompt's rollouts are all long."""
+def balanced(keys: list[str], ranks: int, n: int, prompts: int, share: bool = True) -> KVBatchMeta:
+    """The batch as verl's trainer hands it to the ranks; what the queue does with fillers is left out."""
     trainer = PPOTrainerSync.__new__(PPOTrainerSync)
+    actor = {"ppo_mini_batch_size": prompts, "use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": 1}
     settings = {
         "actor_rollout_ref": {
             "model": {"override_config": {SHARE_PROMPTS: share}},
-            "rollout": {"n": 4},
-            "actor": {"ppo_mini_batch_size": 2, "use_dynamic_bsz": False, "ppo_micro_batch_size_per_gpu": 1},
+            "rollout": {"n": n},
+            "actor": actor,
         },
+        "trainer": {"critic_warmup": 0},
     }
     trainer.config = OmegaConf.create(settings)
-    trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": [0, 1]})
+    trainer.actor_rollout_wg = SimpleNamespace(_dispatch_info={"actor": list(range(ranks))})
     trainer.tokenizer = SimpleNamespace(eos_token_id=0)
-    trainer._get_required_batch_multiple = lambda ranks: ranks
-    lengths = [400, 410, 420, 430, 10, 11, 12, 13]
-    keys = [f"{prompt}_{number}_0" for prompt in "ab" for number in range(4)]
-    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{"seq_len": length} for length in lengths])
-    return [key[0] for key in trainer._balance_batch(batch, {}).keys]
+    trainer.use_critic, trainer.global_steps = False, 1
+    lengths = [400 if key[0] == "0" else 10 for key in keys]
+    tags = [{"seq_len": length} for length in lengths]
+    return trainer._balance_batch(KVBatchMeta(partition_id="train", keys=keys, tags=tags), {})
 
 
-def test_a_rank_gets_whole_prompts_where_they_are_shared():
-    assert balanced(share=True) == list("aaaabbbb")
-    assert sorted(balanced(share=False)[:4]) == list("aabb")
+@pytest.fixture
+def no_queue(monkeypatch):
+    row = {"prompts": torch.ones(1), "responses": torch.ones(1)}
+    queue = SimpleNamespace(kv_batch_get=lambda **_: [row], kv_batch_put=lambda **_: None)
+    monkeypatch.setattr(padding_utils, "tq", queue)
+
+
+def updates_of(batch: KVBatchMeta, ranks: int, size: int) -> list[list[str]]:
+    """The prompts of the rows of each update over all ranks, as verl's workers cut their parts of a batch."""
+    updates: list[list[str]] = [[] for _ in range(len(batch.keys) // size)]
+    for part in batch.chunk(ranks):
+        uids = [key.rsplit("_", 2)[0] for key in part.keys]
+        rows = TensorDict({"row": torch.arange(len(uids))}, [len(uids)])
+        own = make_iterator(rows, size // ranks, epochs=1, seed=1, dataloader_kwargs={"shuffle": False})
+        for update, mini_batch in zip(updates, own, strict=True):
+            update += [uids[row] for row in mini_batch["row"].tolist()]
+    return updates
+
+
+RANKS = [*range(1, 17), 32, 64]
+
+
+@pytest.mark.parametrize("failed", ["none", "one prompt", "some responses"])
+@pytest.mark.parametrize("n", [4, 8, 16])
+@pytest.mark.parametrize("ranks", RANKS)
+def test_mini_batches_are_whole_prompts_on_any_number_of_ranks(no_queue, ranks, n, failed):
+    """Responses come in the order in which they ended, those of different prompts among each other."""
+    prompts = prompts_per_mini_batch(n, ranks, 1)
+    number = least_multiple(6, prompts)
+    keys = [f"{prompt}_{response}_0" for response in range(n) for prompt in range(number)]
+    if failed == "one prompt":
+        keys = [key for key in keys if not key.startswith("1_")]
+    elif failed == "some responses":
+        keys = [key for key in keys if not key.startswith(("0_1_", "2_0_", "2_3_"))]
+    batch = balanced(keys, ranks, n, prompts)
+    updates = updates_of(batch, ranks, n * prompts)
+    own = list(dict.fromkeys(key.rsplit("_", 2)[0] for key in keys))
+    assert len(updates) == -(-len(own) // prompts)
+    counts = Counter(key.rsplit("_", 2)[0] for key in keys)
+    for number, update in enumerate(updates):
+        expected = own[number * prompts :][:prompts]
+        assert Counter(uid for uid in update if not uid.startswith("pad")) == {uid: counts[uid] for uid in expected}
+    one = updates_of(balanced(keys, 1, n, prompts), 1, n * prompts)
+    real = [[uid for uid in update if not uid.startswith("pad")] for update in updates]
+    assert real == [[uid for uid in update if not uid.startswith("pad")] for update in one]
+    if failed == "none":  # so that a rank computes a prompt once
+        share = n * prompts // ranks
+        for update in updates:
+            assert all(len(set(update[first : first + share])) == 1 for first in range(0, n * prompts, share))
+
+
+def test_only_shared_prompts_are_kept_together():
+    keys = [f"{prompt}_{response}_0" for prompt in range(2) for response in range(4)]
+    assert [key[0] for key in balanced(keys, 2, 4, 1).keys] == list("00110011")
+    assert sorted(key[0] for key in balanced(keys, 2, 4, 1, share=False).keys[:4]) == list("0011")
+
+
+def test_sessions_with_several_outputs_fill_verls_mini_batches(no_queue):
+    keys = [f"{prompt}_{response}_{output}" for output in range(3) for prompt in "ab" for response in range(2)]
+    updates = updates_of(balanced(keys, 2, 2, 1), 2, 2)
+    assert updates == [["a", "a"]] * 3 + [["b", "b"]] * 3
 
 
 def test_rows_that_do_not_divide_are_refused():
-    assert in_order([5, 1, 1, 1], 2, True) == [[0, 1], [2, 3]]
-    with pytest.raises(ValueError, match="3 rows cannot be dealt out equally to 2 ranks"):
-        in_order([1, 1, 1], 2, True)
+    with pytest.raises(ValueError, match="a mini-batch of 4 rows cannot be dealt out equally to 3 ranks"):
+        deal([[0, 1, 2, 3]], 4, [1] * 4, 3, True)
+
+
+def test_the_critics_fillers_come_last():
+    assert deal([[0, 2], [1, 3]], 2, [1] * 6, 2, True) == [[0, 1, 4], [2, 3, 5]]
 
 
 @pytest.mark.parametrize("kind", [PPOTrainerSync, PPOTrainerColocateAsync, PPOTrainerSeparateAsync])

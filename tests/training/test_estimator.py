@@ -1,6 +1,7 @@
 """The estimators as veRL finds and calls them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -127,17 +128,9 @@ def test_a_reward_that_is_not_finite_stops_any_estimator(name, value):
     batch["token_level_rewards"][row, 1] = float(value)
     message = rf"the reward of row {row}, prompt {index[row]}, is {value}, not a finite number \(1 of {len(index)} rows"
     data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(estimator.RewardError, match=message) as raised:
         compute_advantage(data, name, config=OmegaConf.create({}))
-
-
-@pytest.mark.parametrize("name", estimator.ESTIMATORS)
-def test_our_estimators_refuse_such_a_reward_from_any_caller(name):
-    batch, index = as_batch(DEFAULT)
-    batch["token_level_rewards"][5, 1] = float("inf")
-    with pytest.raises(estimator.RewardError, match="is inf, not a finite number") as raised:
-        call(batch, index, name=name)
-    assert raised.value.row == 5
+    assert raised.value.prompt == index[row]
 
 
 def test_missing_fields_are_named():
@@ -181,6 +174,22 @@ def test_grpo_prefix_pays_against_the_responses_with_the_same_prefix():
     expected = [[1 - 0.2, 1 - 0.25], [0 - 1.6 / 3, 0 - 0.75], [0.5 - 1.1 / 3, 0.5 - 0.5], [0.1 - 0.5, 0]]
     torch.testing.assert_close(advantages, torch.tensor(expected, dtype=torch.float64) / std)
     assert torch.equal(advantages, returns) and steps[0].metrics["grpo_prefix/kappa"] == 0
+
+
+def test_grpo_prefix_heeds_verls_switch_of_the_standard_deviation():
+    """As verl's grpo does, of which it is K / (K - 1) times with an infinite kappa."""
+    batch, index = as_batch([group for group in DEFAULT if len(group["responses"]) > 1])
+    data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
+    found = {}
+    for by_std in (True, False):
+        config = OmegaConf.create({"norm_adv_by_std_in_grpo": by_std, "grpo_prefix": {"kappa": math.inf}})
+        for name in ("grpo", "grpo_prefix"):
+            given = {"norm_adv_by_std_in_grpo": by_std, "config": config}
+            found[name, by_std] = compute_advantage(data.select(), name, **given).batch["advantages"].clone()
+    K = torch.tensor([list(index).count(uid) for uid in index])[:, None]
+    for by_std in (True, False):
+        torch.testing.assert_close(found["grpo_prefix", by_std], found["grpo", by_std] * K / (K - 1))
+    assert not torch.allclose(found["grpo_prefix", True], found["grpo_prefix", False])
 
 
 def test_tempo_adds_what_a_fork_is_worth():
@@ -258,9 +267,7 @@ def test_a_step_is_reported():
     assert len(step.metrics) >= 9 and all(name.startswith(("leaf/", "forks/")) for name in step.metrics)
     assert all(type(value) is float for value in step.metrics.values())
     assert 0 < step.metrics["leaf/seconds"] < 60
-    assert torch.equal(step.trees.result.advantages, advantages) and torch.equal(
-        step.trees.responses, batch["responses"]
-    )
+    assert torch.equal(step.credit.advantages, advantages) and torch.equal(step.rollouts.tokens, batch["responses"])
 
 
 def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():

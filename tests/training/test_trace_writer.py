@@ -1,5 +1,6 @@
 """Traces hold what the step computed, and never hurt it."""
 
+import dataclasses
 import json
 import logging
 import math
@@ -10,9 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from verl_leaf.algorithm import leaf_advantages
-from verl_leaf.algorithm.estimators import LeafOptions
+from verl_leaf.algorithm.estimators import LeafOptions, Rollouts
 from verl_leaf.runs.traces import read_trace
-from verl_leaf.training.estimator import LeafStep
 from verl_leaf.training.traces.writer import TraceWriter, audio_of, pieces, prompts_of
 
 # The worked example of the README, beside an empty row as the trainer pads with; rewards, tokens, surprisal.
@@ -34,8 +34,12 @@ def step():
     mask = torch.ones(5, 5, dtype=torch.bool)
     mask[4] = False
     mask[1, 2] = False  # a token of a tool
-    result = leaf_advantages(responses, -log_probs, rewards, mask, torch.tensor([0, 0, 0, 0, 1]))
-    return LeafStep(responses, log_probs, mask, rewards, result)
+    return computed(Rollouts(responses, mask, rewards, torch.tensor([0, 0, 0, 0, 1]), surprisal=-log_probs))
+
+
+def computed(rollouts):
+    given = rollouts.tokens, rollouts.surprisal, rollouts.rewards, rollouts.mask, rollouts.group
+    return rollouts, leaf_advantages(*given, lengths=rollouts.lengths)
 
 
 ROWS = {
@@ -47,7 +51,7 @@ ROWS = {
 
 
 def test_a_trace_holds_the_tree_and_its_credit(step, processor, tmp_path):
-    (line,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    (line,) = prompts_of(*step, ROWS, processor.tokenizer, tmp_path)
     prompt = line.model_dump()
     assert prompt["reference"] == "ja" and prompt["audio"] == ["/a.wav"]
     assert prompt["root_value"] == pytest.approx(sum(REWARDS) / 4)
@@ -67,17 +71,16 @@ def test_a_trace_holds_the_tree_and_its_credit(step, processor, tmp_path):
         for span in response["spans"]:
             for t in range(span["start"], span["end"]):
                 advantages[t] = span["advantage"] * response["policy"][t]
-        assert advantages == pytest.approx(step.result.advantages[row].tolist())
+        assert advantages == pytest.approx(step[1].advantages[row].tolist())
     assert [span["node"] for span in prompt["responses"][3]["spans"]] == [0, 1, None]
 
 
 def test_a_rejected_response_is_in_the_trace_and_a_row_of_padding_is_not(step, processor, tmp_path):
     """With lengths as the attention has them, where neither is empty."""
-    step.mask[2] = False
-    group, lengths = torch.tensor([0, 0, 0, 0, 1]), torch.tensor([5, 5, 5, 5, 1])
-    result = leaf_advantages(step.responses, -step.log_probs, step.rewards, step.mask, group, lengths=lengths)
-    step = LeafStep(step.responses, step.log_probs, step.mask, step.rewards, result)
-    (prompt,) = prompts_of(step, ROWS, processor.tokenizer, tmp_path)
+    rollouts, _ = step
+    rollouts.mask[2] = False
+    step = computed(dataclasses.replace(rollouts, lengths=torch.tensor([5, 5, 5, 5, 1])))
+    (prompt,) = prompts_of(*step, ROWS, processor.tokenizer, tmp_path)
     assert [response.policy for response in prompt.responses][2] == [0] * 5
 
 
@@ -85,24 +88,24 @@ def test_a_file_a_step_that_is_due(step, processor, tmp_path):
     options = LeafOptions(trace_dir=str(tmp_path / "traces"), trace_every=2)
     writer = TraceWriter()
     for number in (1, 2):
-        writer.write(options, number, step, lambda: ROWS, processor.tokenizer)
+        writer.write(options, number, *step, lambda: ROWS, processor.tokenizer)
     writer._thread.shutdown()
     (file,) = (tmp_path / "traces").iterdir()
     head, prompt = map(json.loads, file.read_text().strip().split("\n"))
     assert file.name == "step_000002.jsonl" and (head["format"], head["step"]) == ("leaf-trace", 2)
-    assert prompt == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0].model_dump()
+    assert prompt == prompts_of(*step, ROWS, processor.tokenizer, tmp_path)[0].model_dump()
 
 
 def test_a_step_whose_beginning_was_left_out_has_a_head_all_the_same(step, processor, tmp_path):
     options = LeafOptions(trace_dir=str(tmp_path), trace_every=1)
     for _ in range(2):
         writer = TraceWriter()
-        writer.write(options, 1, step, lambda: ROWS, processor.tokenizer, append=True)
+        writer.write(options, 1, *step, lambda: ROWS, processor.tokenizer, append=True)
         writer._thread.shutdown()
     skipped = []
     trace = read_trace(1, tmp_path / "step_000001.jsonl", skipped)
     assert list(trace.prompts) == [1, 2] and skipped == []
-    assert trace.prompts[1] == trace.prompts[2] == prompts_of(step, ROWS, processor.tokenizer, tmp_path)[0]
+    assert trace.prompts[1] == trace.prompts[2] == prompts_of(*step, ROWS, processor.tokenizer, tmp_path)[0]
 
 
 def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
@@ -114,9 +117,9 @@ def test_what_goes_wrong_is_one_warning(step, processor, tmp_path, caplog):
         raise ConnectionError("the trainer's storage is gone")
 
     with caplog.at_level(logging.WARNING):
-        writer.write(options, 1, step, lambda: ROWS, processor.tokenizer)
+        writer.write(options, 1, *step, lambda: ROWS, processor.tokenizer)
         writer._pending.result()
-        writer.write(options, 2, step, gone, processor.tokenizer)
+        writer.write(options, 2, *step, gone, processor.tokenizer)
     assert len(caplog.records) == 1 and "NotADirectoryError" in caplog.text
 
 

@@ -6,6 +6,7 @@ environment variables, or from ``--model_kwargs``, which makes such of a JSON di
 
 import os
 from dataclasses import dataclass, fields
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from accelerate.utils import gather
 from swift.rlhf_trainers import GRPOConfig, GRPOTrainer
 from swift.trainers import TrainerFactory
 
-from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages, total_rewards
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_advantages, total_rewards
+from verl_leaf.algorithm.settings import check_settings
 
 PREFIX = "LEAF_"
 
@@ -23,32 +25,13 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
     """ms-swift's configuration, with the settings of the estimator from the environment, such as ``LEAF_FORK_BUDGET``.
 
     Raises:
-        ValueError: a variable or value is not valid, or a setting of ms-swift's means something that the estimators do
-            not do.
+        ValueError: a variable or value is not valid, or a setting of ms-swift's cannot be combined with the estimator.
     """
 
     def __post_init__(self):
         self._read_environment()
         self.options()
-        refuse(
-            {
-                "advantage_estimator other than grpo, in whose place LEAF stands": self.advantage_estimator != "grpo",
-                "kl_in_reward, since credit is given for terminal rewards": bool(self.kl_in_reward),
-                "scale_rewards other than group, since credits have a scale of their own": (
-                    self.scale_rewards not in (None, "group")
-                ),
-                "importance_sampling_level other than token": self.importance_sampling_level != "token",
-                "loss_type real, which takes one advantage per response": self.loss_type == "real",
-                "off_policy_sequence_mask_delta, which takes one advantage per response": (
-                    self.off_policy_sequence_mask_delta is not None
-                ),
-                "use_liger_kernel, which takes one advantage per response": bool(self.use_liger_kernel),
-                "advantage_reweight": self.advantage_reweight is not None,
-                "multi_turn_scheduler, which may train on a response more than once": (
-                    self.multi_turn_scheduler is not None
-                ),
-            }
-        )
+        check_settings("ms_swift", self, self.estimator)
         super().__post_init__()
 
     def _read_environment(self) -> None:
@@ -69,27 +52,16 @@ class LeafGRPOTrainer(GRPOTrainer):
     """ms-swift's trainer; its generation, rewards, metrics and loss stay, and every token gets an advantage of its own."""
 
     def __init__(self, model=None, *positional, **named):
-        refuse(
-            {
-                "padding_free and packing": named["template"].padding_free,
-                "sequence_parallel_size above 1": named["template"].sequence_parallel_size > 1,
-                "a teacher, whose log-probabilities are added to advantages": any(
-                    named.get(name) for name in ("teacher_model", "teacher_model_server")
-                ),
-            }
-        )
+        check_settings("ms_swift's trainer", SimpleNamespace(**named), "verl-leaf")
         super().__init__(model, *positional, **named)
 
     def _postprocess_batch(self, samples, batch_encoded_inputs):
         batches = [encoded["grpo_batch"] for encoded in batch_encoded_inputs]
-        refuse(
-            {
-                "rollouts of several samples each": self.dynamic_num_samples,
-                "a teacher, whose log-probabilities are added to advantages": any(
-                    batch.teacher_per_token_logps is not None for batch in batches
-                ),
-            }
+        teachers = [batch.teacher_per_token_logps for batch in batches if batch.teacher_per_token_logps is not None]
+        found = SimpleNamespace(
+            dynamic_num_samples=self.dynamic_num_samples, teacher_per_token_logps=len(teachers) or None
         )
+        check_settings("ms_swift's batch", found, "verl-leaf")
         super()._postprocess_batch(samples, batch_encoded_inputs)  # its rewards, metrics and logs
         mode = "train" if self.model.training else "eval"
         per_prompt = self.num_generations if mode == "train" else self.num_generations_eval

@@ -16,9 +16,8 @@ from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.utils import config
 
-from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages
-
-CLIP_RANGE = (-10, 10)  # of group_norm's rewards, OpenRLHF's default, which no group of 100 or fewer reaches
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_advantages
+from verl_leaf.algorithm.settings import check_settings
 
 
 class LeafExperienceMaker(RemoteExperienceMaker):
@@ -72,22 +71,9 @@ class LeafPPOTrainer(ppo_trainer.PPOTrainer.__ray_actor_class__):
 
 
 def check(args: SimpleNamespace) -> None:
-    """Raises ``ValueError`` where OpenRLHF's arguments mean something that the estimators do not do."""
+    """Raise ``ValueError`` if an argument of OpenRLHF's cannot be combined with the estimator."""
     args.leaf.options()
-    refuse(
-        {
-            "--algo.advantage.estimator other than group_norm, in whose place LEAF stands": (
-                args.algo.advantage.estimator != "group_norm"
-            ),
-            "a KL penalty in the reward, since credit is given for terminal rewards: --algo.kl.use_loss or "
-            "--algo.kl.init_coef 0": args.algo.kl.init_coef > 0 and not args.algo.kl.use_loss,
-            "--reward.clip_range, which clips what group_norm made of rewards": (
-                tuple(args.reward.clip_range) != CLIP_RANGE
-            ),
-            "--actor.policy_loss_type other than ppo": args.actor.policy_loss_type != "ppo",
-            "--train.async_enable": args.train.async_enable,
-        }
-    )
+    check_settings("openrlhf", args, args.leaf.estimator)
 
 
 def main(arguments: Sequence[str]) -> None:

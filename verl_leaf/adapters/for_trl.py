@@ -7,8 +7,9 @@ from accelerate.utils import gather
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 
-from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, refuse, token_advantages, total_rewards
+from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_advantages, total_rewards
 from verl_leaf.algorithm.estimators import ESTIMATORS
+from verl_leaf.algorithm.settings import check_settings
 
 # What a multimodal model is given beside its tokens (trl/trainer/grpo_trainer.py, _compute_loss).
 MULTIMODAL = (
@@ -30,26 +31,13 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
     """TRL's configuration, with the settings of the estimator.
 
     Raises:
-        ValueError: a value is not valid, or a setting of TRL's means something that the estimators do not do.
+        ValueError: a value is not valid, or a setting of TRL's cannot be combined with the estimator.
     """
 
     def __post_init__(self):
         super().__post_init__()
         self.options()
-        refuse(
-            {
-                "scale_rewards other than group, since credits have a scale of their own": self.scale_rewards
-                != "group",
-                "multi_objective_aggregation other than sum_then_normalize": (
-                    self.multi_objective_aggregation != "sum_then_normalize"
-                ),
-                "loss_type vespo, which takes one advantage per response": self.loss_type == "vespo",
-                "importance_sampling_level other than token": self.importance_sampling_level != "token",
-                "off_policy_mask_threshold, which takes one advantage per response": (
-                    self.off_policy_mask_threshold is not None
-                ),
-            }
-        )
+        check_settings("trl", self, self.estimator)
 
 
 class LeafGRPOTrainer(GRPOTrainer):

@@ -4,14 +4,14 @@ Letters as in :mod:`verl_leaf.algorithm`: ``N`` responses of all processes, ``T`
 ``[n, t]``: some rows, of another width in each batch, and the responses may begin in any column.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from verl_leaf.algorithm.estimators import ESTIMATORS, Options, Rollouts
+from verl_leaf.algorithm.estimators import ESTIMATORS, Options, Rollouts, no_estimator
 
 
 @dataclass
@@ -25,7 +25,7 @@ class _Settings:
             ValueError: a setting of any estimator is not valid; the message names the valid values.
         """
         if self.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator={self.estimator!r}: valid are {', '.join(ESTIMATORS)}")
+            raise ValueError(f"estimator={self.estimator!r}: {no_estimator(self.estimator, ESTIMATORS)}")
         options = {}
         for name, row in ESTIMATORS.items():
             given = {
@@ -49,13 +49,6 @@ EstimatorSettings: Any = make_dataclass(
     bases=(_Settings,),
     namespace={"__doc__": "The settings of every adapter, from the table of estimators.", "__module__": __name__},
 )
-
-
-def refuse(problems: Mapping[str, bool]) -> None:
-    """Raises ``ValueError`` with the names of the problems that there are."""
-    found = [name for name, there in problems.items() if there]
-    if found:
-        raise ValueError(f"verl-leaf does not go with these settings: {'; '.join(found)}")
 
 
 def total_rewards(per_function: Tensor, weights: Tensor) -> Tensor:

@@ -4,8 +4,9 @@ From it verl's registry and configuration, the checks, the doctor, the other tra
 benchmarks take names, functions, options and metrics. `grpo` is not in it, because verl has it.
 """
 
+import difflib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,18 @@ from verl_leaf.algorithm.prefix_baseline import grpo_prefix_advantages
 from verl_leaf.algorithm.rows import last_position
 from verl_leaf.algorithm.tempo import tempo_advantages
 
-__all__ = ["COUNTS", "ESTIMATORS", "NUMBERS", "Credit", "Estimator", "Options", "Rollouts", "one_of", "option"]
+__all__ = [
+    "COUNTS",
+    "ESTIMATORS",
+    "NUMBERS",
+    "Credit",
+    "Estimator",
+    "Options",
+    "Rollouts",
+    "no_estimator",
+    "one_of",
+    "option",
+]
 
 
 @dataclass(frozen=True)
@@ -141,6 +153,7 @@ class GrpoPrefixOptions(Options):
         Values("auto, and the numbers from 0 on", is_kappa, str, _number_or_text),
         "how many responses a longer prefix must have to count half: auto (what fits the batch) or a number",
     )
+    norm_adv_by_std_in_grpo: bool = True  # verl's own setting
 
 
 def grpo_prefix(rollouts: Rollouts, options: GrpoPrefixOptions) -> Credit:
@@ -152,6 +165,7 @@ def grpo_prefix(rollouts: Rollouts, options: GrpoPrefixOptions) -> Credit:
         rollouts.group,
         lengths=rollouts.lengths,
         kappa=options.kappa,
+        by_std=options.norm_adv_by_std_in_grpo,
     )
     return Credit(result.advantages, {"grpo_prefix/kappa": result.kappa}, result.forks)
 
@@ -175,3 +189,11 @@ ESTIMATORS = {
     "grpo_prefix": Estimator(grpo_prefix, GrpoPrefixOptions),
     "tempo": Estimator(tempo),
 }
+
+
+def no_estimator(name: object, names: Iterable[str]) -> str:
+    """Return in words that an estimator is none of some names, with the nearest of them, whatever its case."""
+    by_lower = {each.lower(): each for each in names}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    question = f" Did you mean {by_lower[near[0]]}?" if near else ""
+    return f"there is no such estimator.{question} Valid are {', '.join(by_lower.values())}"

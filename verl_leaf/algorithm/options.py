@@ -56,12 +56,12 @@ class Options:
     """
 
     def __post_init__(self) -> None:
-        for declared in fields(self):
-            value, values = getattr(self, declared.name), declared.metadata["values"]
+        for name, declared in self.by_name().items():
+            value, values = getattr(self, name), declared.metadata["values"]
             if not values.contain(value):
-                raise ValueError(f"{declared.name}={value!r}: valid are {values.words}")
+                raise ValueError(f"{name}={value!r}: valid are {values.words}")
 
     @classmethod
     def by_name(cls) -> dict[str, Field[Any]]:
-        """The fields by their names."""
-        return {declared.name: declared for declared in fields(cls)}
+        """The fields by their names, except those that are settings of verl under the same name."""
+        return {declared.name: declared for declared in fields(cls) if declared.metadata}

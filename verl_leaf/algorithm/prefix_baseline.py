@@ -49,6 +49,7 @@ def grpo_prefix_advantages(
     *,
     lengths: Tensor | None = None,
     kappa: float | str = "auto",
+    by_std: bool = True,
     dtype: torch.dtype | None = None,
 ) -> PrefixBaselineAdvantages:
     """GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
@@ -72,6 +73,7 @@ def grpo_prefix_advantages(
         lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
         kappa: how many responses a longer prefix must have to count half: a number from 0 to infinity, or ``"auto"``
             for that of the batch, `shrinkage`.
+        by_std: False leaves out the division by ``std + 1e-6``, as Dr. GRPO does (arXiv 2503.20783).
         dtype: of the advantages; that of ``rewards`` if not given.
 
     Returns:
@@ -88,7 +90,9 @@ def grpo_prefix_advantages(
 
     r, std, _ = centre(rewards, forks.group, G)
     baseline = _baselines(forks, r, strength)
-    paid = torch.where(forks.size[:, :1] > 1, r[:, None] - baseline, 0) / (std[:, None] + STD_EPSILON)
+    paid = torch.where(forks.size[:, :1] > 1, r[:, None] - baseline, 0)
+    if by_std:
+        paid = paid / (std[:, None] + STD_EPSILON)
     start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
     advantages = _per_token(start, paid.to(dtype or rewards.dtype), forks.num_tokens)
     advantages.masked_fill_(mask == 0, 0)

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from omegaconf import ListConfig, OmegaConf
 
-from verl_leaf.algorithm.estimators import ESTIMATORS, LeafOptions
+from verl_leaf.algorithm.estimators import ESTIMATORS, LeafOptions, no_estimator
+from verl_leaf.algorithm.settings import check_settings
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.data.options import Keys, check_options
@@ -71,12 +72,12 @@ def check_estimator(config) -> None:
 
         if name in ADV_ESTIMATOR_REGISTRY:
             return
-        others = sorted(set(ADV_ESTIMATOR_REGISTRY) - set(ESTIMATORS))
         raise ValueError(
-            f"algorithm.adv_estimator={name}: valid are {', '.join(ESTIMATORS)}; of verl {', '.join(others)}; and what a "
+            f"algorithm.adv_estimator={name}: {no_estimator(name, {**ESTIMATORS, **ADV_ESTIMATOR_REGISTRY})}, and what a "
             "module in VERL_USE_EXTERNAL_MODULES registers"
         )
     options = read_options(name, config.algorithm)
+    check_settings("verl", config, name)
     if isinstance(options, LeafOptions) and options.trace_dir is not None and not config.trainer.use_v1:
         raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them")
     n = config.actor_rollout_ref.rollout.n

@@ -17,7 +17,7 @@ from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, started
 from verl_leaf.evaluate.systems import parse_system
 from verl_leaf.rewards import REWARDS
-from verl_leaf.training.estimator import Step, advantages
+from verl_leaf.training.estimator import Step, advantages, check_rewards
 from verl_leaf.training.traces.schema import Head, file_name
 from verl_leaf.training.traces.writer import prompts_of
 
@@ -108,16 +108,18 @@ class _Groups:
             mask[n, : len(tokens)] = True
             rewards[n, len(tokens) - 1] = self._reward(row, each.text)
         steps: list[Step] = []
+        index = np.array([row for row, _ in answers])
+        check_rewards(rewards, index)
         batch = {"responses": responses, "rollout_log_probs": log_probs}
-        advantages("leaf", rewards, mask, np.array([row for row, _ in answers]), batch=batch, report=steps.append)
+        advantages("leaf", rewards, mask, index, batch=batch, report=steps.append)
         fields: dict[str, list[Any]] = {
             "prompts": [output.prompt_token_ids for _, output in answers],
             "raw_prompt": [messages[row] for row, _ in answers],
             "data_source": [self.data.rows[row].data_source for row, _ in answers],
             "reward_model": [{"ground_truth": list(self.data.rows[row].references)} for row, _ in answers],
         }
-        assert steps[0].trees is not None
-        lines = prompts_of(steps[0].trees, fields, self.tokenizer, self.folder)
+        [step] = steps
+        lines = prompts_of(step.rollouts, step.credit.leaf, fields, self.tokenizer, self.folder)
         return [line.model_dump_json() for line in lines]
 
     def _reward(self, row: int, text: str) -> float:

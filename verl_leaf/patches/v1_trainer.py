@@ -9,13 +9,15 @@ verl's or a user's own, so what all of them derive from is extended: those regis
   proposes the first; once recipes/upstream/2_estimator_fields is in verl, nothing is
   fetched here.
 - ``_balance_batch`` deals the rows of a batch out to the ranks by their lengths, whichever prompt they belong to, and has
-  no switch. A rank that gets the rollouts of one prompt computes it once; that is worth more than equal lengths. Only with
-  ``share_prompts``, and only with several ranks.
+  no switch. Each rank then cuts its own rows into mini-batches (verl/workers/engine_workers.py train_mini_batch). With
+  ``share_prompts``, rows are dealt out so that the mini-batches of all ranks together are whole prompts, as on one rank.
 - ``_update_actor`` averages the norms of a step's gradients, and the count of those that are not finite is lost
   (:mod:`verl_leaf.patches.update_counts`).
 """
 
+import functools
 import inspect
+from itertools import chain, islice
 from types import ModuleType
 from typing import Any
 
@@ -42,21 +44,28 @@ class V1TrainerMixin:
     def _compute_advantage(self, batch, metrics):
         from verl.trainer.ppo.v1 import trainer_base
 
+        from verl_leaf.training.estimator import RewardError
+
         self._refuse_several_outputs(batch)
         steps: list[Any] = []
         compute = trainer_base.compute_advantage_for_multi_trajectories
 
         def with_responses(data, *args, **kwargs):
-            self._complete(data, batch)
+            self._add_responses(data, batch)
             data.meta_info[REPORT] = steps.append
-            return compute(data, *args, **kwargs)
+            try:
+                return compute(data, *args, **kwargs)
+            except RewardError as error:
+                key = next(key for key in batch.keys if key.startswith(f"{error.prompt}_"))
+                (messages,) = _fetch(batch, ["raw_prompt"], [key])["raw_prompt"]
+                raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.prompt) from None
 
         with replaced(trainer_base, "compute_advantage_for_multi_trajectories", with_responses):
             result = super()._compute_advantage(batch, metrics)
         for step in steps:
             metrics.update(step.metrics)
-            if step.trees is not None:
-                self._trace(step.trees, batch)
+            if step.credit.leaf is not None:
+                self._trace(step.rollouts, step.credit.leaf, batch)
         return result
 
     def _refuse_several_outputs(self, batch) -> None:
@@ -70,25 +79,18 @@ class V1TrainerMixin:
                 "would count as a response of its own"
             )
 
-    def _complete(self, data, batch) -> None:
-        """Check the rewards, and add the responses to the data if the estimator asks for the batch."""
+    def _add_responses(self, data, batch) -> None:
+        """Add the responses to the data if the estimator asks for the batch."""
         import torch
         from verl.trainer.ppo import core_algos
 
-        from verl_leaf.training.estimator import RewardError, check_rewards
-
-        try:
-            check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch["uid"])
-        except RewardError as error:
-            (messages,) = _fetch(batch, ["raw_prompt"], [batch.keys[error.row]])["raw_prompt"]
-            raise RewardError(f"{error}. The prompt: {in_words(messages)}", error.row) from None
         estimator = core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
         if not self.verl_fetches and "batch" in inspect.signature(estimator).parameters:
             responses = _fetch(batch, ["responses"], batch.keys)
             responses["attention_mask"] = torch.ones_like(responses["responses"])
             data.batch.update(responses.to_padded_tensor())
 
-    def _trace(self, trees, batch) -> None:
+    def _trace(self, rollouts, leaf, batch) -> None:
         """Write the trees of a step, if they are asked for."""
         from verl_leaf.training.estimator import read_options
         from verl_leaf.training.traces.writer import FIELDS
@@ -98,14 +100,20 @@ class V1TrainerMixin:
             return {name: list(fields[name]) for name in fields.keys()}
 
         options, append = read_options("leaf", self.config.algorithm), self.local_trigger_step > 0
-        self.leaf_traces.write(options, self.global_steps, trees, columns, self.tokenizer, append=append)
+        self.leaf_traces.write(options, self.global_steps, rollouts, leaf, columns, self.tokenizer, append=append)
 
     def _balance_batch(self, batch, metrics, logging_prefix="global_seqlen", keep_minibatch=False):
         from verl.trainer.ppo.v1 import trainer_base
 
-        if not self.config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
+        settings = self.config.actor_rollout_ref
+        if not settings.model.override_config.get(SHARE_PROMPTS, False):
             return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
-        with replaced(trainer_base, "get_seqlen_balanced_partitions", in_order):
+        prompts = settings.actor.ppo_mini_batch_size
+        size = prompts * settings.rollout.n
+        parts = mini_batches(batch.keys, prompts, size)
+        # verl would fill up after the last row, so that a prompt that lacks responses would move all prompts behind it.
+        batch = trainer_base.upsample_batch_to_divisible_size(batch, len(parts) * size, self.tokenizer.eos_token_id)
+        with replaced(trainer_base, "get_seqlen_balanced_partitions", functools.partial(deal, parts, size)):
             return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
     def _update_actor(self, batch, metrics):
@@ -135,12 +143,52 @@ def in_words(messages: list[dict], longest: int = 300) -> str:
     return repr(text if len(text) <= longest else text[:longest] + "...")
 
 
-def in_order(seqlen_list: list[int], k_partitions: int, equal_size: bool) -> list[list[int]]:
-    """Rows as they come, which is prompt by prompt, in equal parts."""
-    size, left = divmod(len(seqlen_list), k_partitions)
-    if left or not equal_size:
-        raise ValueError(f"{len(seqlen_list)} rows cannot be dealt out equally to {k_partitions} ranks")
-    return [list(range(rank * size, (rank + 1) * size)) for rank in range(k_partitions)]
+def mini_batches(keys: list[str], prompts: int, size: int) -> list[list[int]]:
+    """Return the rows of each mini-batch, prompt by prompt.
+
+    Args:
+        keys: the keys of the rows, ``uid_session_output``. Rows of different prompts may alternate.
+        prompts: the number of prompts in a mini-batch.
+        size: the number of rows in a mini-batch. If agent loops with several outputs make more of the prompts, mini-batches
+            are cut there.
+    """
+    of_prompt: dict[str, list[int]] = {}
+    for row, key in enumerate(keys):
+        of_prompt.setdefault(key.rsplit("_", 2)[0], []).append(row)
+    whole = list(of_prompt.values())
+    parts = [list(chain.from_iterable(whole[first : first + prompts])) for first in range(0, len(whole), prompts)]
+    if max(map(len, parts)) > size:
+        rows = list(chain.from_iterable(whole))
+        parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return parts
+
+
+def deal(parts: list[list[int]], size: int, seqlen_list: list[int], k_partitions: int, equal_size: bool):
+    """Return the rows of each rank: an equal share of every mini-batch, in the order of the mini-batches.
+
+    Args:
+        parts: the rows of each mini-batch. Those behind them in the batch are fillers.
+        size: the number of rows in a mini-batch, to which fillers complete it.
+        seqlen_list: one entry per row of the batch.
+        k_partitions: the number of ranks.
+        equal_size: always true.
+
+    Raises:
+        ValueError: the ranks cannot have equal shares.
+    """
+    if size % k_partitions or not equal_size:
+        raise ValueError(f"a mini-batch of {size} rows cannot be dealt out equally to {k_partitions} ranks")
+    fillers = iter(range(sum(map(len, parts)), len(seqlen_list)))
+    full = [rows + list(islice(fillers, size - len(rows))) for rows in parts]
+    full.append(list(fillers))  # if the critic needs more
+    return [
+        [
+            row
+            for rows in full
+            for row in rows[rank * len(rows) // k_partitions : (rank + 1) * len(rows) // k_partitions]
+        ]
+        for rank in range(k_partitions)
+    ]
 
 
 def _patch(trainer_base: ModuleType) -> str:
@@ -149,6 +197,7 @@ def _patch(trainer_base: ModuleType) -> str:
     expect(trainer_base, "PPOTrainer._balance_batch", *given)
     expect(trainer_base, "PPOTrainer._update_actor", "self", "batch", "metrics")
     expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
+    expect(trainer_base, "upsample_batch_to_divisible_size", "batch", "batch_multiple", "eos_token_id")
     expect(trainer_base, "reduce_metrics", "metrics")
     solved = says(compute, UPSTREAM)
     extend(trainer_base, "PPOTrainer", V1TrainerMixin, verl_fetches=solved)

@@ -3,14 +3,14 @@
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from verl_leaf.algorithm import LeafAdvantages, last_position
-from verl_leaf.algorithm.estimators import ESTIMATORS, Options, Rollouts
+from verl_leaf.algorithm import last_position
+from verl_leaf.algorithm.estimators import ESTIMATORS, Credit, Options, Rollouts
 
 logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
 
@@ -21,48 +21,39 @@ def read_options(name: str, algorithm_config) -> Options:
     Raises:
         ValueError: an option or a value is unknown; the message lists the valid ones.
     """
-    options = ESTIMATORS[name].options
+    options, algorithm = ESTIMATORS[name].options, algorithm_config or {}
     valid = options.by_name()
-    given = algorithm_config.get(name) if algorithm_config is not None and valid else None
-    if not isinstance(given, Mapping | None):
+    given = (algorithm.get(name) if valid else None) or {}
+    if not isinstance(given, Mapping):
         raise ValueError(f"algorithm.{name}={given!r}: must be a mapping of options to values")
-    if unknown := sorted(map(str, set(given or {}) - set(valid))):
+    if unknown := sorted(map(str, set(given) - set(valid))):
         raise ValueError(f"algorithm.{name} has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+    of_verl = {each.name: algorithm.get(each.name, each.default) for each in fields(options) if each.name not in valid}
     try:
-        return options(**(given or {}))
+        return options(**given, **of_verl)
     except ValueError as error:
         raise ValueError(f"algorithm.{name}.{error}") from None
 
 
 @dataclass(frozen=True)
-class LeafStep:
-    """One call of `leaf`: what it was given, and what it computed."""
-
-    responses: torch.Tensor  # [N, T]
-    log_probs: torch.Tensor  # [N, T]
-    mask: torch.Tensor  # [N, T] bool
-    rewards: torch.Tensor  # [N]
-    result: LeafAdvantages
-
-
-@dataclass(frozen=True)
 class Step:
-    """What an estimator has to say about a call: metrics under the tracker's names and, of LEAF, the trees."""
+    """A call of an estimator: what it was given, what it computed, and its metrics by the tracker's names."""
 
     metrics: dict[str, float]
-    trees: LeafStep | None = None
+    rollouts: Rollouts
+    credit: Credit
 
 
 class RewardError(ValueError):
     """A reward is not finite.
 
     Attributes:
-        row: of the batch, the first whose reward it is.
+        prompt: the uid of the prompt whose reward it is; None if the batch has none.
     """
 
-    def __init__(self, message: str, row: int):
+    def __init__(self, message: str, prompt: str | None):
         super().__init__(message)
-        self.row = row
+        self.prompt = prompt
 
 
 def advantages(
@@ -94,31 +85,25 @@ def advantages(
         ``(advantages, returns)``, the same tensor twice: ``[N, T]`` in the dtype of the rewards, 0 outside the mask.
 
     Raises:
-        ValueError: an option is unknown, ``batch`` lacks a field, a log-probability is NaN or a reward not finite.
+        ValueError: an option is unknown, ``batch`` lacks a field, or a log-probability is NaN.
     """
     estimator, options = ESTIMATORS[name], read_options(name, config)
     mask = response_mask.bool()
-    log_probs = None
+    surprisal = None
     if estimator.needs_surprisal:
-        log_probs = _log_probs(name, batch, getattr(options, "surprisal", "rollout"))
-    check_rewards(token_level_rewards, index)
-    if log_probs is not None:
-        _refuse_nan(log_probs.isnan() & mask, index)
-
+        surprisal = -_log_probs(name, batch, getattr(options, "surprisal", "rollout"))
+        _refuse_nan(surprisal.isnan() & mask, index)
     rollouts = Rollouts(
         tokens=batch["responses"],
         mask=mask,
         rewards=token_level_rewards.sum(dim=-1),
         group=_dense_groups(index, mask.device),
         lengths=_lengths(batch, mask),
-        surprisal=None if log_probs is None else -log_probs,
+        surprisal=surprisal,
     )
     credit, metrics = estimator(rollouts, options)
     if report is not None:
-        trees = None
-        if credit.leaf is not None and log_probs is not None:
-            trees = LeafStep(rollouts.tokens, log_probs, mask, rollouts.rewards, credit.leaf)
-        report(Step(metrics, trees))
+        report(Step(metrics, rollouts, credit))
     return credit.advantages, credit.advantages
 
 
@@ -140,11 +125,11 @@ def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -
     rows = wrong.any(dim=-1).nonzero().flatten().tolist()
     if rows:
         row = rows[0]
-        prompt = "" if index is None else f", prompt {index[row]},"
+        prompt = None if index is None else index[row]
         raise RewardError(
-            f"the reward of row {row}{prompt} is {token_level_rewards[row][wrong[row]][0].item()}, not a finite number "
-            f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function, and a KL penalty in the reward, must give finite numbers",
-            row,
+            f"the reward of row {row}, prompt {prompt}, is {token_level_rewards[row][wrong[row]][0].item()}, not a finite number "
+            f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function must give finite numbers",
+            prompt,
         )
 
 

@@ -19,7 +19,6 @@ from verl.workers.utils.padding import no_padding_2_padding
 from tests.helpers import engines
 from verl_leaf.models import FAMILIES, features
 from verl_leaf.models.family import FEATURES_KEY
-from verl_leaf.patches.v1_trainer import in_order
 from verl_leaf.training.sharing.engine import (
     SharingEngine,
     _can_be_packed,
@@ -40,12 +39,6 @@ def test_sliding_windows_are_refused():
     for config in (MistralConfig(sliding_window=8), Qwen2Config(use_sliding_window=True, max_window_layers=4)):
         with pytest.raises(ValueError, match="share_prompts=True needs full attention"):
             check_attention(config)
-
-
-def test_rows_stay_in_order():
-    assert in_order([5, 1, 9, 2], 2, True) == [[0, 1], [2, 3]]
-    with pytest.raises(ValueError, match="5 rows cannot be dealt out equally to 2 ranks"):
-        in_order([1] * 5, 2, True)
 
 
 def test_long_answers_to_a_short_prompt_are_not_worth_it():

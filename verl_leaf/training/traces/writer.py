@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tokenizers.decoders import DecodeStream
 
-from verl_leaf.algorithm.estimators import LeafOptions
-from verl_leaf.training.estimator import LeafStep
+from verl_leaf.algorithm import LeafAdvantages
+from verl_leaf.algorithm.estimators import LeafOptions, Rollouts
 from verl_leaf.training.traces.schema import Boundary, Head, Node, Prompt, Response, Span, file_name
 
 FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
@@ -34,7 +34,8 @@ class TraceWriter:
         self,
         options: LeafOptions,
         step: int,
-        leaf_step: LeafStep,
+        rollouts: Rollouts,
+        leaf: LeafAdvantages,
         fetch: Callable[[], Mapping[str, list]],
         tokenizer,
         append: bool = False,
@@ -44,7 +45,8 @@ class TraceWriter:
         Args:
             options: ``trace_dir`` and ``trace_every`` say where and when.
             step: number of the training step.
-            leaf_step: what the estimator computed.
+            rollouts: what LEAF was given.
+            leaf: what it computed.
             fetch: gives :data:`FIELDS` of the batch's rows, each a list; called only if the step's turn has come.
             tokenizer: Hugging Face tokenizer of the policy.
             append: add to what the step has written already.
@@ -55,18 +57,18 @@ class TraceWriter:
             if self._pending is not None and not self._pending.done():
                 return self._warn(f"step {step} is left out: the step before is still being written")
             rows = fetch()
-            self._pending = self._thread.submit(self._write, options, step, leaf_step, rows, tokenizer, append)
+            self._pending = self._thread.submit(self._write, options, step, rollouts, leaf, rows, tokenizer, append)
         except Exception as error:
             self._warn(f"step {step}: {error!r}")
 
-    def _write(self, options, step, leaf_step, rows, tokenizer, append) -> None:
+    def _write(self, options, step, rollouts, leaf, rows, tokenizer, append) -> None:
         try:
             folder = Path(options.trace_dir).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / file_name(step)
             append = append and file.exists()  # what it would add to may have been left out
             head = Head(step=step, fork_budget=options.fork_budget, credit=options.credit)
-            lines = [*([] if append else [head]), *prompts_of(leaf_step, rows, tokenizer, folder)]
+            lines = [*([] if append else [head]), *prompts_of(rollouts, leaf, rows, tokenizer, folder)]
             with open(file, "a" if append else "w", encoding="utf-8") as opened:
                 opened.write("".join(line.model_dump_json() + "\n" for line in lines))
         except Exception as error:
@@ -78,34 +80,43 @@ class TraceWriter:
         self._warned = True
 
 
-def prompts_of(leaf_step: LeafStep, rows: Mapping[str, list], tokenizer, folder: Path) -> list[Prompt]:
+def prompts_of(
+    rollouts: Rollouts, leaf: LeafAdvantages, rows: Mapping[str, list], tokenizer, folder: Path
+) -> list[Prompt]:
     """The lines of a trace: one per prompt whose responses the policy wrote, in the batch's order.
 
     Args:
-        leaf_step: what the estimator computed.
+        rollouts: what LEAF was given.
+        leaf: what it computed.
         rows: the :data:`FIELDS` of the batch, each with one entry per row.
         tokenizer: Hugging Face tokenizer of the policy.
         folder: of the traces; encoded audio that the data holds is written to ``folder/audio``.
     """
-    tree = leaf_step.result.tree
+    tree = leaf.tree
     members: dict[int, list[int]] = {}
     for row, (group, length) in enumerate(zip(tree.group.tolist(), tree.lengths.tolist(), strict=True)):
         if length:
             members.setdefault(group, []).append(row)
     return [
-        _prompt(leaf_step, group, own, rows, tokenizer, folder)
+        _prompt(rollouts, leaf, group, own, rows, tokenizer, folder)
         for group, own in members.items()
-        if leaf_step.mask[own].any()  # the trainer pads batches with rows that the policy did not write
+        if rollouts.mask[own].any()  # the trainer pads batches with rows that the policy did not write
     ]
 
 
 def _prompt(
-    leaf_step: LeafStep, group: int, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
+    rollouts: Rollouts,
+    leaf: LeafAdvantages,
+    group: int,
+    own: list[int],
+    rows: Mapping[str, list],
+    tokenizer,
+    folder: Path,
 ) -> Prompt:
     """The line of a group; ``own`` are its rows in the batch."""
-    tree, spans = leaf_step.result.tree, leaf_step.result.spans
+    tree, spans = leaf.tree, leaf.spans
     first = own[0]
-    nodes = _nodes(leaf_step, own)
+    nodes = _nodes(leaf, own)
     paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(own))]
     return Prompt(
         prompt=tokenizer.decode(rows["prompts"][first], skip_special_tokens=True),
@@ -119,13 +130,13 @@ def _prompt(
             if row >= 0
         ],
         nodes=nodes,
-        responses=[_response(leaf_step, row, path, tokenizer) for row, path in zip(own, paths, strict=True)],
+        responses=[_response(rollouts, leaf, row, path, tokenizer) for row, path in zip(own, paths, strict=True)],
     )
 
 
-def _nodes(leaf_step: LeafStep, own: list[int]) -> list[Node]:
+def _nodes(leaf: LeafAdvantages, own: list[int]) -> list[Node]:
     """The nodes of a group, from the first boundary to the last."""
-    tree, spans = leaf_step.result.tree, leaf_step.result.spans
+    tree, spans = leaf.tree, leaf.spans
     nodes = []
     for boundary, column in enumerate(tree.node[own].unbind(1)):
         names = column.tolist()  # a node is named by the first of its rows
@@ -135,18 +146,19 @@ def _nodes(leaf_step: LeafStep, own: list[int]) -> list[Node]:
     return nodes
 
 
-def _response(leaf_step: LeafStep, row: int, path: list[int], tokenizer) -> Response:
+def _response(rollouts: Rollouts, leaf: LeafAdvantages, row: int, path: list[int], tokenizer) -> Response:
     """A row of the batch; ``path`` are the nodes that it passes, which end its spans but the tail."""
-    spans = leaf_step.result.spans
-    T = int(leaf_step.result.tree.lengths[row])
-    tokens = leaf_step.responses[row, :T].tolist()
-    surprisal = (-leaf_step.log_probs[row, :T].double()).tolist()
+    spans = leaf.spans
+    T = int(leaf.tree.lengths[row])
+    tokens = rollouts.tokens[row, :T].tolist()
+    assert rollouts.surprisal is not None
+    surprisal = rollouts.surprisal[row, :T].double().tolist()
     return Response(
-        reward=leaf_step.rewards[row].item(),
+        reward=rollouts.rewards[row].item(),
         tokens=tokens,
         pieces=pieces(tokenizer, tokens),
         surprisal=[round(nats, 6) if math.isfinite(nats) else None for nats in surprisal],
-        policy=leaf_step.mask[row, :T].long().tolist(),
+        policy=rollouts.mask[row, :T].long().tolist(),
         spans=[
             Span(
                 start=min(int(spans.start[row, slot]), T),
