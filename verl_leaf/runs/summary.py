@@ -9,11 +9,11 @@ from typing import Any
 
 import sacrebleu
 from omegaconf import OmegaConf
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from verl_leaf import config
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import json_lines, whole_folder, write_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
