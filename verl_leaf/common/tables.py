@@ -43,10 +43,11 @@ def show(
         shown -= 1
     table = Table(box=HEAVY_HEAD)
     for number, heading in enumerate(columns[:shown]):
-        is_words = number < words
-        width = None if is_words or fits(full[:shown]) else least[number]
-        justify = "left" if is_words else "right"
-        table.add_column(Text(printable(heading)), justify=justify, overflow="fold", width=width)
+        text = Text(printable(heading))
+        if number < words:
+            table.add_column(text, overflow="fold")
+        else:
+            table.add_column(text, justify="right", width=None if fits(full[:shown]) else least[number])
     for row in cells:
         table.add_row(*row[:shown])
     if title:

@@ -79,8 +79,9 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        row = (str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
-        show("", ("rows looked at", "hours", "seconds of audio", "words of an answer"), [row], words=0, console=console)
+        lengths = (str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
+        headings = ("rows looked at", "hours", "seconds of audio", "words of an answer")
+        show("", headings, [lengths], words=0, console=console)
     return errors
 
 

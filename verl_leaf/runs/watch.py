@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from verl_leaf.common.console import Console
 from verl_leaf.runs.folder import RunFolder
-from verl_leaf.runs.metrics import is_score, steps_of
+from verl_leaf.runs.metrics import core_score, steps_of
 
 QUIET_SECONDS = 600  # longer silence than any step of a healthy run on one machine
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -97,9 +97,9 @@ class Watch:
         self._progress.update(self._task, description="Training", completed=step, note=note)
         if note and not self.console.is_terminal:
             self.console.print(f"step {step}: {note}")
-        scores = [f"{name.split('/')[1]} {value:.3f}" for name, value in sorted(values.items()) if is_score(name)]
+        scores = [f"{what} {value:.3f}" for name, value in sorted(values.items()) if (what := core_score(name))]
         if scores:
-            self.console.print(f"step {step}: validation reward: {', '.join(scores)}")
+            self.console.print(f"step {step}: validation: {', '.join(scores)}")
 
 
 def _lines_after(file: Path, start: int) -> tuple[bytes, int]:
