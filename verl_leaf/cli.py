@@ -3,9 +3,9 @@
 import argparse
 import importlib
 import sys
-import unicodedata
 
 from verl_leaf import __version__
+from verl_leaf.common.printable import printable
 
 # Command -> what it does, and the module with its ``add_arguments(parser)`` and ``main(options) -> int``.
 COMMANDS = {
@@ -60,14 +60,6 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def printable(text: str) -> str:
-    """The text with its control characters shown as escapes, all but line ends and tabs."""
-    return "".join(
-        ascii(character)[1:-1] if unicodedata.category(character) == "Cc" and character not in "\n\t" else character
-        for character in text
-    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_
 from verl_leaf.algorithm import grpo_floored_advantages
 from verl_leaf.checks.config import check_estimator
 from verl_leaf.config import compose
-from verl_leaf.doctor.examine import Report, _estimators
+from verl_leaf.doctor.examine import Checkup, _estimators
 
 assert verl_leaf.__file__.startswith(sys.argv[1])
 
@@ -65,9 +65,9 @@ assert meaning == "scaled: factor of the paper's GRPO"
 with pytest.raises(ValueError, match="scale=-1.0: valid are the numbers from 0 on"):
     EstimatorSettings(scale=-1.0).options()
 
-report = Report()
-_estimators(report)
-assert "scaled" in map(str, report.table.columns[2].cells) and not report.remedies
+checkup = Checkup()
+_estimators(checkup)
+assert ("ok", "estimator", "scaled") in checkup.rows and not checkup.remedies
 """
 
 

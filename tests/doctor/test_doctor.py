@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from verl_leaf.cli import main
-from verl_leaf.doctor.examine import Report
+from verl_leaf.doctor.examine import Checkup
 
 # One process, which imports everything once, looks at this environment and then at changed ones.
 CHANGES = """
@@ -92,10 +92,10 @@ def test_the_self_test_needs_a_gpu_and_no_model(monkeypatch, capsys):
 
 
 def test_brackets_are_shown(capsys):
-    report = Report()
-    for add in (report.ok, report.note):
-        add("an [extra]", "pip install 'verl-leaf[gpu]'")
-    report.broken("another", "verl-leaf[gpu]", "pip install 'verl-leaf[cpu]'")
-    assert report.show("") == 1
+    checkup = Checkup()
+    for verdict in ("ok", "note"):
+        checkup.add("an [extra]", "pip install 'verl-leaf[gpu]'", verdict=verdict)
+    checkup.add("another", "verl-leaf[gpu]", "pip install 'verl-leaf[cpu]'")
+    assert checkup.show("") == 1
     out = capsys.readouterr().out
     assert out.count("verl-leaf[gpu]") == 3 and out.count("an [extra]") == 2 and "verl-leaf[cpu]" in out

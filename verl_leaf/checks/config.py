@@ -13,6 +13,7 @@ from verl_leaf.algorithm.estimators import ESTIMATORS, LeafOptions, no_estimator
 from verl_leaf.algorithm.settings import check_settings
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
+from verl_leaf.common.names import REWARD_PATHS
 from verl_leaf.data.options import Keys, check_options
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, data_source_name, reference_texts
@@ -47,7 +48,7 @@ def check_run(config) -> None:
     if config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
         check_sharing(config.actor_rollout_ref)
     reward = config.reward.custom_reward_function
-    if reward.path in ("pkg://verl_leaf.rewards", "pkg://verl_leaf/rewards"):
+    if reward.path in REWARD_PATHS:
         from verl_leaf.rewards.check import check_reward
 
         given = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)

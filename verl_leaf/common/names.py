@@ -2,4 +2,5 @@
 
 FAILURE_REASON = "failure_reason"  # tag in the queue of a prompt whose rollout failed
 SWAPPED_AUDIO_SUFFIX = "_swapped_audio"  # of the data source of rows that have other rows' audio
+REWARD_PATHS = ("pkg://verl_leaf.rewards", "pkg://verl_leaf/rewards")  # of our rewards, in verl's configuration
 PLACEHOLDER = "<audio>"  # in the text of a prompt, once for each clip

@@ -4,8 +4,9 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track as bar
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from verl_leaf.common.console import Console
 
 Item = TypeVar("Item")
 
@@ -23,7 +24,10 @@ def track(items: Iterable[Item], what: str, total: int, console: Console | None 
     """
     console = console or Console(stderr=True)
     if console.is_terminal:
-        yield from bar(items, what, total=total, console=console, transient=True)
+        text = TextColumn("{task.description}", markup=False)
+        columns = (text, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(elapsed_when_finished=True))
+        with Progress(*columns, console=console, transient=True) as progress:
+            yield from progress.track(items, total, description=what)
         return
     began = said = time.monotonic()
     for done, item in enumerate(items, start=1):
@@ -32,4 +36,4 @@ def track(items: Iterable[Item], what: str, total: int, console: Console | None 
         if now - said >= SECONDS_BETWEEN_LINES and done < total:
             said = now
             left = (now - began) / done * (total - done)
-            console.print(f"{what}: {done} of {total}, about {left:.0f} s left", soft_wrap=True, highlight=False)
+            console.print(f"{what}: {done} of {total}, about {left:.0f} s left")

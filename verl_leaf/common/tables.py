@@ -1,12 +1,61 @@
 """Tables on a console."""
 
-from rich.console import Console
+from collections.abc import Sequence
+
+from rich.box import HEAVY_HEAD
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
+
+from verl_leaf.common.console import Console
+from verl_leaf.common.printable import printable
+
+WORDS_WIDTH = 10  # to which a column of words may shrink, in a terminal's columns
 
 
-def show(table: Table, console: Console) -> None:
-    """Print a table: at its full width if the console is no terminal, so that a pipe or file gets whole names."""
-    if not console.is_terminal:
-        wide = console.measure(table, options=console.options.update(width=100_000)).maximum
-        console = Console(file=console.file, width=wide)
-    console.print(table)
+def show(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]], words: int, console: Console
+) -> None:
+    """Print a table.
+
+    If a console is too narrow, words wrap first. Then the last columns are left out, and a line says which: no name and no
+    number is ever cut.
+
+    Args:
+        title: is printed above the table.
+        columns: their headings.
+        rows: as many cells as columns.
+        words: how many of the first columns are words, which may wrap; the others are numbers, and are aligned right.
+        console: to print on.
+    """
+    cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]
+    full = [max(map(_width, (heading, *column))) for heading, *column in zip(columns, *cells, strict=True)]
+    least = [
+        min(whole, WORDS_WIDTH) if number < words else max(map(_width, (*columns[number].split(), *column)))
+        for number, (whole, *column) in enumerate(zip(full, *cells, strict=True))
+    ]
+
+    def fits(widths: list[int]) -> bool:
+        return sum(widths) + 3 * len(widths) + 1 <= console.width
+
+    shown = len(columns)
+    while shown > 1 and not fits(least[:shown]):
+        shown -= 1
+    table = Table(box=HEAVY_HEAD)
+    for number, heading in enumerate(columns[:shown]):
+        text = Text(printable(heading))
+        if number < words:
+            table.add_column(text, overflow="fold")
+        else:
+            table.add_column(text, justify="right", width=None if fits(full[:shown]) else least[number])
+    for row in cells:
+        table.add_row(*row[:shown])
+    if title:
+        console.print(Text(printable(title), "bold"))
+    console.print(table, soft_wrap=False)
+    if shown < len(columns):
+        console.print(f"Left out, because the terminal is too narrow: {', '.join(columns[shown:])}")
+
+
+def _width(text: str | Text) -> int:
+    return max(map(cell_len, str(text).split("\n")))

@@ -13,8 +13,8 @@ from typing import TypeVar
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from rich.console import Console
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 
 BATCH_ROWS = 128

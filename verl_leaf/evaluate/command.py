@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
 
 from verl_leaf.common.answers import Answer, Key, read_answers
+from verl_leaf.common.console import Console
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, read_judges

@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
-from rich.console import Console
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.common.answers import Row
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS

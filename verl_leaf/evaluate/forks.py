@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from verl_leaf.algorithm.estimators import LeafOptions
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.command import sampling_of, vllm_arguments

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
-
+from verl_leaf.common.console import Console
 from verl_leaf.evaluate import add_sampling_arguments
 from verl_leaf.show import add_figure_arguments, default_out
 

@@ -11,13 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-from rich.console import Console
-
 from verl_leaf import __version__
 from verl_leaf.checks.model import model_config
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.common import vllm_distribution
 from verl_leaf.common.answers import Answer
+from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.data import Data, Prompt
 from verl_leaf.evaluate.store import Answers, missing

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
+from verl_leaf.common.console import Console
 from verl_leaf.evaluate.metrics import judged
 from verl_leaf.evaluate.report import Grid, Measured
 from verl_leaf.judges import JudgeSpec, Verdicts, check_pairs, judge, read_spec

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from verl_leaf.common.answers import Answer, Key
+from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, Scorer, Settings, build
 from verl_leaf.evaluate.significance import DRAWS, TRIALS, clusters_of, compare, estimate, holm, summed

@@ -2,11 +2,11 @@
 
 import hashlib
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from verl_leaf.checks.model import model_config, model_problems
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import file_digest
 from verl_leaf.runs.adapters import STEP_OF_RUN, base_model, find_adapter, is_adapter, run_adapters, there_are
 from verl_leaf.runs.checkpoints.merge import local_folder
@@ -98,7 +98,7 @@ def _folder(what: str) -> Path:
             f"{what}: is no model (config.json), adapter (adapter_config.json) or run of `verl-leaf train`, and no file of "
             "answers (.jsonl)"
         )
-    print(adapter.described(), file=sys.stderr)
+    Console(stderr=True).print(adapter.described())
     return adapter.path
 
 

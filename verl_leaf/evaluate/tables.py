@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table as RichTable
-
+from verl_leaf.common.console import Console
 from verl_leaf.common.tables import show
 
 LATEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "±": r"$\pm$", "−": "$-$"} | {c: f"\\{c}" for c in "&%$#_{}"}
@@ -30,15 +27,9 @@ class Table:
     notes: tuple[str, ...] = ()
 
     def print(self, console: Console) -> None:
-        table = RichTable()
-        for number, column in enumerate(self.columns):
-            table.add_column(escape(column), justify="left" if number < self.words else "right")
-        for row in self.rows:
-            table.add_row(*map(escape, row))
-        console.print(self.title, style="bold", markup=False, highlight=False, soft_wrap=True)
-        show(table, console)
+        show(self.title, self.columns, self.rows, self.words, console)
         for note in self.notes:
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+            console.print(note)
         console.print()
 
     def markdown(self) -> str:

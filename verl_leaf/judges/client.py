@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import httpx
-from rich.console import Console
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import LineStore
 from verl_leaf.common.progress import track
 from verl_leaf.judges.spec import JudgeSpec

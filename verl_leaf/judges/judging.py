@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from verl_leaf.common.answers import Answer
+from verl_leaf.common.console import Console
 from verl_leaf.judges.client import Call, Reply, Usage, ask_all, open_cache
 from verl_leaf.judges.grades import SCALES, Grade, grade
 from verl_leaf.judges.prompts import ask

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from verl_leaf.common.console import Console
+from verl_leaf.common.tables import show
 from verl_leaf.data.audio import load_audio
 from verl_leaf.data.options import Keys
 from verl_leaf.data.parquet import RowFile
@@ -44,13 +43,13 @@ def main(options) -> int:
     keys = Keys(prompt=options.prompt_key, audio=options.audio_key)
     rows = RowFile(file)
     check_columns(rows.path, rows.columns, keys)
-    console.print(f"{file}: {len(rows)} rows, {file.stat().st_size / 1e6:.1f} MB", markup=False)
+    console.print(f"{file}: {len(rows)} rows, {file.stat().st_size / 1e6:.1f} MB")
     for column in rows.schema:
-        console.print(f"  {column.name}: {column.type}", markup=False)
+        console.print(f"  {column.name}: {column.type}")
     numbers = range(0, len(rows), max(1, len(rows) // SAMPLE) if options.fast else 1)
     errors = _look(console, rows, numbers, keys)
     for error in errors[:MAX_ERRORS]:
-        console.print(error, style="red", markup=False, soft_wrap=True)
+        console.print(error, style="red")
     if errors:
         console.print(f"{len(errors)} of {len(numbers)} rows cannot be used", style="red")
         return 1
@@ -80,16 +79,16 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        lengths = Table("rows looked at", "hours", "seconds of audio", "words of an answer")
-        lengths.add_row(str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
-        console.print(lengths)
+        lengths = (str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
+        headings = ("rows looked at", "hours", "seconds of audio", "words of an answer")
+        show("", headings, [lengths], words=0, console=console)
     return errors
 
 
 def _show_row(console: Console, number: int, row: dict, keys: Keys) -> None:
     prompt = " / ".join(message["content"] for message in row[keys.prompt])
     answer = row["reward_model"]["ground_truth"]
-    console.print(f"row {number} [{row['data_source']}] {prompt!r:.200} -> {answer!r:.200}", markup=False)
+    console.print(f"row {number} [{row['data_source']}] {prompt!r:.200} -> {answer!r:.200}")
 
 
 def _check_with(model: str, file: Path, max_prompt_length: int, keys: Keys) -> None:

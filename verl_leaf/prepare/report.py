@@ -6,10 +6,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import write_file
+from verl_leaf.common.tables import show
 from verl_leaf.prepare.corpus import SPLITS, Corpus
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -32,8 +32,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     reasons = Counter(_kind(entry["reason"]) for entry in rejected).most_common()
     ids = Counter(item.id for item in corpus.items)
     repeated = [id for id, count in ids.items() if count > 1]
-    table = Table("split", "rows", "hours", "seconds of audio", "words of an answer", title=corpus.data_source)
-    splits = {}
+    splits, lines = {}, []
     for split in SPLITS:
         own = [shard for shard in shards if shard["split"] == split and shard["rows"]]
         if not own:
@@ -41,7 +40,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         seconds, words = zip(*(row for shard in own for row in shard["rows"]), strict=True)
         hours = sum(seconds) / 3600
         splits[split] = {"rows": len(seconds), "hours": hours, "files": [shard["file"] for shard in own]}
-        table.add_row(split, str(len(seconds)), f"{hours:.2f}", histogram(seconds), histogram(words))
+        lines.append((split, str(len(seconds)), f"{hours:.2f}", histogram(seconds), histogram(words)))
     written = sum(entry["rows"] for entry in splits.values())
     content = {
         "data_source": corpus.data_source,
@@ -55,7 +54,8 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     write_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
     console = Console()
     if splits:
-        console.print(table)
+        columns = ("split", "rows", "hours", "seconds of audio", "words of an answer")
+        show(corpus.data_source, columns, lines, words=1, console=console)
     _print_counts(console, out, content, reasons, repeated)
     return {split: entry["rows"] for split, entry in splits.items()}
 
@@ -71,7 +71,7 @@ def _print_counts(console: Console, out: Path, content: dict, reasons: list, rep
         lines.append(f"{len(repeated)} id(s) are of several rows, {repeated[0]!r} is the first")
     lines.append(f"in {out}" + (", rejected.jsonl names every row left out" if reasons else ""))
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def _kind(reason: str) -> str:

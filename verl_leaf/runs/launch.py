@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from rich.console import Console
-from rich.markup import escape
-
 from verl_leaf.checks.config import check_estimator, is_speech_run
 from verl_leaf.checks.model import check_speech_model
+from verl_leaf.common.console import Console
 from verl_leaf.runs.command import Training, verl_command
 from verl_leaf.runs.folder import RunFolder, reusable_validation
 from verl_leaf.runs.summary import summarise, summarise_epochs, trained
@@ -119,12 +117,12 @@ class _Start:
             self.training, folder, validate_first=validate_first, val_files=files.all(), adapter=self.part.adapter
         )
         going_on = "Going on with" if folder.resumable else "Starting"
-        self.console.print(f"{going_on} {escape(str(folder.path))} (log: {escape(str(folder.log))})", soft_wrap=True)
+        self.console.print(f"{going_on} {folder.path} (log: {folder.log})")
         watch = Watch(folder, self.console)
         status = self._watched(command, watch)
         if status != 0:
-            self.console.print(f"[red]verl ended with status {status}.[/red] The end of {escape(str(folder.log))}:")
-            self.console.print(watch.last_error(), markup=False, highlight=False)
+            self.console.print(f"verl ended with status {status}. The end of {folder.log}:", style="red")
+            self.console.print(watch.last_error())
             return status
         summary = summarise(folder, self.console)
         return 0 if trained(summary) else NOT_TRAINED
@@ -135,9 +133,7 @@ class _Start:
         if self.answers is None or folder.resumable or self.training.config.trainer.val_only:
             return False
         earlier = RunFolder(self.answers.parents[1])
-        self.console.print(
-            f"The same before training as in {escape(str(earlier.path))}: its validation is taken over", soft_wrap=True
-        )
+        self.console.print(f"The same before training as in {earlier.path}: its validation is taken over")
         shutil.copy(self.answers, folder.answers_of(0))
         return True
 
@@ -165,22 +161,17 @@ class _Start:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
             self.console.print(
-                "Stopped. The same command goes on from the last checkpoint in "
-                f"{escape(str(self.part.folder.checkpoints))}",
-                soft_wrap=True,
+                f"Stopped. The same command goes on from the last checkpoint in {self.part.folder.checkpoints}"
             )
             raise
 
 
 def _say_what_next(folder: RunFolder, training: Training, console: Console) -> None:
-    run = escape(shlex.quote(str(folder.path)))
-    console.print(f"Its curves, beside other runs: verl-leaf curves {run} ...", soft_wrap=True)
-    console.print(
-        f"A model of it, or its adapter alone: verl-leaf export {run} --out FOLDER \\[--merged]", soft_wrap=True
-    )
+    run = shlex.quote(str(folder.path))
+    console.print(f"Its curves, beside other runs: verl-leaf curves {run} ...")
+    console.print(f"A model of it, or its adapter alone: verl-leaf export {run} --out FOLDER [--merged]")
     if training.epochs == 1:
         console.print(
             f"Train it longer: the same command with RUN={run} and a larger trainer.total_training_steps; your own data "
-            "and GPU: see README.md",
-            soft_wrap=True,
+            "and GPU: see README.md"
         )

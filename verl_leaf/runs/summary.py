@@ -1,31 +1,46 @@
 """What a finished run amounts to: ``summary.json`` and a table."""
 
-import itertools
 import json
+import math
 import shutil
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import sacrebleu
-from omegaconf import OmegaConf
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from omegaconf import DictConfig, OmegaConf
 
 from verl_leaf import config
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import json_lines, whole_folder, write_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.common.tables import show
+from verl_leaf.data.rows import reference_texts
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
+from verl_leaf.rewards.corpus import CorpusBleu
 from verl_leaf.runs.adapters import RunAdapter, newest, run_adapters
 from verl_leaf.runs.folder import RunFolder
-from verl_leaf.runs.metrics import Scalars, is_score, read_scalars
+from verl_leaf.runs.metrics import Scalars, read_scalars, reward_source
 
 PHASES = ("step", "gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "save_checkpoint", "testing")
 PROBS_DIFF = "training/rollout_probs_diff_max"
 MAX_SKIPPED_SHARE = 0.1  # of its updates; a run that skipped more has not trained as it was asked to
 
 Scores = dict[str, float | None]
+MISSING: Scores = {"bleu": None, "reward": None}
+
+
+class Validation(NamedTuple):
+    """The scores of a validation.
+
+    Attributes:
+        scores: ``bleu`` and ``reward``. None is what cannot be told.
+        control: the same of the answers to other clips' audio; None if there are none.
+        signature: what BLEU depends on.
+    """
+
+    scores: Scores
+    control: Scores | None
+    signature: str | None
 
 
 def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
@@ -36,24 +51,28 @@ def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
         console: for the table.
 
     Returns:
-        What ``summary.json`` holds. BLEU is sacrebleu's case-insensitive corpus BLEU (0 to 100) over the sampled answers
-        of a validation, as the paper reports it; ``reward`` the mean reward of the same answers. ``seconds_per_step`` are
-        verl's timings, the median of the steps that have them. What the run did not measure is None.
+        What ``summary.json`` holds. ``bleu`` is sacrebleu's corpus BLEU (0 to 100) over the sampled answers of a
+        validation, case-insensitive as the paper reports it, and ``bleu_signature`` says with which tokeniser; ``reward``
+        is the mean reward of the same answers; ``step`` that of the validation. ``seconds_per_step`` are verl's timings,
+        the median of the steps that have them. What the run did not measure is None.
     """
     config.register()
     settings = OmegaConf.load(folder.config)
+    assert isinstance(settings, DictConfig)
     scalars = read_scalars(folder.metrics)
     steps = max(map(int, scalars.get("training/global_step", {0: 0})))
+    val, signature = _validations(folder, settings, scalars, steps)
     summary = {
         "method": settings.algorithm.adv_estimator,
         "model": settings.actor_rollout_ref.model.path,
         "steps": steps,
         "rollouts": steps * settings.data.train_batch_size * settings.actor_rollout_ref.rollout.n,
         "updates": {"all": _total(scalars, UPDATES), "skipped": _total(scalars, SKIPPED)},
-        "val": _validations(folder, scalars),
+        "val": val,
+        "bleu_signature": signature,
         "rollout_probs_diff_max": max(scalars[PROBS_DIFF].values()) if PROBS_DIFF in scalars else None,
         "seconds_per_step": {
-            phase: statistics.median(list(scalars[f"timing_s/{phase}"].values()))
+            phase: statistics.median(scalars[f"timing_s/{phase}"].values())
             for phase in PHASES
             if f"timing_s/{phase}" in scalars
         },
@@ -65,93 +84,109 @@ def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
 def summarise_epochs(folder: RunFolder, console: Console) -> None:
     """Write ``summary.json`` and ``adapter/`` of a run from those of its epochs, and print the table."""
     epochs = folder.epochs()
-    summaries = [json.loads(epoch.summary.read_text(encoding="utf-8")) for epoch in epochs]
-    differences = [each["rollout_probs_diff_max"] for each in summaries]
+    summaries = [epoch.read_summary() for epoch in epochs]
+    last = summaries[-1]
+    differences = [epoch["rollout_probs_diff_max"] for epoch in summaries]
+    earlier = sum(epoch["steps"] for epoch in summaries[:-1])
+    val = {name: scores and {**scores, "step": earlier + scores["step"]} for name, scores in last["val"].items()}
     summary = {
-        **summaries[-1],
+        **last,
         "epochs": len(epochs),
-        "steps": sum(each["steps"] for each in summaries),
-        "rollouts": sum(each["rollouts"] for each in summaries),
-        "updates": {key: _sum([each["updates"][key] for each in summaries]) for key in ("all", "skipped")},
-        "val": {**summaries[-1]["val"], "before": summaries[0]["val"]["before"]},
-        "rollout_probs_diff_max": max((each for each in differences if each is not None), default=None),
+        "steps": earlier + last["steps"],
+        "rollouts": sum(epoch["rollouts"] for epoch in summaries),
+        "updates": {key: _sum([epoch["updates"][key] for epoch in summaries]) for key in ("all", "skipped")},
+        "val": {**val, "before": summaries[0]["val"]["before"]},
+        "rollout_probs_diff_max": max((diff for diff in differences if diff is not None), default=None),
         "seconds_per_step": {
-            phase: statistics.median([each["seconds_per_step"][phase] for each in summaries])
+            phase: statistics.median([epoch["seconds_per_step"][phase] for epoch in summaries])
             for phase in PHASES
-            if all(phase in each["seconds_per_step"] for each in summaries)
+            if all(phase in epoch["seconds_per_step"] for epoch in summaries)
         },
     }
     _finish(folder, summary, run_adapters(epochs[-1]), console)
 
 
 def trained(summary: dict[str, Any]) -> bool:
-    """Whether verl applied nearly all updates of a run; a run without any was not asked to train."""
+    """Return whether verl applied nearly all updates of a run; a run without any was not asked to train."""
     updates, skipped = summary["updates"]["all"], summary["updates"]["skipped"]
     return not updates or not skipped or skipped <= MAX_SKIPPED_SHARE * updates
 
 
-def read_validation(file: Path, has_swapped: bool = True) -> tuple[Scores, Scores | None]:
-    """Scores of a validation's answers, and of those to swapped audio, where there are any.
+def read_validation(file: Path, has_swapped: bool = True, settings: DictConfig | None = None) -> Validation:
+    """Score a validation's answers.
 
     Args:
         file: the answers, as verl dumps them.
-        has_swapped: whether some are to swapped audio.
-
-    Returns:
-        ``bleu`` and ``reward`` are None where a reward function of one's own leaves nothing to tell the answers to swapped
-        audio by, and ``bleu`` where references are no texts.
+        has_swapped: some answers are to other clips' audio. They are told by their data source, which a reward function of
+            one's own may leave out of the dump; then all scores are missing.
+        settings: verl's configuration, whose reward has the tokeniser.
     """
     rows = [row for _, row in json_lines(file)]
-    if not has_swapped:
-        return _scores(rows), None
-    if not all(isinstance(row.get("data_source"), str) for row in rows):
-        return {"bleu": None, "reward": None}, None
-    swapped = [row for row in rows if row["data_source"].endswith(SWAPPED_AUDIO_SUFFIX)]
-    own = [row for row in rows if not row["data_source"].endswith(SWAPPED_AUDIO_SUFFIX)]
-    return _scores(own), _scores(swapped) if swapped else None
+    if has_swapped and not all(isinstance(row.get("data_source"), str) for row in rows):
+        return Validation(MISSING, None, None)
+    try:
+        bleu = CorpusBleu(settings or DictConfig({}), ((source, texts) for source, _, texts in map(_texts, rows)))
+    except ValueError:  # only a reward of one's own can compare these references with answers
+        bleu = None
+    answers: dict[bool, list[dict]] = {False: [], True: []}
+    for row in rows:
+        answers[has_swapped and row["data_source"].endswith(SWAPPED_AUDIO_SUFFIX)].append(row)
+    control = _scores(answers[True], bleu) if answers[True] else None
+    return Validation(_scores(answers[False], bleu), control, None if bleu is None else bleu.signature)
 
 
-def _scores(rows: list[dict]) -> Scores:
+def _texts(row: dict) -> tuple[str, str, list[str]]:
+    """Return data source, answer and references."""
+    return str(row.get("data_source", "")), row["output"], reference_texts(row["gts"])
+
+
+def _scores(rows: list[dict], bleu: CorpusBleu | None) -> Scores:
     if not rows:
-        return {"bleu": None, "reward": None}
-    rewards = [row["score"] for row in rows if isinstance(row.get("score"), int | float)]
+        return MISSING
+    rewards = [row.get("score") for row in rows]
+    known = [reward for reward in rewards if isinstance(reward, int | float) and math.isfinite(reward)]
     return {
-        "bleu": _bleu([row["output"] for row in rows], [row["gts"] for row in rows]),
-        "reward": sum(rewards) / len(rewards) if rewards else None,
+        "bleu": None if bleu is None else bleu([*map(_texts, rows)]),
+        "reward": statistics.fmean(known) if len(known) == len(rewards) else None,
     }
 
 
-def _bleu(answers: list[str], references: list) -> float | None:
-    """Case-insensitive corpus BLEU, with one reference per answer or several."""
-    several = [reference if isinstance(reference, list) else [reference] for reference in references]
-    if not all(isinstance(text, str | int | float) and not isinstance(text, bool) for own in several for text in own):
-        return None
-    columns = [list(column) for column in itertools.zip_longest(*([str(text) for text in own] for own in several))]
-    return sacrebleu.corpus_bleu(answers, columns, lowercase=True).score if columns else None
+def _validations(
+    folder: RunFolder, settings: DictConfig, scalars: Scalars, steps: int
+) -> tuple[dict[str, dict | None], str | None]:
+    """Return the scores before and after training and of the control at last, each with its step, and BLEU's signature.
 
-
-def _validations(folder: RunFolder, scalars: Scalars) -> dict[str, Scores | None]:
-    """Scores before and after training, and with swapped audio at last; None where there was no such validation."""
-    steps = folder.validated_steps()
-    scores = {step: _validation(folder, step, scalars) for step in {*steps[:1], *steps[-1:]}}
-    return {
-        "before": scores[0][0] if 0 in scores else None,
-        "after": scores[steps[-1]][0] if steps and steps[-1] > 0 else None,
-        "swapped_audio": scores[steps[-1]][1] if steps else None,
+    A validation that does not exist is None. One of a later step than the last is of an earlier training in the folder.
+    """
+    validated = [step for step in folder.validated_steps() if step <= steps]
+    if not validated:
+        return {"before": None, "after": None, "swapped_audio": None}, None
+    last = validated[-1]
+    found = {step: _validation(folder, settings, step, scalars) for step in {0, last}.intersection(validated)}
+    control = found[last].control
+    val = {
+        "before": {**found[0].scores, "step": 0} if 0 in found else None,
+        "after": {**found[last].scores, "step": last} if last > 0 else None,
+        "swapped_audio": None if control is None else {**control, "step": last},
     }
+    return val, found[last].signature
 
 
-def _validation(folder: RunFolder, step: int, scalars: Scalars) -> tuple[Scores, Scores | None]:
-    own, swapped = read_validation(folder.answers_of(step), folder.swapped_rows.exists())
-    if own["reward"] is None and swapped is None:  # verl itself reports the reward for each data source
-        means = {
-            name.split("/")[1]: values[step] for name, values in scalars.items() if is_score(name) and step in values
-        }
-        others = [mean for source, mean in means.items() if source.endswith(SWAPPED_AUDIO_SUFFIX)]
-        sources = [mean for source, mean in means.items() if not source.endswith(SWAPPED_AUDIO_SUFFIX)]
-        own["reward"] = sources[0] if len(sources) == 1 else None
-        swapped = {"bleu": None, "reward": others[0]} if len(others) == 1 else None
-    return own, swapped
+def _validation(folder: RunFolder, settings: DictConfig, step: int, scalars: Scalars) -> Validation:
+    validation = read_validation(folder.answers_of(step), folder.swapped_rows.exists(), settings)
+    if validation.scores["reward"] is not None or validation.control is not None:
+        return validation
+    means = [  # verl itself reports the reward of each data source
+        (source, values[step])
+        for name, values in scalars.items()
+        if step in values and (source := reward_source(name)) is not None
+    ]
+    rewards = [mean for source, mean in means if not source.endswith(SWAPPED_AUDIO_SUFFIX)]
+    control = [mean for source, mean in means if source.endswith(SWAPPED_AUDIO_SUFFIX)]
+    return validation._replace(
+        scores={**validation.scores, "reward": rewards[0] if len(rewards) == 1 else None},
+        control={**MISSING, "reward": control[0]} if len(control) == 1 else None,
+    )
 
 
 def _total(scalars: Scalars, name: str) -> int | None:
@@ -174,33 +209,34 @@ def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[RunAdapte
     if not trained(summary):
         updates = summary["updates"]
         console.print(
-            f"[red]Not trained: verl skipped {updates['skipped']} of {updates['all']} updates, whose gradients were not "
-            f"finite.[/red] Look for the first in {escape(str(folder.log))}",
-            soft_wrap=True,
+            f"Not trained: verl skipped {updates['skipped']} of {updates['all']} updates, whose gradients were not finite. "
+            f"Look for the first in {folder.log}",
+            style="red",
         )
     _show(summary, folder, console)
 
 
 def _show(summary: dict[str, Any], folder: RunFolder, console: Console) -> None:
-    table = Table(title=f"{summary['method']}: {summary['steps']} steps, {summary['rollouts']} rollouts")
-    for name in ("validation", "BLEU", "reward"):
-        table.add_column(name, justify="left" if name == "validation" else "right")
-    for label, key in (("before", "before"), ("after", "after"), ("another clip's audio", "swapped_audio")):
-        if (scores := summary["val"][key]) is not None:
-            table.add_row(label, _digits(scores["bleu"], 1), _digits(scores["reward"], 3))
-    if table.row_count:
-        console.print(table)
+    labels = {"before": "before", "after": "after", "swapped_audio": "another clip's audio"}
+    rows = [
+        (label, str(scores["step"]), _digits(scores["bleu"], 1), _digits(scores["reward"], 3))
+        for key, label in labels.items()
+        if (scores := summary["val"][key]) is not None
+    ]
+    title = f"{summary['method']}: {summary['steps']} steps, {summary['rollouts']} rollouts"
+    if rows:
+        show(title, ("validation", "step", "BLEU", "reward"), rows, words=1, console=console)
     else:
-        console.print(f"{table.title}; no validation")
-    seconds = ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds_per_step"].items())
-    if seconds:
+        console.print(f"{title}; no validation")
+    if summary["bleu_signature"]:
+        console.print(f"BLEU: {summary['bleu_signature']}")
+    if seconds := ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds_per_step"].items()):
         console.print(f"Median seconds per step: {seconds}")
     if summary["rollout_probs_diff_max"] is not None:
         console.print(f"Largest difference of rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}")
-    console.print(f"Run: {folder.path}", soft_wrap=True, markup=False)
+    console.print(f"Run: {folder.path}")
     if summary["adapter_step"] is not None:
-        step = f"step {summary['adapter_step']}"
-        console.print(f"Adapter of {step}, in PEFT's format: {folder.adapter}", soft_wrap=True, markup=False)
+        console.print(f"Adapter of step {summary['adapter_step']}, in PEFT's format: {folder.adapter}")
 
 
 def _digits(value: float | None, digits: int) -> str:

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
-import sacrebleu
+from omegaconf import DictConfig
 
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.data.options import DEFAULT_KEYS, Keys
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
+from verl_leaf.rewards.corpus import CorpusBleu
 
 MAX_ROWS = 256  # enough to see a collapse, and at most that much more to validate
 MAX_AUDIO_BYTES = 2**29  # of embedded audio, which is in memory at once
@@ -41,16 +42,17 @@ def write_first_rows(source: Path, destination: Path, count: int, keys: Keys | N
     write_rows([row for _, row in _rows(file, count, keys)], destination, file.mixed)
 
 
-def write_swapped(source: Path, destination: Path, keys: Keys = DEFAULT_KEYS) -> Path | None:
+def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Keys = DEFAULT_KEYS) -> Path | None:
     """Write validation rows in which every row has the audio of another: the same questions, other clips.
 
     The audio of the rows that have as many clips moves by one shift, the one of ``MAX_SHIFTS`` that leaves the fewest
-    rows with the clip they had, and of those the one whose rows share the fewest words of the reference. A row without
+    rows with the clip they had, and of those the one whose references have the lowest BLEU with each other. A row without
     audio, or the only one with as many clips, is left out.
 
     Args:
         source: parquet file of verl's.
         destination: parquet file to write; its ``data_source`` gets the suffix ``_swapped_audio``.
+        config: verl's, whose reward has the tokeniser.
         keys: names of the columns.
 
     Returns:
@@ -74,7 +76,7 @@ def write_swapped(source: Path, destination: Path, keys: Keys = DEFAULT_KEYS) ->
         raise ValueError(f"{source}: no two of its first {read} row(s) have as many clips, so none can be swapped")
     swapped, same = [], 0
     for rows in groups:
-        shift, kept = _best_shift(rows, keys)
+        shift, kept = _best_shift(rows, config, keys)
         same += kept
         audios = [row[keys.audio] for row in rows]
         for row, audio in zip(rows, audios[shift:] + audios[:shift], strict=True):
@@ -127,15 +129,18 @@ def _rows(file: RowFile, count: int, keys: Keys | None) -> Iterator[tuple[int, d
             raise ValueError(f"{file.path}, row {number}: {error}") from error
 
 
-def _best_shift(rows: list[dict], keys: Keys) -> tuple[int, int]:
-    """By how many rows audio moves, and how many rows then have the audio they had."""
+def _best_shift(rows: list[dict], config: DictConfig, keys: Keys) -> tuple[int, int]:
+    """Return by how many rows audio moves, and how many rows then have the audio they had."""
     audios = [row[keys.audio] for row in rows]
+    sources = [str(row["data_source"]) for row in rows]
     references = [_reference(row["reward_model"]["ground_truth"]) for row in rows]
+    bleu = CorpusBleu(config, zip(sources, ([text] for text in references), strict=True))
 
     def cost(shift: int) -> tuple[int, float]:
-        moved = audios[shift:] + audios[:shift]
+        moved, answers = audios[shift:] + audios[:shift], references[shift:] + references[:shift]
         same = sum(audio == other for audio, other in zip(audios, moved, strict=True))
-        return same, sacrebleu.corpus_bleu(references[shift:] + references[:shift], [references]).score
+        rows = zip(sources, answers, ([text] for text in references), strict=True)
+        return same, bleu([*rows])
 
     costs = {shift: cost(shift) for shift in range(1, min(len(rows), MAX_SHIFTS + 1))}
     best = min(costs, key=costs.__getitem__)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 from pydantic import ValidationError
-from rich.console import Console
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.errors import in_a_line
 from verl_leaf.common.progress import track
 from verl_leaf.runs.folder import RunFolder

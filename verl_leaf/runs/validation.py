@@ -48,7 +48,7 @@ def validation_files(folder: RunFolder, validation: Path, config: DictConfig) ->
         RowFile(validation)
         if planned.rows != validation.absolute():
             write_first_rows(validation, planned.rows, config.data.val_max_samples, keys)
-        swapped = None if keys is None else write_swapped(planned.rows, folder.swapped_rows, keys)
+        swapped = None if keys is None else write_swapped(planned.rows, folder.swapped_rows, config, keys)
     except ValueError as error:
         raise ValueError(f"--val: {error}") from error
     return ValidationFiles(planned.rows, swapped)

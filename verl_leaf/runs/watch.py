@@ -5,12 +5,11 @@ import subprocess
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from verl_leaf.common.console import Console
 from verl_leaf.runs.folder import RunFolder
-from verl_leaf.runs.metrics import is_score, steps_of
+from verl_leaf.runs.metrics import core_score, steps_of
 
 QUIET_SECONDS = 600  # longer silence than any step of a healthy run on one machine
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -37,11 +36,11 @@ class Watch:
         self._warned = False
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -77,10 +76,9 @@ class Watch:
         elif not self._warned and time.monotonic() - self._heard > QUIET_SECONDS:
             self._warned = True
             self.console.print(
-                f"[yellow]No output for {QUIET_SECONDS // 60} minutes.[/yellow] verl waits for ever, without a word, where "
-                "Ray has too few CPUs (ray_kwargs.ray_init.num_cpus) or after a worker failed: look at "
-                f"{escape(str(self.folder.log))}",
-                soft_wrap=True,
+                f"No output for {QUIET_SECONDS // 60} minutes. verl waits for ever, without a word, where Ray has too few "
+                f"CPUs (ray_kwargs.ray_init.num_cpus) or after a worker failed: look at {self.folder.log}",
+                style="yellow",
             )
 
     def _show_line(self, line: str) -> None:
@@ -88,7 +86,7 @@ class Watch:
             self._progress.update(self._task, total=int(found[1]))
         text = WORKER.sub("", line)
         if text and not self._progress.tasks[self._task].completed:
-            self._progress.update(self._task, note=escape(text[:NOTE_WIDTH]))
+            self._progress.update(self._task, note=text[:NOTE_WIDTH])
 
     def _show_step(self, step: int, values: dict[str, float]) -> None:
         note = ""
@@ -98,10 +96,10 @@ class Watch:
             note += f" s/step {values['timing_s/step']:.1f}"
         self._progress.update(self._task, description="Training", completed=step, note=note)
         if note and not self.console.is_terminal:
-            self.console.print(f"step {step}: {note}", highlight=False)
-        scores = [f"{name.split('/')[1]} {value:.3f}" for name, value in sorted(values.items()) if is_score(name)]
+            self.console.print(f"step {step}: {note}")
+        scores = [f"{what} {value:.3f}" for name, value in sorted(values.items()) if (what := core_score(name))]
         if scores:
-            self.console.print(f"step {step}: validation reward: {escape(', '.join(scores))}", soft_wrap=True)
+            self.console.print(f"step {step}: validation: {', '.join(scores)}")
 
 
 def _lines_after(file: Path, start: int) -> tuple[bytes, int]:

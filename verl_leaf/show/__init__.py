@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from verl_leaf.common.console import Console
 
 
 def say_skipped(title: str, sentences: list[str], console: Console) -> None:
     """Say what a page or figure does not show, one line per sentence."""
     for sentence in sentences:
-        console.print(f"{title}: {sentence}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{title}: {sentence}")
 
 
 def add_figure_arguments(parser, name: str, count: str) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.runs.compare import Run, read_runs
 from verl_leaf.show import say_skipped

@@ -1,7 +1,6 @@
 """``verl-leaf curves``: rewards and validation scores of runs."""
 
-from rich.console import Console
-
+from verl_leaf.common.console import Console
 from verl_leaf.show import add_figure_arguments, default_out
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
-from rich.console import Console
+
+from verl_leaf.common.console import Console
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 
@@ -27,7 +28,7 @@ def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> N
             figure.savefig(f"{out}.svg", metadata={"Date": None})
         figure.savefig(f"{out}.png", dpi=160)
     write_csv(Path(f"{out}.csv"), list(rows))
-    console.print(f"Written: {out}.png, .svg, .csv", markup=False, soft_wrap=True)
+    console.print(f"Written: {out}.png, .svg, .csv")
 
 
 def write_csv(file: Path, rows: list[dict]) -> None:

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import binomtest
 
 from verl_leaf.algorithm import PairSpread, early_share
+from verl_leaf.common.console import Console
 from verl_leaf.runs.compare import run_names
 from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
 from verl_leaf.show import say_skipped

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from verl_leaf.common.console import Console
 
 # By their folders: the declarations import transformers.
 FAMILIES = sorted(file.parent.name for file in Path(__file__).parents[1].glob("models/*/hf.py"))
@@ -55,4 +55,4 @@ def _draw_tree(run, console: Console) -> None:
 
     if any(run.traces.glob("*.jsonl")):
         write_tree(run.path, run.tree_page, None, console)
-        console.print(f"How often its boundaries fire: verl-leaf forks {run.path}", soft_wrap=True, markup=False)
+        console.print(f"How often its boundaries fire: verl-leaf forks {run.path}")

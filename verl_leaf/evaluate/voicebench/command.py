@@ -4,10 +4,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from verl_leaf.common.answers import Row, read_answers
+from verl_leaf.common.console import Console
+from verl_leaf.common.tables import show
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, reference_texts
 from verl_leaf.evaluate.voicebench.files import write_answers
@@ -39,21 +38,22 @@ def main(options) -> int:
     for file in files:
         if not any(subset_of(answer.data_source) for answer in systems[file.stem]):
             raise ValueError(f"{file}: holds no answer to a row of VoiceBench")
-    table = Table("system", "subset", "score", "", "answers", "not read", title="VoiceBench")
+    lines = []
     record: dict[str, list[dict]] = {}
     for name, answers in systems.items():
         write_answers(answers, options.data, out, name)
         for each in score(answers):
             result = "-" if each.score is None else f"{each.score:.1f}"
             subset, count = each.data_source.removeprefix(PREFIX), str(len(each.values))
-            table.add_row(name, subset, result, each.name, count, f"{each.unread}")
+            lines.append((name, subset, each.name, result, count, str(each.unread)))
             record.setdefault(name, []).append(dataclasses.asdict(each) | {"score": each.score})
         for source in sorted({answer.data_source for answer in answers if subset_of(answer.data_source) in JUDGED}):
             count = str(sum(answer.data_source == source for answer in answers))
-            table.add_row(name, source.removeprefix(PREFIX), "", "needs a judge", count, "")
+            lines.append((name, source.removeprefix(PREFIX), "needs a judge", "", count, ""))
     (out / "scores.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
-    console.print(table)
-    console.print(f"in {out}", markup=False, highlight=False, soft_wrap=True)
+    columns = ("system", "subset", "measure", "score", "answers", "not read")
+    show("VoiceBench", columns, lines, words=3, console=console)
+    console.print(f"in {out}")
     return 0
 
 

@@ -3,8 +3,7 @@
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_folder
 
 

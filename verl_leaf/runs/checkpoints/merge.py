@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_folder
 from verl_leaf.common.progress import track
 from verl_leaf.models import Family

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rich.console import Console
+from verl_leaf.common.console import Console
 
 
 def add_arguments(parser) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 import numpy as np
 import soundfile
-from rich.console import Console
 
+from verl_leaf.common.console import Console
 from verl_leaf.data.audio import AudioError, load_audio
 from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
 from verl_leaf.show import say_skipped
@@ -67,7 +67,7 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     counts = f"{len(prompts)} trees of {len(shown)} step{'s' if len(shown) > 1 else ''}"
-    console.print(f"{counts}, {len(page.encode()) / 1e6:.1f} MB: {out}", markup=False, soft_wrap=True)
+    console.print(f"{counts}, {len(page.encode()) / 1e6:.1f} MB: {out}")
     say_skipped("Left out", left_out, console)
     say_skipped("Could not be read", skipped, console)
 

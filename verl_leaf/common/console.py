@@ -1,0 +1,37 @@
+"""The console that the commands print with: whatever characters data has, a terminal shows them and obeys none."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import rich.console
+from rich.segment import Segment
+from rich.text import Text
+
+from verl_leaf.common.printable import printable
+
+UNLIMITED = 100_000  # columns of a pipe or file
+
+
+class Console(rich.console.Console):
+    """A console for texts from anywhere.
+
+    Brackets and colons are printed as they are, control characters as escapes. Lines are left to the terminal to wrap. A
+    pipe or file has as many columns as a table needs.
+
+    Args:
+        options: of rich's console. A `width` counts for pipes and files, too.
+    """
+
+    def __init__(self, **options: Any):
+        super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
+        if "width" not in options and not self.file.isatty():
+            self.width = UNLIMITED
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Escape before the layout, so that widths are right."""
+        return super().render_str(printable(text), **options)
+
+    def render(self, renderable: Any, options: rich.console.ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Escape what comes another way, such as the texts of a progress bar."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text))

@@ -1,0 +1,64 @@
+"""Corpus BLEU of a run, which counts the words that the run's reward counts."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import sacrebleu
+from omegaconf import DictConfig, OmegaConf
+from sacrebleu.metrics import BLEU
+
+from verl_leaf.common.names import REWARD_PATHS, SWAPPED_AUDIO_SUFFIX
+from verl_leaf.rewards.metrics import needed_tokenizer, tokenizer
+from verl_leaf.rewards.options import chosen
+
+
+class CorpusBleu:
+    """sacrebleu's corpus BLEU without case, with a tokeniser per data source.
+
+    The tokeniser is the reward's. A reward that has none gets the one that the script of the references needs, or
+    characters if that one is not installed.
+
+    Args:
+        config: verl's.
+        references: data source and references of each row.
+
+    Attributes:
+        signature: what the score depends on, as sacrebleu writes it.
+    """
+
+    def __init__(self, config: DictConfig, references: Iterable[tuple[str, Sequence[str]]]):
+        texts: dict[str, list[str]] = defaultdict(list)
+        for source, row in references:
+            texts[source.removesuffix(SWAPPED_AUDIO_SUFFIX)] += row
+        names = {source: _tokenizer_of(config, source, own) for source, own in texts.items()}
+        self._words = {source: tokenizer(name) for source, name in names.items()}
+        different = sorted(set(names.values()))
+        by_source = ",".join(f"{source}={name}" for source, name in names.items())
+        tokenize = by_source if len(different) > 1 else "".join(different)
+        self.signature = f"case:lc|eff:no|tok:{tokenize}|smooth:exp|version:{sacrebleu.__version__}"
+
+    def __call__(self, rows: Sequence[tuple[str, str, Sequence[str]]]) -> float:
+        """Return the score, 0 to 100, of data source, answer and references of one or more rows."""
+        words = [self._words[source.removesuffix(SWAPPED_AUDIO_SUFFIX)] for source, *_ in rows]
+        answers = [spaced(answer.lower().rstrip()) for spaced, (_, answer, _) in zip(words, rows, strict=True)]
+        references = [
+            [spaced(text.lower().rstrip()) for text in texts] for spaced, (*_, texts) in zip(words, rows, strict=True)
+        ]
+        columns = [list(column) for column in itertools.zip_longest(*references)]
+        return sacrebleu.corpus_bleu(answers, columns, tokenize="none", force=True).score
+
+
+def _tokenizer_of(config: DictConfig, source: str, references: Sequence[str]) -> str:
+    reward = OmegaConf.select(config, "reward.custom_reward_function") or {}
+    options = (reward.get("reward_kwargs") or {}) if reward.get("path") in REWARD_PATHS else {}
+    if "tokenize" in options:
+        tokenize = options["tokenize"]
+        name = chosen("tokenize", tokenize, source) if isinstance(tokenize, Mapping) else tokenize
+        return name or BLEU.TOKENIZER_DEFAULT
+    name = needed_tokenizer(references) or BLEU.TOKENIZER_DEFAULT
+    try:
+        tokenizer(name)
+    except ValueError:
+        return "char"
+    return name
