@@ -16,6 +16,7 @@ from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS
 from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.references import contents
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.models import family_of_processor
 from verl_leaf.speech.prompt import render_prompt
@@ -111,12 +112,8 @@ def _parts(row: dict) -> list[dict]:
 
 def _name(reference, root: str) -> str:
     """What clips are told apart by: their path, from the file's folder where they are in it, or a digest."""
-    data, path = reference, reference
-    if isinstance(reference, dict):
-        data, path = reference.get("bytes"), reference.get("path")
-        if data is None and path is None:  # a decoded array
-            data = repr((reference.get("sampling_rate"), reference.get("array"))).encode()
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()[:16]
-    inside = os.path.relpath(str(path), root)
-    return str(path) if inside.startswith("..") else inside
+    data, path = contents(reference)
+    if path is None:
+        return hashlib.sha256(data or repr(reference).encode()).hexdigest()[:16]  # the latter of a decoded array
+    inside = os.path.relpath(path, root)
+    return path if inside.startswith("..") else inside
