@@ -29,7 +29,7 @@ MATROSKA = b"\x1aE\xdf\xa3"  # what webm begins with
 PRE_ROLL = 1.0  # seconds that an m4a decoder gets to hear before what is wanted
 FRAME = 0.025  # seconds: the window of a spectrogram
 SILENCE = 4 / 2**15  # peak to peak: what dithering leaves of digital silence at 16 bits
-CLIPPED = 0.8  # root mean square to peak: 0.7 in a sine, less in speech, 1 in a square wave
+CLIPPED = 0.75  # root mean square to peak: 0.71 in a sine, less in speech, 1 in a square wave
 BLOCK = 2**16  # frames that are decoded at a time: memory follows what a file holds, not what its header claims
 UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 MP3_DELAY = 4 * 1152  # samples that encoders add at both ends and decoders take away, with room to spare
@@ -112,7 +112,7 @@ def unheard(waveform: np.ndarray, sampling_rate: int) -> str | None:
         )
     centred = waveform - waveform.mean()
     if centred.std() > CLIPPED * np.abs(centred).max():
-        return "is clipped throughout: nearly all samples are at full scale"
+        return "is clipped throughout: nearly all samples are at the peak"
     return None
 
 
@@ -313,6 +313,6 @@ def _av_blocks(name: str, file, stream, start: float) -> Blocks:
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{name}: cannot be read to its end, it is damaged or cut off ({error})") from error
-    stated = (stream.duration or 0) * stream.time_base or (file.duration or 0) / av.time_base
+    stated = float((stream.duration or 0) * stream.time_base) or (file.duration or 0) / av.time_base
     if end < 0.99 * stated:
         raise AudioError(f"{name}: is cut off; it holds {end:.2f} of {stated:.2f} s")
