@@ -72,7 +72,8 @@ def render_text(processor, messages: list[dict], template_options: dict) -> str:
         ValueError: a text holds what the tokenizer reads as more than text, or the template cannot give the messages.
     """
     _check_special_tokens(processor, messages)
-    as_text = [message | {"content": "".join(_pieces(message, processor.audio_token))} for message in messages]
+    marker = "".join(getattr(processor, f"audio_{name}", "") for name in ("bos_token", "token", "eos_token"))
+    as_text = [message | {"content": "".join(_pieces(message, marker))} for message in messages]
     if processor.chat_template is None:
         return "".join(message["content"] for message in as_text)
     reasons = []
@@ -85,10 +86,8 @@ def render_text(processor, messages: list[dict], template_options: dict) -> str:
             if (lost := _lost(processor, messages, text)) is None:
                 return text
             reasons.append(lost)
-    # Of a template that takes parts, the text form says less; one that takes only text fails at a list.
-    raise ValueError(
-        f"the model's chat template cannot be used for this prompt: {reasons[reasons[0].endswith('list')]}"
-    )
+    takes_only_text = "list" in reasons[0]
+    raise ValueError(f"the model's chat template cannot be used for this prompt: {reasons[takes_only_text]}")
 
 
 def _pieces(message: dict, audio: str) -> list[str]:
