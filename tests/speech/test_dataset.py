@@ -170,7 +170,7 @@ def turns(*roles, **texts) -> list[dict]:
             turns("user", "human"),
             "message 1 of the prompt has the role 'human'; it must be one of system, user, assistant",
         ),
-        (turns("User"), "message 0 of the prompt has the role 'User'"),
+        (turns("User", User="<audio>Hi"), "message 0 of the prompt has the role 'User'"),
         (turns("user", "system"), "message 1 of the prompt has the role 'system', which only the first may have"),
         (turns("user", "assistant"), "the prompt ends with a message of the assistant"),
         (turns("system", "tool", system="<audio>"), "the prompt has no message of the user"),

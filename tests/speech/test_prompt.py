@@ -47,6 +47,13 @@ def test_a_base_model_reads_the_messages_with_its_own_markers(base_processor):
         assert text == f"Be brief. {marker(base_processor)}What is said?"
 
 
+def test_a_chat_template_that_only_the_tokenizer_has_is_used(base_processor):
+    if base_processor.chat_template is not None:
+        pytest.skip("transformers has a template for it")
+    base_processor.tokenizer.chat_template = STRINGS
+    assert render_text(base_processor, MESSAGES, {}).startswith("<|im_start|>system\nBe brief. <|im_end|>\n")
+
+
 def test_a_chat_template_is_used_where_there_is_one(processor):
     text, _, _ = render_prompt(processor, MESSAGES, OmegaConf.create())
     assert text == processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=False)

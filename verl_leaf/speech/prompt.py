@@ -74,12 +74,13 @@ def render_text(processor, messages: list[dict], template_options: dict) -> str:
     _check_special_tokens(processor, messages)
     marker = "".join(getattr(processor, f"audio_{name}", "") for name in ("bos_token", "token", "eos_token"))
     as_text = [message | {"content": "".join(_pieces(message, marker))} for message in messages]
-    if processor.chat_template is None:
+    renderer = processor if processor.chat_template is not None else processor.tokenizer
+    if renderer.chat_template is None:
         return "".join(message["content"] for message in as_text)
     reasons = []
     for form in (messages, as_text):
         try:
-            text = processor.apply_chat_template(form, add_generation_prompt=True, tokenize=False, **template_options)
+            text = renderer.apply_chat_template(form, add_generation_prompt=True, tokenize=False, **template_options)
         except (jinja2.TemplateError, TypeError) as error:
             reasons.append(str(error))
         else:
