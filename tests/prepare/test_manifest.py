@@ -272,6 +272,13 @@ def test_uris_and_what_a_run_would_refuse(clips):
         assert "the prompt holds <image>" in left_out["f"] and max(map(len, left_out.values())) < 500
 
 
+def test_clips_in_which_there_is_nothing_to_hear_are_counted(clips, capsys):
+    corpora.write(clips / "1.wav", 0 * corpora.tone(300, 0.2))
+    assert len(read(clips, "mine.csv", delimited(","))) == 3
+    assert report(clips / "out_mine.csv")["rows_with_nothing_to_hear"] == 1
+    assert "1 row(s) have a clip in which there is nothing to hear" in capsys.readouterr().out
+
+
 def test_bytes_that_are_no_audio_stay_out_of_the_reasons(clips):
     audios = [{"bytes": b"SECRET" * 1000, "path": "a.wav"}, {"bytes": (clips / "0.wav").read_bytes(), "path": None}]
     table = pyarrow.table({"audio": audios, "question": ["Was?"] * 2, "answer": [b"SECRET", b"x"], "id": ["a", "b"]})

@@ -12,7 +12,7 @@ import soundfile
 
 from verl_leaf.common.files import write_file
 from verl_leaf.common.names import PLACEHOLDER
-from verl_leaf.data.audio import load_audio
+from verl_leaf.data.audio import load_audio, unheard
 from verl_leaf.data.references import AudioError, contents
 from verl_leaf.data.rows import spoken_row
 from verl_leaf.prepare.corpus import Item, Rejected, Segment, choose
@@ -69,6 +69,7 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
                 "question": item.question,
                 "seconds": seconds,
             },
+            "unheard": any(unheard(waveform, RATE) for waveform in waveforms),  # for the report, in no file
         }
         spoken_row(row, settings.out)  # stops where a run would
     except ValueError as error:
