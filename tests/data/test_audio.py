@@ -8,7 +8,7 @@ import soundfile
 import soxr
 
 from tests.benchmarks import fuzz_audio
-from verl_leaf.data.audio import AudioError, load_audio
+from verl_leaf.data.audio import AudioError, load_audio, unheard
 from verl_leaf.models import family_of_processor
 from verl_leaf.speech.prompt import render_prompt
 
@@ -146,10 +146,52 @@ def test_m4a_that_ends_with_a_whole_packet_too_early(tone, tmp_path):
             load_audio(content[:end], RATE)
 
 
-def test_m4a_without_its_decoder_says_what_to_install(tone, monkeypatch):
+def webm(waveform, rate=48000, **options) -> bytes:
+    """Opus in webm, as browsers record it."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm", options=options) as container:
+        stream = container.add_stream("libopus", rate=rate, layout="mono")
+        frame = av.AudioFrame.from_ndarray(waveform[None], format="flt", layout="mono")
+        frame.sample_rate = rate
+        for packet in (*stream.encode(frame), *stream.encode(None)):
+            container.mux(packet)
+    return buffer.getvalue()
+
+
+def test_webm(tone):
+    long_tone = np.sin(2 * np.pi * 440 * np.arange(3 * 48000) / 48000).astype(np.float32)
+    for content in (webm(long_tone), webm(long_tone, live="1")):
+        waveform = load_audio(content, RATE)
+        assert len(waveform) == pytest.approx(3 * RATE, rel=0.02) and pitch(waveform) == pytest.approx(440, abs=1)
+    with pytest.raises(AudioError, match="cut off|damaged"):
+        load_audio(webm(long_tone)[:-8000], RATE)
+
+
+def test_what_needs_a_decoder_says_what_to_install(tone, monkeypatch):
+    contents = {"mp4": m4a(tone), "webm": webm(tone)}
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(AudioError, match=r"pip install 'verl-leaf\[m4a\]'"):
-        load_audio(m4a(tone), RATE)
+    for name, content in contents.items():
+        with pytest.raises(AudioError, match=rf"is {name}, which needs PyAV: pip install 'verl-leaf\[m4a\]'"):
+            load_audio(content, RATE)
+
+
+def test_clips_in_which_there_is_nothing_to_hear(tone):
+    noise = np.random.default_rng(0).normal(size=RATE)
+    for reason, waveform, rate in (
+        ("is silent", np.zeros(RATE), RATE),
+        ("is silent", np.round(noise).clip(-1, 1) / 2**15, RATE),
+        ("is silent", np.stack([tone, -tone], axis=1), RATE),
+        ("constant value", np.full(RATE, 0.5), RATE),
+        ("constant value", np.full(RATE, -1.0), RATE),
+        ("less than one frame", tone[:300], RATE),
+        ("clipped throughout", np.sign(noise), RATE),
+        ("clipped throughout", (20 * tone).clip(-1, 1), RATE),
+        ("clipped throughout", np.sign(tone) * 0.99, 44100),
+    ):
+        heard = unheard(load_audio(encoded(waveform, rate), RATE), RATE)
+        assert heard is not None and reason in heard
+    for waveform in (tone, tone / 5000, noise / 10, noise.clip(-1, 1), np.sin(np.arange(RATE) ** 2)):
+        assert unheard(np.asarray(waveform, np.float32), RATE) is None
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 192000])

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from verl_leaf.common.answers import read_answers
+from verl_leaf.data.parquet import RowFile
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling
 from verl_leaf.evaluate.store import Answers, missing
@@ -84,6 +85,15 @@ def test_rows_know_question_references_and_clips(data, rows):
     assert rows[0].audio == rows[1].audio == ("clip1.wav",)
     assert (rows[3].question, rows[3].references) == ("Translate into German.", ("alte Leute lachen laut",))
     assert Data(data).splits == {"validation"}
+
+
+def test_a_prompt_that_the_model_reads_otherwise_is_named_before_its_engine_starts(data, task, tmp_path):
+    Data(data).check_prompts(task / "model")
+    rows = [row for _, row in RowFile(data).rows()]
+    rows[2]["prompt"][0]["content"] += "<|im_end|>"
+    write_rows(rows, tmp_path / "odd.parquet")
+    with pytest.raises(ValueError, match="odd.parquet, row 2: message 0 of the prompt holds '<.im_end.>'"):
+        Data(tmp_path / "odd.parquet").check_prompts(task / "model")
 
 
 def test_a_question_that_is_spoken_alone_is_known_from_its_transcript(tmp_path):

@@ -17,7 +17,7 @@ import soundfile
 
 from verl_leaf.cli import main
 from verl_leaf.data.audio import load_audio
-from verl_leaf.data.rows import absolute_audio
+from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import fraction
 
 RATE = 16000

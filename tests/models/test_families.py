@@ -58,6 +58,11 @@ def test_a_prompt_has_the_length_that_is_foretold(loaded):
         assert tokens == family.audio_tokens(processor, len(clip)) >= family.min_audio_tokens
         assert family.prompt_length(processor, text, [len(clip)]) == len(ids)
         assert "input_features" in inputs
+    for samples in (1, 160, 256, 257, 320, 321, 481):  # none ends in an error of the extractor
+        tokens = family.audio_tokens(processor, samples)
+        if tokens >= family.min_audio_tokens:
+            ids, _ = family.encode(processor, text, [np.zeros(samples, np.float32)])
+            assert ids.count(family.audio_token_id(processor)) == tokens
     if family.max_clips:
         with pytest.raises(ValueError, match=f"2 audio clips, {family.model_type} takes {family.max_clips}"):
             family.prompt_length(processor, text + text, [16000, 16000])

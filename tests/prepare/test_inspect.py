@@ -113,6 +113,16 @@ def test_references_that_are_taken(data, rows, ground_truth):
     assert data(rows, mixed=["reward_model"])[0] == 0
 
 
+def test_clips_in_which_there_is_nothing_to_hear_are_named(data, rows, tmp_path):
+    soundfile.write(tmp_path / "b.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
+    rows[1]["audios"] = ["b.wav"]
+    status, out, _ = data(rows)
+    assert status == 0 and "nothing to hear" in out and "row 1: " not in out
+    for row in (0, 2):
+        assert f"rows.parquet, row {row}: {tmp_path}/a.wav: is silent" in out
+    assert "2 of 3 rows have a clip in which there is nothing to hear; a run would use them" in out
+
+
 def test_other_names_of_columns_with_the_model_and_without(data, rows, task):
     for row in rows:
         row["speech"], row["messages"] = row.pop("audios"), row.pop("prompt")

@@ -1,5 +1,6 @@
 """Tables of one's own, in the encodings and dialects that programs and people write."""
 
+import base64
 import csv
 import io
 import json
@@ -251,6 +252,31 @@ def test_audio_inside_a_parquet_file(clips, kind, embed):
         suffix = ".audio" if kind == "bytes" else ".WAV"
         assert found["x"]["audios"] == [{"bytes": None, "path": f"audio/train-0000001-0{suffix}"}]
         assert (out / found["x"]["audios"][0]["path"]).read_bytes() == data[1]
+
+
+def test_uris_and_what_a_run_would_refuse(clips):
+    text = base64.b64encode((clips / "1.wav").read_bytes()).decode()
+    audios = [f"file://{clips}/0.wav", f"data:audio/wav;base64,{text}", text, "https://host/2.wav", f"{text}*", "2.wav"]
+    questions = ["Was?"] * 5 + ["Was ist ein <image>?"]
+    lines = [
+        json.dumps({"id": id, "audio": name, "question": question, "answer": "x"})
+        for id, name, question in zip("abcdef", audios, questions, strict=True)
+    ]
+    (clips / "mine.jsonl").write_text("\n".join(lines))
+    for embed in ([], ["--embed"]):
+        out = clips / f"out{len(embed)}"
+        assert prepare("manifest", clips / "mine.jsonl", "--out", out, "--held-out", "0", *embed) == 0
+        found, left_out = everything(out), rejected(out)
+        assert [pitch(audio(found[id], out)) for id in "abc"] == pytest.approx([300, 310, 310], abs=3)
+        assert "is a URL, which is not fetched" in left_out["d"] and "no such file" in left_out["e"]
+        assert "the prompt holds <image>" in left_out["f"] and max(map(len, left_out.values())) < 500
+
+
+def test_clips_in_which_there_is_nothing_to_hear_are_counted(clips, capsys):
+    corpora.write(clips / "1.wav", 0 * corpora.tone(300, 0.2))
+    assert len(read(clips, "mine.csv", delimited(","))) == 3
+    assert report(clips / "out_mine.csv")["rows_with_nothing_to_hear"] == 1
+    assert "1 row(s) have a clip in which there is nothing to hear" in capsys.readouterr().out
 
 
 def test_bytes_that_are_no_audio_stay_out_of_the_reasons(clips):

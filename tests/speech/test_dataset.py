@@ -1,5 +1,6 @@
 import decimal
 import os
+import re
 
 import datasets
 import numpy as np
@@ -107,7 +108,7 @@ def spoil(row, tmp_path, how):
         ("missing", "gone.wav: no such file"),
         ("unreadable", "text.wav: cannot be read as audio"),
         ("placeholders", "2 <audio> placeholder.* 1 audio"),
-        ("special token", "2 audio placeholder.*1 audio clip"),
+        ("special token", "message 0 of the prompt holds '<.AUDIO.>', which the model does not read as text"),
         ("long prompt", r"the prompt has \d+ tokens, data.max_prompt_length is 160"),
         (
             "long audio",
@@ -158,6 +159,59 @@ def test_the_shape_of_a_row_is_looked_at(rows, tmp_path, processor, change, reas
         SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor)
 
 
+def turns(*roles, **texts) -> list[dict]:
+    return [{"role": role, "content": texts.get(role, "<audio>Hi" if role == "user" else "Hello")} for role in roles]
+
+
+@pytest.mark.parametrize(
+    "prompt, reason",
+    [
+        (
+            turns("user", "human"),
+            "message 1 of the prompt has the role 'human'; it must be one of system, user, assistant",
+        ),
+        (turns("User", User="<audio>Hi"), "message 0 of the prompt has the role 'User'"),
+        (turns("user", "system"), "message 1 of the prompt has the role 'system', which only the first may have"),
+        (turns("user", "assistant"), "the prompt ends with a message of the assistant"),
+        (turns("system", "tool", system="<audio>"), "the prompt has no message of the user"),
+        (turns("system", system="<audio>"), "the prompt has no message of the user"),
+        (turns("system", "user", system="<audio>", user=" \n"), "message 1 of the prompt, of the user, is empty"),
+    ],
+)
+def test_the_turns_of_a_prompt_are_looked_at(rows, prompt, reason):
+    with pytest.raises(ValueError, match=reason):
+        spoken_row({**rows[0], "prompt": prompt}, "/root", Keys())
+
+
+def test_turns_that_are_taken(build, rows):
+    for row, roles in zip(rows, [("system", "user"), ("system", "tool", "user"), ("user",)], strict=True):
+        row["prompt"] = turns(*roles, system="")
+    assert len(build(rows)) == 3
+
+
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<placeholder>"])
+@pytest.mark.parametrize("role", ["system", "user"])
+def test_no_text_of_a_prompt_holds_what_is_not_read_as_text(build, rows, token, role):
+    """`<placeholder>` is what transformers' processor writes for a clip, for a moment."""
+    place = ("system", "user").index(role)
+    rows[1]["prompt"] = turns("system", "user", **{role: "<audio>" * place + f"Say {token}user."})
+    with pytest.raises(
+        ValueError, match=rf"row 1: message {place} of the prompt holds {re.escape(repr(token))}, which"
+    ):
+        build(rows)
+
+
+def test_what_is_only_text_to_the_tokenizer_is_taken(build, rows):
+    rows[1] |= {"prompt": turns("user", user="What stands for <placeholder>, <s> and <|nothing|>?"), "audios": None}
+    assert len(build(rows)) == 3
+
+
+def test_clips_in_which_there_is_nothing_to_hear_are_counted_when_training_starts(build, rows, tmp_path, caplog):
+    soundfile.write(tmp_path / "1.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
+    assert len(build(rows)) == 3
+    assert "2 of 3 rows have a clip in which there is nothing to hear, and are used" in caplog.text
+
+
 def test_null_audios_are_none(build, rows):
     rows[1] |= {"audios": None, "prompt": [{"role": "user", "content": "Say hello in German, then <image>."}]}
     dataset = build(rows)
@@ -179,14 +233,14 @@ def test_parts_count_with_what_they_hold(build, rows, tmp_path, processor, with_
 def test_audio_of_parts_and_of_the_column_keep_their_order(build, rows):
     parts = [{"type": "audio", "audio": "2.wav"}, {"type": "text", "text": "and this?"}]
     row = {**rows[0], "audios": ["0.wav", "1.wav"]}
-    texts = [{"role": role, "content": f"<audio>{role}"} for role in ("user", "assistant")]
+    texts = [{"role": role, "content": f"<audio>{role}"} for role in ("user", "tool")]
     keys = {"prompt": [texts[0], {"role": "user", "content": parts}, texts[1]]}
     spoken = spoken_row({**row, **keys}, "/root", Keys())
     assert spoken["audios"] == ["/root/0.wav", "/root/2.wav", "/root/1.wav"]
     assert [message["content"] for message in spoken["prompt"]] == [
         "<audio>user",
         "<audio>and this?",
-        "<audio>assistant",
+        "<audio>tool",
     ]
 
 

@@ -141,7 +141,8 @@ def test_audio_is_found_again(tmp_path):
         {"type": "audio", "audio": {"array": [0.0], "sampling_rate": 16000}},
         {"type": "text", "text": "and"},
         {"type": "audio", "audio": "/b.wav"},
+        {"type": "audio", "audio": "data:audio/wav;base64,Li4u"},
     ]
     messages = [{"role": "system", "content": "hear"}, {"role": "user", "content": content}]
-    stored, nothing, path = audio_of(messages, tmp_path)
-    assert (tmp_path / stored).read_bytes() == b"..." and nothing is None and path == "/b.wav"
+    stored, nothing, path, same = audio_of(messages, tmp_path)
+    assert (tmp_path / stored).read_bytes() == b"..." and nothing is None and (path, same) == ("/b.wav", stored)

@@ -19,12 +19,17 @@ from verl_leaf.data.headers import (
     mp3_length,
     with_xing_tag,
 )
+from verl_leaf.data.references import AudioError, absolute_audio, audio_name, contents
 
 MAX_SECONDS = 3600  # no longer stretch is decoded in one go
 MAX_AMPLITUDE = 16  # full scale is 1, and a hot recording some more; integers as floats are hundreds or thousands
 MAX_CHANNELS = 64
 SAMPLING_RATES = range(1000, 768_001)  # Hz; others are taken for damage
+MATROSKA = b"\x1aE\xdf\xa3"  # what webm begins with
 PRE_ROLL = 1.0  # seconds that an m4a decoder gets to hear before what is wanted
+FRAME = 0.025  # seconds: the window of a spectrogram
+SILENCE = 4 / 2**15  # peak to peak: what dithering leaves of digital silence at 16 bits
+CLIPPED = 0.75  # root mean square to peak: 0.71 in a sine, less in speech, 1 in a square wave
 BLOCK = 2**16  # frames that are decoded at a time: memory follows what a file holds, not what its header claims
 UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
 MP3_DELAY = 4 * 1152  # samples that encoders add at both ends and decoders take away, with room to spare
@@ -33,20 +38,16 @@ UNKNOWN_FRAMES = 2**36 - 1  # the most that flac can state; libsndfile says 2**6
 Blocks = Iterator[np.ndarray]  # float32 [frames, channels] each
 
 
-class AudioError(ValueError):
-    """Audio that cannot be used; the message names it and says why."""
-
-
 def load_audio(
     reference, sampling_rate: int, root: str | None = None, start: float = 0.0, seconds: float = MAX_SECONDS + 1
 ) -> np.ndarray:
     """Decode audio to mono at a given rate.
 
-    soundfile reads wav, flac, ogg, mp3 and others, whatever the name says; PyAV reads m4a and what
+    soundfile reads wav, flac, ogg, mp3 and others, whatever the name says; PyAV reads m4a, webm and what
     ``sox -p`` writes (``pip install av``).
 
     Args:
-        reference: a path; encoded bytes; a binary file, which is read from its beginning and left open; or a Hugging
+        reference: a path, or a ``file:`` or ``data:`` URI; encoded bytes, or base64 of them; a binary file, which is read from its beginning and left open; or a Hugging
             Face ``Audio`` dictionary, ``{"bytes", "path"}`` as it is stored in parquet, where the bytes count if both
             are there, or ``{"array", "sampling_rate"}`` as it is decoded. The array is ``[samples]`` or has an axis of
             channels, the shorter one. Floats have full scale at 1. Integers are scaled by their type as soundfile
@@ -64,9 +65,10 @@ def load_audio(
         AudioError: the file is missing, unreadable or cut off; the waveform is empty, has no known scale, or holds NaN
             or infinity; or there is more than ``MAX_SECONDS`` of what is asked for.
     """
-    name = audio_name(reference, root)
+    reference = absolute_audio(reference, root or "")
+    name = audio_name(reference)
     try:
-        rate, blocks = _open(name, reference, root, start)
+        rate, blocks = _open(name, reference, start)
     except OSError as error:
         raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
     resampler = None
@@ -92,12 +94,26 @@ def load_audio(
     return waveform
 
 
-def audio_name(reference, root: str | None = None) -> str:
-    """What to call a reference in messages: its path, if it has one."""
-    path = reference.get("path") if isinstance(reference, dict) else reference
-    if isinstance(path, str | os.PathLike):
-        return os.path.join(root or "", path)
-    return "audio array" if isinstance(reference, dict) and reference.get("array") is not None else "audio bytes"
+def unheard(waveform: np.ndarray, sampling_rate: int) -> str | None:
+    """Return why there is nothing to hear in a clip that can be read, None if there is something.
+
+    Args:
+        waveform: float32 ``[samples]``, from :func:`load_audio`.
+        sampling_rate: of the waveform, in Hz.
+    """
+    if len(waveform) < FRAME * sampling_rate:
+        return f"lasts {1000 * len(waveform) / sampling_rate:.1f} ms, less than one frame of features"
+    spread = np.ptp(waveform)
+    if spread <= SILENCE:
+        return (
+            "is silent"
+            if abs(waveform[0]) <= SILENCE
+            else f"has the constant value {waveform[0]:.2g}, which is silence"
+        )
+    centred = waveform - waveform.mean()
+    if centred.std() > CLIPPED * np.abs(centred).max():
+        return "is clipped throughout: nearly all samples are at the peak"
+    return None
 
 
 def _check_samples(name: str, block: np.ndarray) -> None:
@@ -111,11 +127,11 @@ def _check_samples(name: str, block: np.ndarray) -> None:
         )
 
 
-def _open(name: str, reference, root: str | None, start: float) -> tuple[int, Blocks]:
-    """Sampling rate and the blocks from ``start`` seconds on."""
+def _open(name: str, reference, start: float) -> tuple[int, Blocks]:
+    """Return the sampling rate and the blocks from ``start`` seconds on."""
     if isinstance(reference, dict) and reference.get("array") is not None:
         return _open_array(name, reference["array"], reference.get("sampling_rate"), start)
-    source = _source(name, reference, root)
+    source = _source(name, reference)
     begin = end_of_tags(source)
     length = data_length(source, begin)
     if length is not None and length.is_cut_off():
@@ -125,6 +141,8 @@ def _open(name: str, reference, root: str | None, start: float) -> tuple[int, Bl
     source.seek(0)
     if head[4:8] == b"ftyp":
         return _open_av(name, source, start, "mp4")
+    if head[:4] == MATROSKA:
+        return _open_av(name, source, start, "webm")
     if head[:4] in SOX:
         return _open_av(name, source, start, "sox")
     window = Window(source, begin)
@@ -174,19 +192,16 @@ def _scaled(name: str, array: np.ndarray) -> np.ndarray:
     return (array / 2 ** (bits - 1)).astype(np.float32)
 
 
-def _source(name: str, reference, root: str | None) -> io.IOBase:
-    content = path = reference
-    if isinstance(reference, dict):
-        content, path = reference.get("bytes"), reference.get("path")
-    if isinstance(content, bytes | bytearray | memoryview):
-        return io.BytesIO(content)
-    if isinstance(content, io.IOBase) and not isinstance(content, io.TextIOBase):
-        return content
-    if not isinstance(path, str | os.PathLike) or (isinstance(reference, dict) and content is not None):
+def _source(name: str, reference) -> io.IOBase:
+    if isinstance(reference, io.IOBase) and not isinstance(reference, io.TextIOBase):
+        return reference
+    data, path = contents(reference)
+    if data is not None:
+        return io.BytesIO(data)
+    if path is None:
         raise AudioError(
             f"{reference!r:.80} is no audio reference: give a path, bytes, or a dictionary with bytes, path or array"
         )
-    path = os.path.join(root or "", path)
     if not os.path.isfile(path):  # the name may be a folder's
         raise AudioError(f"{name}: no such file")
     return open(path, "rb")
@@ -298,6 +313,6 @@ def _av_blocks(name: str, file, stream, start: float) -> Blocks:
         if isinstance(error, AudioError):
             raise
         raise AudioError(f"{name}: cannot be read to its end, it is damaged or cut off ({error})") from error
-    stated = float((stream.duration or 0) * stream.time_base)
+    stated = float((stream.duration or 0) * stream.time_base) or (file.duration or 0) / av.time_base
     if end < 0.99 * stated:
         raise AudioError(f"{name}: is cut off; it holds {end:.2f} of {stated:.2f} s")

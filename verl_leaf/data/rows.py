@@ -1,14 +1,15 @@
 """What a row of verl's data must have to be spoken, and the one form that all rows are brought into."""
 
 import decimal
-import os
 import re
 
 import numpy as np
 
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.options import DEFAULT_KEYS, Keys
+from verl_leaf.data.references import absolute_audio
 
+ROLES = ("system", "user", "assistant", "tool")
 OTHER_MEDIA = ("<image>", "<video>")  # verl's own placeholders, which it replaces in any text of a row with audio
 EXACT_DIGITS = 15  # a decimal of no more digits is the same again after it was a float of 64 bits
 
@@ -94,15 +95,6 @@ def reference_texts(ground_truth) -> list[str]:
     return texts
 
 
-def absolute_audio(audio, root: str):
-    """An audio reference whose relative path starts from ``root`` made absolute."""
-    if isinstance(audio, str):
-        return os.path.join(root, audio)
-    if isinstance(audio, dict) and isinstance(audio.get("path"), str) and audio.get("bytes") is None:
-        return {**audio, "path": os.path.join(root, audio["path"])}
-    return audio
-
-
 def _text(value) -> str | None:
     """A reference's text, or None where it has none or more than one."""
     if isinstance(value, str):
@@ -149,7 +141,28 @@ def _messages(row: dict, keys: Keys) -> tuple[list[dict], list]:
             f"the prompt holds {placeholders} {PLACEHOLDER} placeholder(s), the row {len(found) + len(left)} audio(s) "
             f"{where}, which data.audio_key names; they must be as many"
         )
+    _check_turns(messages)
     return messages, found
+
+
+def _check_turns(messages: list[dict]) -> None:
+    """Stop unless a model can take the next turn: at most a system's message, then the user's and others'."""
+    roles = [message["role"] for message in messages]
+    for number, role in enumerate(roles):
+        place = f"message {number} of the prompt"
+        if role not in ROLES:
+            raise ValueError(f"{place} has the role {role!r:.80}; it must be one of {', '.join(ROLES)}")
+        if role == "system" and number > 0:
+            raise ValueError(f"{place} has the role 'system', which only the first may have")
+        if role == "user" and not messages[number]["content"].strip():
+            raise ValueError(f"{place}, of the user, is empty")
+    if "user" not in roles:
+        raise ValueError("the prompt has no message of the user")
+    if roles[-1] == "assistant":
+        raise ValueError(
+            "the prompt ends with a message of the assistant, which the model is to write: leave it out; the right answer "
+            "is reward_model.ground_truth"
+        )
 
 
 def _message(message) -> tuple[dict, list | None]:

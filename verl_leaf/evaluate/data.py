@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+from verl.utils import hf_processor
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.common.answers import Row
@@ -16,9 +17,10 @@ from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS
 from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.references import contents
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.models import family_of_processor
-from verl_leaf.speech.prompt import render_prompt
+from verl_leaf.speech.prompt import render_prompt, render_text
 
 DATA_CONFIG = {"long_audio": "cut"}  # what a model cannot hear it cannot be asked about; the log says how often
 
@@ -55,6 +57,7 @@ class Data:
         self._root = os.path.dirname(os.path.abspath(path))
         self._columns = ("data_source", "prompt", "audios", "images", "videos", "reward_model", "extra_info")
         self.splits: set[str] = set()  # that the rows say they belong to
+        self._messages: list[list[dict]] = []  # of each row, without the audio of its clips
         self.rows = [self._row(number, row) for number, row in self._file.rows(columns=self._columns)]
 
     def _row(self, number: int, raw: dict) -> Row:
@@ -68,11 +71,25 @@ class Data:
         question = "\n".join(message["content"].replace(PLACEHOLDER, "").strip() for message in row["prompt"])
         question = question.strip() or str(extra.get("question") or "")  # a prompt may be spoken alone
         audio = tuple(_name(reference, self._root) for reference in row["audios"])
+        self._messages.append(_parts(row | {"audios": [None] * len(audio)}))
         return Row(number, row["data_source"], question, tuple(references), audio)
 
     def digest(self) -> str:
         """SHA-256 of the file; of audio that it names by path, not the content."""
         return file_digest(self.path)
+
+    def check_prompts(self, model: Path) -> None:
+        """Stop unless a model reads every prompt as it is written.
+
+        Raises:
+            ValueError: a text holds the tokenizer's special tokens, or the chat template cannot give it; the row is named.
+        """
+        processor = hf_processor(str(model))
+        for number, messages in enumerate(self._messages):
+            try:
+                render_text(processor, messages, {})
+            except ValueError as error:
+                raise ValueError(f"{self.path}, row {number}: {error}") from error
 
     def prompts(self, numbers: Sequence[int], processor) -> Iterator[tuple[int, Prompt | ValueError]]:
         """Render rows and decode their audio, in threads, a few rows ahead.
@@ -111,12 +128,8 @@ def _parts(row: dict) -> list[dict]:
 
 def _name(reference, root: str) -> str:
     """What clips are told apart by: their path, from the file's folder where they are in it, or a digest."""
-    data, path = reference, reference
-    if isinstance(reference, dict):
-        data, path = reference.get("bytes"), reference.get("path")
-        if data is None and path is None:  # a decoded array
-            data = repr((reference.get("sampling_rate"), reference.get("array"))).encode()
-    if isinstance(data, bytes):
-        return hashlib.sha256(data).hexdigest()[:16]
-    inside = os.path.relpath(str(path), root)
-    return str(path) if inside.startswith("..") else inside
+    data, path = contents(reference)
+    if path is None:
+        return hashlib.sha256(data or repr(reference).encode()).hexdigest()[:16]  # the latter of a decoded array
+    inside = os.path.relpath(path, root)
+    return path if inside.startswith("..") else inside

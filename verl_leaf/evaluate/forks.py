@@ -49,6 +49,7 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         [adapter for _, adapter in adapters.values()],
         {"logprobs_mode": "processed_logprobs"} | vllm_arguments(options.vllm),  # of what was drawn from
     )
+    data.check_prompts(system.model)
     jobs = [Job(0, row.row, k) for row in data.rows for k in range(options.rollouts)]
     with (
         whole_file(folder / file_name(STEP)) as temporary,

@@ -142,6 +142,7 @@ def generate(
     ]
     if not jobs:
         return
+    data.check_prompts(model)
     names = ", ".join(system.name for system, _ in systems)
     console.print(f"{names}: {len(jobs)} answers to generate; vLLM starts", markup=False)
     adapters = {n: (each.name, each.adapter) for n, (each, _) in enumerate(systems) if each.adapter is not None}

@@ -12,7 +12,9 @@ import soundfile
 
 from verl_leaf.common.files import write_file
 from verl_leaf.common.names import PLACEHOLDER
-from verl_leaf.data.audio import AudioError, load_audio
+from verl_leaf.data.audio import load_audio, unheard
+from verl_leaf.data.references import AudioError, contents
+from verl_leaf.data.rows import spoken_row
 from verl_leaf.prepare.corpus import Item, Rejected, Segment, choose
 from verl_leaf.prepare.tables import ParquetColumn
 
@@ -55,21 +57,24 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
         ]
         if (size := embedded(audios)) > MAX_EMBEDDED:
             raise AudioError(f"its audio is {size / 1e6:.0f} MB, too much to embed; leave out --embed, or cut it")
-    except AudioError as error:
+        row = {
+            "data_source": item.data_source or settings.data_source,
+            "prompt": [{"role": "user", "content": text}],
+            "audios": audios,
+            "reward_model": {"style": "rule", "ground_truth": list(item.answers)},
+            "extra_info": {
+                "id": item.id,
+                "split": item.split,
+                "index": number,
+                "question": item.question,
+                "seconds": seconds,
+            },
+            "unheard": any(unheard(waveform, RATE) for waveform in waveforms),  # for the report, in no file
+        }
+        spoken_row(row, settings.out)  # stops where a run would
+    except ValueError as error:
         return Rejected(item.id, item.source, str(error))
-    return {
-        "data_source": item.data_source or settings.data_source,
-        "prompt": [{"role": "user", "content": text}],
-        "audios": audios,
-        "reward_model": {"style": "rule", "ground_truth": list(item.answers)},
-        "extra_info": {
-            "id": item.id,
-            "split": item.split,
-            "index": number,
-            "question": item.question,
-            "seconds": seconds,
-        },
-    }
+    return row
 
 
 def embedded(audios: list[dict]) -> int:
@@ -129,6 +134,8 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
     elif whole.row is not None:
         stored = _stored(whole)
         data, suffix = stored["bytes"], Path(stored.get("path") or "").suffix
+    elif (held := contents(whole.path)[0]) is not None:
+        data, suffix = held, ""
     elif not settings.embed:
         return {"bytes": None, "path": os.path.abspath(whole.path)}
     elif os.path.getsize(whole.path) > MAX_EMBEDDED:

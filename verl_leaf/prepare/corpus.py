@@ -11,9 +11,9 @@ TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a file, or all of it; or a whole audio that is stored in a parquet file."""
+    """A stretch of a file, or all of it; or a whole audio that is stored in a parquet file or is a ``data:`` URI."""
 
-    path: str
+    path: str  # or the URI
     start: float = 0.0  # seconds
     seconds: float | None = None  # to the end, if None
     row: int | None = None  # of the parquet file ``path``

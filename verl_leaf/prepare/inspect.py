@@ -5,16 +5,17 @@ from pathlib import Path
 
 from verl_leaf.common.console import Console
 from verl_leaf.common.tables import show
-from verl_leaf.data.audio import load_audio
+from verl_leaf.data.audio import load_audio, unheard
 from verl_leaf.data.options import Keys
 from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.references import audio_name
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.prepare.convert import RATE
 from verl_leaf.prepare.report import histogram
 
 SAMPLE = 100  # rows that --fast looks at
 SHOWN = 3
-MAX_ERRORS = 20
+MAX_LINES = 20
 
 
 def add_arguments(parser) -> None:
@@ -48,10 +49,8 @@ def main(options) -> int:
         console.print(f"  {column.name}: {column.type}")
     numbers = range(0, len(rows), max(1, len(rows) // SAMPLE) if options.fast else 1)
     errors = _look(console, rows, numbers, keys)
-    for error in errors[:MAX_ERRORS]:
-        console.print(error, style="red")
+    _say(console, errors, "red", "rows cannot be used", numbers)
     if errors:
-        console.print(f"{len(errors)} of {len(numbers)} rows cannot be used", style="red")
         return 1
     if options.model is not None:
         _check_with(options.model, file, options.max_prompt_length, keys)
@@ -60,29 +59,48 @@ def main(options) -> int:
 
 
 def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[str]:
-    """Print a few rows and the lengths of all; the reasons why rows cannot be used."""
+    """Print a few rows, the lengths of all, and clips in which there is nothing to hear.
+
+    Returns:
+        Why rows cannot be used, a line for each.
+    """
     root = os.path.dirname(os.path.abspath(rows.path))
 
-    def measures(row: dict) -> tuple[float, int]:
+    def measures(row: dict) -> tuple[float, int, list[str]]:
         row.update(spoken_row(row, root, keys))
         words = len(reference_texts(row["reward_model"]["ground_truth"])[0].split())
-        return sum(len(load_audio(audio, RATE)) / RATE for audio in row[keys.audio]), words
+        clips = [(audio_name(audio), load_audio(audio, RATE)) for audio in row[keys.audio]]
+        unheards = [f"{name}: {reason}" for name, clip in clips if (reason := unheard(clip, RATE))]
+        return sum(len(clip) / RATE for _, clip in clips), words, unheards
 
     columns = ("data_source", "reward_model", "extra_info", keys.prompt, keys.audio, keys.image, keys.video)
-    seconds, words, errors = [], [], []
+    seconds, words, silent, errors = [], [], [], []
     for number, row, result in rows.map(measures, "Checking", numbers, columns, console):
+        place = f"{rows.path}, row {number}: "
         if isinstance(result, ValueError):
-            errors.append(f"{rows.path}, row {number}: {result}")
+            errors.append(f"{place}{result}")
             continue
         seconds.append(result[0])
         words.append(result[1])
+        if result[2]:
+            silent.append(place + "; ".join(result[2]))
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        lengths = (str(len(seconds)), f"{sum(seconds) / 3600:.2f}", histogram(seconds), histogram(words))
-        headings = ("rows looked at", "hours", "seconds of audio", "words of an answer")
-        show("", headings, [lengths], words=0, console=console)
+        headings = ("rows looked at", "hours", "seconds of audio", "nothing to hear", "words of an answer")
+        hours = f"{sum(seconds) / 3600:.2f}"
+        measured = (str(len(seconds)), hours, histogram(seconds), str(len(silent)), histogram(words))
+        show("", headings, [measured], words=0, console=console)
+    _say(console, silent, "yellow", "rows have a clip in which there is nothing to hear; a run would use them", numbers)
     return errors
+
+
+def _say(console: Console, lines: list[str], style: str, what: str, numbers: range) -> None:
+    """Print the first lines and how many there are."""
+    for line in lines[:MAX_LINES]:
+        console.print(line, style=style)
+    if lines:
+        console.print(f"{len(lines)} of {len(numbers)} {what}", style=style)
 
 
 def _show_row(console: Console, number: int, row: dict, keys: Keys) -> None:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import (
     SPLITS,
     TEST,
@@ -162,4 +163,4 @@ def _segment(audio, row: int, part: int | None, options) -> Segment:
     path = audio.get("path") if isinstance(audio, dict) else audio
     if not isinstance(path, str) or not text_of(path, "audio"):
         raise ValueError(f"an audio is of the type {type(path).__name__}, not a path, or bytes in a parquet file")
-    return Segment(os.path.join(options.audio_root or options.file.parent, text_of(path, "audio")))
+    return Segment(absolute_audio(text_of(path, "audio"), str(options.audio_root or options.file.parent)))

@@ -22,8 +22,8 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     Args:
         out: folder of the report.
         corpus: that was written.
-        shards: records of the files: ``split``, ``file``, ``rows`` (seconds and words of the first answer of each) and
-            ``rejected``.
+        shards: records of the files: ``split``, ``file``, ``rows`` (of each, its seconds, the words of its first answer,
+            and whether a clip has nothing to hear) and ``rejected``.
         rejected: all rows left out, as in ``rejected.jsonl``.
 
     Returns:
@@ -32,12 +32,13 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     reasons = Counter(_kind(entry["reason"]) for entry in rejected).most_common()
     ids = Counter(item.id for item in corpus.items)
     repeated = [id for id, count in ids.items() if count > 1]
-    splits, lines = {}, []
+    splits, lines, silent = {}, [], 0
     for split in SPLITS:
         own = [shard for shard in shards if shard["split"] == split and shard["rows"]]
         if not own:
             continue
-        seconds, words = zip(*(row for shard in own for row in shard["rows"]), strict=True)
+        seconds, words, unheard = zip(*(row for shard in own for row in shard["rows"]), strict=True)
+        silent += sum(unheard)
         hours = sum(seconds) / 3600
         splits[split] = {"rows": len(seconds), "hours": hours, "files": [shard["file"] for shard in own]}
         lines.append((split, str(len(seconds)), f"{hours:.2f}", histogram(seconds), histogram(words)))
@@ -48,6 +49,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         "rows_written": written,
         "rows_left_out": len(rejected),
         "ids_of_several_rows": len(repeated),
+        "rows_with_nothing_to_hear": silent,
         "splits": splits,
         "left_out": dict(reasons),
     }
@@ -69,6 +71,8 @@ def _print_counts(console: Console, out: Path, content: dict, reasons: list, rep
         lines.append(f"{others} left out for other reasons")
     if repeated:
         lines.append(f"{len(repeated)} id(s) are of several rows, {repeated[0]!r} is the first")
+    if silent := content["rows_with_nothing_to_hear"]:
+        lines.append(f"{silent} row(s) have a clip in which there is nothing to hear; `verl-leaf data FILE` names them")
     lines.append(f"in {out}" + (", rejected.jsonl names every row left out" if reasons else ""))
     for line in lines:
         console.print(line)

@@ -148,7 +148,8 @@ def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, 
     """Write a file, unless all of its rows are left out.
 
     Returns:
-        Seconds and words of the first answer of each row written, and the rows left out.
+        Of each row written, its seconds, the words of its first answer, and whether a clip has nothing to hear; and the
+        rows left out.
     """
     written, rejected = [], []
     group: list[dict] = []
@@ -165,7 +166,7 @@ def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, 
             group.append(result)
             size += more
             answer = result["reward_model"]["ground_truth"][0]
-            written.append([result["extra_info"]["seconds"], len(answer.split())])
+            written.append([result["extra_info"]["seconds"], len(answer.split()), result["unheard"]])
         if group:
             writer.write_table(pyarrow.Table.from_pylist(group, SCHEMA))
         if not written:

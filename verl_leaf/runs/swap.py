@@ -15,6 +15,7 @@ from verl_leaf.common.files import whole_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.data.options import DEFAULT_KEYS, Keys
 from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.references import contents
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.rewards.corpus import CorpusBleu
 
@@ -66,7 +67,7 @@ def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Key
     for _, row in _rows(file, MAX_ROWS, keys):
         read += 1
         by_count[len(row[keys.audio])].append(row)
-        held += sum(_bytes_of(audio) for audio in row[keys.audio])
+        held += sum(len(contents(audio)[0] or b"") for audio in row[keys.audio])
         if held > MAX_AUDIO_BYTES:
             break
     if set(by_count) == {0}:
@@ -153,8 +154,3 @@ def _reference(ground_truth) -> str:
         return " ".join(reference_texts(ground_truth))
     except ValueError:
         return str(ground_truth)
-
-
-def _bytes_of(audio) -> int:
-    data = audio.get("bytes") if isinstance(audio, dict) else audio
-    return len(data) if isinstance(data, bytes) else 0

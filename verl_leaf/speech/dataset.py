@@ -7,11 +7,13 @@ engine (verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
 import copy
 import logging
 import os
-from enum import Enum
+from collections import Counter
+from enum import Flag, auto
 
 import numpy as np
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_leaf.data.audio import unheard
 from verl_leaf.data.options import Keys, check_options, long_audio
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, spoken_row
@@ -22,12 +24,12 @@ from verl_leaf.speech.prompt import render_prompt
 logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
 
 
-class Fit(Enum):
-    """How a row fits the model, where it can be used or left out."""
+class Fit(Flag):
+    """What is to be said of a row that can be used or left out; nothing of most."""
 
-    WHOLE = "whole"
-    LONG_AUDIO = "long audio"
-    LONG_PROMPT = "long prompt"
+    LONG_AUDIO = auto()
+    LONG_PROMPT = auto()
+    UNHEARD = auto()
 
 
 class SpeechDataset(RLHFDataset):
@@ -86,38 +88,39 @@ class SpeechDataset(RLHFDataset):
             row.update(spoken_row(row, root, self.keys))
             return self._fit(row)
 
-        left_out = self._left_out()
-        counts = dict.fromkeys(Fit, 0)
+        left_out, left, counts = self._left_out(), 0, Counter[Fit]()
         for number, row, result in file.map(fit, f"Checking {os.path.basename(file.path)}", numbers):
             if isinstance(result, ValueError):
                 raise ValueError(f"{file.path}, row {number}: {result}") from result
-            counts[result] += 1
-            if result not in left_out:
+            counts.update(result)
+            if not result & left_out:
+                left += 1
                 yield number, row
-        if counts[Fit.LONG_AUDIO]:
-            logger.warning(
-                "%s: %d of %d rows have audio that is too long for the model; data.long_audio=%s",
-                *(file.path, counts[Fit.LONG_AUDIO], len(numbers), long_audio(self.config)),
-            )
-        if counts[Fit.LONG_PROMPT]:
-            logger.warning(
-                "%s: %d of %d rows have a prompt of more than %d tokens and are left out; "
-                "data.filter_overlong_prompts=True",
-                *(file.path, counts[Fit.LONG_PROMPT], len(numbers), self.max_prompt_length),
-            )
-        if len(numbers) and sum(counts[kind] for kind in left_out) == len(numbers):
+        tokens = self.max_prompt_length
+        for kind, what in (
+            (Fit.LONG_AUDIO, f"audio that is too long for the model; data.long_audio={long_audio(self.config)}"),
+            (
+                Fit.LONG_PROMPT,
+                f"a prompt of more than {tokens} tokens and are left out; data.filter_overlong_prompts=True",
+            ),
+            (Fit.UNHEARD, "a clip in which there is nothing to hear, and are used; `verl-leaf data` names them"),
+        ):
+            if counts[kind]:
+                logger.warning("%s: %d of %d rows have %s", file.path, counts[kind], len(numbers), what)
+        if len(numbers) and not left:
             raise ValueError(f"{file.path}: no row is left")
 
-    def _left_out(self) -> set[Fit]:
-        """Which rows are left out."""
-        return {Fit.LONG_PROMPT} | ({Fit.LONG_AUDIO} if long_audio(self.config) == "skip" else set())
+    def _left_out(self) -> Fit:
+        """Return what rows are left out for."""
+        return Fit.LONG_PROMPT | (Fit.LONG_AUDIO if long_audio(self.config) == "skip" else Fit(0))
 
     def _fit(self, row: dict) -> Fit:
         messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
         text, clips, is_long = render_prompt(self.processor, messages, self.config)
         if is_long and Fit.LONG_AUDIO in self._left_out():
             return Fit.LONG_AUDIO
-        length = family_of_processor(self.processor).prompt_length(self.processor, text, [len(clip) for clip in clips])
+        family = family_of_processor(self.processor)
+        length = family.prompt_length(self.processor, text, [len(clip) for clip in clips])
         if length > self.max_prompt_length:
             if self.config.get("filter_overlong_prompts", False):
                 return Fit.LONG_PROMPT
@@ -125,4 +128,6 @@ class SpeechDataset(RLHFDataset):
                 f"the prompt has {length} tokens, data.max_prompt_length is {self.max_prompt_length}: raise it, or leave "
                 "such rows out with data.filter_overlong_prompts=True"
             )
-        return Fit.LONG_AUDIO if is_long else Fit.WHOLE
+        rate = family.sampling_rate(self.processor)
+        is_unheard = any(unheard(clip, rate) for clip in clips)
+        return (Fit.LONG_AUDIO if is_long else Fit(0)) | (Fit.UNHEARD if is_unheard else Fit(0))

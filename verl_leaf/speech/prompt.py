@@ -1,11 +1,19 @@
 """Chat messages with audio as the text and the waveforms that a model reads."""
 
+import jinja2
 import numpy as np
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from verl_leaf.data.audio import AudioError, audio_name, load_audio
+from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.audio import load_audio
 from verl_leaf.data.options import long_audio
+from verl_leaf.data.references import AudioError, audio_name
 from verl_leaf.models import family_of_processor
+
+# What transformers' processors put in the place of audio, images and videos for a moment, and then replace wherever it is
+# (5.10.4, processing_qwen2_audio.py, processing_granite_speech.py, processing_qwen2_5_omni.py).
+MARKERS = ("<placeholder>", "<|audio_placeholder|>", "<|image_placeholder|>", "<|video_placeholder|>")
+PYTHON_PART = "{'type': "
 
 
 def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
@@ -24,9 +32,10 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
         the model's window; and whether one was longer.
 
     Raises:
-        AudioError: a clip cannot be used, or is too long and ``data.long_audio`` is ``error``.
+        ValueError: as :func:`render_text`; or an :class:`AudioError`: a clip cannot be used, or is too long and
+            ``data.long_audio`` is ``error``.
     """
-    text = _text(processor, messages, data_config.get("apply_chat_template_kwargs") or {})
+    text = render_text(processor, messages, data_config.get("apply_chat_template_kwargs") or {})
     family = family_of_processor(processor)
     rate = family.sampling_rate(processor)
     window = int(family.max_seconds * rate)
@@ -50,17 +59,73 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
     return text, clips, is_long
 
 
-def _text(processor, messages: list[dict], template_options: dict) -> str:
-    """What the model reads, with one audio marker per clip."""
-    if processor.chat_template is not None:
-        return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, **template_options)
-    parts = [
-        part
-        for message in messages
-        for part in (
-            [{"type": "text", "text": message["content"]}]
-            if isinstance(message["content"], str)
-            else message["content"]
-        )
-    ]
-    return "".join(processor.audio_token if part["type"] == "audio" else part.get("text") or "" for part in parts)
+def render_text(processor, messages: list[dict], template_options: dict) -> str:
+    """Return what the model reads, with one audio marker per clip.
+
+    A chat template may take parts or only text. Text with the model's audio marker is tried if it does not take parts.
+
+    Args:
+        processor, messages: as for :func:`render_prompt`.
+        template_options: further variables of the chat template.
+
+    Raises:
+        ValueError: a text holds what the tokenizer reads as more than text, or the template cannot give the messages.
+    """
+    _check_special_tokens(processor, messages)
+    marker = "".join(getattr(processor, f"audio_{name}", "") for name in ("bos_token", "token", "eos_token"))
+    as_text = [message | {"content": "".join(_pieces(message, marker))} for message in messages]
+    renderer = processor if processor.chat_template is not None else processor.tokenizer
+    if renderer.chat_template is None:
+        return "".join(message["content"] for message in as_text)
+    reasons = []
+    for form in (messages, as_text):
+        try:
+            text = renderer.apply_chat_template(form, add_generation_prompt=True, tokenize=False, **template_options)
+        except (jinja2.TemplateError, TypeError) as error:
+            reasons.append(str(error))
+        else:
+            if (lost := _lost(processor, messages, text)) is None:
+                return text
+            reasons.append(lost)
+    takes_only_text = "list" in reasons[0]
+    raise ValueError(f"the model's chat template cannot be used for this prompt: {reasons[takes_only_text]}")
+
+
+def _pieces(message: dict, audio: str) -> list[str]:
+    """Return the texts of a message, and ``audio`` for each of its clips."""
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    return [audio if part["type"] == "audio" else part.get("text") or "" for part in parts]
+
+
+def _check_special_tokens(processor, messages: list[dict]) -> None:
+    tokenizer = processor.tokenizer
+    special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special.pop(tokenizer.unk_token_id, None)  # stands for what it does not know
+    has_audio = any(not isinstance(message["content"], str) for message in messages)
+    for number, message in enumerate(messages):
+        others = [str(value) for key, value in message.items() if key not in ("role", "content")]
+        for text in [*_pieces(message, ""), *others]:
+            found = [
+                special[token] for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token in special
+            ]
+            found += [marker for marker in (processor.audio_token, *MARKERS) if has_audio and marker in text]
+            if found:
+                raise ValueError(
+                    f"message {number} of the prompt holds {found[0]!r}, which the model does not read as text: write it "
+                    f"differently; {PLACEHOLDER} stands for a clip"
+                )
+
+
+def _lost(processor, messages: list[dict], text: str) -> str | None:
+    """Return what a rendered text has not of its messages, None if nothing; templates may change an assistant's or a tool's."""
+    pieces = [(number, piece) for number, message in enumerate(messages) for piece in _pieces(message, "")]
+    for number, piece in pieces:
+        if messages[number]["role"] in ("system", "user") and piece.strip() not in text:
+            return f"it leaves out or changes message {number}, {piece.strip()!r:.80}"
+    clips = len(RLHFDataset._extract_audio_info(messages) or [])
+    if text.count(processor.audio_token) != clips:
+        return f"it writes {text.count(processor.audio_token)} audio marker(s) {processor.audio_token!r} for {clips} clip(s)"
+    if PYTHON_PART in text and not any(PYTHON_PART in piece for _, piece in pieces):
+        return "it writes parts of messages as a Python list"
+    return None

@@ -23,7 +23,10 @@ def call_processor(processor, text, clips):
 
 
 def audio_tokens(processor, samples: int) -> int:
-    return processor.audio_processor._get_num_audio_features([samples])[0]
+    extractor = processor.audio_processor
+    if samples <= extractor.melspec_kwargs["n_fft"] // 2:  # the spectrogram mirrors this much at both ends
+        return 0
+    return extractor._get_num_audio_features([samples])[0]
 
 
 def unsupported_reason(config) -> str | None:

@@ -6,7 +6,6 @@
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,6 +14,7 @@ from tokenizers.decoders import DecodeStream
 
 from verl_leaf.algorithm import LeafAdvantages
 from verl_leaf.algorithm.estimators import LeafOptions, Rollouts
+from verl_leaf.data.references import contents
 from verl_leaf.training.traces.schema import Boundary, Head, Node, Prompt, Response, Span, file_name
 
 FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
@@ -190,15 +190,11 @@ def audio_of(messages, folder: Path) -> list[str | None]:
 
 
 def _audio_path(reference, folder: Path) -> str | None:
-    path, data = reference, None
-    if isinstance(reference, dict):
-        path, data = reference.get("path"), reference.get("bytes")
-    elif isinstance(reference, bytes):
-        data = reference
-    if data is not None:
-        file = folder / "audio" / hashlib.sha256(data).hexdigest()[:16]
-        if not file.exists():
-            file.parent.mkdir(exist_ok=True)
-            file.write_bytes(data)
-        return f"audio/{file.name}"
-    return os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    data, path = contents(reference)
+    if data is None:
+        return path
+    file = folder / "audio" / hashlib.sha256(data).hexdigest()[:16]
+    if not file.exists():
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(data)
+    return f"audio/{file.name}"

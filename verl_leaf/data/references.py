@@ -1,0 +1,103 @@
+"""What a row may hold for a clip, and where the clip's audio is."""
+
+import base64
+import binascii
+import os
+import re
+from urllib.parse import unquote_to_bytes
+
+URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+DATA_URI = re.compile(r"data:(?:.{0,200}?(;\s*base64)\s*,|[^,]{0,200},)", re.IGNORECASE)
+BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{256,}={0,2}\s*")  # shorter texts are paths; no clip is that short
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
+MAX_NAME = 200  # characters of a path in a message
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message names it and says why."""
+
+
+def absolute_audio(reference, root: str = ""):
+    """Return an audio reference whose text, if it is one, no longer depends on the working directory.
+
+    Args:
+        reference: as for :func:`verl_leaf.data.audio.load_audio`.
+        root: folder that a relative path starts from.
+
+    Returns:
+        The reference with a path or a ``file:`` URI as a path below ``root``, and with base64 as a ``data:`` URI.
+        ``data:`` URIs and references that are not text stay as they are.
+
+    Raises:
+        AudioError: the text is a URL that is not fetched, or its base64 is damaged.
+    """
+    if isinstance(reference, str | os.PathLike):
+        return _absolute(os.fspath(reference), root)
+    if (
+        isinstance(reference, dict)
+        and reference.get("bytes") is None
+        and isinstance(reference.get("path"), str | os.PathLike)
+    ):
+        return {**reference, "path": _absolute(os.fspath(reference["path"]), root)}
+    return reference
+
+
+def _absolute(text: str, root: str) -> str:
+    if uri := DATA_URI.match(text):
+        _decoded(text, uri)
+        return text
+    scheme, _, rest = text.partition(":")
+    if scheme.lower() == "file":
+        host, _, path = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
+        if host.lower() not in ("", "localhost"):
+            raise AudioError(
+                f"{shortened(text)} names the host {host!r:.80}: write file:///PATH for a file of this one"
+            )
+        return os.path.join(root, "/" * rest.startswith("//") + os.fsdecode(unquote_to_bytes(path)))
+    if URL.match(text):
+        raise AudioError(
+            f"{shortened(text)} is a URL, which is not fetched: download the audio and give the file's path"
+        )
+    path = os.path.join(root, text)
+    if BASE64.fullmatch(text) and not os.path.exists(path):
+        return _absolute(f"data:;base64,{text}", root)
+    return path
+
+
+def contents(reference) -> tuple[bytes | None, str | None]:
+    """Return the encoded bytes that an absolute reference holds, or else its path; two None if it has neither."""
+    data = path = reference
+    if isinstance(reference, dict):
+        data, path = reference.get("bytes"), reference.get("path")
+        path = path if data is None else None
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data), None
+    if not isinstance(path, str):
+        return None, None
+    uri = DATA_URI.match(path)
+    return (None, path) if uri is None else (_decoded(path, uri), None)
+
+
+def _decoded(text: str, uri: re.Match) -> bytes:
+    data = unquote_to_bytes(text[uri.end() :])
+    if not uri[1]:
+        return data
+    data = data.translate(URL_SAFE, b" \t\r\n").rstrip(b"=")
+    try:
+        return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
+    except binascii.Error as error:
+        raise AudioError(f"{shortened(text)} is not valid base64 ({error}): it is damaged or cut off") from error
+
+
+def audio_name(reference) -> str:
+    """Return what an absolute reference is called in messages: its path, if it has one."""
+    path = reference.get("path") if isinstance(reference, dict) else reference
+    if isinstance(path, str) and not DATA_URI.match(path):
+        return shortened(path)
+    return "audio array" if isinstance(reference, dict) and reference.get("array") is not None else "audio bytes"
+
+
+def shortened(name: str) -> str:
+    """Return the beginning and the end of a name that is too long for a message."""
+    half = MAX_NAME // 2
+    return name if len(name) <= MAX_NAME else f"{name[:half]}...{name[-half:]}"
