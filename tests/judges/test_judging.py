@@ -17,7 +17,7 @@ from email.utils import formatdate
 import pytest
 from rich.console import Console
 
-from tests.helpers.judge_server import JudgeServer, Say, token
+from tests.helpers.judge_server import JudgeServer, Say, completion, token
 from verl_leaf.common.answers import Answer
 from verl_leaf.judges import JudgeSpec, JudgeStopped, client, judge
 
@@ -386,6 +386,7 @@ BOMBS = {
     "a small body that grows": lambda: Say(
         body=gzip.compress(b" " * 300_000_000), headers={"content-encoding": "gzip"}
     ),
+    "no gzip": lambda: Say(body=b"{}", headers={"content-encoding": "gzip"}),
     "twice": lambda: Say(body=gzip.compress(gzip.compress(b" " * 10**8)), headers={"content-encoding": "gzip, gzip"}),
     "nesting": lambda: Say(body=b"[" * 200_000),
     "nesting, too many requests": lambda: Say(body=b"[" * 200_000, status=429),
@@ -523,6 +524,11 @@ def test_a_proxy_that_refuses_is_named(tmp_path, monkeypatch):
         in message
     )
     assert "pass-word" not in message
+
+
+def test_a_body_may_be_packed(tmp_path):
+    packed = Say(body=gzip.compress(completion(score(50))), headers={"content-encoding": "gzip"})
+    assert values(run(lambda _, n: packed, "a", tmp_path)[0]) == [50]
 
 
 def test_content_may_be_a_list_of_parts(tmp_path):

@@ -162,8 +162,8 @@ def _evaluate(
             for each in systems
         ]
         write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
-    for error in stopped[1:]:
-        console.print(str(error), markup=False, soft_wrap=True)
+    for further in stopped[1:]:
+        console.print(str(further), markup=False, soft_wrap=True)
     if stopped:
         raise stopped[0]
     return report

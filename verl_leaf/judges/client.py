@@ -14,6 +14,7 @@ import random
 import re
 import time
 import urllib.request
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -263,7 +264,7 @@ class _Client:
     async def _work(self, calls: Iterator[tuple[str, Call]], arrived: asyncio.Queue) -> None:
         spec = self._spec
         settings: dict[str, Any] = {
-            "headers": {"Authorization": f"Bearer {spec.key}"} if spec.key else {},
+            "headers": {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {spec.key}"} if spec.key else {}),
             "auth": spec.login,
             "timeout": spec.timeout,
             "limits": httpx.Limits(max_connections=spec.concurrency),
@@ -426,16 +427,20 @@ class _Client:
 
 
 async def _content(response: httpx.Response) -> bytes:
-    """Return the decoded body.
+    """Return the body, unpacked.
 
     Raises:
-        _Again: it is larger than any reply.
+        _Again: it is larger than any reply, or packed in a way that nobody asked for.
     """
-    if response.headers.get("content-encoding", "identity") not in ("identity", "gzip", "deflate"):
-        raise _Again(f"a body in the encoding {response.headers['content-encoding']!r:.40}", charged=True)
-    content = bytearray()
-    async for part in response.aiter_bytes():
-        content += part
+    packed = response.headers.get("content-encoding", "identity")
+    if packed not in ("identity", "gzip"):
+        raise _Again(f"a body in the encoding {packed!r:.40}", charged=True)
+    gzip, content = zlib.decompressobj(wbits=31), bytearray()
+    async for part in response.aiter_raw():
+        try:
+            content += part if packed == "identity" else gzip.decompress(part, LARGEST_BODY + 1)
+        except zlib.error as error:
+            raise _Again(f"a body that is not in gzip ({error})", charged=True) from error
         if len(content) > LARGEST_BODY:
             raise _Again(f"a body of more than {LARGEST_BODY // 2**20} MiB", charged=True)
     return bytes(content)
