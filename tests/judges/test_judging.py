@@ -1,10 +1,13 @@
 """Judges against a real HTTP server with a script: every fault that an endpoint can show, and what becomes of it."""
 
+import base64
+import gzip
 import io
 import json
 import math
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -14,7 +17,7 @@ from email.utils import formatdate
 import pytest
 from rich.console import Console
 
-from tests.helpers.judge_server import JudgeServer, Say, token
+from tests.helpers.judge_server import JudgeServer, Say, completion, token
 from verl_leaf.common.answers import Answer
 from verl_leaf.judges import JudgeSpec, JudgeStopped, client, judge
 
@@ -212,7 +215,7 @@ def test_a_server_that_stays_broken_stops_the_judging_and_keeps_what_came(tmp_pa
     def script(body, n):
         return Say(status=503, body=b'{"error": {"message": "overloaded"}}') if row_of(body) == 1 else score(50)
 
-    with pytest.raises(JudgeStopped, match=r"judge j at http.*, row 1: 8 tries failed.*503: overloaded.*is kept"):
+    with pytest.raises(JudgeStopped, match=r"judge j at http.*, row 1: 8 tries failed.*503: overloaded.*are kept"):
         run(script, "abc", tmp_path, concurrency=1)
     verdicts, server, _ = run(lambda body, n: score(50), "abc", tmp_path)
     assert values(verdicts) == [50] * 3 and len(server.requests) == 2 and verdicts.usage.cached == 1
@@ -360,3 +363,175 @@ def test_killed_and_resumed(how, tmp_path):
         verdicts = judge(answers(*"abcdefghij"), spec(server), tmp_path)
     assert len(server.requests) - before == 6 and verdicts.usage.cached == 4
     assert values(verdicts) == [50] * 10
+
+
+def usage(**counts) -> Say:
+    choice = {"message": {"content": '{"score": 50}'}}
+    return Say(body=json.dumps({"choices": [choice], "usage": counts}).encode())
+
+
+MONEY = {"prices": {"input": 1.0, "output": 10.0}, "max_tokens": 1000}
+
+
+@pytest.mark.parametrize("count", [-1_000_000_000, math.inf, -math.inf, math.nan, 1e30, "7", True, [1], 10**400])
+def test_counts_that_are_none_are_estimated(count, tmp_path):
+    verdicts, _, said = run(lambda body, n: usage(prompt_tokens=count, completion_tokens=10), "ab", tmp_path, **MONEY)
+    assert values(verdicts) == [50, 50] and verdicts.usage.output_tokens == 20
+    assert 2 * 100 < verdicts.usage.input_tokens < 2 * 1000 and verdicts.usage.cost > 0
+    assert said.count("the server counts") == 1
+
+
+BOMBS = {
+    "a body without end": lambda: Say(body=b" " * 40_000_000),
+    "a small body that grows": lambda: Say(
+        body=gzip.compress(b" " * 300_000_000), headers={"content-encoding": "gzip"}
+    ),
+    "no gzip": lambda: Say(body=b"{}", headers={"content-encoding": "gzip"}),
+    "twice": lambda: Say(body=gzip.compress(gzip.compress(b" " * 10**8)), headers={"content-encoding": "gzip, gzip"}),
+    "nesting": lambda: Say(body=b"[" * 200_000),
+    "nesting, too many requests": lambda: Say(body=b"[" * 200_000, status=429),
+    "a token of a size": lambda: Say("[RESULT] 4", [{"token": 4, "bytes": 6_000_000_000}]),
+    "a huge number": lambda: Say(body=b'{"choices": [{"message": {"content": ' + b"1" * 100_000 + b"}}]}"),
+    "no UTF-8": lambda: Say(body=b"\xff\xfe{}"),
+    "no object": lambda: Say(body=b"7"),
+    "a wait in other digits": lambda: Say(status=429, headers={"retry-after": "\u00b2"}),
+    "a wait that is over": lambda: Say(status=429, headers={"retry-after": "0"}),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_whatever_the_server_sends_ends_in_a_line(bomb, tmp_path):
+    say = BOMBS[bomb]()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    with pytest.raises(JudgeStopped, match="row 0: 8 tries failed") as stopped:
+        run(lambda body, n: say, "a", tmp_path, kind="likert")
+    assert "\n" not in str(stopped.value) and len(str(stopped.value)) < 700
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert grown < 400_000 and time.monotonic() - began < 20  # KiB
+    assert time.monotonic() - began > 7 * 0.005, "it waits, too, if the server asks for no wait"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("da", " " * 200_000 + "x"),
+        ("da", "{" * 400_000),
+        ("da", '{"score":' + " " * 150_000 + "x}"),
+        ("da", '{"a":' * 30_000),
+        ("likert", "[RESULT] " * 20_000 + "x"),
+        ("likert", "[RESULT] 5" + " " * 199_000 + "x"),
+        ("correct", "(" * 199_000),
+    ],
+)
+def test_no_reply_takes_long_to_read(kind, text, tmp_path):
+    began = time.process_time()
+    verdicts, _, _ = run(lambda body, n: Say(text), "a", tmp_path, kind=kind)
+    assert values(verdicts) == [None] and time.process_time() - began < 5
+
+
+@pytest.mark.parametrize("logprob", [1e5, math.nan, math.inf])
+def test_log_probabilities_that_are_none_leave_the_text(logprob, tmp_path):
+    tokens = [token("[RESULT]"), token(" 4", _4=-0.1, _5=logprob)]
+    for _ in range(2):  # the second time from the cache
+        verdicts, _, _ = run(lambda body, n: Say("[RESULT] 4", tokens), "a", tmp_path, kind="likert")
+        assert values(verdicts) == [4] and verdicts.items[0].by == "text"
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        '"reply": 5',
+        '"reply": null',
+        '"reply": {"text": 5, "tokens": [], "input_tokens": 1, "output_tokens": 1}',
+        '"reply": {"text": "x", "tokens": [5], "input_tokens": 1, "output_tokens": 1}',
+        '"reply": {"text": "x", "tokens": [], "input_tokens": "1", "output_tokens": 1}',
+        '"reply": {"text": "x", "tokens": [["4", [["4", 1e5]]]], "input_tokens": 1, "output_tokens": 1}',
+        '"reply": {"text": "x", "tokens": [["4", [["4", NaN]]]], "input_tokens": 1, "output_tokens": 1}',
+        '"reply": {"texts": "x"}',
+    ],
+)
+def test_a_poisoned_reply_is_dropped_and_asked_again(poison, tmp_path):
+    run(lambda body, n: score(50), "ab", tmp_path)
+    file = tmp_path / "j.replies.jsonl"
+    first, second = map(json.loads, file.read_text().splitlines())
+    file.write_text(f'{{"key": "{first["key"]}", {poison}}}\n{json.dumps(second)}\n')
+    verdicts, server, said = run(lambda body, n: score(70), "ab", tmp_path)
+    assert sorted(values(verdicts)) == [50, 70] and len(server.requests) == 1
+    assert f"1 replies cannot be used and are dropped; the first is {first['key'][:12]}" in said
+    _, server, _ = run(lambda body, n: score(0), "ab", tmp_path)
+    assert not server.requests
+
+
+SECRET = "sk-very-secret-0123456789"
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        Say(status=401, body=b'{"error": {"message": "' + b"x" * 290 + SECRET.encode() + b'"}}'),
+        Say(status=401, body=json.dumps({"error": f"no such key: {SECRET[:-4]}..."}).encode()),
+        Say(status=401, body=SECRET.encode()),
+        Say(json.dumps({"reasoning": f"The key is {SECRET}", "score": 50})),
+        Say(f"{SECRET} [RESULT] 4", [token(SECRET[:9]), token(SECRET[9:]), token(" [RESULT]"), token(" 4", _4=-0.1)]),
+        Say(body=b"no completion " + SECRET.encode()),
+    ],
+)
+def test_the_key_is_nowhere(say, tmp_path, monkeypatch, capfd, caplog):
+    caplog.set_level("DEBUG")
+    monkeypatch.setenv("JUDGE_KEY", SECRET)
+    said, kind = io.StringIO(), "likert" if say.logprobs else "da"
+    with JudgeServer(lambda body, n: say) as server:
+        url = server.url.replace("//", "//me:pass-word-99@")
+        own = spec(server, url=url, key_variable="JUDGE_KEY", kind=kind)
+        try:
+            judge(answers("a"), own, tmp_path, console=Console(file=said, width=1000)).write(tmp_path / "verdicts")
+        except JudgeStopped as stopped:
+            said.write(str(stopped))
+        sent = server.headers[0]["authorization"]
+        assert sent == "Basic " + base64.b64encode(b"me:pass-word-99").decode()
+    told = said.getvalue() + "".join(map(str, capfd.readouterr())) + caplog.text
+    told += "".join(file.read_text() for file in tmp_path.iterdir())
+    assert "judge j" in told and "pass-word" not in told
+    assert not [n for n in range(len(SECRET) - 7) if SECRET[n : n + 8] in told]
+
+
+def test_the_budget_waits_for_calls_under_way(tmp_path):
+    """Eight at once may cost more than the budget, but do not."""
+    verdicts, _, _ = run(lambda body, n: score(50), "abcdefgh", tmp_path, budget=0.02, concurrency=8, **MONEY)
+    assert values(verdicts) == [50] * 8 and verdicts.usage.cost == pytest.approx(8 * 200e-6)
+
+
+def test_this_machine_needs_no_proxy(tmp_path, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    assert values(run(lambda body, n: score(50), "a", tmp_path)[0]) == [50]
+
+
+def test_a_proxy_that_refuses_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with JudgeServer(lambda body, n: score(50)) as proxy:  # knows no CONNECT
+        monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//me:pass-word-99@").removesuffix("/v1"))
+        with pytest.raises(JudgeStopped) as stopped:
+            judge(
+                answers("a"), spec(proxy, url="https://judge.example/v1"), tmp_path, console=Console(file=io.StringIO())
+            )
+    message, port = str(stopped.value), proxy.url.split(":")[-1].removesuffix("/v1")
+    assert (
+        f"judge j at https://judge.example/v1 through the proxy http://127.0.0.1:{port}, row 0: the proxy refuses"
+        in message
+    )
+    assert "pass-word" not in message
+
+
+def test_a_body_may_be_packed(tmp_path):
+    packed = Say(body=gzip.compress(completion(score(50))), headers={"content-encoding": "gzip"})
+    assert values(run(lambda _, n: packed, "a", tmp_path)[0]) == [50]
+
+
+def test_content_may_be_a_list_of_parts(tmp_path):
+    parts = [{"type": "text", "text": '{"score"'}, {"type": "thinking"}, {"type": "text", "text": ": 50}"}]
+    body = json.dumps({"choices": [{"message": {"content": parts}}]}).encode()
+    assert values(run(lambda _, n: Say(body=body), "a", tmp_path)[0]) == [50]

@@ -13,8 +13,8 @@ from verl_leaf.common.answers import Answer, Key, read_answers
 from verl_leaf.common.console import Console
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
-from verl_leaf.evaluate.judging import ask, read_judges
-from verl_leaf.evaluate.metrics import METRICS, Settings
+from verl_leaf.evaluate.judging import ask, check, read_judges
+from verl_leaf.evaluate.metrics import METRICS, ScoreOptions
 from verl_leaf.evaluate.models import BertModel
 from verl_leaf.evaluate.report import ALL, Evaluation, Grid, Scoring, measure, report_on, write
 from verl_leaf.evaluate.store import Answers
@@ -31,7 +31,7 @@ class Plan:
     """What holds for every file that is evaluated."""
 
     sampling: Sampling
-    settings: Settings
+    scores: ScoreOptions
     vllm: dict[str, Any]
     common: bool
     judges: tuple[JudgeSpec, ...] = ()
@@ -42,7 +42,7 @@ def evaluate(options: argparse.Namespace) -> int:
     console = Console()
     plan = Plan(
         sampling_of(options, options.passes, options.greedy, options.paper),
-        _settings(options),
+        _score_options(options),
         vllm_arguments(options.vllm),
         options.common,
     )
@@ -120,9 +120,9 @@ def vllm_arguments(texts: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _score_options(options: argparse.Namespace) -> ScoreOptions:
     bert = BertModel.parse(options.bertscore) if options.bertscore else None
-    return Settings(lowercase=options.paper, tokenize=options.tokenize, bert=bert)
+    return ScoreOptions(lowercase=options.paper, tokenize=options.tokenize, bert=bert)
 
 
 def _evaluate(
@@ -138,28 +138,34 @@ def _evaluate(
     references: dict[str, list[str]] = {}
     for row in data.rows:
         references.setdefault(row.data_source, []).extend(row.references)
-    scoring = Scoring(references, metrics, plan.settings)
+    scoring = Scoring(references, metrics, plan.scores)
     out.mkdir(parents=True, exist_ok=True)
     with RunFolder(out).lock():
         made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
         found = _found(systems, made, data, out, plan, console)
         grid = Grid.of(found, len(data.rows), plan.common)
+        check(grid, plan.judges, against)
         measured = measure(grid, scoring, Console(stderr=True))
-        stopped: ValueError | None = None
+        stopped: list[Exception] = []
         summaries: list[dict] = []
-        try:
-            graded, summaries = ask(grid, plan.judges, against, out / "judges", Console(stderr=True))
-            measured += graded
-        except ValueError as error:  # the tables of all else are written first
-            stopped = error
+        for spec in plan.judges:
+            try:
+                graded, summary = ask(grid, spec, against, out / "judges", Console(stderr=True))
+            except Exception as error:  # whatever it is, the other tables are written first
+                stopped.append(error)
+            else:
+                measured.append(graded)
+                summaries += summary
         report = dataclasses.replace(report_on(grid, measured, scoring, against), judges=summaries)
         told = [
             {key: value if value is None else str(value) for key, value in dataclasses.asdict(each).items()}
             for each in systems
         ]
         write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
-        if stopped:
-            raise stopped
+    for further in stopped[1:]:
+        console.print(str(further), markup=False, soft_wrap=True)
+    if stopped:
+        raise stopped[0]
     return report
 
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from verl_leaf.common.answers import Answer
 from verl_leaf.common.console import Console
 from verl_leaf.evaluate.metrics import judged
 from verl_leaf.evaluate.report import Grid, Measured
 from verl_leaf.judges import JudgeSpec, Verdicts, check_pairs, judge, read_spec
+from verl_leaf.judges.grades import SCALES
 
 
 def read_judges(files: Sequence[Path], systems: int) -> list[JudgeSpec]:
@@ -27,47 +29,53 @@ def read_judges(files: Sequence[Path], systems: int) -> list[JudgeSpec]:
     return specs
 
 
-def ask(
-    grid: Grid, specs: Sequence[JudgeSpec], against: str, out: Path, console: Console
-) -> tuple[list[Measured], list[dict]]:
-    """Let judges grade all answers; pairs are those of each other system with ``against``.
+def check(grid: Grid, specs: Sequence[JudgeSpec], against: str) -> None:
+    """Check all judges before the first is asked.
+
+    Raises:
+        ValueError: answers cannot be judged.
+    """
+    for spec in specs:
+        for system in grid.answers:
+            check_pairs(_flat(grid, system), spec, _flat(grid, against))
+
+
+def ask(grid: Grid, spec: JudgeSpec, against: str, out: Path, console: Console) -> tuple[Measured, list[dict]]:
+    """Let a judge grade all answers; pairs are those of each other system with ``against``.
 
     Args:
         grid: the answers.
-        specs: the judges.
+        spec: the judge.
         against: name of the system that a pairwise judge compares the others with.
-        out: folder for replies and verdicts.
+        out: folder for replies and verdicts, which get a folder in it.
         console: for the progress.
 
     Returns:
-        What is scored like a metric, and what each judge did, a dictionary for each system.
+        What is scored like a metric, and what the judge did, a dictionary for each system.
 
     Raises:
-        JudgeStopped: see :func:`verl_leaf.judges.judge`.
-        ValueError: answers cannot be judged.
+        ValueError: see :func:`verl_leaf.judges.judge`.
     """
-    flat = {system: [answer for row in own for answer in row] for system, own in grid.answers.items()}
-    for spec in specs:  # all, before the first is asked
-        for answers in flat.values():
-            check_pairs(answers, spec, flat[against])
-    out.mkdir(parents=True, exist_ok=True)
-    measured, summaries = [], []
-    for spec in specs:
-        pairs = spec.kind == "pairwise"
-        tables = {}
-        for system, answers in flat.items():
-            if pairs and system == against:
-                continue
-            verdicts = judge(answers, spec, out, flat[against] if pairs else None, console)
-            verdicts.write(out / f"{spec.name}.{system}.jsonl")
-            tables[system] = _table(verdicts, grid)
-            summaries.append({"system": system, **verdicts.summary()})
-        scorer = judged(spec.name, spec.model, spec.kind)
-        measured.append(Measured(dict.fromkeys(grid.by_source(), scorer), tables, compared=not pairs))
-    return measured, summaries
+    folder, pairs = out / spec.name, spec.kind == "pairwise"
+    (folder / "verdicts").mkdir(parents=True, exist_ok=True)
+    tables, summaries = {}, []
+    for system in grid.answers:
+        if pairs and system == against:
+            continue
+        verdicts = judge(_flat(grid, system), spec, folder, _flat(grid, against) if pairs else None, console)
+        verdicts.write(folder / "verdicts" / f"{system}.jsonl")
+        tables[system] = _table(verdicts, grid)
+        summaries.append({"system": system, **verdicts.summary()})
+    scale = SCALES[spec.kind]
+    scorer = judged(spec.name, spec.model, spec.kind, (scale.worst, scale.best))
+    return Measured(dict.fromkeys(grid.by_source(), scorer), tables, compared=not pairs), summaries
+
+
+def _flat(grid: Grid, system: str) -> list[Answer]:
+    return [answer for row in grid.answers[system] for answer in row]
 
 
 def _table(verdicts: Verdicts, grid: Grid) -> np.ndarray:
-    """Grades ``[rows, passes, 2]``; a missing one counts for nothing."""
-    pairs = [(0.0, 0.0) if item.value is None else (item.value, 1.0) for item in verdicts.items]
+    """Return grades ``[rows, passes, 2]``; NaN if one is missing."""
+    pairs = [(np.nan, np.nan) if item.value is None else (item.value, 1.0) for item in verdicts.items]
     return np.array(pairs).reshape(len(grid.rows), grid.passes, 2)

@@ -7,7 +7,8 @@ Letters: N answers, S numbers per answer.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -16,7 +17,7 @@ from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from verl_leaf.evaluate.models import BertModel, wordnet
-from verl_leaf.rewards.metrics import RougeTokenizer, collapse, cut, tokenizer
+from verl_leaf.rewards.metrics import MAX_CHARACTERS, RougeTokenizer, collapse, needed_tokenizer, tokenizer
 
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]
@@ -29,14 +30,16 @@ class Scorer:
     Attributes:
         name: a key of ``METRICS``, or the name of a judge.
         title: as tables have it; an arrow down says that lower is better.
-        signature: everything that the score depends on but the texts.
-        score: sums ``[..., S]`` -> scores ``[...]``.
+        signature: everything that the score depends on except the texts.
+        score: sums ``[..., S]`` -> scores ``[...]``; NaN if there is nothing to score.
+        scale: both ends of the scale, if the score is a mean over answers; its statistics are then a sum and a count.
     """
 
     name: str
     title: str
     signature: str
     score: Callable[[np.ndarray], np.ndarray]
+    scale: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,15 @@ class Metric(Scorer):
 
     Attributes:
         statistics: answers and their references -> ``[N, S]`` float64.
+        reads: characters of each text that count; None for all.
     """
 
     statistics: Callable[[Texts, References], np.ndarray]
+    reads: int | None
 
 
 @dataclass(frozen=True)
-class Settings:
+class ScoreOptions:
     """What the scores depend on beside the texts.
 
     Attributes:
@@ -67,56 +72,84 @@ class Settings:
 
 
 class Missing(ValueError):
-    """A metric needs something that is not installed; the message says what to do."""
+    """A metric needs something that is not installed, or cannot score a script; the message says what to do."""
 
 
-def build(name: str, settings: Settings) -> Metric:
-    """A metric by its name.
+def build(name: str, options: ScoreOptions, references: Collection[str] = ()) -> Metric:
+    """Return a metric.
+
+    Args:
+        name: a key of ``METRICS``.
+        options: what scores depend on.
+        references: all that answers will be compared with; the metric must be able to score them.
 
     Raises:
-        Missing: what it needs is not there.
+        Missing: what the metric needs is not there, or it cannot score the script of the references.
         ValueError: the tokeniser is unknown, or lacks something.
     """
     title, make = METRICS[name]
     try:
-        signature, statistics_of, score = make(settings)
+        signature, statistics_of, score, scale = make(options)
     except LookupError as error:
         raise Missing(str(error.args[0])) from error
+    if blind := _cannot_score(name, options, references):
+        raise Missing(blind)
+    reads = MAX_CHARACTERS if name in SLOW else None
+
+    def clean(text: str) -> str:
+        text = collapse(text)[:reads]
+        return text.lower() if options.lowercase else text
 
     def statistics_of_clean(texts: Texts, references: References) -> np.ndarray:
-        clean = functools.partial(_clean, settings.lowercase)
         lists = [[clean(reference) for reference in own] for own in references]
         return np.asarray(statistics_of([clean(text) for text in texts], lists), dtype=np.float64)
 
-    if settings.lowercase and "case:" not in signature:
+    if options.lowercase and "case:" not in signature:
         signature += "|case:lc"
-    return Metric(name, title, signature, score, statistics_of_clean)
+    return Metric(name, title, signature, score, scale, statistics_of_clean, reads)
 
 
-def _clean(lowercase: bool, text: str) -> str:
-    text = cut(collapse(text))
-    return text.lower() if lowercase else text
+def _cannot_score(name: str, options: ScoreOptions, references: Collection[str]) -> str | None:
+    """Return why a metric would give a perfect answer to some of these references a score near 0, if it would."""
+    if name.startswith("rouge") and options.tokenize is None:
+        why, remedy = "rouge-score keeps only a to z and 0 to 9", "; give it words with --tokenize, such as 13a"
+        lost = [text for text in references if 2 * len(_LATIN.findall(text)) < sum(map(str.isalnum, text))]
+    elif name == "meteor":
+        why, remedy = "its tokeniser needs spaces between words", ""
+        lost = [text for text in references if needed_tokenizer([text])]
+    else:
+        return None
+    if len(lost) <= len(references) / 20:
+        return None
+    return f"{why}, so it cannot score {len(lost)} of {len(references)} references, such as {lost[0]!r:.40}{remedy}"
 
 
 Statistics = Callable[[Texts, References], Iterable]
 Score = Callable[[np.ndarray], np.ndarray]
-Made = tuple[str, Statistics, Score]
+Scale = tuple[float, float] | None
+Made = tuple[str, Statistics, Score, Scale]
+
+SLOW = (
+    "rougeL",
+    "meteor",
+)  # libraries that compare each word with each: minutes for texts that are longer than MAX_CHARACTERS
+_LATIN = re.compile("[a-zA-Z0-9]")
 
 
-def _bleu(settings: Settings) -> Made:
-    bleu = BLEU(lowercase=settings.lowercase)
-    bleu.tokenizer = tokenizer(settings.tokenize or BLEU.TOKENIZER_DEFAULT)
-    case, name = "lc" if settings.lowercase else "mixed", settings.tokenize or BLEU.TOKENIZER_DEFAULT
+def _bleu(options: ScoreOptions) -> Made:
+    bleu = BLEU(lowercase=options.lowercase)
+    bleu.tokenizer = tokenizer(options.tokenize or BLEU.TOKENIZER_DEFAULT)
+    case, name = "lc" if options.lowercase else "mixed", options.tokenize or BLEU.TOKENIZER_DEFAULT
     return f"case:{case}|eff:no|tok:{name}|smooth:exp|{_version('sacrebleu')}", *_of_sacrebleu(bleu)
 
 
-def _chrf(settings: Settings) -> Made:
-    case = "lc" if settings.lowercase else "mixed"
+def _chrf(options: ScoreOptions) -> Made:
+    case = "lc" if options.lowercase else "mixed"
     return f"case:{case}|eff:yes|nc:6|nw:0|space:no|{_version('sacrebleu')}", *_of_sacrebleu(CHRF())
 
 
-def _of_sacrebleu(metric) -> tuple[Statistics, Score]:
-    """With the methods that sacrebleu's own significance tests use (sacrebleu/significance.py)."""
+def _of_sacrebleu(metric) -> tuple[Statistics, Score, Scale]:
+    """Use the methods that sacrebleu's own significance tests use (sacrebleu/significance.py)."""
 
     def statistics_of(texts: Texts, references: References) -> list[list[int]]:
         most = max(map(len, references))
@@ -127,18 +160,18 @@ def _of_sacrebleu(metric) -> tuple[Statistics, Score]:
         flat = [metric._compute_score_from_stats(own).score for own in sums.reshape(-1, sums.shape[-1]).tolist()]
         return np.array(flat).reshape(sums.shape[:-1])
 
-    return statistics_of, score
+    return statistics_of, score, None
 
 
-def judged(name: str, model: str, kind: str) -> Scorer:
-    """The mean of grades that a judge gave; the statistics are its verdicts, ``[grade, 1]``, or zeros where one is missing."""
+def judged(name: str, model: str, kind: str, scale: tuple[float, float]) -> Scorer:
+    """Return the mean of a judge's grades; the statistics are its verdicts, ``[grade, 1]``, or NaN if one is missing."""
     title = f"{name}, net advantage" if kind == "pairwise" else name
-    return Scorer(name, title, f"judge {model}, {kind}", _ratio)
+    return Scorer(name, title, f"judge {model}, {kind}", _mean, scale)
 
 
-def _error_rate(measure: Callable, unit: str, settings: Settings) -> Made:
-    """Errors per unit of the references, of all answers together; of several references, the one of the lowest rate."""
-    words = tokenizer(settings.tokenize or "none") if unit == "words" else str
+def _error_rate(measure: Callable, unit: str, options: ScoreOptions) -> Made:
+    """Count errors per unit of the references, over all answers; of several references the one with the lowest rate."""
+    words = tokenizer(options.tokenize or "none") if unit == "words" else str
 
     def one(text: str, references: Sequence[str]) -> tuple[int, int]:
         counts = []
@@ -148,18 +181,18 @@ def _error_rate(measure: Callable, unit: str, settings: Settings) -> Made:
             counts.append((errors, found.hits + found.substitutions + found.deletions))
         return min(counts, key=lambda count: count[0] / max(count[1], 1))
 
-    name = f"tok:{settings.tokenize or 'none'}|" if unit == "words" else ""
-    return f"{name}{_version('jiwer')}", functools.partial(_each, one), _ratio
+    name = f"tok:{options.tokenize or 'none'}|" if unit == "words" else ""
+    return f"{name}{_version('jiwer')}", functools.partial(_each, one), _rate, None
 
 
-def _rouge(kind: str, settings: Settings) -> Made:
-    own = RougeTokenizer(tokenizer(settings.tokenize)) if settings.tokenize else None
+def _rouge(kind: str, options: ScoreOptions) -> Made:
+    own = RougeTokenizer(tokenizer(options.tokenize)) if options.tokenize else None
     scorer = rouge_scorer.RougeScorer([kind], tokenizer=own)
-    signature = f"F1|stemmer:no|tok:{settings.tokenize or 'a-z0-9'}|{_version('rouge-score')}"
+    signature = f"F1|stemmer:no|tok:{options.tokenize or 'a-z0-9'}|{_version('rouge-score')}"
     return signature, *_mean_of(lambda text, references: scorer.score_multi(references, text)[kind].fmeasure)
 
 
-def _meteor(settings: Settings) -> Made:
+def _meteor(options: ScoreOptions) -> Made:
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.translate.meteor_score import meteor_score
 
@@ -172,12 +205,12 @@ def _meteor(settings: Settings) -> Made:
     return signature, *_mean_of(one)
 
 
-def _bertscore(settings: Settings) -> Made:
-    if settings.bert is None:
+def _bertscore(options: ScoreOptions) -> Made:
+    if options.bert is None:
         raise LookupError(
             "say which model: --bertscore roberta-large@17 (English) or bert-base-multilingual-cased@9, as the paper has"
         )
-    bert = settings.bert
+    bert = options.bert
     bert.check()
 
     def statistics_of(texts: Texts, references: References) -> np.ndarray:
@@ -188,19 +221,23 @@ def _bertscore(settings: Settings) -> Made:
             values[full] = bert.load()([texts[n] for n in full], lists)
         return np.stack([values, np.ones(len(texts))], axis=1)
 
-    return settings.bert.signature(), statistics_of, _ratio
+    return bert.signature(), statistics_of, _mean, None
 
 
-def _exact_match(settings: Settings) -> Made:
+def _exact_match(options: ScoreOptions) -> Made:
     return "white space aside", *_mean_of(lambda text, references: float(text in references))
 
 
-def _mean_of(one: Callable[[str, Sequence[str]], float]) -> tuple[Statistics, Score]:
-    return functools.partial(_each, lambda text, references: (one(text, references), 1.0)), _ratio
+def _mean_of(one: Callable[[str, Sequence[str]], float]) -> tuple[Statistics, Score, Scale]:
+    return functools.partial(_each, lambda text, references: (one(text, references), 1.0)), _mean, (0.0, 1.0)
 
 
-def _ratio(sums: np.ndarray) -> np.ndarray:
+def _rate(sums: np.ndarray) -> np.ndarray:
     return sums[..., 0] / np.maximum(sums[..., 1], 1)
+
+
+def _mean(sums: np.ndarray) -> np.ndarray:
+    return np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0)
 
 
 def _each(one: Callable[[str, Sequence[str]], tuple], texts: Texts, references: References) -> list[tuple]:
@@ -214,7 +251,7 @@ def _version(distribution: str) -> str:
 
 
 # Name -> its title, and what makes its signature, its statistics and its score.
-METRICS: dict[str, tuple[str, Callable[[Settings], Made]]] = {
+METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Made]]] = {
     "bleu": ("BLEU", _bleu),
     "chrf": ("chrF2", _chrf),
     "rouge1": ("ROUGE-1", functools.partial(_rouge, "rouge1")),

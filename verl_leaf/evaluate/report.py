@@ -1,6 +1,7 @@
 """Answers of systems to the same rows as scores, differences, and the files that hold them."""
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,21 @@ import numpy as np
 from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
-from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, Scorer, Settings, build
-from verl_leaf.evaluate.significance import DRAWS, TRIALS, clusters_of, compare, estimate, holm, summed
+from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, ScoreOptions, Scorer, build
+from verl_leaf.evaluate.significance import (
+    FEWEST_DIFFERENT,
+    FEWEST_FOR_A_TEST,
+    FEWEST_FOR_AN_INTERVAL,
+    TRIALS,
+    TRIALS_PER_TEST,
+    clusters_of,
+    compare,
+    estimate,
+    holm,
+    summed,
+)
 from verl_leaf.evaluate.tables import Table
-from verl_leaf.rewards.metrics import needed_tokenizer
+from verl_leaf.rewards.metrics import MAX_CHARACTERS, collapse, needed_tokenizer
 from verl_leaf.show.figures import write_csv
 
 ALL = "all"  # the data sources together
@@ -103,101 +115,105 @@ class Scoring:
 
     Args:
         references: data source -> all its references.
-        metrics: names; None for all, those that need what is not installed left out.
-        settings: of all metrics; without ``tokenize``, each data source gets the tokeniser that its script needs.
+        metrics: names; None for all, except those that need what is not installed or cannot score the references.
+        options: of all metrics; without ``tokenize``, each data source gets the tokeniser that its script needs.
 
     Raises:
         ValueError: a metric is unknown, or was asked for by name and cannot be computed.
     """
 
-    def __init__(self, references: Mapping[str, list[str]], metrics: Sequence[str] | None, settings: Settings):
+    def __init__(self, references: Mapping[str, list[str]], metrics: Sequence[str] | None, options: ScoreOptions):
         if unknown := [name for name in metrics or () if name not in METRICS]:
-            raise ValueError(f"--metrics {unknown[0]}: there is none of that name; there are {', '.join(METRICS)}")
+            raise ValueError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}")
         self.scorers: dict[str, dict[str, Metric]] = {source: {} for source in references}
-        self.not_computed: dict[str, str] = {}
+        reasons: dict[str, dict[str, str]] = {}
         for source, texts in references.items():
-            own = settings if settings.tokenize else dataclasses.replace(settings, tokenize=needed_tokenizer(texts))
+            tokenize = options.tokenize or needed_tokenizer(texts)
             for name in metrics or METRICS:
                 try:
-                    self.scorers[source][name] = build(name, own)
+                    self.scorers[source][name] = build(name, dataclasses.replace(options, tokenize=tokenize), texts)
                 except Missing as error:
                     if metrics:
-                        raise ValueError(f"--metrics {name}: {error}") from error
-                    self.not_computed[name] = str(error)
+                        raise ValueError(f"--metrics {name}: {error} (data source {source})") from error
+                    reasons.setdefault(name, {})[source] = str(error)
+        self.not_computed = {name: _by_source(why, len(references)) for name, why in reasons.items()}
 
     def signatures(self) -> dict[str, str]:
         """What each metric's scores depend on."""
         lines: dict[str, str] = {}
         for name in METRICS:
             own = {source: scorers[name].signature for source, scorers in self.scorers.items() if name in scorers}
-            distinct = set(own.values())
             if own:
-                differing = "; ".join(f"{source}: {signature}" for source, signature in own.items())
-                lines[METRICS[name][0]] = distinct.pop() if len(distinct) == 1 else differing
+                lines[METRICS[name][0]] = _by_source(own, len(own))
         return lines
+
+
+def _by_source(texts: Mapping[str, str], sources: int) -> str:
+    """Return the one text of all sources, or a text for each."""
+    if len(set(texts.values())) == 1 and len(texts) == sources:
+        return next(iter(texts.values()))
+    return "; ".join(f"{source}: {text}" for source, text in texts.items())
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one metric or judge says of the answers.
+    """Statistics of the answers by one metric or judge.
 
     Attributes:
-        scorers: data source -> how its statistics become a score.
-        tables: system -> statistics ``[rows, passes, S]``.
+        scorers: data source -> how its statistics become a score; sources that it cannot score are not there.
+        tables: system -> statistics ``[rows, passes, S]``; NaN if they are missing.
         compared: whether systems can be compared by it: the grades of pairs are a comparison already.
+        cut: number of texts of which only the beginning was read.
     """
 
     scorers: Mapping[str, Scorer]
     tables: dict[str, np.ndarray]
     compared: bool = True
+    cut: int = 0
 
 
 def measure(grid: Grid, scoring: Scoring, console: Console) -> list[Measured]:
     """Compute all metrics, and show the progress."""
-    by_source = grid.by_source()
     names = [name for name in METRICS if any(name in own for own in scoring.scorers.values())]
-    return [
-        Measured(
-            {source: own[name] for source, own in scoring.scorers.items()},
-            {system: _statistics(own, by_source, scoring, name) for system, own in grid.answers.items()},
-        )
-        for name in track(names, "Scoring", len(names), console)
-    ]
+    return [_measured(grid, scoring, name) for name in track(names, "Scoring", len(names), console)]
 
 
 def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, against: str) -> Evaluation:
-    """Scores of all systems by data source and together, and their differences to one of them.
+    """Return scores of all systems by data source and together, and their differences to one of them.
 
     Args:
         grid: the answers.
-        measured: what metrics and judges say of them.
+        measured: statistics by metrics and judges.
         scoring: the metrics.
         against: name of the system that the others are compared with.
     """
     by_source = grid.by_source()
     scopes = by_source | ({ALL: list(range(len(grid.rows)))} if len(by_source) > 1 else {})
     clusters = clusters_of([answer.audio for answer in grid.first()])
-    scores, differences = [], []
+    scores, pairs = [], []
     for scope, places in scopes.items():
-        own_clusters = np.unique(clusters[places], return_inverse=True)[1]
         for each in measured:
+            if not each.scorers.keys() >= ({scope} if scope in by_source else by_source.keys()):
+                continue  # it cannot score all of these
             scorer = each.scorers[scope if scope in by_source else next(iter(by_source))]
-            sums = {system: summed(table[places], own_clusters) for system, table in each.tables.items()}
+            tables = {system: table[places] for system, table in each.tables.items()}
             line: dict[str, Any] = {"data_source": scope, "metric": scorer.title}
-            scores += [
-                line | {"system": system} | dataclasses.asdict(estimate(scorer, own)) for system, own in sums.items()
-            ]
-            if own_clusters.max() > 0 and each.compared:
-                differences += [
-                    line
-                    | {"system": system, "against": against}
-                    | dataclasses.asdict(compare(scorer, own, sums[against]))
-                    for system, own in sums.items()
-                    if system != against
-                ]
-    for kind in ("p_bootstrap", "p_randomisation"):
-        for line, corrected in zip(differences, holm([line[kind] for line in differences]), strict=True):
-            line[f"{kind}_holm"] = corrected
+            for system, table in tables.items():
+                sums = summed(table, clusters[places])
+                scores.append(line | {"system": system} | dataclasses.asdict(estimate(scorer, sums)))
+                if each.compared and system != against:
+                    both = np.where(np.isnan(table) | np.isnan(tables[against]), np.nan, 1)  # items that both have
+                    sums, other = (summed(own * both, clusters[places]) for own in (table, tables[against]))
+                    if len(sums):
+                        pairs.append((line | {"system": system, "against": against}, scorer, sums, other))
+    trials = max(TRIALS, TRIALS_PER_TEST * len(pairs))
+    differences = [
+        line | dataclasses.asdict(compare(scorer, sums, other, trials)) | {"p_holm": None}
+        for line, scorer, sums, other in pairs
+    ]
+    tested = [line for line in differences if line["p"] is not None]
+    for line, corrected in zip(tested, holm([line["p"] for line in tested]), strict=True):
+        line["p_holm"] = corrected
     return Evaluation(
         answers=[
             _shares(scope, system, [answer for place in places for answer in own[place]])
@@ -211,28 +227,40 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
         judges=[],
         notes={
             "rows": len(grid.rows),
-            "clips": int(clusters.max()) + 1,
+            "clusters": int(clusters.max()) + 1,
+            "unit": _unit(grid.first()),
             "passes": grid.passes,
             "against": against,
+            "trials": trials,
+            "cut": {next(iter(each.scorers.values())).title: each.cut for each in measured if each.cut},
         },
     )
 
 
-def _statistics(
-    answers: list[list[Answer]], by_source: Mapping[str, list[int]], scoring: Scoring, name: str
-) -> np.ndarray:
-    """A metric's statistics of all answers of a system, ``[rows, passes, S]``."""
-    table: np.ndarray | None = None
-    for source, places in by_source.items():
-        own = [answer for place in places for answer in answers[place]]
-        found = scoring.scorers[source][name].statistics(
-            [answer.text for answer in own], [answer.references for answer in own]
-        )
-        if table is None:
-            table = np.zeros((len(answers), len(answers[0]), found.shape[1]))
-        table[places] = found.reshape(len(places), -1, found.shape[1])
-    assert table is not None
-    return table
+def _unit(answers: Sequence[Answer]) -> str:
+    """Return what rows are clustered by."""
+    spoken = sum(bool(answer.audio) for answer in answers)
+    return "clips" if spoken == len(answers) else "clips and rows without audio" if spoken else "rows"
+
+
+def _measured(grid: Grid, scoring: Scoring, name: str) -> Measured:
+    """Return a metric's statistics of all answers; NaN in data sources that it cannot score."""
+    scorers = {source: own[name] for source, own in scoring.scorers.items() if name in own}
+    tables, cut = {}, 0
+    for system, answers in grid.answers.items():
+        found = {}
+        for source, places in grid.by_source().items():
+            if metric := scorers.get(source):
+                own = [answer for place in places for answer in answers[place]]
+                texts, references = [answer.text for answer in own], [answer.references for answer in own]
+                found[source] = metric.statistics(texts, references)
+                limit = metric.reads or np.inf
+                cut += sum(len(collapse(text)) > limit for text in itertools.chain(texts, *references))
+        width = next(iter(found.values())).shape[1]
+        tables[system] = np.full((len(answers), grid.passes, width), np.nan)
+        for source, statistics in found.items():
+            tables[system][grid.by_source()[source]] = statistics.reshape(-1, grid.passes, width)
+    return Measured(scorers, tables, cut=cut)
 
 
 def _shares(scope: str, system: str, answers: list[Answer]) -> dict:
@@ -248,12 +276,18 @@ def _shares(scope: str, system: str, answers: list[Answer]) -> dict:
 
 
 def tables_of(report: Evaluation) -> list[Table]:
-    """A report as tables to read."""
+    """Return a report as tables to read."""
     notes = report.notes
     passes = f"mean of {notes['passes']} passes and their standard deviation" if notes["passes"] > 1 else "one pass"
-    signatures = tuple(f"{title}: {signature}" for title, signature in report.signatures.items())
-    signatures += tuple(map(_of_a_judge, report.judges))
-    signatures += tuple(f"{METRICS[name][0]}: not computed: {why}" for name, why in report.not_computed.items())
+    unit = notes["unit"]
+    signatures = [f"{title}: {signature}" for title, signature in report.signatures.items()]
+    signatures += [
+        f"{title}: of {count} texts only the first {MAX_CHARACTERS} characters were read"
+        for title, count in notes["cut"].items()
+    ]
+    signatures += map(_of_a_judge, report.judges)
+    signatures += [f"{METRICS[name][0]}: not computed: {why}" for name, why in report.not_computed.items()]
+    without = f"- as interval: fewer than {FEWEST_FOR_AN_INTERVAL} {unit}, or than {FEWEST_DIFFERENT} that differ, are too few"
     tables = [
         Table(
             title="Answers",
@@ -270,45 +304,43 @@ def tables_of(report: Evaluation) -> list[Table]:
             words=2,
         ),
         Table(
-            title=f"Scores: {passes}; 95 % bootstrap interval of the mean over {notes['clips']} clips",
+            title=f"Scores: {passes}; 95 % interval of the mean over {notes['clusters']} {unit}",
             columns=("data source", "metric", "system", "mean", "SD of passes", "95 % interval"),
             rows=[
                 (*_words(line), _number(line["mean"]), _number(line["spread"]), _interval(line))
                 for line in report.scores
             ],
             words=3,
-            notes=signatures,
+            notes=(*signatures, *([without] if any(line["low"] is None for line in report.scores) else [])),
         ),
     ]
     if report.differences:
-        note = (
-            f"p: two-sided, of {DRAWS} draws and {TRIALS} swaps, corrected by Holm's method for all "
-            f"{len(report.differences)} comparisons in this table. Intervals are not corrected."
-        )
+        tested = sum(line["p"] is not None for line in report.differences)
+        below = []
+        if tested:
+            below += [
+                f"p: two-sided, of a randomisation test that swaps answers by {unit} (all swaps, or {notes['trials']} random ones).",
+                f"p is corrected by Holm's method for the {tested} tests in this table; intervals are not corrected.",
+            ]
+        if tested < len(report.differences):
+            below.append(f"- as p: with fewer than {FEWEST_FOR_A_TEST} {unit} no test can reach 0.05")
+        if any(line["low"] is None for line in report.differences):
+            below.append(without)
         tables.append(
             Table(
-                title=f"Differences to {notes['against']}: paired bootstrap and approximate randomisation over clips",
-                columns=(
-                    "data source",
-                    "metric",
-                    "system",
-                    "difference",
-                    "95 % interval",
-                    "p, bootstrap",
-                    "p, randomised",
-                ),
+                title=f"Differences to {notes['against']}: randomisation test, and 95 % interval over {unit}",
+                columns=("data source", "metric", "system", "difference", "p", "95 % interval"),
                 rows=[
                     (
                         *_words(line),
                         ("+" if line["value"] > 0 else "") + _number(line["value"]),
+                        "-" if line["p"] is None else f"{line['p_holm']:.4f}",
                         _interval(line),
-                        f"{line['p_bootstrap_holm']:.4f}",
-                        f"{line['p_randomisation_holm']:.4f}",
                     )
                     for line in report.differences
                 ],
                 words=3,
-                notes=(note,),
+                notes=tuple(below),
             )
         )
     return tables
@@ -320,8 +352,8 @@ def _of_a_judge(line: dict) -> str:
         text += f"; {', '.join(f'{line[kind]} {kind}' for kind in ('win', 'loss', 'tie', 'inconsistent'))}"
     if line["missing"]:
         text += (
-            f"; {line['missing']} of {line['answers']} grades are missing, so the mean lies between {line['lowest']:.4g} and "
-            f"{line['highest']:.4g}"
+            f"; {line['missing']} of {line['answers']} grades are missing; if they were the worst or the best, the mean would be "
+            f"{line['lowest']:.4g} or {line['highest']:.4g}"
         )
     return text
 
@@ -332,12 +364,12 @@ def _words(line: dict) -> tuple[str, str, str]:
 
 def _number(value: float | None) -> str:
     if value is None:
-        return ""
+        return "-"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
 
 
 def _interval(line: dict) -> str:
-    return "" if line["low"] is None else f"{_number(line['low'])} to {_number(line['high'])}"
+    return "-" if line["low"] is None else f"{_number(line['low'])} to {_number(line['high'])}"
 
 
 def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console) -> None:
@@ -357,6 +389,6 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
     for name in ("answers", "scores", "differences"):
         if lines := getattr(report, name):
             write_csv(out / f"{name}.csv", lines)
-    summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False)
+    summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "summary.json").write_text(summary, encoding="utf-8")
     console.print(f"Written: {out}/report.md, report.tex, scores.csv, summary.json", markup=False, soft_wrap=True)

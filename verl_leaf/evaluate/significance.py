@@ -1,104 +1,115 @@
-"""How sure a score is, and whether two systems differ: bootstrap, approximate randomisation, Holm's correction.
+"""How sure a score is, and whether two systems differ: intervals by the jackknife, randomisation tests, Holm's correction.
 
-The unit that is drawn, or swapped, is a cluster: all answers, of all passes, to the rows that share a clip. They are not
-independent, so drawing answers one by one would make intervals too narrow.
+The unit is a cluster: all answers, of all passes, to the rows that share a clip. They are not independent, so taking each
+answer for a unit would make intervals too narrow. README.md has a simulation of what the intervals cover and how often the
+test errs, from which the constants below follow.
 
-Letters: C clusters, P passes, S numbers per answer (:class:`verl_leaf.evaluate.metrics.Scorer`), D draws.
+Letters: C clusters, P passes, S numbers per answer (:class:`verl_leaf.evaluate.metrics.Scorer`), ``...`` any further axes,
+such as the trials of the simulation.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t
 
+from verl_leaf.common.intervals import wilson
 from verl_leaf.evaluate.metrics import Scorer
 
-DRAWS = 1000  # of a bootstrap
-TRIALS = 10_000  # of the randomisation: Holm's correction multiplies the least p that these can show
-BLOCK = 500  # draws in memory at once
-SEED = 0
+FEWEST_FOR_AN_INTERVAL = 30  # clusters; with fewer, skewed scores are covered too rarely
+FEWEST_DIFFERENT = 10  # clusters whose value is not the commonest one; with fewer, their variance is not known
+FEWEST_FOR_A_TEST = 6  # clusters; 5 that all agree have p = 2 / 2**5 > 0.05
+TRIALS = 10_000  # of a randomisation test with too many clusters to try all swaps
+TRIALS_PER_TEST = 200  # that are corrected together: the least p is then 0.005 after Holm's correction
+BLOCK = 500  # swaps in memory at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score of a system.
+    """A score of a system; what cannot be said is None.
 
     Attributes:
-        mean: of the scores of its passes.
-        spread: their standard deviation (n - 1): how much sampling answers again changes a score. None of one pass.
-        low, high: 95 % bootstrap interval of ``mean`` over clusters: how much other rows would. None of one cluster.
+        mean: of the scores of the passes that have one.
+        spread: their standard deviation (n - 1): how much the score changes if the answers are sampled again.
+        low, high: 95 % interval of ``mean``: how much it changes with other rows.
+        clusters: number of independent units.
     """
 
-    mean: float
+    mean: float | None
     spread: float | None
     low: float | None
     high: float | None
+    clusters: int
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The score of one system less that of another.
+    """The score of one system minus that of another; what cannot be said is None.
 
     Attributes:
-        value: of the means over passes.
-        low, high: 95 % interval of the paired bootstrap.
-        p_bootstrap: two-sided, of the same (Koehn 2004, centred as in sacrebleu).
-        p_randomisation: two-sided, of approximate randomisation (Riezler and Maxwell 2005).
+        value: difference of the means over passes.
+        low, high: its 95 % interval.
+        p: two-sided, of a randomisation test (Riezler and Maxwell 2005), which tries all swaps if they are few.
+        clusters: number of independent units that both systems have scores for.
     """
 
     value: float
-    low: float
-    high: float
-    p_bootstrap: float
-    p_randomisation: float
+    low: float | None
+    high: float | None
+    p: float | None
+    clusters: int
 
 
 def clusters_of(keys: Sequence[tuple]) -> np.ndarray:
-    """The number of each row's cluster; rows with the same key share one, an empty key is a cluster of its own."""
+    """Return the number of each row's cluster; rows with the same key share one, an empty key is a cluster of its own."""
     numbers: dict = {}
     return np.array([numbers.setdefault(key or n, len(numbers)) for n, key in enumerate(keys)])
 
 
 def summed(table: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Statistics ``[rows, P, S]`` added up by cluster, ``[C, P, S]``."""
-    sums = np.zeros((int(clusters.max()) + 1, *table.shape[1:]))
-    np.add.at(sums, clusters, table)
+    """Add up statistics ``[rows, P, S]`` by cluster: ``[C, P, S]``. What is NaN is missing; clusters without a value are
+    left out."""
+    there = ~np.isnan(table).all(axis=(1, 2))
+    numbers, own = np.unique(clusters[there], return_inverse=True)
+    sums = np.zeros((len(numbers), *table.shape[1:]))
+    np.add.at(sums, own, np.nan_to_num(table[there]))
     return sums
 
 
 def estimate(scorer: Scorer, sums: np.ndarray) -> Estimate:
-    """The score of a system from its statistics ``[C, P, S]``."""
+    """Return the score of a system from its statistics ``[C, P, S]``."""
     passes = scorer.score(sums.sum(axis=0))
-    low, high = (None, None)
-    if len(sums) > 1:
-        low, high = map(float, np.quantile(_redrawn(scorer, sums), (0.025, 0.975)))
-    return Estimate(float(passes.mean()), float(passes.std(ddof=1)) if len(passes) > 1 else None, low, high)
+    passes = passes[~np.isnan(passes)]
+    if not len(passes):
+        return Estimate(None, None, None, None, 0)
+    low, high = map(_known, interval(scorer, sums))
+    spread = float(passes.std(ddof=1)) if len(passes) > 1 else None
+    return Estimate(float(passes.mean()), spread, low, high, len(sums))
 
 
-def compare(scorer: Scorer, sums: np.ndarray, other: np.ndarray) -> Difference:
-    """One system against another, both ``[C, P, S]`` of the same clusters and passes.
+def compare(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = TRIALS) -> Difference:
+    """Compare two systems by statistics ``[C, P, S]`` of the same answers.
+
+    Args:
+        scorer: makes a score of the statistics.
+        sums: of one system, of one cluster at least.
+        other: of the system that it is compared with.
+        trials: random swaps, unless there are no more than these.
 
     Raises:
-        ValueError: their shapes differ, or there is only one cluster.
+        ValueError: their shapes differ.
     """
     if sums.shape != other.shape:
         raise ValueError(f"statistics of {sums.shape} and {other.shape} cannot be compared")
-    if len(sums) < 2:
-        raise ValueError("all rows share one clip: nothing can be said of a difference")
     value = float(_of_passes(scorer, sums.sum(axis=0)) - _of_passes(scorer, other.sum(axis=0)))
-    drawn = _redrawn(scorer, sums) - _redrawn(scorer, other)
-    low, high = map(float, np.quantile(drawn, (0.025, 0.975)))
-    return Difference(
-        value=value,
-        low=low,
-        high=high,
-        p_bootstrap=_p(np.abs(drawn - drawn.mean()), value),
-        p_randomisation=_p(np.abs(_swapped(scorer, sums, other)), value),
-    )
+    low, high = map(_known, interval(scorer, sums, other))
+    p = float(p_value(scorer, sums, other, trials)) if len(sums) >= FEWEST_FOR_A_TEST else None
+    return Difference(value, low, high, p, len(sums))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979), in the same order."""
+    """Return p-values corrected for their number (Holm 1979), in the same order."""
     order = np.argsort(p_values, kind="stable")
     steps = np.array(p_values)[order] * np.arange(len(order), 0, -1)
     corrected = np.empty(len(order))
@@ -106,35 +117,110 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
-def _p(extremes: np.ndarray, value: float) -> float:
-    """The share of draws at least as far out as ``value``, which counts as one; with room for rounding."""
-    return float((np.count_nonzero(extremes >= abs(value) - 1e-9) + 1) / (len(extremes) + 1))
+def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the 95 % interval of a score, or of a difference; NaN if none would hold.
+
+    It is Student's for the jackknife's pseudo-values, corrected for their skewness (Hall 1992). If nearly all clusters agree,
+    the mean of a bounded scale has Wilson's interval for as many observations as there are clusters, which is the widest
+    that it can need; the difference of two such means has Newcombe's (1998).
+
+    Args:
+        scorer: makes a score of the statistics.
+        sums: of a system, ``[C, ..., P, S]``.
+        other: of the system that it is compared with.
+
+    Returns:
+        Its ends, ``[...]`` each.
+    """
+    nothing = np.full(sums.shape[1:-2], np.nan)
+    if len(sums) < FEWEST_FOR_AN_INTERVAL:
+        return nothing, nothing
+    systems = [sums] if other is None else [sums, other]
+    score, pseudo, values = (_minus(parts) for parts in zip(*(_parts(scorer, each) for each in systems), strict=True))
+    low, high = _skewed_t(score, pseudo)
+    if other is None and scorer.scale is not None:
+        low, high = np.maximum(low, scorer.scale[0]), np.minimum(high, scorer.scale[1])
+    few = np.count_nonzero(np.abs(values - np.median(values, axis=0)) > 1e-9, axis=0) < FEWEST_DIFFERENT
+    ends = _bounds(scorer, systems) if scorer.scale is not None and few.any() else (nothing, nothing)
+    return np.where(few, ends[0], low), np.where(few, ends[1], high)
+
+
+def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = TRIALS) -> np.ndarray:
+    """Return the two-sided p-value ``[...]`` of the difference between statistics ``[C, ..., P, S]`` of two systems.
+
+    It is the share of swaps of the systems' answers, cluster by cluster, after which the scores differ at least as much.
+    """
+    C, both = len(sums), np.concatenate([sums, other])
+    seen = np.abs(_of_passes(scorer, sums.sum(axis=0)) - _of_passes(scorer, other.sum(axis=0)))
+    exact = trials >= 2**C
+    rng, as_far, count = np.random.default_rng(0), np.zeros_like(seen), 2**C if exact else trials
+    for first in range(0, count, BLOCK):
+        numbers = np.arange(first, min(first + BLOCK, count))
+        kept = numbers[:, None] >> np.arange(C) & 1 if exact else rng.integers(0, 2, size=(len(numbers), C))
+        one, two = (
+            _of_passes(scorer, np.tensordot(np.concatenate(halves, axis=1).astype(float), both, axes=1))
+            for halves in ((kept, 1 - kept), (1 - kept, kept))
+        )
+        as_far += np.count_nonzero(np.abs(one - two) >= seen - 1e-9, axis=0)  # with room for rounding
+    return as_far / count if exact else (as_far + 1) / (count + 1)
+
+
+def _known(value: np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _minus(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return parts[0] - parts[1] if len(parts) == 2 else parts[0]
 
 
 def _of_passes(scorer: Scorer, sums: np.ndarray) -> np.ndarray:
-    """Mean of the passes' scores: ``[..., P, S]`` -> ``[...]``."""
-    return scorer.score(sums).mean(axis=-1)
+    """Return the mean of the passes' scores: ``[..., P, S]`` -> ``[...]``; passes without a score are left out."""
+    scores = scorer.score(sums)
+    there = ~np.isnan(scores)
+    counts = there.sum(axis=-1)
+    return np.where(counts, np.where(there, scores, 0).sum(axis=-1) / np.maximum(counts, 1), np.nan)
 
 
-def _redrawn(scorer: Scorer, sums: np.ndarray) -> np.ndarray:
-    """Scores ``[D]`` of as many clusters drawn with replacement; every call draws the same ones."""
-    rng, C = np.random.default_rng(SEED), len(sums)
-    blocks = [rng.multinomial(C, np.full(C, 1 / C), size=min(BLOCK, DRAWS - n)) for n in range(0, DRAWS, BLOCK)]
-    return np.concatenate([_weighted(scorer, sums, weights) for weights in blocks])
+def _parts(scorer: Scorer, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the score ``[...]``, the jackknife's pseudo-values ``[C, ...]``, and the scores of clusters ``[C, ...]``."""
+    total, C = sums.sum(axis=0), len(sums)
+    score, without = _of_passes(scorer, total), _of_passes(scorer, total - sums)
+    without = np.where(np.isnan(without), score, without)
+    return score, C * score - (C - 1) * without, _of_passes(scorer, sums)
 
 
-def _swapped(scorer: Scorer, sums: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Differences ``[D]`` where every cluster's answers went to either system with probability 1/2."""
-    rng, C = np.random.default_rng(SEED), len(sums)
-    both, differences = np.concatenate([sums, other]), []
-    for n in range(0, TRIALS, BLOCK):
-        kept = rng.integers(0, 2, size=(min(BLOCK, TRIALS - n), C))
-        ours = _weighted(scorer, both, np.concatenate([kept, 1 - kept], axis=1))
-        theirs = _weighted(scorer, both, np.concatenate([1 - kept, kept], axis=1))
-        differences.append(ours - theirs)
-    return np.concatenate(differences)
+def _skewed_t(score: np.ndarray, pseudo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the wider, at each end, of Student's interval around a score and the same transformed for skewness (Hall 1992).
+
+    The transformation covers skewed scores better, and those with heavy tails on both sides worse.
+    """
+    C, spread, residuals = len(pseudo), pseudo.std(axis=0, ddof=1), pseudo - pseudo.mean(axis=0)
+    skewness = (residuals**3).mean(axis=0) / np.maximum(pseudo.std(axis=0), 1e-100) ** 3
+    skewness = np.where(np.abs(skewness) < 1e-6, 1e-6, skewness)
+
+    def end(quantile: float) -> np.ndarray:
+        return 3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / (6 * C))) - 1)
+
+    quantile = float(t.ppf(0.975, C - 1)) / C**0.5
+    down, up = np.maximum(end(quantile), quantile), np.minimum(end(-quantile), -quantile)
+    return score - down * spread, score - up * spread
 
 
-def _weighted(scorer: Scorer, sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Scores ``[n]`` of sums over clusters, weighted by ``weights`` ``[n, C]``."""
-    return _of_passes(scorer, np.tensordot(weights.astype(np.float64), sums, axes=1))
+def _bounds(scorer: Scorer, systems: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the widest interval of a mean on a bounded scale, or of the difference of two.
+
+    Clusters of unequal size stand for fewer observations (Kish 1965).
+    """
+    assert scorer.scale is not None
+    (worst, best), ends = scorer.scale, []
+    for sums in systems:
+        weights = sums[..., -1].sum(axis=-1)
+        count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
+        share = np.clip((_of_passes(scorer, sums.sum(axis=0)) - worst) / (best - worst), 0, 1)
+        ends.append((share, *wilson(share, count)))
+    if len(ends) == 1:
+        low, high = ends[0][1:]
+        return worst + (best - worst) * low, worst + (best - worst) * high
+    (one, low, high), (two, other_low, other_high) = ends
+    down, up = np.hypot(one - low, other_high - two), np.hypot(high - one, two - other_low)
+    return (best - worst) * (one - two - down), (best - worst) * (one - two + up)

@@ -1,15 +1,24 @@
-"""Calls of an OpenAI-compatible endpoint: at once, at a rate, again where that may help, within a budget."""
+"""Calls of an OpenAI-compatible endpoint: several at once, at a rate, again if that may help, within a budget.
+
+Nothing that the endpoint sends is trusted: bodies have a limit, counts and log-probabilities must be possible, and the key
+is masked in all that is kept or shown.
+"""
 
 import asyncio
 import email.utils
 import hashlib
+import ipaddress
 import json
 import math
 import random
+import re
 import time
+import urllib.request
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -23,12 +32,15 @@ FIRST_WAIT = 1.0  # seconds before the second try, twice as many before each fur
 LONGEST_WAIT = 60.0
 AGAIN = (408, 429)  # of the 4xx; all 5xx too
 BYTES_PER_TOKEN = 3.5  # of UTF-8, for the estimate: about 4 in English, 3 in Chinese
-
-Cache = LineStore[str, dict]  # replies by the digest of what was asked: what was paid for is never asked again
+LARGEST_BODY = 16 * 2**20  # bytes, decoded
+MOST_TOKENS = 10**8  # that a call may be charged for
+SHORTEST_SECRET = 8  # characters of a key that are masked as well; a shorter part tells too little
+GRADES = ("1", "2", "3", "4", "5")  # tokens whose alternatives are kept
+Tokens = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]  # each with alternatives and log-probabilities
 
 
 class JudgeStopped(ValueError):
-    """The judging cannot go on; what was replied so far is kept, and the same call goes on from there."""
+    """The judging cannot continue; the replies so far are kept, and the same call resumes there."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Reply:
     """
 
     text: str
-    tokens: tuple[tuple[str, tuple[tuple[str, float], ...]], ...]
+    tokens: Tokens
     input_tokens: int
     output_tokens: int
 
@@ -74,13 +86,29 @@ class Usage:
     cost: float
 
 
-def open_cache(file: Path) -> Cache:
-    """Read the replies that a file holds."""
-    return LineStore(file, lambda line: (line["key"], line["reply"]), "reply of a judge")
+# Replies by the digest of what was asked, so that what was paid for is never asked again; None if one cannot be read.
+Cache = LineStore[str, Reply | None]
+
+
+def open_cache(file: Path, console: Console) -> Cache:
+    """Read the replies in a file; those that no judge can have given are named, and will be asked for again."""
+    poisoned: list[str] = []
+
+    def parse(line: dict) -> tuple[str, Reply | None]:
+        try:
+            return line["key"], _reply(line["reply"])
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            poisoned.append(f"{line['key']:.12} ({error!r:.100})")
+            return line["key"], None
+
+    cache = LineStore(file, parse, "reply of a judge")
+    if poisoned:
+        _say(console, f"{file}: {len(poisoned)} replies cannot be used and are dropped; the first is {poisoned[0]}")
+    return cache
 
 
 def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) -> tuple[dict[Call, Reply], Usage]:
-    """Replies to all calls, from the cache where it has them; each is in the cache as soon as it is there.
+    """Return replies to all calls, from the cache if it has them; each is in the cache as soon as it arrives.
 
     Calls that ask the same are made once.
 
@@ -89,15 +117,16 @@ def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) 
     """
     keys = {call: _key(call, spec) for call in calls}
     wanted = {key: call for call, key in keys.items()}
-    new = {key: call for key, call in wanted.items() if key not in cache.values}
-    client = _Client(spec, cache, _cost(spec, [_reply(cache, key) for key in wanted if key not in new]), console)
-    _announce(spec, list(new.values()), len(wanted) - len(new), client.spent, console)
+    kept = {key: reply for key in wanted if (reply := cache.values.get(key))}
+    new = {key: call for key, call in wanted.items() if key not in kept}
+    client = _Client(spec, cache, _cost(spec, kept.values()), console)
+    _announce(spec, list(new.values()), len(kept), client.spent, console)
     for _ in track(client.make(new), f"Judge {spec.name}", len(new), console):
         pass
-    replies = {key: _reply(cache, key) for key in wanted}
+    replies = {key: reply for key in wanted if (reply := cache.values[key])}
     usage = Usage(
         calls=len(new),
-        cached=len(wanted) - len(new),
+        cached=len(kept),
         input_tokens=sum(reply.input_tokens for reply in replies.values()),
         output_tokens=sum(reply.output_tokens for reply in replies.values()),
         cost=_cost(spec, replies.values()),
@@ -122,10 +151,40 @@ def _key(call: Call, spec: JudgeSpec) -> str:
     return hashlib.sha256(json.dumps([_body(call, spec), call.sample], sort_keys=True).encode()).hexdigest()
 
 
-def _reply(cache: Cache, key: str) -> Reply:
-    values = cache.values[key]
-    tokens = tuple((token, tuple(map(tuple, alternatives))) for token, alternatives in values["tokens"])
-    return Reply(**{**values, "tokens": tokens})
+def _reply(values: dict) -> Reply:
+    """Return a reply as the cache has it.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is something else.
+    """
+    tokens = tuple((_text(token), _possible(alternatives)) for token, alternatives in values["tokens"])
+    counts = [values["input_tokens"], values["output_tokens"]]
+    if any(_count(count) is None for count in counts):
+        raise ValueError(f"{counts} tokens")
+    return Reply(_text(values["text"]), tokens, *counts)
+
+
+def _text(value) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.80} is not a text")
+    return value
+
+
+def _possible(alternatives: Iterable) -> tuple[tuple[str, float], ...]:
+    """Return alternatives to a token with their log-probabilities.
+
+    Raises:
+        ValueError: a log-probability is not one.
+    """
+    pairs = tuple((_text(other), float(logprob)) for other, logprob in alternatives)
+    if not all(logprob <= 0.001 for _, logprob in pairs):  # NaN as well; rounding leaves some a little above 0
+        raise ValueError(f"log-probabilities {[logprob for _, logprob in pairs]!r:.80}")
+    return pairs
+
+
+def _count(value) -> int | None:
+    """Return a number of tokens, None if it cannot be one."""
+    return int(value) if type(value) in (int, float) and 0 <= value <= MOST_TOKENS else None
 
 
 def _cost(spec: JudgeSpec, replies: Iterable[Reply]) -> float:
@@ -133,7 +192,7 @@ def _cost(spec: JudgeSpec, replies: Iterable[Reply]) -> float:
 
 
 def _tokens(text: str) -> int:
-    """About how many tokens a text has."""
+    """Return about how many tokens a text has."""
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
@@ -147,6 +206,10 @@ def _announce(spec: JudgeSpec, calls: list[Call], cached: int, spent: float, con
         line += f", at most {cost:.4g} to pay ({spec.cost(tokens_in, 0):.4g} of it for reading)"
         if spec.budget is not None and spent + cost > spec.budget:
             line += f"; it stops before it exceeds the budget of {spec.budget:g}, of which {spent:.4g} is spent"
+    _say(console, line)
+
+
+def _say(console: Console, line: str) -> None:
     console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -168,8 +231,10 @@ class _Client:
     def __init__(self, spec: JudgeSpec, cache: Cache, spent: float, console: Console):
         self._spec, self._cache, self._console = spec, cache, console
         self._told: set[str] = set()  # what is wrong, each once
+        self._secrets = [secret for secret in (spec.key, spec.login and spec.login[1]) if secret]
+        self._proxy = _proxy_of(spec.endpoint)
         self.spent = spent
-        self._reserved = 0.0  # the most that calls under way may cost
+        self._under_way, self._reserved = 0, 0.0  # calls, and the most that they may cost
         self._next_start = 0.0  # of a call, on the monotonic clock
         self._stopping = asyncio.Event()
         self._stopped: JudgeStopped | None = None
@@ -198,10 +263,15 @@ class _Client:
 
     async def _work(self, calls: Iterator[tuple[str, Call]], arrived: asyncio.Queue) -> None:
         spec = self._spec
-        headers = {"Authorization": f"Bearer {spec.key}"} if spec.key else {}
-        limits = httpx.Limits(max_connections=spec.concurrency)
+        settings: dict[str, Any] = {
+            "headers": {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {spec.key}"} if spec.key else {}),
+            "auth": spec.login,
+            "timeout": spec.timeout,
+            "limits": httpx.Limits(max_connections=spec.concurrency),
+            "trust_env": self._proxy is not None,
+        }
         try:
-            async with httpx.AsyncClient(headers=headers, timeout=spec.timeout, limits=limits) as http:
+            async with httpx.AsyncClient(**settings) as http:
                 await asyncio.gather(*(self._worker(http, calls, arrived) for _ in range(spec.concurrency)))
         finally:
             arrived.put_nowait(None)
@@ -218,7 +288,7 @@ class _Client:
             arrived.put_nowait(key)
 
     async def _persist(self, http: httpx.AsyncClient, call: Call) -> Reply:
-        """One reply, after as many tries as it takes.
+        """Return a reply, after up to ``TRIES`` tries.
 
         Raises:
             JudgeStopped: see :func:`ask_all`.
@@ -226,7 +296,7 @@ class _Client:
         most = self._spec.cost(_tokens(call.message), self._spec.max_tokens)
         for number in range(1, TRIES + 1):
             await self._turn()
-            self._reserve(most)
+            await self._reserve(most)
             cost = 0.0
             try:
                 reply = await asyncio.wait_for(self._try(http, call), self._spec.timeout)
@@ -234,33 +304,32 @@ class _Client:
                 return reply
             except (asyncio.TimeoutError, httpx.TimeoutException):
                 cost, reason, wait = most, f"no answer in {self._spec.timeout:g} s", None
+            except httpx.ProxyError as error:
+                raise self._stop(call, f"the proxy refuses: {self._masked(str(error))}") from error
             except httpx.RequestError as error:
-                cost, reason, wait = most, f"{type(error).__name__}: {error}".rstrip(": "), None
+                cost, reason, wait = most, self._masked(f"{type(error).__name__}: {error}".rstrip(": ")), None
             except _Again as error:
                 cost, reason, wait = most if error.charged else 0.0, str(error), error.wait
             finally:
-                self._reserved -= most
+                self._under_way, self._reserved = self._under_way - 1, self._reserved - most
                 self.spent += cost
             if number < TRIES:
                 await self._wait(number, wait, reason, call)
         raise self._stop(call, f"{TRIES} tries failed, the last with: {reason}. Give the command again when it works")
 
     async def _wait(self, number: int, wanted: float | None, reason: str, call: Call) -> None:
-        """Wait after a try that failed with ``reason``, all calls where the server says for how long."""
-        if reason not in self._told:
-            self._told.add(reason)
-            self._console.print(
-                f"judge {self._spec.name}, {call.what}: {reason}; trying again",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
-        if wanted is None:
-            await self._pause(random.uniform(0.5, 1) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)))
-        elif wanted > 10 * LONGEST_WAIT:
+        """Wait after a try that failed with ``reason``; all calls wait as long as the server asks for."""
+        self._tell(call, f"{reason}; trying again")
+        if wanted is not None and wanted > 10 * LONGEST_WAIT:
             raise self._stop(call, f"the server wants no call for {wanted:.0f} s. Give the command again after that")
-        else:
-            self._next_start = max(self._next_start, time.monotonic() + wanted)
+        self._next_start = max(self._next_start, time.monotonic() + (wanted or 0))
+        await self._pause(random.uniform(0.5, 1) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)))
+
+    def _tell(self, call: Call, what: str) -> None:
+        """Print what is wrong, once."""
+        if what not in self._told:
+            self._told.add(what)
+            _say(self._console, f"judge {self._spec.name}, {call.what}: {what}")
 
     async def _turn(self) -> None:
         """Wait for the rate, and for what the server asked for."""
@@ -276,75 +345,139 @@ class _Client:
             return
         raise self._stopped or JudgeStopped("stopped")
 
-    def _reserve(self, most: float) -> None:
+    async def _reserve(self, most: float) -> None:
+        """Set aside what a call may cost; wait for the calls under way if only their real cost shows whether it can be paid.
+
+        Raises:
+            JudgeStopped: the budget could be exceeded.
+        """
         spec = self._spec
-        if spec.budget is not None and self.spent + self._reserved + most > spec.budget:
-            raise JudgeStopped(
-                f"judge {spec.name}: the budget of {spec.budget:g} could be exceeded by the next call, "
-                f"{self.spent:.4g} is spent. What was replied is kept: raise budget, and give the command again"
-            )
-        self._reserved += most
+        while spec.budget is not None and self.spent + self._reserved + most > spec.budget:
+            if not self._under_way:
+                raise JudgeStopped(
+                    f"judge {spec.name}: the budget of {spec.budget:g} could be exceeded by the next call, "
+                    f"{self.spent:.4g} is spent. The replies are kept: raise budget, and give the command again"
+                )
+            await self._pause(0.02)
+        self._under_way, self._reserved = self._under_way + 1, self._reserved + most
 
     def _stop(self, call: Call, reason: str) -> JudgeStopped:
+        proxy = f" through the proxy {self._proxy}" if self._proxy else ""
         return JudgeStopped(
-            f"judge {self._spec.name} at {self._spec.url}, {call.what}: {reason}; what was replied is kept"
+            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {reason}; the replies so far are kept"
         )
 
     async def _try(self, http: httpx.AsyncClient, call: Call) -> Reply:
-        response = await http.post(f"{self._spec.url}/chat/completions", json=_body(call, self._spec))
-        said = self._message(response)
+        async with http.stream(
+            "POST", f"{self._spec.endpoint}/chat/completions", json=_body(call, self._spec)
+        ) as response:
+            content = await _content(response)
+        try:
+            body = json.loads(content)
+        except (ValueError, RecursionError):
+            body = None
+        said = self._message(body, content)
         if response.status_code in AGAIN or response.status_code >= 500:
             raise _Again(f"status {response.status_code}: {said}", _retry_after(response))
         if response.status_code != 200:
             raise self._stop(call, f"refused with status {response.status_code}: {said}")
         try:
-            return _parsed(response.json(), call)
+            return self._parsed(body, call)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise _Again(f"a reply that is no chat completion: {said}", charged=True) from error
+            raise _Again(f"a reply that is not a chat completion: {said}", charged=True) from error
 
-    def _message(self, response: httpx.Response) -> str:
-        """What a server says in an error, in a line and without the key."""
+    def _message(self, body: Any, content: bytes) -> str:
+        """Return what a server says in an error, in a line and without the key."""
         try:
-            said = response.json()["error"]
-            said = said if isinstance(said, str) else said["message"]
-        except (ValueError, KeyError, TypeError):
-            said = response.text
-        said = " ".join(str(said).split())[:300]
-        return said.replace(self._spec.key, "***") if self._spec.key else said
+            said = body["error"] if isinstance(body["error"], str) else body["error"]["message"]
+        except (KeyError, TypeError, IndexError):
+            said = content[:10_000].decode(errors="replace")
+        return " ".join(self._masked(str(said)[:10_000]).split())[:300]
+
+    def _masked(self, text: str) -> str:
+        """Return a text without the key and the password, or a part of one of them."""
+        for secret in self._secrets:
+            for size in range(len(secret), min(len(secret), SHORTEST_SECRET) - 1, -1):
+                for start in range(len(secret) - size + 1):
+                    text = text.replace(secret[start : start + size], "***")
+        return text
+
+    def _parsed(self, body: Any, call: Call) -> Reply:
+        choice, usage = body["choices"][0], body.get("usage") or {}
+        content = choice["message"]["content"] or ""
+        if isinstance(content, list):  # of parts, as some servers have it
+            content = "".join(part["text"] for part in content if part.get("type") == "text")
+        text = self._masked(_text(content))
+        counts = [_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion")]
+        if usage and None in counts:
+            self._tell(call, f"the server counts {usage!r:.100}; the tokens are estimated")
+        estimates = [_tokens(call.message), _tokens(text)]
+        return Reply(text, self._tokens(choice), *(count or own for count, own in zip(counts, estimates, strict=True)))
+
+    def _tokens(self, choice: dict) -> Tokens:
+        """Return tokens with the alternatives to grades, none if they spell the key or have impossible log-probabilities."""
+        listed = (choice.get("logprobs") or {}).get("content") or []
+        texts = [_token_text(token) for token in listed]
+        if self._masked("".join(texts)) != "".join(texts):
+            return ()
+        try:
+            return tuple((text, _alternatives(token)) for text, token in zip(texts, listed, strict=True))
+        except ValueError:
+            return ()
+
+
+async def _content(response: httpx.Response) -> bytes:
+    """Return the body, unpacked.
+
+    Raises:
+        _Again: it is larger than any reply, or packed in a way that nobody asked for.
+    """
+    packed = response.headers.get("content-encoding", "identity")
+    if packed not in ("identity", "gzip"):
+        raise _Again(f"a body in the encoding {packed!r:.40}", charged=True)
+    gzip, content = zlib.decompressobj(wbits=31), bytearray()
+    async for part in response.aiter_raw():
+        try:
+            content += part if packed == "identity" else gzip.decompress(part, LARGEST_BODY + 1)
+        except zlib.error as error:
+            raise _Again(f"a body that is not in gzip ({error})", charged=True) from error
+        if len(content) > LARGEST_BODY:
+            raise _Again(f"a body of more than {LARGEST_BODY // 2**20} MiB", charged=True)
+    return bytes(content)
+
+
+def _proxy_of(endpoint: str) -> str | None:
+    """Return the proxy that the environment has for an address, without its login; none for this machine's own addresses."""
+    url = httpx.URL(endpoint)
+    try:
+        loopback = ipaddress.ip_address(url.host).is_loopback
+    except ValueError:
+        loopback = url.host == "localhost" or url.host.endswith(".localhost")
+    if loopback or urllib.request.proxy_bypass(url.host):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    return proxy and re.sub("//.*@", "//", proxy)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Seconds that a server asks to wait, as a number or as a date."""
+    """Return the seconds that a server asks to wait, as a number or as a date."""
     said = response.headers.get("retry-after", "")
-    if said.replace(".", "", 1).isdigit():
+    if re.fullmatch(r"[0-9]+(\.[0-9]*)?", said):
         return float(said)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
 
-def _parsed(body: dict, call: Call) -> Reply:
-    choice, usage = body["choices"][0], body.get("usage") or {}
-    text = choice["message"]["content"] or ""
-    if not isinstance(text, str):
-        raise TypeError(f"content is {text!r:.80}; it must be a text")
-    tokens = (choice.get("logprobs") or {}).get("content") or []
-    return Reply(
-        text=text,
-        tokens=tuple((_text(token), _alternatives(token)) for token in tokens),
-        input_tokens=int(usage.get("prompt_tokens") or _tokens(call.message)),
-        output_tokens=int(usage.get("completion_tokens") or _tokens(text)),
-    )
-
-
-def _text(token: dict) -> str:
-    """A token's text; where it is a part of a character, its bytes as lone surrogates."""
+def _token_text(token: dict) -> str:
+    """Return a token's text; of a part of a character, its bytes as lone surrogates."""
     data = token.get("bytes")
-    return token["token"] if data is None else bytes(data).decode(errors="surrogateescape")
+    return bytes(data).decode(errors="surrogateescape") if isinstance(data, list) else _text(token["token"])
 
 
 def _alternatives(token: dict) -> tuple[tuple[str, float], ...]:
-    if token["token"].strip() not in ("1", "2", "3", "4", "5"):
+    if _text(token["token"]).strip() not in GRADES:
         return ()
-    return tuple((_text(other), float(other["logprob"])) for other in token.get("top_logprobs") or ())
+    return _possible((_token_text(other), other["logprob"]) for other in token.get("top_logprobs") or ())

@@ -1,20 +1,24 @@
 """What a judge's replies say: a grade each, or nothing that can be read."""
 
+import itertools
 import json
 import math
 import re
+import string
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from verl_leaf.judges.client import Reply
+from verl_leaf.judges.client import GRADES, Reply
 
+LONGEST = 200_000  # characters of a reply; one that is longer is no grade with its reasons
+MOST_OBJECTS = 1000  # beginnings of one that are tried
 VOTES = {"A": 1.0, "B": -1.0, "tie": 0.0}  # for the answer shown first
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Of a kind of judge.
+    """The grading scale of a kind of judge.
 
     Attributes:
         worst, best: the ends.
@@ -44,14 +48,14 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Grade:
-    """Of one reply, and whether log-probabilities gave it or its text."""
+    """The grade in one reply, and whether log-probabilities or the text gave it."""
 
     value: float
     by: str
 
 
 def grade(kind: str, reply_format: str, reply: Reply) -> Grade | None:
-    """The grade in a reply; None where it has none that can be read for certain.
+    """Return the grade in a reply; None if it has none that can be read for certain.
 
     A grade counts only at the place where the format has it, with nothing behind it (JudgeLM's: on the first line), so
     that one that is quoted from an answer, in a reply that was cut off, is none.
@@ -63,6 +67,8 @@ def grade(kind: str, reply_format: str, reply: Reply) -> Grade | None:
     scale = SCALES[kind]
     begin = reply.text.rfind("</think>") + len("</think>") if "</think>" in reply.text else 0
     if "<think>" in reply.text[begin:]:  # cut off before it came to its reply
+        return None
+    if len(reply.text) > LONGEST:
         return None
     if reply_format == "judgelm":
         return _judgelm(reply.text[begin:])
@@ -91,16 +97,16 @@ def _after_result(text: str, begin: int, pattern: str) -> Place:
 
 
 def _in_json(text: str, begin: int, pattern: str) -> Place:
-    """Of the score of the outermost object that ends where the reply ends."""
-    end = len(re.sub(r"[\s`]+$", "", text))
-    for start in (match.start() for match in re.finditer("{", text) if match.start() >= begin):
+    """Return the place of the score in the outermost object that ends where the reply ends."""
+    end, decoder = len(text.rstrip(string.whitespace + "`")), json.JSONDecoder()
+    for match in itertools.islice(re.compile("{").finditer(text, begin), MOST_OBJECTS):
         try:
-            content, length = json.JSONDecoder().raw_decode(text[start:end])
+            content, stop = decoder.raw_decode(text, match.start())
         except (ValueError, RecursionError):
             continue
-        if start + length == end:
+        if stop == end:
             score = str(content.get("score")).strip()
-            found = re.compile(rf'"score"\s*:\s*"?\s*({pattern})(?=[\s",}}])').finditer(text, start, end)
+            found = re.compile(rf'"score"\s*:\s*(?:"\s*)?({pattern})(?=[\s",}}])').finditer(text, match.start(), end)
             places = [match.span(1) for match in found if match[1] in (score, score.removesuffix(".0"))]
             return places[-1] if places else None
     return None
@@ -118,26 +124,27 @@ def _judgelm(text: str) -> Grade | None:
 
 
 def _expected(reply: Reply, position: int) -> float | None:
-    """Expected grade 1 to 5 under the log-probabilities of the token at a position of the text; None without them."""
-    weights: dict[int, float] = {}
-    for alternative, logprob in _alternatives(reply, position):
-        if alternative.strip() in ("1", "2", "3", "4", "5"):
-            number = int(alternative)
-            weights[number] = weights.get(number, 0.0) + math.exp(logprob)
-    total = sum(weights.values())
-    return sum(number * weight for number, weight in weights.items()) / total if total else None
+    """Return the expected grade under the log-probabilities of the token at a position of the text; None without them."""
+    weights = [
+        (int(text), math.exp(logprob)) for text, logprob in _alternatives(reply, position) if text.strip() in GRADES
+    ]
+    total = sum(weight for _, weight in weights)
+    return sum(number * weight for number, weight in weights) / total if total else None
 
 
 def _alternatives(reply: Reply, position: int) -> tuple[tuple[str, float], ...]:
-    """To the token that is the one character at a position of the text; none where there is no such token."""
-    before, written = _unspaced(reply.text[:position]), b""
+    """Return those to the token that is the one character at a position of the text; none if there is no such token."""
+    before, written = _unspaced(reply.text[:position]), 0
     for token, alternatives in reply.tokens:
-        if token.strip() == reply.text[position] and written == before:
+        if token.strip() == reply.text[position] and written == len(before):
             return alternatives
-        written += _unspaced(token)
+        piece = _unspaced(token)
+        if not before.startswith(piece, written):
+            return ()
+        written += len(piece)
     return ()
 
 
 def _unspaced(text: str) -> bytes:
-    """Without white space: some servers list tokens without the spaces that stand before them in the text."""
+    """Remove white space: some servers list tokens without the spaces that are before them in the text."""
     return "".join(text.split()).encode(errors="surrogateescape")

@@ -129,7 +129,7 @@ def judge(
     console = console or Console(stderr=True)
     others = check_pairs(answers, spec, against)
     asked = [_calls(answer, other, spec) for answer, other in zip(answers, others, strict=True)]
-    cache = open_cache(folder / f"{spec.name}.replies.jsonl")
+    cache = open_cache(folder / f"{spec.name}.replies.jsonl", console)
     replies, usage = ask_all([call for orders in asked for calls in orders for call in calls], spec, cache, console)
     replied = [[[replies[call] for call in calls] for calls in orders] for orders in asked]
     items = tuple(_verdict(answer, orders, spec) for answer, orders in zip(answers, replied, strict=True))

@@ -35,7 +35,7 @@ class Prices(_Strict):
 class JudgeSpec(_Strict):
     """What to ask, of whom, and how often; ``verl_leaf/judges/README.md`` describes each key."""
 
-    name: Annotated[str, Field(pattern=r"^[\w.-]+$")]
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
     model: Annotated[str, Field(min_length=1)]
     key_variable: str | None = None
@@ -57,9 +57,11 @@ class JudgeSpec(_Strict):
     @classmethod
     def _without_the_path(cls, url: str) -> str:
         try:
-            httpx.URL(url)
+            host = httpx.URL(url).host
         except httpx.InvalidURL as error:
             raise ValueError(str(error)) from error
+        if not host:
+            raise ValueError("it names no host")
         return url.rstrip("/").removesuffix("/chat/completions")
 
     @field_validator("rubric")
@@ -96,12 +98,23 @@ class JudgeSpec(_Strict):
         return self.format or DEFAULT_FORMAT[self.kind]
 
     @property
+    def endpoint(self) -> str:
+        """The address without user and password."""
+        return str(httpx.URL(self.url).copy_with(userinfo=b""))
+
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password in the address; never written anywhere."""
+        url = httpx.URL(self.url)
+        return (url.username, url.password) if url.userinfo else None
+
+    @property
     def key(self) -> str | None:
         """The secret itself; never written anywhere."""
         return os.environ.get(self.key_variable, "").strip() if self.key_variable else None
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
-        """Of so many tokens; 0 without prices."""
+        """Return the cost of this many tokens; 0 without prices."""
         if self.prices is None:
             return 0.0
         return (input_tokens * self.prices.input + output_tokens * self.prices.output) / 1e6

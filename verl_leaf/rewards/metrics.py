@@ -74,7 +74,7 @@ COUNT_WORDS = ("sentence_bleu", "sentence_bleu_uncased", "wer", "rouge_l")
 _UNSPACED = {
     "ja-mecab": re.compile("[\u3040-\u30ff]"),  # kana
     "zh": re.compile("[\u4e00-\u9fff]"),
-    "flores200": re.compile("[\u0e00-\u0e7f]"),  # Thai
+    "flores200": re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff]"),  # Thai, Lao, Tibetan, Burmese, Khmer
 }
 
 
