@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verl_leaf.cli import main
-from verl_leaf.runs.adapters import find_adapter, run_adapters
+from verl_leaf.runs.adapters import find_saved, saved_steps
 from verl_leaf.runs.folder import RunFolder
 
 
@@ -37,10 +37,10 @@ def test_the_newest_is_that_of_the_last_step(tmp_path_factory, steps, times):
     run = RunFolder(tmp_path_factory.mktemp("run"))
     for step, at in zip(steps, times, strict=False):
         save(run.adapter_of(step), step, at)
-    assert [adapter.step for adapter in run_adapters(run)] == sorted(steps)
-    assert find_adapter(str(run.path)).path == run.adapter_of(max(steps))
+    assert [adapter.step for adapter in saved_steps(run)] == sorted(steps)
+    assert find_saved(str(run.path)).path == run.adapter_of(max(steps))
     for step in steps:
-        assert find_adapter(f"{run.path}@{step}").path == run.adapter_of(step)
+        assert find_saved(f"{run.path}@{step}").path == run.adapter_of(step)
 
 
 def test_an_older_adapter_of_the_end_gives_way_and_a_newer_one_is_taken(tmp_path):
@@ -100,4 +100,4 @@ def test_a_run_without_adapters(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "holds no adapter" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no adapter of step 3; it has kept none"):
-        find_adapter(f"{tmp_path}@3")
+        find_saved(f"{tmp_path}@3")

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from verl_leaf.common.files import whole_folder
+
 
 def add_arguments(parser) -> None:
     """The command's arguments."""
@@ -15,6 +17,7 @@ def main(options) -> int:
     """Merge, and print the folder."""
     from verl_leaf.runs.checkpoints.merge import merge
 
-    merge(options.model, None, options.out, Console(stderr=True))
+    with whole_folder(options.out) as folder:
+        merge(options.model, None, folder, Console(stderr=True))
     print(options.out)
     return 0
