@@ -65,7 +65,7 @@ def test_an_adapter_that_was_cut_off_does_not_count(tmp_path, capsys):
     assert exported(run.path, tmp_path / "out") == "10"
     assert f"The adapter of step 10 of {run.path}: {run.adapter_of(10)}" in capsys.readouterr().err
     assert main(["export", f"{run.path}@20", "--out", str(tmp_path / "other")]) == 2
-    assert f"no adapter of step 20; there are {run.path}@10" in capsys.readouterr().err
+    assert f"no weights of step 20; there are {run.path}@10" in capsys.readouterr().err
 
 
 def test_epochs_come_one_after_the_other(tmp_path, capsys):
@@ -78,7 +78,7 @@ def test_epochs_come_one_after_the_other(tmp_path, capsys):
     assert exported(f"{run.path}@900", tmp_path / "of_900") == "first"
     assert exported(f"{run.epoch(2).path}@100", tmp_path / "of_epoch") == "second"
     assert main(["export", f"{run.path}@100", "--out", str(tmp_path / "other")]) == 2
-    message = f"several epochs with an adapter of step 100; there are {run.epoch(2).path}@100, {run.epoch(10).path}@100"
+    message = f"several epochs with weights of step 100; there are {run.epoch(2).path}@100, {run.epoch(10).path}@100"
     assert message in capsys.readouterr().err
 
 
@@ -99,5 +99,5 @@ def test_steps_after_verls_last_checkpoint_are_of_an_earlier_training(tmp_path, 
 def test_a_run_without_adapters(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "holds no adapter" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no adapter of step 3; it has kept none"):
+    with pytest.raises(ValueError, match="no weights of step 3; it has saved none"):
         find_saved(f"{tmp_path}@3")

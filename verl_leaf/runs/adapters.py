@@ -126,7 +126,8 @@ def find_saved(text: str) -> RunAdapter:
         if len(wanted) != 1:
             trouble = "several epochs with weights" if wanted else "no weights"
             names = ", ".join(each.name for each in wanted or saved)
-            raise ValueError(f"{text}: the run has {trouble} of step {step}; it has saved {names or 'none'}")
+            there = f"there are {names}" if names else "it has saved none"
+            raise ValueError(f"{text}: the run has {trouble} of step {step}; {there}")
         return wanted[0]
     last = newest(saved_steps(RunFolder(Path(text).expanduser())))
     if last is None:

@@ -5,12 +5,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow.parquet
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
 from omegaconf import DictConfig, OmegaConf
 
 from verl_leaf import __version__
+from verl_leaf.models import FAMILIES, Family
 from verl_leaf.runs.adapters import ADAPTER_CONFIG, HUB, STEP_OF_RUN, RunAdapter, max_lora_rank, newest, saved_steps
-from verl_leaf.runs.checkpoints.weights import family_of_model
 from verl_leaf.runs.folder import RunFolder
 
 SETTINGS = (
@@ -45,10 +45,10 @@ def model_card(saved: RunAdapter, run: str, base: str, folder: Path) -> str:
     config = saved.run.read_config() or OmegaConf.create()
     method = OmegaConf.select(config, "algorithm.adv_estimator")
     adapter = folder / ADAPTER_CONFIG
-    rank = json.loads(adapter.read_bytes())["r"] if adapter.exists() else None
-    family = family_of_model(base if rank else str(folder))
-    sources = _sources(config)
+    rank = json.loads(adapter.read_bytes()).get("r", 8) if adapter.exists() else None  # 8 is PEFT's default
     on_hub = not Path(base).exists() and HUB.fullmatch(base) is not None
+    family = _family(saved.actor, base, on_hub)
+    sources = _sources(config)
     data = ModelCardData(
         base_model=base if on_hub else None,
         library_name="peft" if rank else "transformers",
@@ -82,6 +82,15 @@ def model_card(saved: RunAdapter, run: str, base: str, folder: Path) -> str:
         processor_class="AutoProcessor" if family else "AutoTokenizer",
     )
     return str(card)
+
+
+def _family(actor: Path, base: str, on_hub: bool) -> Family | None:
+    """Return the family of the model, as verl's checkpoint, the base model or its copy in the hub's cache names it."""
+    cached = try_to_load_from_cache(base, "config.json") if on_hub else None
+    for file in (actor / "huggingface/config.json", Path(base) / "config.json", cached):
+        if isinstance(file, str | Path) and Path(file).is_file():
+            return FAMILIES.get(json.loads(Path(file).read_bytes())["model_type"])
+    return None
 
 
 def _files(config: DictConfig) -> list[str]:
