@@ -31,13 +31,18 @@ LOSS = functools.partial(
 
 
 def build_engine(
-    folder: Path, family: Family, share: bool, precision: dict | None, checkpointing: bool = False
+    folder: Path,
+    family: Family,
+    share: bool,
+    precision: dict | None,
+    checkpointing: bool = False,
+    lora_rank: int = 16,
 ) -> SharingEngine:
-    """An engine with LoRA. ``precision`` None is verl's own, bf16."""
+    """An engine with LoRA, or without it if the rank is 0. ``precision`` None is verl's own, bf16."""
     torch.manual_seed(0)
     model = HFModelConfig(
         path=str(folder),
-        lora_rank=16,
+        lora_rank=lora_rank,
         target_modules=list(family.lora_targets),
         exclude_modules=family.lora_exclude,
         use_remove_padding=False,

@@ -118,8 +118,8 @@ def _scores(saved: RunAdapter, run: str) -> list[tuple[str, str, str]]:
     rows = []
     for label, key in (
         ("before training", "before"),
-        ("last validation of the training", "after"),
-        ("the same with another clip's audio", "swapped_audio"),
+        ("last validation", "after"),
+        ("last validation, with other clips' audio", "swapped_audio"),
     ):
         if scores := summary.get("val", {}).get(key):
             bleu, reward = scores.get("bleu"), scores.get("reward")
