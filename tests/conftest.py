@@ -93,3 +93,17 @@ def processor(task):
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(task / "model")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """A process group of this process."""
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    before = dict(os.environ)
+    os.environ |= here
+    store = f"file://{tmp_path_factory.mktemp('group')}/store"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ |= before

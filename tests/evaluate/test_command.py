@@ -132,6 +132,6 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
         ([good, *rest, "--on", data], "give both"),
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
-        ([tmp_path, *rest], "is no model (config.json), adapter"),
+        ([tmp_path, *rest], "holds no adapter, no model and no checkpoint"),
     ):
         assert says in refused(*arguments), arguments

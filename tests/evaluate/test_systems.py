@@ -35,19 +35,18 @@ def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path, capsy
     step = run.adapter_of(20)
     assert parse_system(f"{run.path}@20") == System("001@20", model=model, adapter=step)
     assert parse_system(str(step)).adapter == step
-    with pytest.raises(ValueError, match=r"has not ended, so it has no adapter yet; there are .*001@20, .*001@100"):
-        parse_system(str(run.path))
-    with pytest.raises(ValueError, match="no adapter of step 30; there are"):
+    with pytest.raises(ValueError, match="no weights of step 30; there are .*001@20, .*001@100"):
         parse_system(f"{run.path}@30")
-    shutil.copytree(step, run.adapter)
     last = run.adapter_of(100)
+    assert parse_system(str(run.path)).adapter == last, "the newest of a run that has not ended"
+    shutil.copytree(step, run.adapter)
     capsys.readouterr()
     assert parse_system(f"after={run.path}") == System("after", model=model, adapter=last), "not an older adapter/"
     assert f"The adapter of step 100 of {run.path}: {last}\n" == capsys.readouterr().err
     run.summary.write_text('{"adapter_step": 120}')
     assert parse_system(f"after={run.path}") == System("after", model=model, adapter=run.adapter)
     (tmp_path / "a=b").mkdir()
-    with pytest.raises(ValueError, match="a=b: is no model"):
+    with pytest.raises(ValueError, match="a=b: holds no adapter, no model and no checkpoint"):
         parse_system(str(tmp_path / "a=b"))
 
 
@@ -110,4 +109,4 @@ def test_picking_on_a_test_split_is_refused(run, data, capsys):
         assert main(list(map(str, arguments))) == 2
         assert "is a test split, or the --data itself" in capsys.readouterr().err
     assert main(["evaluate", "--checkpoints", str(data.parent / "none"), "--on", str(latest)]) == 2
-    assert "holds no adapters of checkpoints" in capsys.readouterr().err
+    assert "holds no adapters or models of checkpoints" in capsys.readouterr().err

@@ -31,12 +31,17 @@ LOSS = functools.partial(
 
 
 def settings(
-    folder: Path, family: Family, share: bool, precision: dict | None, checkpointing: bool = False
+    folder: Path,
+    family: Family,
+    share: bool,
+    precision: dict | None,
+    checkpointing: bool = False,
+    lora_rank: int = 16,
 ) -> tuple[HFModelConfig, FSDPEngineConfig, FSDPOptimizerConfig, CheckpointConfig]:
-    """The settings of an engine with LoRA. ``precision`` None is verl's own, bf16."""
+    """The settings of an engine with LoRA, or without it if the rank is 0. ``precision`` None is verl's own, bf16."""
     model = HFModelConfig(
         path=str(folder),
-        lora_rank=16,
+        lora_rank=lora_rank,
         target_modules=list(family.lora_targets),
         exclude_modules=family.lora_exclude,
         use_remove_padding=False,

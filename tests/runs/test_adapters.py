@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verl_leaf.cli import main
-from verl_leaf.runs.adapters import find_adapter, run_adapters
+from verl_leaf.runs.adapters import find_saved, saved_steps
 from verl_leaf.runs.folder import RunFolder
 
 
@@ -37,10 +37,10 @@ def test_the_newest_is_that_of_the_last_step(tmp_path_factory, steps, times):
     run = RunFolder(tmp_path_factory.mktemp("run"))
     for step, at in zip(steps, times, strict=False):
         save(run.adapter_of(step), step, at)
-    assert [adapter.step for adapter in run_adapters(run)] == sorted(steps)
-    assert find_adapter(str(run.path)).path == run.adapter_of(max(steps))
+    assert [adapter.step for adapter in saved_steps(run)] == sorted(steps)
+    assert find_saved(str(run.path)).path == run.adapter_of(max(steps))
     for step in steps:
-        assert find_adapter(f"{run.path}@{step}").path == run.adapter_of(step)
+        assert find_saved(f"{run.path}@{step}").path == run.adapter_of(step)
 
 
 def test_an_older_adapter_of_the_end_gives_way_and_a_newer_one_is_taken(tmp_path):
@@ -65,7 +65,7 @@ def test_an_adapter_that_was_cut_off_does_not_count(tmp_path, capsys):
     assert exported(run.path, tmp_path / "out") == "10"
     assert f"The adapter of step 10 of {run.path}: {run.adapter_of(10)}" in capsys.readouterr().err
     assert main(["export", f"{run.path}@20", "--out", str(tmp_path / "other")]) == 2
-    assert f"no adapter of step 20; there are {run.path}@10" in capsys.readouterr().err
+    assert f"no weights of step 20; there are {run.path}@10" in capsys.readouterr().err
 
 
 def test_epochs_come_one_after_the_other(tmp_path, capsys):
@@ -78,7 +78,7 @@ def test_epochs_come_one_after_the_other(tmp_path, capsys):
     assert exported(f"{run.path}@900", tmp_path / "of_900") == "first"
     assert exported(f"{run.epoch(2).path}@100", tmp_path / "of_epoch") == "second"
     assert main(["export", f"{run.path}@100", "--out", str(tmp_path / "other")]) == 2
-    message = f"several epochs with an adapter of step 100; there are {run.epoch(2).path}@100, {run.epoch(10).path}@100"
+    message = f"several epochs with weights of step 100; there are {run.epoch(2).path}@100, {run.epoch(10).path}@100"
     assert message in capsys.readouterr().err
 
 
@@ -99,5 +99,5 @@ def test_steps_after_verls_last_checkpoint_are_of_an_earlier_training(tmp_path, 
 def test_a_run_without_adapters(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "holds no adapter" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no adapter of step 3; it has kept none"):
-        find_adapter(f"{tmp_path}@3")
+    with pytest.raises(ValueError, match="no weights of step 3; it has saved none"):
+        find_saved(f"{tmp_path}@3")

@@ -90,12 +90,20 @@ def check_estimator(config) -> None:
 
 
 def check_lora(config) -> None:
-    """Stop where a LoRA adapter would be trained and never reach the rollout engine (verl issue 7495).
+    """Stop if parts of verl (0.9.1) would disagree on whether LoRA is trained, or its updates would not reach the rollouts.
 
     Raises:
-        ValueError: the trainer is ``separate_async``.
+        ValueError: the message names the settings.
     """
     model, trainer = config.actor_rollout_ref.model, config.trainer
+    if config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2") and model.lora_rank == 0:
+        # The actor reads lora_rank alone (workers/engine/fsdp/transformer_impl.py); rollout and reference read these, too.
+        for setting, value in (("lora_adapter_path", model.lora_adapter_path), ("lora.rank", model.lora.rank)):
+            if value:
+                raise ValueError(
+                    f"actor_rollout_ref.model.{setting}={value} with actor_rollout_ref.model.lora_rank=0: the actor would "
+                    f"train all weights. Set lora_rank to the adapter's rank, or leave out {setting}"
+                )
     has_lora = model.lora_rank > 0 or model.lora.rank > 0 or model.lora_adapter_path is not None
     if trainer.use_v1 and trainer.v1.trainer_mode == "separate_async" and has_lora and not model.lora.merge:
         raise ValueError(

@@ -42,8 +42,13 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
     Args:
         path: of the folder; the folders above it are made if need be.
-        replace: let the new folder take the place of one that is there; otherwise that is an OSError.
+        replace: let the new folder take the place of one that is there.
+
+    Raises:
+        FileExistsError: there is such a folder or file, and ``replace`` is not set.
     """
+    if path.exists() and not replace:
+        raise FileExistsError(f"{path} exists: delete it, or choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.partial-") as scratch:
         new = Path(scratch, "new")

@@ -20,7 +20,7 @@ from verl_leaf.evaluate.report import ALL, Evaluation, Grid, Scoring, measure, r
 from verl_leaf.evaluate.store import Answers
 from verl_leaf.evaluate.systems import System, parse_system, parse_systems
 from verl_leaf.judges import JudgeSpec
-from verl_leaf.runs.adapters import run_adapters
+from verl_leaf.runs.adapters import saved_steps
 from verl_leaf.runs.folder import RunFolder
 
 PAPER = Sampling()  # the published sampling is the default one
@@ -219,12 +219,12 @@ def _check_pick(options: argparse.Namespace, data: Data | None, on: Data) -> Non
 def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console) -> System:
     """The best of the adapters that a run has kept."""
     run = RunFolder(options.checkpoints)
-    adapters = [adapter for adapter in run_adapters(run) if adapter.step is not None]
-    if not adapters:
-        raise ValueError(f"{run.path}: holds no adapters of checkpoints (checkpoints/global_step_*/adapter)")
-    systems = [parse_system(adapter.name, options.base) for adapter in adapters]
+    saved = [each for each in saved_steps(run) if each.step is not None and not each.is_left_over]
+    if not saved:
+        raise ValueError(f"{run.path}: holds no adapters or models of checkpoints (checkpoints/global_step_*)")
+    systems = [parse_system(each.name, options.base) for each in saved]
     console.print(
-        f"Picking one of {len(adapters)} adapters by {options.select} on {options.on}", markup=False, soft_wrap=True
+        f"Picking one of {len(saved)} checkpoints by {options.select} on {options.on}", markup=False, soft_wrap=True
     )
     report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
     scope = ALL if len({row.data_source for row in data.rows}) > 1 else data.rows[0].data_source

@@ -22,9 +22,9 @@ from verl_leaf.evaluate.data import Data, Prompt
 from verl_leaf.evaluate.store import Answers, missing
 from verl_leaf.evaluate.systems import System, digest
 from verl_leaf.models import FAMILIES
+from verl_leaf.runs.adapters import max_lora_rank
 
 IN_FLIGHT = 256  # requests that the engine has at a time
-LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 CHANGES_ANSWERS = ("dtype", "kv_cache_dtype", "max_model_len", "quantization")  # of vLLM's settings
 
 
@@ -91,7 +91,7 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
         rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)
         settings |= {
             "enable_lora": True,
-            "max_lora_rank": min((known for known in LORA_RANKS if known >= rank), default=rank),
+            "max_lora_rank": max_lora_rank(rank),
             "max_loras": min(len(adapters), 8),
             "max_cpu_loras": len(adapters),
         }

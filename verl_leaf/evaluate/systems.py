@@ -8,12 +8,11 @@ from pathlib import Path
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import file_digest
-from verl_leaf.runs.adapters import STEP_OF_RUN, base_model, find_adapter, is_adapter, run_adapters, there_are
+from verl_leaf.runs.adapters import HUB, STEP_OF_RUN, base_model, find_saved
+from verl_leaf.runs.checkpoints.export import write_missing
 from verl_leaf.runs.checkpoints.merge import local_folder
-from verl_leaf.runs.folder import RunFolder
 
 NAME = re.compile(r"[\w.@+-]+")
-HUB = re.compile(r"[\w.-]+/[\w.-]+")
 MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files of a model or adapter that matter
 
 
@@ -69,14 +68,14 @@ def parse_system(text: str, base: str | None = None) -> System:
         if not Path(what).is_file():
             raise ValueError(f"{what}: no such file of answers")
         return System(name, answers=Path(what))
-    folder = _folder(what)
+    folder = _folder(what, base)
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         return System(name, model=_check(base or _base_of(folder)), adapter=folder)
     return System(name, model=_check(str(folder)))
 
 
-def _folder(what: str) -> Path:
-    """The folder of a model or adapter."""
+def _folder(what: str, base: str | None) -> Path:
+    """Return the folder of a model or adapter."""
     path = Path(what).expanduser()
     of_step = STEP_OF_RUN.fullmatch(what)
     if not path.exists() and not (of_step and Path(of_step[1]).expanduser().is_dir()):
@@ -85,28 +84,14 @@ def _folder(what: str) -> Path:
         return local_folder(what)
     if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return path
-    adapter, run_folder = find_adapter(what), RunFolder(path)
-    if (
-        path.exists()
-        and not is_adapter(run_folder.adapter)
-        and (adapter or run_folder.command.exists() or run_folder.checkpoints.is_dir())
-    ):
-        kept = there_are(run_adapters(run_folder))
-        raise ValueError(f"{what}: the run has not ended, so it has no adapter yet; {kept}")
-    if adapter is None:
-        raise ValueError(
-            f"{what}: is no model (config.json), adapter (adapter_config.json) or run of `verl-leaf train`, and no file of "
-            "answers (.jsonl)"
-        )
-    Console(stderr=True).print(adapter.described())
-    return adapter.path
+    console = Console(stderr=True)
+    saved = find_saved(what)
+    console.print(saved.described())
+    return write_missing(saved, base, console)
 
 
 def _base_of(adapter: Path) -> str:
-    try:
-        base = base_model(adapter)
-    except ValueError as error:
-        raise ValueError(f"{error}: give it with --base") from error
+    base = base_model(adapter)
     if not (Path(base).expanduser().is_dir() or HUB.fullmatch(base)):
         raise ValueError(f"{adapter}: its model {base!r} is not here: give it with --base")
     return base

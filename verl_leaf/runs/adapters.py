@@ -1,6 +1,7 @@
-"""The LoRA adapters of a run: which there are, which is the newest, and which model one belongs to."""
+"""What a run has saved: its adapters or whole models, which is the newest, and which model one belongs to."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,34 +10,49 @@ from verl_leaf.runs.folder import RunFolder
 
 STEP_FOLDER = re.compile(r"global_step_(0|[1-9][0-9]*)")  # as verl names them
 STEP_OF_RUN = re.compile(r"(.+)@(0|[1-9][0-9]*)")
-FILES = ("adapter_config.json", "adapter_model.safetensors")
+HUB = re.compile(r"[\w.-]+/[\w.-]+")  # the name of a model or data set on the hub
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+ADAPTER_CONFIG = "adapter_config.json"
+LORA_META = "lora_train_meta.json"  # verl writes it into the actor's checkpoint if LoRA is trained
 
 
 @dataclass(frozen=True)
 class RunAdapter:
-    """An adapter of a run.
+    """What a run has saved at a step: an adapter or, if all weights are trained, a model.
 
     Attributes:
         run: the folder of the run, or of its epoch.
         step: the training step after which it was saved; None if nothing in the run says so.
-        path: its folder, in PEFT's format.
+        path: its folder, in PEFT's format or as a whole model. It may be missing if :attr:`actor` is complete.
+        is_model: whether it is a whole model.
     """
 
     run: RunFolder
     step: int | None
     path: Path
+    is_model: bool = False
 
     @property
     def name(self) -> str:
         """What ``export`` and ``evaluate`` accept for it."""
         return str(self.run.path) if self.step is None else f"{self.run.path}@{self.step}"
 
+    @property
+    def actor(self) -> Path:
+        """The checkpoint of verl's actor that it is made of."""
+        return self.path.parent / "actor"
+
+    @property
+    def is_written(self) -> bool:
+        """Whether its folder is complete."""
+        return (self.path / "config.json").is_file() if self.is_model else is_adapter(self.path)
+
     def described(self) -> str:
         """Return one line: the step, the folder, and the later steps that are there and are not its training's."""
         step = "of an unknown step" if self.step is None else f"of step {self.step}"
-        left = [adapter.name for adapter in run_adapters(self.run) if adapter.is_left_over and adapter != self]
+        left = [saved.name for saved in saved_steps(self.run) if saved.is_left_over and saved != self]
         others = f" (of an earlier training in this folder, not taken: {', '.join(left)})" if left else ""
-        return f"The adapter {step} of {self.run.path}: {self.path}{others}"
+        return f"The {'model' if self.is_model else 'adapter'} {step} of {self.run.path}: {self.path}{others}"
 
     @property
     def is_left_over(self) -> bool:
@@ -45,60 +61,83 @@ class RunAdapter:
         return recorded is not None and self.step is not None and recorded < self.step
 
 
-def run_adapters(run: RunFolder) -> list[RunAdapter]:
-    """Return the complete adapters of a run in the order of training: by epoch, then by step.
+def saved_steps(run: RunFolder) -> list[RunAdapter]:
+    """Return everything that a run has saved, in the order of training: by epoch, then by step.
 
-    An adapter that lacks its weights or its configuration does not count. The run's ``adapter/`` is listed if no checkpoint
-    holds the adapter of its step; its step is what ``summary.json`` says.
+    A step counts if its adapter is complete, or the checkpoint of verl's actor that an adapter or model is made of. The run's
+    ``adapter/`` is listed if no checkpoint holds the adapter of its step; its step is what ``summary.json`` says.
 
     Raises:
         ValueError: ``summary.json`` cannot be read.
     """
-    adapters = [adapter for epoch in run.epochs() for adapter in run_adapters(epoch)]
-    if not adapters:
+    saved = [each for epoch in run.epochs() for each in saved_steps(epoch)]
+    if not saved:
         numbers = (STEP_FOLDER.fullmatch(folder.name) for folder in run.checkpoints.glob("global_step_*"))
         steps = sorted(int(number[1]) for number in numbers if number)
-        adapters = [RunAdapter(run, step, path) for step in steps if is_adapter(path := run.adapter_of(step))]
+        saved = [found for step in steps if (found := _saved_at(run, step))]
         step = run.read_summary().get("adapter_step")
         step = step if type(step) is int else None
-        known = [adapter.step for adapter in adapters]
+        known = [each.step for each in saved]
         if is_adapter(run.adapter) and (step not in (None, *known) or not known):
-            adapters.append(RunAdapter(run, step, run.adapter))
-            adapters.sort(key=lambda adapter: adapter.step or 0)
-    return adapters
+            saved.append(RunAdapter(run, step, run.adapter))
+            saved.sort(key=lambda each: each.step or 0)
+    return saved
 
 
-def newest(adapters: list[RunAdapter]) -> RunAdapter | None:
-    """Return the last of some adapters in the order of training that is not of an earlier training in the folder."""
-    return next((adapter for adapter in reversed(adapters) if not adapter.is_left_over), None)
+def _saved_at(run: RunFolder, step: int) -> RunAdapter | None:
+    adapter = RunAdapter(run, step, run.adapter_of(step))
+    model = RunAdapter(run, step, adapter.path.with_name("model"), is_model=True)
+    if weight_files(adapter.actor):
+        return adapter if (adapter.actor / LORA_META).exists() else model
+    return next((saved for saved in (adapter, model) if saved.is_written), None)
 
 
-def find_adapter(text: str) -> RunAdapter | None:
-    """Return the adapter that ``RUN`` or ``RUN@step`` names: the newest, or that of the step; None if RUN has none.
+def weight_files(actor: Path) -> list[Path]:
+    """Return the files with the weights of an FSDP checkpoint, one per rank; none if one is missing."""
+    try:
+        ranks = json.loads((actor / "fsdp_config.json").read_bytes())["world_size"]
+        files = [actor / f"model_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return files if all(file.is_file() for file in files) else []
+
+
+def run_adapters(run: RunFolder) -> list[RunAdapter]:
+    """Return the complete adapters of a run in the order of training."""
+    return [saved for saved in saved_steps(run) if not saved.is_model and saved.is_written]
+
+
+def newest(saved: list[RunAdapter]) -> RunAdapter | None:
+    """Return the last of some steps in the order of training that is not of an earlier training in the folder."""
+    return next((each for each in reversed(saved) if not each.is_left_over), None)
+
+
+def find_saved(text: str) -> RunAdapter:
+    """Return what ``RUN`` or ``RUN@step`` names: the newest of what the run has saved, or that of the step.
 
     Raises:
-        ValueError: the run has adapters, and none of that step; the message lists those that there are.
+        ValueError: the run has saved nothing, or nothing at that step; the message lists what there is.
     """
     named = STEP_OF_RUN.fullmatch(text)
     if named and not Path(text).expanduser().exists():
-        adapters = run_adapters(RunFolder(Path(named[1]).expanduser()))
+        saved = saved_steps(RunFolder(Path(named[1]).expanduser()))
         step = int(named[2])
-        wanted = [adapter for adapter in adapters if adapter.step == step]
+        wanted = [each for each in saved if each.step == step]
         if len(wanted) != 1:
-            trouble = "several epochs with an adapter" if wanted else "no adapter"
-            raise ValueError(f"{text}: the run has {trouble} of step {step}; {there_are(wanted or adapters)}")
+            trouble = "several epochs with weights" if wanted else "no weights"
+            names = ", ".join(each.name for each in wanted or saved)
+            there = f"there are {names}" if names else "it has saved none"
+            raise ValueError(f"{text}: the run has {trouble} of step {step}; {there}")
         return wanted[0]
-    return newest(run_adapters(RunFolder(Path(text).expanduser())))
-
-
-def there_are(adapters: list[RunAdapter]) -> str:
-    """Return the names of adapters for a message."""
-    return f"there are {', '.join(adapter.name for adapter in adapters)}" if adapters else "it has kept none"
+    last = newest(saved_steps(RunFolder(Path(text).expanduser())))
+    if last is None:
+        raise ValueError(f"{text}: holds no adapter, no model and no checkpoint of a run of `verl-leaf train`")
+    return last
 
 
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds an adapter's configuration and its weights."""
-    return all((folder / name).is_file() for name in FILES)
+    return all((folder / name).is_file() for name in (ADAPTER_CONFIG, "adapter_model.safetensors"))
 
 
 def base_model(adapter: Path) -> str:
@@ -107,10 +146,22 @@ def base_model(adapter: Path) -> str:
     Raises:
         ValueError: its configuration names none.
     """
+    file = adapter / ADAPTER_CONFIG
     try:
-        base = json.loads((adapter / FILES[0]).read_bytes())["base_model_name_or_path"]
+        base = json.loads(file.read_bytes())["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{adapter / FILES[0]}: names no model ({error!r})") from error
+        raise ValueError(f"{file}: names no model ({error!r}): give it with --base") from error
     if not isinstance(base, str) or not base:
-        raise ValueError(f"{adapter / FILES[0]}: names no model (base_model_name_or_path is {base!r})")
+        raise ValueError(f"{file}: names no model (base_model_name_or_path is {base!r}): give it with --base")
     return base
+
+
+def absolute_model(model: str) -> str:
+    """Return the absolute path of a model's folder; a hub name or remote path as it is."""
+    folder = os.path.expanduser(model)
+    return os.path.abspath(folder) if os.path.isdir(folder) else model
+
+
+def max_lora_rank(rank: int) -> int:
+    """Return vLLM's ``max_lora_rank`` for adapters of a rank."""
+    return min((known for known in LORA_RANKS if known >= rank), default=rank)

@@ -59,7 +59,7 @@ def train(
     config = training.config
     check_estimator(config)
     folder = RunFolder(folder.path.resolve())
-    parts = _parts(folder, training.epochs)
+    parts = _parts(folder, training)
     if dry:
         for part in parts:
             files = ValidationFiles.planned(part.folder, training.validation, config)
@@ -88,9 +88,15 @@ def train(
     return 0
 
 
-def _parts(folder: RunFolder, epochs: int) -> list[_Part]:
+def _parts(folder: RunFolder, training: Training) -> list[_Part]:
+    epochs = training.epochs
     if epochs == 1:
         return [_Part(folder, None)]
+    if training.config.actor_rollout_ref.model.lora_rank == 0:
+        raise ValueError(
+            f"EPOCHS={epochs} (--epochs): a warm restart begins with the adapter of the epoch before, and full weights "
+            "(actor_rollout_ref.model.lora_rank=0) have none. Set trainer.total_epochs instead, or train with LoRA"
+        )
     return [
         _Part(folder.epoch(number), folder.epoch(number - 1).adapter if number > 1 else None)
         for number in range(1, epochs + 1)

@@ -4,7 +4,6 @@ tests/helpers/comparing.py holds it against verl's in real runs.
 """
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -44,20 +43,6 @@ def test_sliding_windows_are_refused():
 def test_long_answers_to_a_short_prompt_are_not_worth_it():
     assert _cost(1, 340 + 8 * 40, 512) < _cost(8, 340 + 40, 512)
     assert _cost(1, 20 + 8 * 400, 512) > _cost(8, 20 + 400, 512)
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A process group of this process."""
-    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    before = dict(os.environ)
-    os.environ |= here
-    store = f"file://{tmp_path_factory.mktemp('group')}/store"
-    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ |= before
 
 
 @pytest.fixture(scope="module")

@@ -1,36 +1,55 @@
 """The trained LoRA adapter of a checkpoint, in PEFT's format."""
 
 import json
+import shutil
 from pathlib import Path
 
-import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
-from torch.distributed.tensor import DTensor, Shard
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
+from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
 from verl_leaf.common.files import whole_folder
-from verl_leaf.models import Family
-from verl_leaf.runs.checkpoints.common import (
-    ADAPTER_WEIGHTS,
-    PEFT_PREFIX,
-    checkpoint_name,
-    family_of_model,
-)
+from verl_leaf.runs.adapters import LORA_META, absolute_model, weight_files
+from verl_leaf.runs.checkpoints.weights import ADAPTER_WEIGHTS, PEFT_PREFIX, family_of_model, trained_weights
 
 
 class SaveAdapter(CheckpointCallback):
-    """``trainer.checkpoint_callback_class=verl_leaf.runs.checkpoints.merge.SaveAdapter``: every checkpoint gets a folder ``adapter``."""
+    """``trainer.checkpoint_callback_class``: every checkpoint of a LoRA training gets a folder ``adapter``.
+
+    verl records a checkpoint before it calls this. If a kill came between the two, the adapter is written when the trainer
+    that resumes from the checkpoint is made.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        if config.trainer.resume_mode != "disable" and (
+            last := find_latest_ckpt_path(config.trainer.default_local_dir)
+        ):
+            self._complete(Path(last))
 
     def on_save(self, trainer, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs) -> None:
-        model = self.config.actor_rollout_ref.model
-        export_adapter(
-            Path(checkpoint_dir) / "actor",
-            Path(checkpoint_dir) / "adapter",
-            base_model=model.path,
-            target_modules=model.target_modules,
-            exclude_modules=model.exclude_modules,
-        )
+        if self.config.actor_rollout_ref.model.lora_rank == 0:  # an earlier training may have saved this step with LoRA
+            (Path(checkpoint_dir) / "actor" / LORA_META).unlink(missing_ok=True)
+        self._complete(Path(checkpoint_dir))
+
+    def _complete(self, step: Path) -> None:
+        """Write the adapter of a step, and remove what was made of weights that were saved here before."""
+        actor, adapter = step / "actor", step / "adapter"
+        if not weight_files(actor):
+            return
+        shutil.rmtree(step / "model", ignore_errors=True)
+        if (actor / LORA_META).exists():
+            model = self.config.actor_rollout_ref.model
+            export_adapter(
+                actor,
+                adapter,
+                base_model=model.path,
+                target_modules=model.target_modules,
+                exclude_modules=model.exclude_modules,
+            )
+        else:
+            shutil.rmtree(adapter, ignore_errors=True)
 
 
 def export_adapter(
@@ -41,55 +60,29 @@ def export_adapter(
     Args:
         checkpoint: folder with ``model_world_size_*_rank_*.pt`` and ``lora_train_meta.json``.
         destination: folder to write; it appears complete or not at all, and takes the place of an earlier one.
-        base_model: path or hub name of the model that the adapter belongs to.
+        base_model: path or hub name of the model that the adapter belongs to. A path becomes absolute.
         target_modules: veRL's ``model.target_modules``.
         exclude_modules: veRL's ``model.exclude_modules``.
 
     Raises:
         FileNotFoundError: the folder holds no LoRA checkpoint.
+        ValueError: the checkpoint is not complete, or cannot be read.
     """
-    meta = json.loads((checkpoint / "lora_train_meta.json").read_text())
+    meta = json.loads((checkpoint / LORA_META).read_text())
     config = LoraConfig(
         r=meta["r"],
         lora_alpha=meta["lora_alpha"],
         task_type=meta["task_type"],
-        base_model_name_or_path=base_model,
+        base_model_name_or_path=absolute_model(base_model),
         target_modules=list(target_modules) if not isinstance(target_modules, str) else target_modules,
         exclude_modules=exclude_modules,
         inference_mode=True,
     )
+    weights = trained_weights(checkpoint, family_of_model(base_model))
     with whole_folder(destination, replace=True) as scratch:
         save_file(
-            _load_adapter(checkpoint, family_of_model(base_model)), scratch / ADAPTER_WEIGHTS, metadata={"format": "pt"}
+            {PEFT_PREFIX + name: value() for name, value in weights.items() if "lora_" in name},
+            scratch / ADAPTER_WEIGHTS,
+            metadata={"format": "pt"},
         )
         config.save_pretrained(str(scratch))
-
-
-def _load_adapter(checkpoint: Path, family: Family | None) -> dict[str, torch.Tensor]:
-    """Full adapter weights, from the shards of all ranks."""
-    ranks = json.loads((checkpoint / "fsdp_config.json").read_text())["world_size"]
-    shards = [
-        torch.load(
-            checkpoint / f"model_world_size_{ranks}_rank_{rank}.pt", map_location="cpu", mmap=True, weights_only=False
-        )
-        for rank in range(ranks)
-    ]
-    return {
-        PEFT_PREFIX + checkpoint_name(name.removeprefix(PEFT_PREFIX).replace(".default.", "."), family): _join(
-            [shard[name] for shard in shards]
-        )
-        for name in shards[0]
-        if "lora_" in name
-    }
-
-
-def _join(parts: list) -> torch.Tensor:
-    """One tensor from its parts on all ranks; FSDP2 shards along one axis, or replicates."""
-    first = parts[0]
-    if not isinstance(first, DTensor):
-        return first.contiguous()
-    placement = first.placements[-1]
-    local = [part.to_local() for part in parts]
-    if isinstance(placement, Shard):
-        return torch.cat(local, dim=placement.dim)[: first.shape[0]].contiguous()
-    return local[0].contiguous()

@@ -1,10 +1,12 @@
 """``verl-leaf export``: what a run has trained, as an adapter or as a whole model."""
 
+import json
 import shutil
 from pathlib import Path
 
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_folder
+from verl_leaf.runs.adapters import ADAPTER_CONFIG, RunAdapter, absolute_model, base_model, find_saved
 
 
 def add_arguments(parser) -> None:
@@ -12,40 +14,89 @@ def add_arguments(parser) -> None:
     parser.add_argument("run", help="folder of a run, or RUN@step")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--merged", action="store_true", help="write the whole model")
+    parser.add_argument("--base", help="folder or hub name of the model that was trained, if it has moved")
 
 
 def main(options) -> int:
     """Export, and print the folder."""
-    export_run(options.run, options.out, options.merged, Console(stderr=True))
+    export_run(options.run, options.out, options.merged, Console(stderr=True), options.base)
     print(options.out)
     return 0
 
 
-def export_run(run: str, destination: Path, merged: bool, console: Console) -> None:
-    """Write the adapter of a run, or its model with the adapter merged.
+def export_run(run: str, destination: Path, merged: bool, console: Console, base: str | None = None) -> None:
+    """Write the adapter of a run, or its model with the trained weights, with a model card.
 
     Args:
         run: folder of a run, finished or with a checkpoint, or ``RUN@step``.
         destination: folder to write; it appears complete or not at all.
-        merged: write the model.
-        console: for the progress, and for which adapter it is.
+        merged: write the model; that of a run that trains all weights is written anyway.
+        console: for the progress, and for which step it is.
+        base: folder or hub name of the model that was trained, instead of the run's own.
 
     Raises:
-        ValueError: there is no such adapter, or the destination exists.
+        ValueError: there is no such step.
+        FileExistsError: the destination exists.
     """
-    from verl_leaf.runs.adapters import base_model, find_adapter
-    from verl_leaf.runs.checkpoints.common import check_new
-    from verl_leaf.runs.checkpoints.merge import merge
+    from verl_leaf.runs.checkpoints.card import model_card
+    from verl_leaf.runs.checkpoints.merge import merge, write_trained
 
-    adapter = find_adapter(run)
-    if adapter is None:
+    saved = find_saved(run)
+    console.print(saved.described(), soft_wrap=True, markup=False, highlight=False)
+    with whole_folder(destination) as folder:
+        if saved.is_model:
+            base = base or _setting(saved, "path")
+            if saved.is_written:
+                shutil.copytree(saved.path, folder, dirs_exist_ok=True)
+            else:
+                write_trained(base, saved.actor, folder, console)
+        else:
+            adapter = write_missing(saved, base, console)
+            base = base or base_model(adapter)
+            if merged:
+                merge(base, adapter, folder, console)
+            else:
+                shutil.copytree(adapter, folder, dirs_exist_ok=True)
+                file = folder / ADAPTER_CONFIG
+                config = {**json.loads(file.read_bytes()), "base_model_name_or_path": absolute_model(base)}
+                file.write_text(json.dumps(config, indent=2))
+        (folder / "README.md").write_text(model_card(saved, run, absolute_model(base), folder), encoding="utf-8")
+
+
+def write_missing(saved: RunAdapter, base: str | None, console: Console) -> Path:
+    """Return the folder of what a run has saved, written from verl's checkpoint if it is not there.
+
+    Args:
+        saved: step of a run.
+        base: folder or hub name of the model that was trained; what the run's configuration names if None.
+        console: for the progress.
+
+    Raises:
+        ValueError: the checkpoint or the run's configuration cannot be read.
+    """
+    if not saved.is_written:
+        from verl_leaf.runs.checkpoints.adapter import export_adapter
+        from verl_leaf.runs.checkpoints.merge import write_trained
+
+        base = base or _setting(saved, "path")
+        if saved.is_model:
+            with whole_folder(saved.path, replace=True) as scratch:
+                write_trained(base, saved.actor, scratch, console)
+        else:
+            targets, excluded = _setting(saved, "target_modules"), _setting(saved, "exclude_modules")
+            export_adapter(saved.actor, saved.path, base_model=base, target_modules=targets, exclude_modules=excluded)
+    return saved.path
+
+
+def _setting(saved: RunAdapter, name: str):
+    """Return a setting of the model that was trained.
+
+    Raises:
+        ValueError: the run's configuration is missing or cannot be read.
+    """
+    config = saved.run.read_config()
+    if config is None:
         raise ValueError(
-            f"{run}: holds no adapter: give the folder of a run of `verl-leaf train` that has a checkpoint"
+            f"{saved.run.config} is missing, so that the model of {saved.name} is not known: give it with --base"
         )
-    console.print(adapter.described(), soft_wrap=True, markup=False, highlight=False)
-    if merged:
-        merge(base_model(adapter.path), adapter.path, destination, console)
-        return
-    check_new(destination)
-    with whole_folder(destination) as scratch:
-        shutil.copytree(adapter.path, scratch, dirs_exist_ok=True)
+    return config.actor_rollout_ref.model[name]

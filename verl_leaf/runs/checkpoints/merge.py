@@ -1,7 +1,9 @@
-"""A model with a LoRA adapter merged into its weights."""
+"""Models with trained weights: a LoRA adapter added to a model's weights, or a checkpoint's weights in their place."""
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,39 +11,71 @@ from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from verl_leaf.checks.model import model_config
 from verl_leaf.common.console import Console
-from verl_leaf.common.files import whole_folder
 from verl_leaf.common.progress import track
 from verl_leaf.models import Family
-from verl_leaf.runs.checkpoints.common import (
+from verl_leaf.runs.checkpoints.weights import (
     ADAPTER_WEIGHTS,
     PEFT_PREFIX,
-    check_new,
     checkpoint_name,
     family_of_model,
+    trained_weights,
 )
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
+Changes = dict[
+    str, Callable[[torch.Tensor], torch.Tensor]
+]  # checkpoint name of a weight -> its new value from its old one
+
 
 def merge(model: str, adapter: Path | None, destination: Path, console: Console) -> None:
-    """Write a model with a LoRA adapter added to its weights, in the layout and the dtype that it has.
-
-    One file of weights is in memory at a time; sums are taken in float32.
+    """Write a model with a LoRA adapter added to its weights; sums are taken in float32.
 
     Args:
         model: folder or hub name, with weights in safetensors.
         adapter: folder of the adapter; the model's own if None.
-        destination: folder to write; it appears complete or not at all.
+        destination: folder that is there, and empty.
         console: for the progress.
 
     Raises:
-        ValueError: files are missing, the adapter is not plain LoRA or does not fit the model, or the destination exists.
+        ValueError: files are missing, or the adapter is not plain LoRA or does not fit the model.
     """
-    check_new(destination)
     folder = local_folder(model)
     adapter = adapter or folder
-    deltas = _deltas(adapter, family_of_model(str(folder)))
+    unused = _write(folder, _additions(adapter, family_of_model(str(folder))), destination, console)
+    _check_none(unused, adapter, folder)
+
+
+def write_trained(model: str, actor: Path, destination: Path, console: Console) -> None:
+    """Write a model with all weights that a checkpoint of verl's actor has, and as it was what the actor does not load.
+
+    Args:
+        model: folder or hub name of the model that training began with.
+        actor: the checkpoint.
+        destination: folder that is there, and empty.
+        console: for the progress.
+
+    Raises:
+        ValueError: files are missing, cannot be read, or do not fit the model.
+    """
+    folder = local_folder(model)
+    trained = trained_weights(actor, family_of_model(str(folder)))
+    changes: Changes = {name: partial(_replaced, name, value) for name, value in trained.items()}
+    unused = _write(folder, changes, destination, console)
+    config = model_config(str(folder))
+    if any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())):
+        unused = [name for name in unused if not name.endswith("lm_head.weight")]  # it is the embedding, once more
+    _check_none(unused, actor, folder)
+
+
+def _write(folder: Path, changes: Changes, destination: Path, console: Console) -> list[str]:
+    """Write a model with changed weights, in the layout and the dtypes that it has, one file of weights at a time.
+
+    Returns:
+        The names of changed weights that the model does not have.
+    """
     if (folder / INDEX).exists():
         files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     else:
@@ -49,24 +83,25 @@ def merge(model: str, adapter: Path | None, destination: Path, console: Console)
     for name in files:
         if not (folder / name).exists():
             raise ValueError(f"{folder}: has no {name}; models are merged from safetensors files")
-    with whole_folder(destination) as scratch:
-        for name in track(files, "Merging", len(files), console):
-            with safe_open(folder / name, "pt") as weights:
-                tensors = {key: weights.get_tensor(key) for key in weights.keys()}
-                metadata = weights.metadata()
-            for key in tensors.keys() & deltas.keys():
-                tensors[key] = _added(key, tensors[key], *deltas.pop(key))
-            save_file(tensors, scratch / name, metadata=metadata)
-        if deltas:
-            raise ValueError(
-                f"{adapter}: {len(deltas)} of its weights are for layers that {folder} lacks: {sorted(deltas)[0]}"
-            )
-        for file in folder.iterdir():
-            if file.is_file() and file.name not in files and not file.name.startswith("adapter_"):
-                shutil.copy(file, scratch)
-        config = json.loads((folder / "config.json").read_text())
-        if "has_lora_adapter" in config:
-            (scratch / "config.json").write_text(json.dumps({**config, "has_lora_adapter": False}, indent=2))
+    for name in track(files, "Merging", len(files), console):
+        with safe_open(folder / name, "pt") as weights:
+            tensors = {key: weights.get_tensor(key) for key in weights.keys()}
+            metadata = weights.metadata()
+        for key in tensors.keys() & changes.keys():
+            tensors[key] = changes.pop(key)(tensors[key])
+        save_file(tensors, destination / name, metadata=metadata)
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in files and not file.name.startswith("adapter_"):
+            shutil.copy(file, destination)
+    config = json.loads((folder / "config.json").read_text())
+    if "has_lora_adapter" in config:
+        (destination / "config.json").write_text(json.dumps({**config, "has_lora_adapter": False}, indent=2))
+    return sorted(changes)
+
+
+def _check_none(unused: list[str], source: Path, folder: Path) -> None:
+    if unused:
+        raise ValueError(f"{source}: {len(unused)} of its weights are for layers that {folder} lacks: {unused[0]}")
 
 
 def local_folder(model: str) -> Path:
@@ -86,8 +121,8 @@ def local_folder(model: str) -> Path:
         raise ValueError(f"{model} is neither a folder nor a model that can be downloaded here ({error})") from error
 
 
-def _deltas(adapter: Path, family: Family | None) -> dict[str, tuple[torch.Tensor, torch.Tensor, float]]:
-    """Checkpoint name of a weight -> A, B and scale of what is to be added to it."""
+def _additions(adapter: Path, family: Family | None) -> Changes:
+    """Return what an adapter adds to weights."""
     if not (adapter / "adapter_config.json").exists() or not (adapter / ADAPTER_WEIGHTS).exists():
         raise ValueError(f"{adapter}: has no adapter_config.json with {ADAPTER_WEIGHTS}: there is nothing to merge")
     config = LoraConfig.from_pretrained(str(adapter))
@@ -99,18 +134,26 @@ def _deltas(adapter: Path, family: Family | None) -> dict[str, tuple[torch.Tenso
             )
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     tensors = load_file(adapter / ADAPTER_WEIGHTS)
-    deltas = {}
+    changes: Changes = {}
     for name in tensors:
         module, _, kind = name.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".")
         if kind not in ("lora_A", "lora_B"):
             raise ValueError(f"{adapter / ADAPTER_WEIGHTS}: {name} is no weight of plain LoRA")
         if kind == "lora_A":
             b = tensors[name.replace(".lora_A.", ".lora_B.")]
-            deltas[checkpoint_name(module, family) + ".weight"] = (tensors[name], b, scale)
-    return deltas
+            weight = checkpoint_name(module, family) + ".weight"
+            changes[weight] = partial(_added, weight, a=tensors[name], b=b, scale=scale)
+    return changes
 
 
 def _added(name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
     if weight.shape != (len(b), a.shape[1]):
         raise ValueError(f"{name}: is {tuple(weight.shape)} in the model and {(len(b), a.shape[1])} in the adapter")
     return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
+
+
+def _replaced(name: str, value: Callable[[], torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+    trained = value()
+    if weight.shape != trained.shape:
+        raise ValueError(f"{name}: is {tuple(weight.shape)} in the model and {tuple(trained.shape)} in the checkpoint")
+    return trained.to(weight.dtype)

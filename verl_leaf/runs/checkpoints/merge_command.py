@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from verl_leaf.common.console import Console
+from verl_leaf.common.files import whole_folder
 
 
 def add_arguments(parser) -> None:
@@ -15,6 +16,7 @@ def main(options) -> int:
     """Merge, and print the folder."""
     from verl_leaf.runs.checkpoints.merge import merge
 
-    merge(options.model, None, options.out, Console(stderr=True))
+    with whole_folder(options.out) as folder:
+        merge(options.model, None, folder, Console(stderr=True))
     print(options.out)
     return 0

@@ -1,0 +1,70 @@
+"""The trained weights in an FSDP checkpoint of verl's actor, under the names of the checkpoint files on the hub."""
+
+import os
+import pickle
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.distributed.tensor import DTensor, Shard
+
+from verl_leaf.checks.model import model_config
+from verl_leaf.models import FAMILIES, Family
+from verl_leaf.runs.adapters import weight_files
+
+PEFT_PREFIX = "base_model.model."
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def family_of_model(model: str) -> Family | None:
+    """Return the family of a model folder or hub name; None for a text model and for one in remote storage."""
+    if "://" in model:  # veRL's own copy is not known here
+        return None
+    return FAMILIES.get(model_config(os.path.expanduser(model)).model_type)
+
+
+def checkpoint_name(name: str, family: Family | None) -> str:
+    """Return the name that a weight or module has in checkpoint files."""
+    return family.checkpoint_name(name) if family else name
+
+
+def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return name and value of each weight of a checkpoint; a value is put together when it is asked for.
+
+    Args:
+        actor: folder with ``fsdp_config.json`` and ``model_world_size_*_rank_*.pt``.
+        family: of the model, whose checkpoint files have the names; None for names as they are.
+
+    Raises:
+        ValueError: the checkpoint is not complete, or a file cannot be read.
+    """
+    files = weight_files(actor)
+    if not files:
+        raise ValueError(f"{actor} is not a complete FSDP checkpoint (fsdp_config.json, model_world_size_*_rank_*.pt)")
+    shards = []
+    for file in files:
+        try:
+            shards.append(torch.load(file, map_location="cpu", mmap=True, weights_only=False))
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{file} cannot be read ({error}): delete {actor.parent}, or export another step"
+            ) from error
+    return {
+        checkpoint_name(name.removeprefix(PEFT_PREFIX).replace(".default.", "."), family): partial(
+            _join, [shard[name] for shard in shards]
+        )
+        for name in shards[0]
+    }
+
+
+def _join(parts: list) -> torch.Tensor:
+    """Return one tensor from its parts on all ranks; FSDP2 shards along one axis, or replicates."""
+    first = parts[0]
+    if not isinstance(first, DTensor):
+        return first.contiguous()
+    placement = first.placements[-1]
+    local = [part.to_local() for part in parts]
+    if isinstance(placement, Shard):
+        return torch.cat(local, dim=placement.dim)[: first.shape[0]].contiguous()
+    return local[0].contiguous()
