@@ -1,18 +1,28 @@
 """Runs that cannot work are stopped by `main_ppo` itself, before Ray and the engines start."""
 
+import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import typing
+from collections.abc import Iterator
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
+from verl.trainer.config import AlgoConfig
+from verl.trainer.ppo import core_algos
 from verl.utils.config import validate_config
+from verl.workers.config import ActorConfig, PolicyLossConfig
 
+from tests.helpers import PROJECT
+from verl_leaf.algorithm.settings import SETTINGS
 from verl_leaf.checks.config import _references, check_family, check_run, is_speech_run
 from verl_leaf.common import vllm_distribution
 from verl_leaf.config import family_settings
@@ -103,6 +113,104 @@ def test_a_bad_setting_is_named(configure, override, message):
 
 
 @pytest.mark.parametrize(
+    "name, nearest",
+    [("leef", "leaf"), ("LEAF", "leaf"), ("grpo-prefix", "grpo_prefix"), ("Reinforce++", "reinforce_plus_plus")],
+)
+def test_an_unknown_estimator_is_named_with_the_nearest(configure, name, nearest):
+    with pytest.raises(
+        ValueError, match=rf"adv_estimator={re.escape(name)}: there is no such .* Did you mean {nearest}\?"
+    ):
+        check_run(configure(f"algorithm.adv_estimator={name}"))
+    with pytest.raises(ValueError, match=r"adv_estimator=xyz: there is no such estimator. Valid are leaf, .* gae"):
+        check_run(configure("algorithm.adv_estimator=xyz"))
+
+
+LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
+WRONG = {
+    LOSS_MODE: ["geo_mean"],
+    "algorithm.norm_adv_by_std_in_grpo": ["False"],
+    "algorithm.use_kl_in_reward": ["True"],
+    "algorithm.gamma": ["0.99"],
+    "algorithm.lam": ["0.95"],
+    "algorithm.use_pf_ppo": ["True"],
+    "+algorithm.gdpo_reward_keys": ["[accuracy]"],
+    "+algorithm.gdpo_reward_weights": ["[1.0]"],
+    "algorithm.rollout_correction.bypass_mode": ["True", "++algorithm.leaf.surprisal=old"],
+    "trainer.critic_warmup": ["5"],
+    "critic.enable": ["True"],
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_setting_that_would_mean_something_else_is_refused(configure, override):
+    value, *others = WRONG[override]
+    name = override.lstrip("+")
+    with pytest.raises(ValueError, match="leaf cannot be combined with") as raised:
+        check_run(configure(f"{override}={value}", *others))
+    assert f" {name}=" in str(raised.value) and "\n" not in str(raised.value)
+    check_run(configure(f"{override}={value}", *others, "algorithm.adv_estimator=grpo"))  # which is verl's affair
+    [setting] = [setting for setting in SETTINGS["verl"] if setting.name == name]
+    for estimator in setting.but:
+        check_run(configure(f"{override}={value}", *others, f"algorithm.adv_estimator={estimator}"))
+
+
+def test_every_setting_of_the_list_is_tried():
+    assert [name.lstrip("+") for name in WRONG] == [setting.name for setting in SETTINGS["verl"]]
+
+
+def test_what_goes_with_credit_per_token_passes(configure):
+    for override in (f"{LOSS_MODE}=gspo", "algorithm.rollout_correction.bypass_mode=True", "algorithm.kl_penalty=abs"):
+        check_run(configure(override))
+
+
+LOSSES = [name for name, loss in core_algos.POLICY_LOSS_REGISTRY.items() if loss.__module__ == core_algos.__name__]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_losses_that_keep_tokens_apart(name):
+    """At the first update each token's log-probability moves with its own advantage, except in the refused losses.
+
+    gspo's ratio is the response's, but its gradient is the token's own (GSPO-token, arXiv 2507.18071).
+    """
+    generator = torch.Generator().manual_seed(0)
+    old = -torch.rand(4, 6, generator=generator) - 0.5
+    advantages, mask = torch.randn(4, 6, generator=generator), torch.ones(4, 6)
+    loss_of = {"loss_mode": name, "dro_beta": 0.1, "clip_cov_lb": 1e9}
+    config = ActorConfig(strategy="fsdp2", rollout_n=4, use_dynamic_bsz=True, policy_loss=PolicyLossConfig(**loss_of))
+    new = old.clone().requires_grad_()
+    aggregate = "seq-mean-token-mean"
+    loss, _ = core_algos.get_policy_loss_fn(name)(old, new, advantages, mask, aggregate, config)
+    loss.backward()
+    factor = -new.grad * mask.numel() / advantages
+    [refused] = [setting.never for setting in SETTINGS["verl"] if setting.name == LOSS_MODE]
+    per_token = (factor > 0).all(), factor.std() / factor.mean() < 1.0
+    assert all(per_token) == (name not in refused)
+
+
+def test_the_readmes_table_has_every_setting_of_verl():
+    """So that a setting, or a loss, that is new in verl is found."""
+    text = (PROJECT / "verl_leaf/algorithm/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[^|]*) \|[^|]*\| (honoured|refused|no effect)[^|]* \|$", text, re.MULTILINE)
+    verdicts = {name: verdict for names, verdict in rows for name in re.findall(r"`([^`]+)`", names)}
+    assert set(verdicts) == set(fields_of(AlgoConfig, "algorithm.")) | set(fields_of(PolicyLossConfig, "policy_loss."))
+    refused = {setting.name.removeprefix("actor_rollout_ref.actor.") for setting in SETTINGS["verl"]}
+    assert {name for name, verdict in verdicts.items() if verdict == "refused"} == refused & set(verdicts)
+    assert set(re.findall(r"`(\w+)`", text.partition("loss modes: ")[2].partition(".")[0])) == set(LOSSES)
+
+
+def fields_of(config: type, section: str) -> Iterator[str]:
+    """The settings of a dataclass of verl's, with those of its sections."""
+    for field in dataclasses.fields(config):
+        kinds = [kind for kind in (field.type, *typing.get_args(field.type)) if dataclasses.is_dataclass(kind)]
+        if kinds and not (
+            field.name == "rollout_correction" and section == "policy_loss."
+        ):  # verl's copy of algorithm's
+            yield from fields_of(kinds[0], f"{section}{field.name}.")
+        elif not field.name.startswith("_"):
+            yield f"{section}{field.name}"
+
+
+@pytest.mark.parametrize(
     "override, message",
     [
         ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True: set it to False"),
@@ -113,6 +221,11 @@ def test_a_bad_setting_is_named(configure, override, message):
             "flash_attention_2: set it to sdpa",
         ),
         ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni: set it to fsdp2"),
+        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True: set it to False"),
+        (
+            "trainer.n_gpus_per_node=12",
+            r"ppo_mini_batch_size=256 \(of 8 responses each, on 12 GPUs\): set it to a multiple of 3",
+        ),
     ],
 )
 def test_what_does_not_go_with_sharing_is_named(configure, override, message):

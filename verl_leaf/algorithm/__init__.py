@@ -4,31 +4,25 @@ Needs nothing but torch. README.md beside this file has the formulas.
 """
 
 from verl_leaf.algorithm.early import PairSpread, early_metrics, early_share, pair_spread
-from verl_leaf.algorithm.forks import Forks, find_forks, pad_groups
+from verl_leaf.algorithm.forks import find_forks, pad_groups
 from verl_leaf.algorithm.grpo import grpo_advantages, grpo_floored_advantages
 from verl_leaf.algorithm.leaf import (
     CREDITS,
     LeafAdvantages,
-    Spans,
     credit_spans,
     leaf_advantages,
     token_advantages,
 )
 from verl_leaf.algorithm.metrics import leaf_metrics
-from verl_leaf.algorithm.prefix_baseline import PrefixBaselineAdvantages, grpo_prefix_advantages, shrinkage
+from verl_leaf.algorithm.prefix_baseline import grpo_prefix_advantages, shrinkage
 from verl_leaf.algorithm.rows import last_position
-from verl_leaf.algorithm.tempo import TempoAdvantages, tempo_advantages
-from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
+from verl_leaf.algorithm.tempo import tempo_advantages
+from verl_leaf.algorithm.tree import build_prefix_tree
 
 __all__ = [
     "CREDITS",
-    "Forks",
     "LeafAdvantages",
     "PairSpread",
-    "PrefixBaselineAdvantages",
-    "PrefixTree",
-    "Spans",
-    "TempoAdvantages",
     "build_prefix_tree",
     "credit_spans",
     "early_metrics",

@@ -39,15 +39,9 @@ def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
     check_matrix("responses", responses)
     check("responses", _is_integer(responses), f"must hold integers, got {responses.dtype}")
     N, T = responses.shape
-    for name, value in (("lengths", lengths), ("group", group)):
-        check(name, value.shape == (N,), f"must have the shape {(N,)}, got {tuple(value.shape)}")
-        check(name, _is_integer(value), f"must hold integers, got {value.dtype}")
-    if not N:
-        return 0
-    extremes = torch.stack([x.long() for x in (group.amin(), group.amax(), lengths.amin(), lengths.amax())]).tolist()
-    check("group", extremes[0] >= 0, f"must not be negative, got {extremes[0]}")
-    check("lengths", extremes[2] >= 0 and extremes[3] <= T, f"must lie in 0 .. {T}, got {extremes[2:]}")
-    return int(extremes[1]) + 1
+    low, high = _check_integers("lengths", lengths, N)
+    check("lengths", low >= 0 and high <= T, f"must lie in 0 .. {T}, got {[low, high]}")
+    return _check_group(group, N)
 
 
 def check_terminal_rewards(rewards: Tensor, group: Tensor) -> int:
@@ -58,15 +52,7 @@ def check_terminal_rewards(rewards: Tensor, group: Tensor) -> int:
     """
     check("rewards", rewards.dim() == 1, f"must have the shape [N], got {tuple(rewards.shape)}")
     check("rewards", rewards.is_floating_point(), f"must hold floats, got {rewards.dtype}")
-    check(
-        "group", group.shape == rewards.shape, f"must have the shape {tuple(rewards.shape)}, got {tuple(group.shape)}"
-    )
-    check("group", _is_integer(group), f"must hold integers, got {group.dtype}")
-    if not rewards.numel():
-        return 0
-    lowest, highest = torch.stack([group.amin(), group.amax()]).tolist()
-    check("group", lowest >= 0, f"must not be negative, got {lowest}")
-    return int(highest) + 1
+    return _check_group(group, len(rewards))
 
 
 def check_mask(mask: Tensor, responses: Tensor) -> None:
@@ -79,6 +65,20 @@ def check_mask(mask: Tensor, responses: Tensor) -> None:
 def check_matrix(name: str, value: Tensor) -> None:
     """Raises ``ValueError`` unless ``value`` has two dimensions."""
     check(name, value.dim() == 2, f"must have the shape [N, T], got {tuple(value.shape)}")
+
+
+def _check_group(group: Tensor, N: int) -> int:
+    low, high = _check_integers("group", group, N)
+    check("group", low >= 0, f"must not be negative, got {low}")
+    return high + 1 if N else 0
+
+
+def _check_integers(name: str, values: Tensor, N: int) -> tuple[int, int]:
+    """The lowest and the highest of ``[N]`` integers; 0 if there are none."""
+    check(name, values.shape == (N,), f"must have the shape {(N,)}, got {tuple(values.shape)}")
+    check(name, _is_integer(values), f"must hold integers, got {values.dtype}")
+    low, high = torch.stack([values.amin(), values.amax()]).tolist() if N else (0, 0)
+    return int(low), int(high)
 
 
 def _is_integer(value: Tensor) -> bool:

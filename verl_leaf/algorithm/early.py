@@ -84,20 +84,9 @@ def early_share(spread: PairSpread) -> float:
 
 
 def early_metrics(forks: Forks, rewards: Tensor) -> dict[str, float]:
-    """The diagnostic of a step, for the log of any estimator.
+    """Return ``early`` and ``early_pairs`` (``N_W``) of a step, for the log of any estimator.
 
-    Args:
-        forks: where the responses part.
-        rewards: ``[N]`` floats, ``r_i``.
-
-    Returns:
-        Plain floats:
-
-        - ``early``: ``1 - W / T``
-        - ``early_pairs``: ``N_W``, the pairs that part later; where they are few, ``early`` says little
-
-    Raises:
-        ValueError: ``rewards`` has a wrong shape or dtype.
+    The arguments, and what is raised, are those of `pair_spread`.
     """
     spread = pair_spread(forks, rewards)
     return {"early": early_share(spread), "early_pairs": float(spread.later_pairs.sum())}

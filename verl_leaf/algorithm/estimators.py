@@ -22,6 +22,7 @@ from verl_leaf.algorithm.options import COUNTS, NUMBERS, PATHS, POSITIVE_COUNTS,
 from verl_leaf.algorithm.prefix_baseline import grpo_prefix_advantages
 from verl_leaf.algorithm.rows import last_position
 from verl_leaf.algorithm.tempo import tempo_advantages
+from verl_leaf.algorithm.tree import FORK_BUDGET, MIN_PREFIX_TOKENS
 
 __all__ = [
     "COUNTS",
@@ -102,9 +103,9 @@ class Estimator:
 class LeafOptions(Options):
     """The options of `leaf`."""
 
-    fork_budget: int = option(2, COUNTS, "the most boundaries per prompt (B); 0 makes it GRPO's z-score")
-    min_prefix_tokens: int = option(1, COUNTS, "the earliest position of a boundary (m)")
-    credit: str = option("both", one_of(*CREDITS), "both, or for ablations: global, local")
+    fork_budget: int = option(FORK_BUDGET, COUNTS, "the most boundaries per prompt (B); 0 makes it GRPO's z-score")
+    min_prefix_tokens: int = option(MIN_PREFIX_TOKENS, COUNTS, "the earliest position of a boundary (m)")
+    credit: str = option(CREDITS[0], one_of(*CREDITS), "both, or for ablations: global, local")
     surprisal: str = option(
         "rollout",
         one_of("rollout", "old"),

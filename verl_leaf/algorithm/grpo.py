@@ -35,8 +35,7 @@ def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 
     """The GRPO baseline of arXiv 2606.07610: ``(r - mean) / max(std, 1/3)`` in each group, ``std`` unbiased.
 
     Args:
-        rewards: ``[N]`` floats, ``r_i``.
-        group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
+        rewards, group: as in `grpo_advantages`.
         floor: the least standard deviation.
 
     Returns:

@@ -8,9 +8,9 @@ from torch import Tensor
 from verl_leaf.algorithm.arguments import check, check_mask
 from verl_leaf.algorithm.grpo import centre, from_lowest
 from verl_leaf.algorithm.rows import last_position
-from verl_leaf.algorithm.tree import PrefixTree, build_prefix_tree
+from verl_leaf.algorithm.tree import FORK_BUDGET, MIN_PREFIX_TOKENS, PrefixTree, build_prefix_tree
 
-CREDITS = ("both", "global", "local")
+CREDITS = ("both", "global", "local")  # the first is the default
 STD_FLOOR = 1e-6
 
 
@@ -49,7 +49,7 @@ class LeafAdvantages:
     spans: Spans
 
 
-def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = "both") -> Spans:
+def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = CREDITS[0]) -> Spans:
     """Gives every span its credit, from the rewards of everything that grew out of it.
 
     For the span that ends at node ``v``, with ``u`` the node before it on the path (the root if there is none):
@@ -148,10 +148,9 @@ def leaf_advantages(
     group: Tensor,
     *,
     lengths: Tensor | None = None,
-    fork_budget: int = 2,
-    min_prefix_tokens: int = 1,
-    credit: str = "both",
-    dtype: torch.dtype | None = None,
+    fork_budget: int = FORK_BUDGET,
+    min_prefix_tokens: int = MIN_PREFIX_TOKENS,
+    credit: str = CREDITS[0],
 ) -> LeafAdvantages:
     """LEAF from end to end: `build_prefix_tree`, `credit_spans`, `token_advantages` (arXiv 2606.07610).
 
@@ -163,13 +162,11 @@ def leaf_advantages(
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``: right unless
             it ends with a token that the policy did not write.
-        fork_budget: ``B``, the most boundaries a group may get.
-        min_prefix_tokens: ``m``, the earliest position that may be a boundary.
-        credit: ``"both"`` (the method), ``"global"`` or ``"local"``.
-        dtype: of the advantages; that of ``rewards`` if not given.
+        fork_budget, min_prefix_tokens: as in `build_prefix_tree`.
+        credit: as in `credit_spans`.
 
     Returns:
-        The advantages ``[N, T]``, the tree and the spans.
+        The advantages ``[N, T]`` in the dtype of ``rewards``, the tree and the spans.
 
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
@@ -182,4 +179,4 @@ def leaf_advantages(
         responses, surprisal, lengths, mask, group, fork_budget=fork_budget, min_prefix_tokens=min_prefix_tokens
     )
     spans = credit_spans(tree, rewards, credit=credit)
-    return LeafAdvantages(token_advantages(tree, spans, mask, dtype=dtype or rewards.dtype), tree, spans)
+    return LeafAdvantages(token_advantages(tree, spans, mask, dtype=rewards.dtype), tree, spans)

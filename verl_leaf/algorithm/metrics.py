@@ -20,17 +20,7 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[
         mask: ``[N, T]``, the mask it was given.
 
     Returns:
-        Plain floats; 0 where there is nothing to take a mean of:
-
-        - ``boundaries_per_prompt``: selected boundaries per group
-        - ``fired_share``: share of the selected boundaries with a node
-        - ``usable_share``: share of the selected boundaries with a node whose rewards differ
-        - ``node_size``: responses per node
-        - ``boundary_position``: position of the selected boundaries, in tokens
-        - ``boundary_position_relative``: the same, as a share of the length of the response that put it there
-        - ``spans_per_response``: spans a response
-        - ``sign_changed_share``: share of the policy's tokens whose advantage has the opposite sign of GRPO's
-        - ``no_signal_share``: share of the groups whose rewards are all equal
+        Plain floats by their names in the table of README.md; 0 if there is nothing to take a mean of.
     """
     tree, spans, advantages = result.tree, result.spans, result.advantages
     group, node, T = tree.group, tree.node, tree.num_tokens

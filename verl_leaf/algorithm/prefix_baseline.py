@@ -50,7 +50,6 @@ def grpo_prefix_advantages(
     lengths: Tensor | None = None,
     kappa: float | str = "auto",
     by_std: bool = True,
-    dtype: torch.dtype | None = None,
 ) -> PrefixBaselineAdvantages:
     """GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
 
@@ -74,10 +73,9 @@ def grpo_prefix_advantages(
         kappa: how many responses a longer prefix must have to count half: a number from 0 to infinity, or ``"auto"``
             for that of the batch, `shrinkage`.
         by_std: False leaves out the division by ``std + 1e-6``, as Dr. GRPO does (arXiv 2503.20783).
-        dtype: of the advantages; that of ``rewards`` if not given.
 
     Returns:
-        The advantages ``[N, T]``, 0 outside ``mask``, and the baselines they come from.
+        The advantages ``[N, T]`` in the dtype of ``rewards``, 0 outside ``mask``, and the baselines they come from.
 
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
@@ -94,7 +92,7 @@ def grpo_prefix_advantages(
     if by_std:
         paid = paid / (std[:, None] + STD_EPSILON)
     start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
-    advantages = _per_token(start, paid.to(dtype or rewards.dtype), forks.num_tokens)
+    advantages = _per_token(start, paid.to(rewards.dtype), forks.num_tokens)
     advantages.masked_fill_(mask == 0, 0)
     return PrefixBaselineAdvantages(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
 

@@ -12,7 +12,6 @@ Not read: the paper's own equations. What those sources leave open is decided he
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check_mask, check_terminal_rewards
@@ -36,7 +35,6 @@ def tempo_advantages(
     group: Tensor,
     *,
     lengths: Tensor | None = None,
-    dtype: torch.dtype | None = None,
 ) -> TempoAdvantages:
     """TEMPO's advantages: GRPO's, plus the temporal difference of the tree's values where it branches.
 
@@ -46,12 +44,7 @@ def tempo_advantages(
     difference is 0 unless responses part at token ``t``. ``mean`` and ``std`` (unbiased) are those of the group.
 
     Args:
-        responses: ``[N, T]`` integers, token ids.
-        rewards: ``[N]`` floats, the terminal rewards ``r_i``.
-        mask: ``[N, T]``, non-zero where the policy wrote the token.
-        group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
-        lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
-        dtype: of the advantages; that of ``rewards`` if not given.
+        responses, rewards, mask, group, lengths: as in `grpo_prefix_advantages`.
 
     Returns:
         The advantages ``[N, T]``, 0 outside ``mask``, and the forks they come from.
@@ -66,9 +59,8 @@ def tempo_advantages(
     value = forks.node_sum(r) / forks.size / (std[:, None] + STD_EPSILON)
     base = grpo_advantages(rewards.double(), group)[:, None]
 
-    dtype = dtype or rewards.dtype
-    advantages = base.to(dtype).repeat(1, forks.num_tokens)
+    advantages = base.to(rewards.dtype).repeat(1, forks.num_tokens)
     row, depth = (forks.position < forks.num_tokens).nonzero(as_tuple=True)
     difference = value[row, depth + 1] - value[row, depth]
-    advantages[row, forks.position[row, depth]] = (base[row, 0] + difference).to(dtype)
+    advantages[row, forks.position[row, depth]] = (base[row, 0] + difference).to(rewards.dtype)
     return TempoAdvantages(advantages.masked_fill_(mask == 0, 0), forks)

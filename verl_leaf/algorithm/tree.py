@@ -12,6 +12,8 @@ from torch import Tensor
 from verl_leaf.algorithm.arguments import check, check_count, check_mask, check_responses
 from verl_leaf.algorithm.forks import Forks, find_forks
 
+FORK_BUDGET, MIN_PREFIX_TOKENS = 2, 1  # the paper's B and m
+
 
 @dataclass(frozen=True)
 class PrefixTree:
@@ -64,8 +66,8 @@ def build_prefix_tree(
     mask: Tensor,
     group: Tensor,
     *,
-    fork_budget: int = 2,
-    min_prefix_tokens: int = 1,
+    fork_budget: int = FORK_BUDGET,
+    min_prefix_tokens: int = MIN_PREFIX_TOKENS,
 ) -> PrefixTree:
     """Selects the boundaries of every group and finds the nodes at them (arXiv 2606.07610).
 

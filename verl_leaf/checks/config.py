@@ -14,6 +14,7 @@ from verl_leaf.algorithm.settings import check_settings
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.common.names import REWARD_PATHS
+from verl_leaf.config import prompts_per_mini_batch
 from verl_leaf.data.options import Keys, check_options
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, data_source_name, reference_texts
@@ -46,7 +47,7 @@ def check_run(config) -> None:
     else:
         check_patterns(config.data)
     if config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
-        check_sharing(config.actor_rollout_ref)
+        check_sharing(config)
     reward = config.reward.custom_reward_function
     if reward.path in REWARD_PATHS:
         from verl_leaf.rewards.check import check_reward
@@ -215,27 +216,37 @@ def _references(data) -> dict[str, list[str]]:
     return dict(references)
 
 
-def check_sharing(actor_rollout_ref) -> None:
-    """Stop where the actor cannot share prompts (verl_leaf/sharing).
+def check_sharing(config) -> None:
+    """Stop if the actor cannot share prompts (verl_leaf/training/sharing).
 
     Raises:
         ValueError: the message names the setting.
     """
-    model, actor = actor_rollout_ref.model, actor_rollout_ref.actor
+    settings, ranks = config.actor_rollout_ref, config.trainer.nnodes * config.trainer.n_gpus_per_node
+    model, actor = settings.model, settings.actor
     attention = model.override_config.get("attn_implementation", "flash_attention_2")
+    least = prompts_per_mini_batch(settings.rollout.n, config.trainer.n_gpus_per_node, config.trainer.nnodes)
+    prompts = actor.ppo_mini_batch_size
     for setting, value, wrong, remedy in (
         ("actor.strategy", actor.strategy, actor.strategy not in ("fsdp", "fsdp2"), "fsdp2"),
+        ("actor.shuffle", True, actor.shuffle, "False, so that mini-batches are whole prompts"),
+        (
+            "actor.ppo_mini_batch_size",
+            f"{prompts} (of {settings.rollout.n} responses each, on {ranks} GPUs)",
+            prompts % least,
+            f"a multiple of {least}",
+        ),
         ("model.override_config.attn_implementation", attention, attention not in ("sdpa", "eager"), "sdpa"),
         ("model.use_remove_padding", True, model.use_remove_padding, "False"),
         ("model.use_fused_kernels", True, model.use_fused_kernels, "False"),
         *(
             (f"{role}.ulysses_sequence_parallel_size", size, size > 1, "1")
             for role in ("actor", "ref")
-            if (size := actor_rollout_ref[role].get("ulysses_sequence_parallel_size", 1))
+            if (size := settings[role].get("ulysses_sequence_parallel_size", 1))
         ),
     ):
         if wrong:
             raise ValueError(
-                f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True does not go with "
+                f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True cannot be combined with "
                 f"actor_rollout_ref.{setting}={value}: set it to {remedy}, or do not share"
             )

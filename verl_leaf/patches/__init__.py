@@ -3,39 +3,15 @@
 README.md lists them, and says how to add one. ``STATUS`` tells what was done in this process, for ``verl-leaf doctor``.
 """
 
-from verl_leaf.patches import (
-    advantage_batch,
-    fetched_columns,
-    granite_mel,
-    joint_writes,
-    lora_on_cpu,
-    model_class,
-    on_cpu,
-    preflight,
-    replay_buffer,
-    speech_processor,
-    update_counts,
-    v1_trainer,
-    weight_socket,
-)
+import importlib
+import pkgutil
+
 from verl_leaf.patches.base import STATUS, PatchError, attach
 
 __all__ = ["PATCHES", "STATUS", "PatchError", "install"]
 
-PATCHES = (
-    advantage_batch,
-    fetched_columns,
-    granite_mel,
-    joint_writes,
-    lora_on_cpu,
-    model_class,
-    on_cpu,
-    preflight,
-    replay_buffer,
-    speech_processor,
-    update_counts,
-    v1_trainer,
-    weight_socket,
+PATCHES = tuple(
+    importlib.import_module(f"{__name__}.{file.name}") for file in pkgutil.iter_modules(__path__) if file.name != "base"
 )
 
 

@@ -98,24 +98,19 @@ def prompts_of(
         if length:
             members.setdefault(group, []).append(row)
     return [
-        _prompt(rollouts, leaf, group, own, rows, tokenizer, folder)
-        for group, own in members.items()
+        _prompt(rollouts, leaf, own, rows, tokenizer, folder)
+        for own in members.values()
         if rollouts.mask[own].any()  # the trainer pads batches with rows that the policy did not write
     ]
 
 
 def _prompt(
-    rollouts: Rollouts,
-    leaf: LeafAdvantages,
-    group: int,
-    own: list[int],
-    rows: Mapping[str, list],
-    tokenizer,
-    folder: Path,
+    rollouts: Rollouts, leaf: LeafAdvantages, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
 ) -> Prompt:
     """The line of a group; ``own`` are its rows in the batch."""
     tree, spans = leaf.tree, leaf.spans
     first = own[0]
+    group = tree.group[first]
     nodes = _nodes(leaf, own)
     paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(own))]
     return Prompt(
