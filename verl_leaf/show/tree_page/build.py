@@ -18,7 +18,7 @@ from verl_leaf.common.console import Console
 from verl_leaf.data.audio import AudioError, load_audio
 from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
 from verl_leaf.show import say_skipped
-from verl_leaf.show.others import Others, others
+from verl_leaf.show.advantages import VIEWS, PromptAdvantages, step_advantages
 from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
 from verl_leaf.training.traces.schema import Prompt, Response
 
@@ -58,8 +58,9 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
     page = render(
         {
             "title": run.resolve().name,
-            "steps": [{"step": step, "prompts": [own for at, own in prompts if at == step]} for step in shown],
+            "steps": [{"step": step, "prompts": [prompt for at, prompt in prompts if at == step]} for step in shown],
             "clips": clips,
+            "views": VIEWS,
             "left_out": left_out,
             "skipped": skipped,
         }
@@ -88,13 +89,14 @@ def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: 
     """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
     ranked: list[Prompts] = []
     for trace in read_traces(folder, steps, "Reading traces", skipped, console):
-        paid = others(list(trace.prompts.values()))
-        own = [page_prompt(*line, more) for line, more in zip(trace.prompts.items(), paid, strict=True)]
-        own.sort(key=lambda prompt: -prompt["change"])
-        if len(own) > PROMPTS:
-            least = f"the {len(own) - PROMPTS} of {len(own)} prompts of step {trace.step} that LEAF changed least"
-            left_out.append(least)
-        ranked.append([(trace.step, prompt) for prompt in own[:PROMPTS]])
+        computed = step_advantages(list(trace.prompts.values()))
+        prompts = [
+            page_prompt(*line, advantages) for line, advantages in zip(trace.prompts.items(), computed, strict=True)
+        ]
+        prompts.sort(key=lambda prompt: -prompt["change"])
+        if (more := len(prompts) - PROMPTS) > 0:
+            left_out.append(f"the {more} of {len(prompts)} prompts of step {trace.step} that LEAF changed least")
+        ranked.append([(trace.step, prompt) for prompt in prompts[:PROMPTS]])
     return [prompts[rank] for rank in range(PROMPTS) for prompts in ranked if rank < len(prompts)]
 
 
@@ -123,19 +125,19 @@ def _add_audio(folder: Path, prompts: Prompts, left_out: list[str]) -> list[dict
     return clips.clips
 
 
-def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
-    """What the page is told of a prompt: numbers as they are in the trace, and what others would have paid.
+def page_prompt(number: int, prompt: Prompt, advantages: PromptAdvantages) -> dict:
+    """Return what the page is told of a prompt: numbers as they are in the trace, and other estimators' advantages.
 
     Args:
         number: of the prompt's line in its file.
         prompt: the line.
-        more: what other estimators would have paid.
+        advantages: of the other estimators.
 
     Returns:
         A dictionary that becomes JSON, once the paths in ``audio`` are numbers of clips. ``change`` is the mean of
         ``|A_LEAF - A_GRPO|`` over the policy's tokens.
     """
-    changes = [change for pair in zip(prompt.responses, more.grpo, strict=True) for change in _changes(*pair)]
+    changes = [change for pair in zip(prompt.responses, advantages.grpo, strict=True) for change in _changes(*pair)]
     return {
         "id": number,
         "source": str(prompt.data_source),
@@ -143,7 +145,7 @@ def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
         "reference": _text(prompt.reference),
         "audio": prompt.audio,
         "rootValue": prompt.root_value,
-        "early": more.early,
+        "early": advantages.early,
         "change": statistics.fmean(changes) if changes else 0.0,
         "boundaries": [
             {**boundary.model_dump(), "fired": prompt.fired(index), "usable": prompt.usable(index)}
@@ -153,14 +155,14 @@ def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
         "responses": [
             {
                 "reward": response.reward,
-                "grpo": paid,
+                "grpo": grpo,
                 # Three digits are more than a bar can show; infinity is null.
                 "surprisal": [None if nats is None else round(nats, 3) for nats in response.surprisal],
                 "spans": [span.model_dump() for span in response.spans],
             }
-            for response, paid in zip(prompt.responses, more.grpo, strict=True)
+            for response, grpo in zip(prompt.responses, advantages.grpo, strict=True)
         ],
-        "edges": [_page_edge(prompt, more, edge) for edge in prefix_trie(prompt)],
+        "edges": [_page_edge(prompt, advantages, edge) for edge in prefix_trie(prompt)],
     }
 
 
@@ -172,7 +174,7 @@ def _changes(response: Response, grpo: float) -> Iterator[float]:
                 yield abs(span.advantage - grpo)
 
 
-def _page_edge(prompt: Prompt, more: Others, edge: Edge) -> dict:
+def _page_edge(prompt: Prompt, advantages: PromptAdvantages, edge: Edge) -> dict:
     first = prompt.responses[edge.responses[0]]
     spans = [span_at(prompt, index, edge) for index in edge.responses]
     return {
@@ -185,16 +187,20 @@ def _page_edge(prompt: Prompt, more: Others, edge: Edge) -> dict:
             prompt.responses[index].spans.index(span) if span else None
             for index, span in zip(edge.responses, spans, strict=True)
         ],
-        # Shared tokens are pushed by the sum of what each of their responses pays them.
-        "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
-        "grpo": statistics.fmean(more.grpo[index] for index in edge.responses),
-        # Its baseline moves one token after each fork, so that the tokens of a branch need not be paid the same.
-        "grpo_prefix": statistics.fmean(
-            paid for index in edge.responses for paid in more.grpo_prefix[index][edge.start : edge.end] or [0.0]
-        ),
+        # Shared tokens are pushed by the sum of their responses' advantages; the tokens of a branch may have different ones.
+        "advantages": {
+            "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
+            "grpo": statistics.fmean(advantages.grpo[index] for index in edge.responses),
+        }
+        | {
+            name: statistics.fmean(
+                one for index in edge.responses for one in responses[index][edge.start : edge.end] or [0.0]
+            )
+            for name, responses in advantages.tokens.items()
+        },
         "node": edge.node,
         "ends": edge.ends,
-        "children": [_page_edge(prompt, more, child) for child in edge.children],
+        "children": [_page_edge(prompt, advantages, child) for child in edge.children],
     }
 
 
