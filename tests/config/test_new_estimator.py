@@ -31,6 +31,7 @@ from verl_leaf.algorithm import grpo_floored_advantages
 from verl_leaf.checks.config import check_estimator
 from verl_leaf.config import compose
 from verl_leaf.doctor.examine import Checkup, _estimators
+from verl_leaf.show.advantages import VIEWS
 
 assert verl_leaf.__file__.startswith(sys.argv[1])
 
@@ -68,6 +69,7 @@ with pytest.raises(ValueError, match="scale=-1.0: valid are the numbers from 0 o
 checkup = Checkup()
 _estimators(checkup)
 assert ("ok", "estimator", "scaled") in checkup.rows and not checkup.remedies
+assert "scaled" in VIEWS
 """
 
 

@@ -45,6 +45,14 @@ def test_a_good_file(data, rows):
     assert "All 4 rows that were looked at can be used" in out
 
 
+def test_text_of_the_data_is_shown_and_not_obeyed(data, rows):
+    evil = "\x1b[31m[red]x[/] :smile:\x07"
+    rows[0] |= {"data_source": evil, "prompt": [{"role": "user", "content": f"<audio>{evil}"}]}
+    status, out, _ = data(rows)
+    shown = r"\x1b[31m[red]x[/] :smile:\x07"
+    assert status == 0 and f"row 0 [{shown}] '<audio>{shown}'" in out and not {"\x1b", "\x07"} & {*out}
+
+
 @pytest.mark.parametrize(
     "name, content, reason",
     [

@@ -4,12 +4,14 @@ import io
 import json
 
 import pytest
+import sacrebleu
 from omegaconf import OmegaConf
 from rich.console import Console
 
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.rewards.metrics import tokenizer
 from verl_leaf.runs.folder import RunFolder
-from verl_leaf.runs.metrics import read_scalars
+from verl_leaf.runs.metrics import core_score, read_scalars
 from verl_leaf.runs.summary import read_validation, summarise, summarise_epochs, trained
 
 RIGHT = {"output": "Zwei alte Hunde schlafen", "gts": "zwei alte Hunde schlafen", "score": 0.8, "data_source": "x"}
@@ -61,9 +63,9 @@ def test_a_whole_run(run):
     folder = run([(1, STEP), (2, second), (3, third)], {0: [SWAPPED, SWAPPED], 3: [RIGHT, SWAPPED]})
     summary, text = shown(folder)
     assert (summary["steps"], summary["rollouts"]) == (3, 3 * 4 * 8)
-    assert summary["val"]["before"] == {"bleu": None, "reward": None}
-    assert summary["val"]["after"] == {"bleu": pytest.approx(100), "reward": 0.8}
-    assert summary["val"]["swapped_audio"] == {"bleu": 0.0, "reward": 0.0}
+    assert summary["val"]["before"] == {"bleu": None, "reward": None, "step": 0}
+    assert summary["val"]["after"] == {"bleu": pytest.approx(100), "reward": 0.8, "step": 3}
+    assert summary["val"]["swapped_audio"] == {"bleu": 0.0, "reward": 0.0, "step": 3}
     assert summary["seconds_per_step"] == {"step": 4.0}  # the median: the first step compiles
     assert summary["rollout_probs_diff_max"] == 2e-6
     assert trained(summary) and "100.0" in text
@@ -76,21 +78,96 @@ def test_validation_alone(run):
     assert trained(summary) and "before" in text
 
 
-def test_a_reward_of_ones_own_that_returns_a_number(run):
+CHINESE = [
+    ("今天天气很好我们去公园散步吧", "今天天气很好，我们去公园散步吧。"),
+    ("她在图书馆里读书", "她在图书馆里安静地看书。"),
+]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [{}, {"path": "mine.py"}, {"path": "pkg://verl_leaf.rewards", "reward_kwargs": {"tokenize": {"x/y": "zh"}}}],
+)
+def test_bleu_counts_the_words_of_the_reward(run, reward):
+    """Without a tokeniser, Chinese has hardly any words, and BLEU is near 0."""
+    rows = [{**RIGHT, "output": answer, "gts": [text], "data_source": "x/y"} for answer, text in CHINESE]
+    folder = run([(1, STEP)], {1: rows})
+    settings = OmegaConf.merge(OmegaConf.load(folder.config), {"reward": {"custom_reward_function": reward}})
+    OmegaConf.save(settings, folder.config)
+    summary, text = shown(folder)
+    answers, references = zip(*CHINESE, strict=True)
+    by_hand = sacrebleu.corpus_bleu(answers, [references], lowercase=True, tokenize="zh").score
+    assert by_hand > 40 and summary["val"]["after"]["bleu"] == pytest.approx(by_hand)
+    assert f"BLEU: case:lc|eff:no|tok:zh|smooth:exp|version:{sacrebleu.__version__}" in text
+    assert summary["val"]["swapped_audio"] is None
+
+
+def test_data_sources_have_words_of_their_own(run):
+    rows = [{**RIGHT, "output": CHINESE[0][0], "gts": CHINESE[0][1], "data_source": "zh"}, RIGHT]
+    summary, _ = shown(run([(1, STEP)], {1: rows}))
+    zh = tokenizer("zh")
+    answers, references = [zh(CHINESE[0][0]), RIGHT["output"]], [zh(CHINESE[0][1]), RIGHT["gts"]]
+    by_hand = sacrebleu.corpus_bleu(answers, [references], lowercase=True, tokenize="none", force=True).score
+    assert summary["val"]["after"]["bleu"] == pytest.approx(by_hand)
+    assert "tok:zh=zh,x=13a" in summary["bleu_signature"]
+
+
+def test_a_validation_is_of_its_step_and_of_this_training(run):
+    """The folder holds answers of step 9 from an earlier training, which went further."""
+    own = [(step, {**STEP, "training/global_step": step}) for step in (1, 2, 3)]
+    folder = run(own, {0: [RIGHT], 2: [RIGHT], 9: [{**RIGHT, "score": 0.1}]})
+    (folder.metrics / "000.jsonl").rename(folder.metrics / "001.jsonl")
+    (folder.metrics / "000.jsonl").write_text(json.dumps({"step": 9, "data": {"training/global_step": 9}}) + "\n")
+    summary, text = shown(folder)
+    assert (summary["steps"], summary["val"]["after"]["step"], summary["val"]["after"]["reward"]) == (3, 2, 0.8)
+    assert "leaf: 3 steps" in text and ["after", "2"] in [line.split()[1::2][:2] for line in text.splitlines()]
+
+
+@pytest.mark.parametrize("score", [None, "good", float("nan")])
+def test_a_missing_score_is_missing(run, score):
+    summary, _ = shown(run([(1, STEP)], {1: [RIGHT, {**RIGHT, "score": score}, SWAPPED]}))
+    assert summary["val"]["after"]["reward"] is None and summary["val"]["swapped_audio"]["reward"] == 0.0
+
+
+@pytest.mark.parametrize("source", ["x", "fixie-ai/covost2", "a/reward/mean@1", "a\nb"])
+@pytest.mark.parametrize("section, of", [("core", "reward"), ("aux", "reward")])
+def test_a_reward_of_ones_own_that_returns_a_number(run, source, section, of):
     """Then nothing in verl's dump tells swapped audio apart, but verl's metrics do."""
     rows = [{key: row[key] for key in ("output", "gts", "score")} for row in (RIGHT, SWAPPED)]
-    means = {"val-core/x/reward/mean@1": 0.8, f"val-core/x{SWAPPED_AUDIO_SUFFIX}/reward/mean@1": 0.1}
+    means = {
+        f"val-{section}/{source}/{of}/mean@1": 0.8,
+        f"val-{section}/{source}{SWAPPED_AUDIO_SUFFIX}/{of}/mean@1": 0.1,
+        f"val-core/{source}/acc/mean@1": 0.5,
+    }
     summary, _ = shown(run([(2, {**STEP, **means})], {2: rows}))
     assert summary["val"] == {
         "before": None,
-        "after": {"bleu": None, "reward": 0.8},
-        "swapped_audio": {"bleu": None, "reward": 0.1},
+        "after": {"bleu": None, "reward": 0.8, "step": 2},
+        "swapped_audio": {"bleu": None, "reward": 0.1, "step": 2},
     }
+
+
+def test_a_control_that_is_missing_is_missing(run):
+    """Two data sources have no reward in common, and verl has reported none for the control."""
+    rows = [{key: row[key] for key in ("output", "gts", "score")} for row in (RIGHT, SWAPPED)]
+    means = {"val-core/a/x/reward/mean@1": 0.8, "val-core/a/y/reward/mean@1": 0.2}
+    summary, _ = shown(run([(2, {**STEP, **means})], {2: rows}))
+    assert summary["val"]["after"] == {"bleu": None, "reward": None, "step": 2}
+    assert summary["val"]["swapped_audio"] is None
+
+
+def test_what_a_validation_s_score_is_of():
+    assert core_score("val-core/fixie-ai/covost2/reward/mean@4") == "fixie-ai/covost2"
+    assert core_score("val-core/openai/gsm8k/acc/mean@1") == "acc of openai/gsm8k"
+    for other in ("val-aux/x/reward/mean@1", "val-core/x/reward/best@4/mean", "critic/score/mean"):
+        assert core_score(other) is None
 
 
 def test_without_the_control_all_answers_are_the_runs_own(run):
     summary, _ = shown(run([(1, STEP)], {1: [{"output": "ja", "gts": 7, "score": 1.0}]}, swapped=False))
-    assert summary["val"]["after"] == {"bleu": 0.0, "reward": 1.0} and summary["val"]["swapped_audio"] is None
+    assert (
+        summary["val"]["after"] == {"bleu": 0.0, "reward": 1.0, "step": 1} and summary["val"]["swapped_audio"] is None
+    )
 
 
 def test_a_run_without_any_validation_or_step(run):
@@ -121,6 +198,7 @@ def test_epochs_are_summed(run, tmp_path):
     assert (summary["epochs"], summary["steps"], summary["rollouts"]) == (2, 6, 6 * 32)
     assert summary["updates"] == {"all": 8, "skipped": 1}
     assert summary["val"]["before"]["reward"] == 0.1 and summary["val"]["after"]["reward"] == 0.8
+    assert summary["val"]["after"]["step"] == summary["val"]["swapped_audio"]["step"] == 6
 
 
 def test_answers_may_hold_any_character_of_a_line(tmp_path):

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 
 import pytest
 
 from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
 from tests.show.test_curves import write_run
 from verl_leaf.cli import main
+from verl_leaf.common.printable import printable
 from verl_leaf.training.traces.schema import file_name
 
 FIRST = "traces/step_000001.jsonl"
@@ -236,7 +238,9 @@ def test_what_is_left_of_logs_is_drawn_and_the_rest_is_said(case, tmp_path, caps
     assert expected in printed.out + (tmp_path / "out.csv").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["a$b", "$x$", r"$\frac{$", "_hidden", "[red]", "Müller = (1), {2}", "日本"])
+@pytest.mark.parametrize(
+    "name", ["a$b", "$x$", r"$\frac{$", "_hidden", "[red]", ":smile:", "a\x1b[31mb\r\x9b", "Müller = (1), {2}", "日本"]
+)
 def test_names_of_any_characters(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     run = write_run(tmp_path / name, 1)
@@ -244,7 +248,7 @@ def test_names_of_any_characters(name, tmp_path, capsys, monkeypatch):
     for command in ("tree", "forks", "curves"):
         assert main([command, str(run)]) == 0, capsys.readouterr().err
     printed = capsys.readouterr().out
-    assert printed.count(name) >= 5
+    assert printed.count(printable(name)) >= 5 and not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed)
     if name.isascii():
-        assert name in (run / "forks.svg").read_text().replace("&gt;", ">")
+        assert printable(name) in (run / "forks.svg").read_text().replace("&gt;", ">")
     assert os.path.getsize(run / "curves.png")

@@ -280,7 +280,7 @@ def test_other_names_of_columns(rows, tmp_path, processor):
     dataset = SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, config, processor)
     assert len(render_prompt(processor, dataset[1]["raw_prompt"], CONFIG)[1][0]) == 16800
     keys = Keys.of(config)
-    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", keys))
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN, keys))
     assert sorted(row["speech"][0] for row in swapped) == [str(tmp_path / f"{number}.wav") for number in range(3)]
     with pytest.raises(ValueError, match="no column 'prompt'; it has .*data.prompt_key"):
         SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor)
@@ -383,13 +383,18 @@ def test_collapsed_prompt_has_one_placeholder_a_clip(processor):
     assert ids.count(processor.audio_token_id) == 25 + 12
 
 
+PLAIN = OmegaConf.create({})  # a configuration whose reward has no tokeniser
+
+
 def read(file):
     return [row for _, row in RowFile(file).rows()]
 
 
 def test_swapped_rows_have_the_audio_of_others(build, rows, tmp_path):
     build(rows)
-    swapped = datasets.Dataset.from_parquet(str(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet")))
+    swapped = datasets.Dataset.from_parquet(
+        str(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN))
+    )
     originals = [str(tmp_path / row["audios"][0]) for row in rows]
     assert sorted(row["audios"][0] for row in swapped) == originals
     assert all(row["audios"][0] != original for row, original in zip(swapped, originals, strict=True))
@@ -408,7 +413,7 @@ def test_swapped_rows_keep_their_number_of_clips_and_are_usable(build, rows, tmp
         {**rows[2], "audios": ["2.wav"]},
     ]
     build(rows)
-    out = write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet")
+    out = write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN)
     names = [[os.path.basename(audio) for audio in row["audios"]] for row in read(out)]
     assert names == [["1.wav", "2.wav"], ["0.wav", "1.wav"], ["0.wav"], ["2.wav"], ["0.wav"]]
     assert "1 of the first 6 rows are not in the control" in caplog.text
@@ -416,12 +421,26 @@ def test_swapped_rows_keep_their_number_of_clips_and_are_usable(build, rows, tmp
     assert len(SpeechDataset(str(out), processor.tokenizer, CONFIG, processor)) == 5
 
 
+@pytest.mark.parametrize("reward", [{}, {"path": "pkg://verl_leaf.rewards", "reward_kwargs": {"tokenize": "zh"}}])
+def test_the_shift_is_the_one_whose_references_share_the_fewest_words(rows, tmp_path, reward):
+    """Each half of the rows has nearly the same reference twice; without Chinese words, all shifts are alike."""
+    texts = ["今天天气很好我们去公园", "今天天气很好我们去海边", "她在图书馆安静地读书", "她在图书馆安静地写字"]
+    spoken = [
+        {**rows[0], "audios": [f"{number}.wav"], "reward_model": {"ground_truth": text}}
+        for number, text in enumerate(texts)
+    ]
+    write_rows(spoken, tmp_path / "rows.parquet")
+    config = OmegaConf.create({"reward": {"custom_reward_function": reward}})
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", config))
+    assert [os.path.basename(row["audios"][0]) for row in swapped] == ["2.wav", "3.wav", "0.wav", "1.wav"]
+
+
 def test_audio_within_parts_is_swapped_too(build, rows, tmp_path):
     for row in rows:
         parts = [{"type": "audio", "audio": row["audios"][0]}, {"type": "text", "text": "Translate."}]
         row["prompt"], row["audios"] = [{"role": "user", "content": parts}], []
     build(rows)
-    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet"))
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN))
     assert [row["prompt"] for row in swapped] == [[{"role": "user", "content": "<audio>Translate."}]] * 3
     assert all(row["audios"] != [str(tmp_path / f"{number}.wav")] for number, row in enumerate(swapped))
 
@@ -430,7 +449,7 @@ def test_audio_within_parts_is_swapped_too(build, rows, tmp_path):
 def test_references_of_any_kind_are_swapped(rows, tmp_path, truth):
     """A reward of the user's own may take any."""
     write_rows([{**row, "reward_model": {"ground_truth": truth}} for row in rows], tmp_path / "rows.parquet")
-    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet"))
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN))
     assert [row["reward_model"]["ground_truth"] for row in swapped] == [truth] * 3
 
 
@@ -439,7 +458,7 @@ def test_embedded_audio_and_columns_of_mixed_types_are_swapped(rows, tmp_path):
         row["audios"] = [{"bytes": (tmp_path / f"{number}.wav").read_bytes(), "path": None}]
         row["extra_info"] = [{"index": 0}, {"index": "a"}, {}][number]
     write_rows(rows, tmp_path / "rows.parquet", mixed=["extra_info"])
-    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet"))
+    swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN))
     assert [row["extra_info"] for row in swapped] == [row["extra_info"] for row in rows]
     assert {row["audios"][0]["bytes"] for row in swapped} == {row["audios"][0]["bytes"] for row in rows}
 
@@ -447,13 +466,13 @@ def test_embedded_audio_and_columns_of_mixed_types_are_swapped(rows, tmp_path):
 def test_what_cannot_be_swapped(rows, tmp_path):
     write_rows(rows[:1], tmp_path / "one.parquet")
     with pytest.raises(ValueError, match="one.parquet: no two of its first 1 row"):
-        write_swapped(tmp_path / "one.parquet", tmp_path / "out.parquet")
+        write_swapped(tmp_path / "one.parquet", tmp_path / "out.parquet", PLAIN)
     silent = {"audios": [], "prompt": [{"role": "user", "content": "Hi"}]}
     write_rows([{**row, **silent} for row in rows], tmp_path / "silent.parquet")
-    assert write_swapped(tmp_path / "silent.parquet", tmp_path / "out.parquet") is None
+    assert write_swapped(tmp_path / "silent.parquet", tmp_path / "out.parquet", PLAIN) is None
     write_rows([{**row, "reward_model": None} for row in rows], tmp_path / "null.parquet")
     with pytest.raises(ValueError, match="null.parquet, row 0: reward_model holds no ground_truth"):
-        write_swapped(tmp_path / "null.parquet", tmp_path / "out.parquet")
+        write_swapped(tmp_path / "null.parquet", tmp_path / "out.parquet", PLAIN)
     assert not (tmp_path / "out.parquet").exists()
 
 

@@ -9,23 +9,15 @@ from rich.text import Text
 
 from verl_leaf.common.printable import printable
 
-UNLIMITED = 100_000  # columns of a pipe or file
-
 
 class Console(rich.console.Console):
     """A console for texts from anywhere.
 
-    Brackets and colons are printed as they are, control characters as escapes. Lines are left to the terminal to wrap. A
-    pipe or file has as many columns as a table needs.
-
-    Args:
-        options: of rich's console. A `width` counts for pipes and files, too.
+    Brackets and colons are printed as they are, control characters as escapes. Lines are left to the terminal to wrap.
     """
 
     def __init__(self, **options: Any):
         super().__init__(markup=False, emoji=False, highlight=False, soft_wrap=True, **options)
-        if "width" not in options and not self.file.isatty():
-            self.width = UNLIMITED
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Escape before the layout, so that widths are right."""

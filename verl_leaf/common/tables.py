@@ -11,6 +11,7 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.printable import printable
 
 WORDS_WIDTH = 10  # to which a column of words may shrink, in a terminal's columns
+UNLIMITED = 100_000  # columns of a pipe or file
 
 
 def show(
@@ -18,8 +19,8 @@ def show(
 ) -> None:
     """Print a table.
 
-    If a console is too narrow, words wrap first. Then the last columns are left out, and a line says which: no name and no
-    number is ever cut.
+    No name and no number is ever cut. If a terminal is too narrow, words wrap first. Then the last columns are left out, and
+    a line says which. A pipe or file gets the full width.
 
     Args:
         title: is printed above the table.
@@ -28,6 +29,7 @@ def show(
         words: how many of the first columns are words, which may wrap; the others are numbers, and are aligned right.
         console: to print on.
     """
+    width = console.width if console.file.isatty() else UNLIMITED
     cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]
     full = [max(map(_width, (heading, *column))) for heading, *column in zip(columns, *cells, strict=True)]
     least = [
@@ -36,7 +38,7 @@ def show(
     ]
 
     def fits(widths: list[int]) -> bool:
-        return sum(widths) + 3 * len(widths) + 1 <= console.width
+        return sum(widths) + 3 * len(widths) + 1 <= width
 
     shown = len(columns)
     while shown > 1 and not fits(least[:shown]):
@@ -52,7 +54,9 @@ def show(
         table.add_row(*row[:shown])
     if title:
         console.print(Text(printable(title), "bold"))
+    console.width, before = width, console.width
     console.print(table, soft_wrap=False)
+    console.width = before
     if shown < len(columns):
         console.print(f"Left out, because the terminal is too narrow: {', '.join(columns[shown:])}")
 

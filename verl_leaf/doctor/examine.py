@@ -184,9 +184,9 @@ def _versions(checkup: Checkup) -> None:
 
 
 def _missing() -> set[str]:
-    """What the extra ``verl`` asks for and is not there: verl-leaf may have been installed without it, beside a verl."""
-    asked = [Requirement(line) for line in importlib.metadata.requires("verl-leaf") or ()]
-    names = {each.name for each in asked if each.marker is None or each.marker.evaluate({"extra": "verl"})}
+    """Return what the extra ``verl`` asks for and is not there: verl-leaf may have been installed without it."""
+    requirements = [Requirement(line) for line in importlib.metadata.requires("verl-leaf") or ()]
+    names = {wanted.name for wanted in requirements if not wanted.marker or wanted.marker.evaluate({"extra": "verl"})}
     return {name for name in names if not any(importlib.metadata.Distribution.discover(name=name))}
 
 

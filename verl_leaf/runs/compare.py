@@ -1,5 +1,7 @@
 """Reads what runs have logged, finished or not, and names them by what they differ in."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,25 +65,12 @@ def read_runs(folders: list[Path]) -> list[Run]:
     names, labels = run_names(folders), method_labels(configs)
     runs = []
     for folder, config, name, label in zip(folders, configs, names, labels, strict=True):
-        batch, n = (config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n"))
+        counts: list[Any] = [config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n")]
+        known = all(isinstance(count, int) and 0 < count < 10**9 for count in counts)
         skipped: list[str] = []
-        runs.append(
-            Run(
-                name=name,
-                label=label or name,
-                scalars=_scalars(folder, skipped),
-                rollouts_per_step=_product(batch, n),
-                summary=RunFolder(folder).read_summary(),
-                skipped=skipped,
-            )
-        )
+        scalars, summary = _scalars(folder, skipped), RunFolder(folder).read_summary()
+        runs.append(Run(name, label or name, scalars, math.prod(counts) if known else None, summary, skipped))
     return runs
-
-
-def _product(batch: Any, n: Any) -> int | None:
-    """Rollouts per step, from two settings that a configuration may lack."""
-    known = all(isinstance(count, int) and 0 < count < 10**9 for count in (batch, n))
-    return batch * n if known else None
 
 
 def run_names(folders: list[Path]) -> list[str]:
@@ -116,18 +105,16 @@ def method_labels(configs: list[dict[str, Any]]) -> list[str]:
 def _flat_config(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
     config = next(iter(folder.epochs()), folder).read_config()
-    flat: dict[str, Any] = {}
+    return {} if config is None else dict(_settings(OmegaConf.to_container(config, resolve=True)))
 
-    def walk(value, path):
-        if isinstance(value, dict) and value:
-            for key, inner in value.items():
-                walk(inner, f"{path}.{key}" if path else str(key))
-        else:
-            flat[path] = value
 
-    if config is not None:
-        walk(OmegaConf.to_container(config, resolve=True), "")
-    return flat
+def _settings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield path and value of every setting."""
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _settings(inner, (*path, str(key)))
+    else:
+        yield ".".join(path), value
 
 
 def _scalars(path: Path, skipped: list[str]) -> Scalars:

@@ -1,25 +1,24 @@
 """``verl-leaf curves``: reward and validation score against steps, rollouts and time, methods and seeds compared."""
 
 import itertools
-import re
 import statistics
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.markup import escape
-from rich.table import Table
-from scipy.stats import t as student_t
 
 from verl_leaf.common.console import Console
+from verl_leaf.common.intervals import t_interval
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.common.tables import show
 from verl_leaf.runs.compare import Run, read_runs
+from verl_leaf.runs.metrics import core_score
 from verl_leaf.show import say_skipped
 from verl_leaf.show.figures import COLOURS, literal, save
 
-VALIDATION = re.compile(r"val-core/(.+)/[^/]+/mean@\d+")
 REWARD = "critic/score/mean"
 SMOOTH = 5  # steps that the training reward is averaged over
 
@@ -43,18 +42,19 @@ def write_curves(folders: list[Path], scores: list[float], out: Path, console: C
         raise ValueError(f"{folders[0]}: no reward and no validation is logged yet. {' '.join(skipped[:3])}".rstrip())
     scores = scores or _half_way(runs)
     save(out, _figure(runs, rows), rows, console)
-    console.print(_table(runs, scores))
+    columns = ("method", "run", "data", "steps", "first", "last", "BLEU", *(f"{score:g} at" for score in scores))
+    title = "Runs, and where their validation first has a score. BLEU is of the whole validation, in lower case"
+    show(title, columns, list(_lines(runs, scores)), words=3, console=console)
     say_skipped("Could not be read", [sentence for run in runs for sentence in run.skipped], console)
 
 
 def validation_scores(run: Run) -> dict[str, dict[int, float]]:
-    """Mean validation score by data source and step; rows with swapped audio are a control and left out."""
-    scores = {}
-    for name, values in run.scalars.items():
-        match = VALIDATION.fullmatch(name)
-        if match and not match[1].endswith(SWAPPED_AUDIO_SUFFIX):
-            scores[match[1]] = dict(sorted(values.items()))
-    return scores
+    """Return the mean validation score by data source and step; rows with swapped audio are a control and left out."""
+    return {
+        what: dict(sorted(values.items()))
+        for name, values in run.scalars.items()
+        if (what := core_score(name)) and not what.endswith(SWAPPED_AUDIO_SUFFIX)
+    }
 
 
 def points(run: Run) -> list[dict]:
@@ -86,11 +86,9 @@ def smoothed(values: dict[int, float]) -> dict[int, float]:
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t; 0 for a single value."""
+    """Return the mean, and half the width of its 95 % interval by Student's t; 0 for a single value."""
     mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, 0.0
-    return mean, float(student_t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return mean, t_interval(values)[1] - mean if len(values) > 1 else 0.0
 
 
 def crossing(values: dict[int, float], score: float) -> int | None:
@@ -114,9 +112,9 @@ def _figure(runs: list[Run], rows: list[dict]) -> Figure:
     panels = figure.subplots(len(names), len(efforts), sharey="row", squeeze=False)
     for line, name in zip(panels, names, strict=True):
         for method, colour in zip(methods, itertools.cycle(COLOURS), strict=False):
-            own = [row for row in rows if (row["score"], row["method"]) == (name, method)]
+            points = [row for row in rows if (row["score"], row["method"]) == (name, method)]
             for axis, (key, label, unit) in zip(line, efforts, strict=True):
-                _draw(axis, own, key, unit, method, colour)
+                _draw(axis, points, key, unit, method, colour)
                 axis.set_xlabel(label, fontsize=8)
         _scale(line, [row["value"] for row in rows if row["score"] == name])
         smooth = f", mean of {SMOOTH} steps" if name == "training reward" else ""
@@ -149,30 +147,22 @@ def _scale(line: list[Axes], values: list[float]) -> None:
         axis.grid(alpha=0.25)
 
 
-def _table(runs: list[Run], scores: list[float]) -> Table:
-    table = Table(title="Runs, and where their validation first has a score")
-    for name in ("method", "run", "data", "steps", "first", "last", "BLEU", *(f"{score:g} at" for score in scores)):
-        table.add_column(name, justify="left" if name in ("method", "run", "data") else "right")
+def _lines(runs: list[Run], scores: list[float]) -> Iterator[list[str]]:
+    """Yield the table's rows: one per run and data source."""
     for run in sorted(runs, key=lambda run: run.label):
+        steps = str(int(max(run.scalars.get("training/global_step", {0: 0}))))
         for source, values in validation_scores(run).items() or [("", {})]:
             first_and_last = [f"{values[end(values)]:.3f}" if values else "" for end in (min, max)]
-            found = [_crossing(run, values, score) for score in scores]
-            names = map(escape, (run.label, run.name, source))
-            table.add_row(*names, _steps(run), *first_and_last, _bleu(run), *found)
-    return table
-
-
-def _steps(run: Run) -> str:
-    """How many steps are done."""
-    return str(int(max(run.scalars.get("training/global_step", {0: 0}))))
+            reached = [_crossing(run, values, score) for score in scores]
+            yield [run.label, run.name, source, steps, *first_and_last, _bleu(run), *reached]
 
 
 def _bleu(run: Run) -> str:
-    """Corpus BLEU after training, where the summary has it."""
-    found: Any = run.summary
+    """Return the corpus BLEU after training, if the summary has it."""
+    value: Any = run.summary
     for key in ("val", "after", "bleu"):
-        found = found.get(key) if isinstance(found, dict) else None
-    return f"{found:.1f}" if isinstance(found, float) else ""
+        value = value.get(key) if isinstance(value, dict) else None
+    return f"{value:.1f}" if isinstance(value, float) else ""
 
 
 def _crossing(run: Run, values: dict[int, float], score: float) -> str:

@@ -9,13 +9,14 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from verl_leaf.common.console import Console
+from verl_leaf.common.printable import printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
 
 
 def literal(text: str) -> str:
     """Text of a run, such as its folder's name, as matplotlib shows it whatever characters it has."""
-    text = text.replace("$", r"\$")  # no formulas
+    text = printable(text).replace("$", r"\$")  # no formulas
     return f" {text}" if text.startswith("_") else text  # a label with _ is left out of legends
 
 

@@ -1,7 +1,7 @@
 """``verl-leaf forks``: how often boundaries fire, how large nodes are, and how far the rewards within them differ."""
 
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.markup import escape
-from rich.table import Table
-from scipy.stats import binomtest
 
 from verl_leaf.algorithm import PairSpread, early_share
 from verl_leaf.common.console import Console
+from verl_leaf.common.intervals import wilson
+from verl_leaf.common.tables import show
 from verl_leaf.runs.compare import run_names
 from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
 from verl_leaf.show import say_skipped
+from verl_leaf.show.advantages import spread_of
 from verl_leaf.show.figures import COLOURS, literal, save
-from verl_leaf.show.others import spread_of
 from verl_leaf.training.traces.schema import Prompt
 
 BINS = 10  # of the response, and at most of training
@@ -51,13 +50,10 @@ class SeenNode(NamedTuple):
 
 
 class SeenPairs(NamedTuple):
-    """By how much the rewards of a prompt's pairs differ (:class:`verl_leaf.algorithm.PairSpread`)."""
+    """By how much the rewards of a prompt's pairs differ."""
 
     step: int
-    first: float
-    first_pairs: float
-    later: float
-    later_pairs: float
+    sums: list[float]  # the four of :class:`verl_leaf.algorithm.PairSpread`
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ def collect(prompts: Iterable[tuple[int, Prompt]]) -> RunForks:
         nodes += [SeenNode(step, len(node.responses), prompt.spread(node)) for node in prompt.nodes]
         spread = spread_of(prompt)
         sums = (spread.first, spread.first_pairs, spread.later, spread.later_pairs)
-        pairs.append(SeenPairs(step, *(total.item() for total in sums)))
+        pairs.append(SeenPairs(step, [total.item() for total in sums]))
     return RunForks(count, boundaries, nodes, pairs)
 
 
@@ -105,11 +101,13 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
         forks[name] = collect((trace.step, prompt) for trace in traces for prompt in trace.prompts.values())
         if not forks[name].boundaries:
             raise ValueError(f"{run}: its traces hold no boundary: {'; '.join(skipped[:3]) or 'is fork_budget 0?'}")
-    rows = [{"run": name, **row} for name, own in forks.items() for row in measures(own)]
+    rows = [{"run": name, **row} for name, seen in forks.items() for row in measures(seen)]
     save(out, _figure(forks, rows), rows, console)
-    console.print(_table(forks, rows))
+    columns = ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread", "early")
+    lines = [_line(name, seen, rows) for name, seen in forks.items()]
+    show("Boundaries and nodes (95 % intervals)", columns, lines, words=1, console=console)
     for name in forks:
-        console.print(verdict(name, rows), markup=False, highlight=False, soft_wrap=True)
+        console.print(verdict(name, rows))
     say_skipped("Could not be read", skipped, console)
 
 
@@ -120,33 +118,51 @@ def measures(forks: RunForks) -> list[dict]:
     independent), for nodes the quartiles around the mean, and for ``early`` the 95 % interval of a bootstrap over prompts.
     ``early`` is of the prompts whose rewards differ.
     """
-    fired: list[tuple] = [(seen.step, seen.position, seen.token, seen.fired) for seen in forks.boundaries]
-    usable: list[tuple] = [(*place, seen.usable) for (*place, _), seen in zip(fired, forks.boundaries, strict=True)]
-    sizes: list[tuple] = [(seen.step, seen.responses) for seen in forks.nodes]
-    spreads: list[tuple] = [(seen.step, seen.spread) for seen in forks.nodes]
+    tells = [seen for seen in forks.pairs if seen.sums[1]] if any(seen.sums[3] for seen in forks.pairs) else []
+    kinds: tuple[tuple[str, list, str, Summary], ...] = (
+        ("fired", forks.boundaries, "fired", _share),
+        ("usable", forks.boundaries, "usable", _share),
+        ("node_size", forks.nodes, "responses", _quartiles),
+        ("reward_spread", forks.nodes, "spread", _quartiles),
+        ("early", tells, "sums", _bootstrapped_early),
+    )
     rows = []
-    for measure, seen in (("fired", fired), ("usable", usable)):
-        rows += _whole(measure, seen, _wilson)
-        rows += _along_the_response(measure, seen, _wilson)
-        rows += _over_training(measure, seen, _wilson)
-    for measure, values in (("node_size", sizes), ("reward_spread", spreads)):
-        rows += _whole(measure, values, _quartiles)
-        rows += _over_training(measure, values, _quartiles)
-    pairs: list[tuple] = [(seen.step, seen[1:]) for seen in forks.pairs if seen.first_pairs]
-    if any(seen.later_pairs for seen in forks.pairs):
-        rows += _whole("early", pairs, _bootstrapped_early)
-        rows += _over_training("early", pairs, _bootstrapped_early)
+    for measure, all_seen, field, summary in kinds:
+        for over, start, end, seen in _parts(all_seen):
+            if seen:
+                value, low, high = summary([getattr(one, field) for one in seen])
+                place = {"measure": measure, "over": over, "from": start, "to": end}
+                rows.append(place | {"count": len(seen), "value": value, "low": low, "high": high})
     return rows
+
+
+def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
+    """Yield all that was seen, and its parts: what they are parts of, where each begins and ends, and what is in it.
+
+    Boundaries are parted by the share of the response that lies before, and by the number of tokens. Stretches of training
+    have about as many traced steps each, and go from their first step to their last.
+    """
+    yield "all", 0.0, 1.0, seen
+    if seen and isinstance(seen[0], SeenBoundary):
+        for over, end in (("position", 1.0), ("token", max(one.token for one in seen) + 1.0)):
+            for index in range(BINS):
+                low, high = end * index / BINS, end * (index + 1) / BINS
+                yield over, low, high, [one for one in seen if low <= getattr(one, over) < high]
+    steps = sorted({one.step for one in seen})
+    for part in np.array_split(steps, min(BINS, len(steps)) or 1):
+        if len(part):
+            first, last = int(part[0]), int(part[-1])
+            yield "step", first, last, [one for one in seen if first <= one.step <= last]
 
 
 Summary = Callable[[list], tuple[float, float, float]]  # of values: the middle, and an interval's two ends
 
 
-def _wilson(flags: list[bool]) -> tuple[float, float, float]:
-    """The share of True, and its 95 % interval."""
-    result = binomtest(sum(flags), len(flags))
-    interval = result.proportion_ci(0.95, method="wilson")
-    return float(result.statistic), float(interval.low), float(interval.high)
+def _share(flags: list[bool]) -> tuple[float, float, float]:
+    """Return the share of True, and its 95 % interval."""
+    share = statistics.fmean(flags)
+    low, high = wilson(share, len(flags))
+    return share, float(low), float(high)
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -155,11 +171,11 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return statistics.fmean(values), float(low), float(high)
 
 
-def _bootstrapped_early(pairs: list[tuple[float, float, float, float]]) -> tuple[float, float, float]:
+def _bootstrapped_early(pairs: list[list[float]]) -> tuple[float, float, float]:
     """``early``, and the 95 % interval of drawing as many prompts again."""
     sums = torch.tensor(pairs, dtype=torch.float64)
     drawn = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs)))
-    low, high = np.quantile([_early(sums[own]) for own in drawn], (0.025, 0.975))
+    low, high = np.quantile([_early(sums[rows]) for rows in drawn], (0.025, 0.975))
     return _early(sums), float(low), float(high)
 
 
@@ -192,43 +208,6 @@ def _interval(row: dict) -> str:
     return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
-def _whole(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
-    return _row(measure, "all", (0.0, 1.0), [value for *_, value in seen], summary)
-
-
-def _along_the_response(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
-    """By the share of the response that lies before, and by the number of tokens."""
-    rows = []
-    last = max((token for _, _, token, _ in seen), default=0)
-    for over, place, end in (("position", 1, 1.0), ("token", 2, last + 1.0)):
-        for index in range(BINS):
-            low, high = end * index / BINS, end * (index + 1) / BINS
-            rows += _row(measure, over, (low, high), [each[-1] for each in seen if low <= each[place] < high], summary)
-    return rows
-
-
-def _over_training(measure: str, seen: list[tuple], summary: Summary) -> list[dict]:
-    """In stretches of training with about as many traced steps each, from their first step to their last."""
-    rows = []
-    distinct = sorted({step for step, *_ in seen})
-    for part in np.array_split(distinct, min(BINS, len(distinct)) or 1):
-        if len(part):
-            first, last = int(part[0]), int(part[-1])
-            own = [value for step, *_, value in seen if first <= step <= last]
-            rows += _row(measure, "step", (first, last), own, summary)
-    return rows
-
-
-def _row(measure: str, over: str, bounds: tuple[float, float], values: list, summary: Summary) -> list[dict]:
-    """A row of numbers; none where there are no values."""
-    if not values:
-        return []
-    value, low, high = summary(values)
-    start, end = bounds
-    place = {"measure": measure, "over": over, "from": start, "to": end}
-    return [place | {"count": len(values), "value": value, "low": low, "high": high}]
-
-
 def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
     """A column per run."""
     panels = (
@@ -241,8 +220,8 @@ def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
     )
     figure = Figure(figsize=(3.6 * len(forks) + 0.6, 2.1 * len(panels)), layout="constrained")
     axes = figure.subplots(len(panels), len(forks), sharey="row", squeeze=False)
-    for column, (name, own) in enumerate(forks.items()):
-        axes[0][column].set_title(f"{literal(name)}: {len(own.boundaries)} boundaries", fontsize=9)
+    for column, (name, seen) in enumerate(forks.items()):
+        axes[0][column].set_title(f"{literal(name)}: {len(seen.boundaries)} boundaries", fontsize=9)
         for axis, (over, measured, x_label, y_label) in zip(axes[:, column], panels, strict=True):
             _draw(axis, [row for row in rows if (row["run"], row["over"]) == (name, over)], measured)
             axis.set_xlabel(x_label, fontsize=8)
@@ -258,26 +237,22 @@ def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
 
 def _draw(axis: Axes, rows: list[dict], measured: dict[str, tuple[str, str]]) -> None:
     for measure, (label, colour) in measured.items():
-        own = [row for row in rows if row["measure"] == measure]
-        middle = [(row["from"] + row["to"]) / 2 for row in own]
-        axis.plot(middle, [row["value"] for row in own], "o-", color=colour, label=label, markersize=3)
-        low, high = ([row[end] for row in own] for end in ("low", "high"))
+        points = [row for row in rows if row["measure"] == measure]
+        middle = [(row["from"] + row["to"]) / 2 for row in points]
+        axis.plot(middle, [row["value"] for row in points], "o-", color=colour, label=label, markersize=3)
+        low, high = ([row[end] for row in points] for end in ("low", "high"))
         axis.fill_between(middle, low, high, color=colour, alpha=0.18, linewidth=0)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.25)
 
 
-def _table(forks: dict[str, RunForks], rows: list[dict]) -> Table:
-    table = Table(title="Boundaries and nodes (95 % intervals)")
-    for name in ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread", "early"):
-        table.add_column(name, justify="left" if name == "run" else "right")
-    for name, own in forks.items():
-        total = {row["measure"]: row for row in rows if row["run"] == name and row["over"] == "all"}
-        shares = [
-            f"{100 * row['value']:.0f} % ({100 * row['low']:.0f}-{100 * row['high']:.0f})"
-            for row in (total["fired"], total["usable"])
-        ]
-        nodes = [f"{total[kind]['value']:.2f}" if kind in total else "" for kind in ("node_size", "reward_spread")]
-        nodes.append(_interval(total["early"]) if "early" in total else "")
-        table.add_row(escape(name), str(own.prompts), str(len(own.boundaries)), *shares, *nodes)
-    return table
+def _line(name: str, forks: RunForks, rows: list[dict]) -> list[str]:
+    """Return a run's cells of the table."""
+    total = {row["measure"]: row for row in rows if row["run"] == name and row["over"] == "all"}
+    shares = [
+        f"{100 * row['value']:.0f} % ({100 * row['low']:.0f}-{100 * row['high']:.0f})"
+        for row in (total["fired"], total["usable"])
+    ]
+    nodes = [f"{total[kind]['value']:.2f}" if kind in total else "" for kind in ("node_size", "reward_spread")]
+    early = _interval(total["early"]) if "early" in total else ""
+    return [name, str(forks.prompts), str(len(forks.boundaries)), *shares, *nodes, early]

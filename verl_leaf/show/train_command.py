@@ -51,8 +51,9 @@ def main(options) -> int:
 
 def _draw_tree(run, console: Console) -> None:
     """The tree page of a run that has traces."""
+    from verl_leaf.runs.traces import trace_files
     from verl_leaf.show.tree_page.build import write_tree
 
-    if any(run.traces.glob("*.jsonl")):
+    if run.traces.is_dir() and trace_files(run.traces):
         write_tree(run.path, run.tree_page, None, console)
         console.print(f"How often its boundaries fire: verl-leaf forks {run.path}")

@@ -143,6 +143,11 @@ def test_the_command(prepared, tmp_path, capsys):
     for one in (tmp_path / "out").iterdir():
         assert one.read_bytes() == (tmp_path / "again" / one.name).read_bytes()
 
+    evil = tmp_path / "a\x1b[31m[red].jsonl"
+    evil.write_bytes(bare.read_bytes())
+    assert main(["voicebench", str(evil), *command[2:-1], str(tmp_path / "evil")]) == 0
+    assert capsys.readouterr().out.count(r"a\x1b[31m[red] │ mmsu/law") == 1
+
     assert main([*command[:2], str(bare), *command[2:]]) == 2
     assert "mine: two files of answers have this name" in capsys.readouterr().err
     for line, said in (

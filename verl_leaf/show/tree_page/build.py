@@ -5,8 +5,8 @@ import hashlib
 import io
 import json
 import statistics
-from collections.abc import Iterator
 from importlib.resources import files
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from verl_leaf.common.console import Console
 from verl_leaf.data.audio import AudioError, load_audio
 from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
 from verl_leaf.show import say_skipped
-from verl_leaf.show.others import Others, others
+from verl_leaf.show.advantages import VIEWS, PromptAdvantages, step_advantages
 from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
-from verl_leaf.training.traces.schema import Prompt, Response
+from verl_leaf.training.traces.schema import Prompt
 
 STEPS = 12  # shown of a run, evenly chosen
 PROMPTS = 12  # shown of a step, those that LEAF changed most
 TREE_BYTES = 4_000_000
-AUDIO_BYTES = 2_000_000
+AUDIO_BYTES = 2_700_000  # in the encoding of the page, which takes four thirds
 AUDIO_RATE = 16_000  # Hz
 AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
 JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
@@ -58,8 +58,9 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
     page = render(
         {
             "title": run.resolve().name,
-            "steps": [{"step": step, "prompts": [own for at, own in prompts if at == step]} for step in shown],
+            "steps": [{"step": step, "prompts": [prompt for at, prompt in prompts if at == step]} for step in shown],
             "clips": clips,
+            "views": VIEWS,
             "left_out": left_out,
             "skipped": skipped,
         }
@@ -88,13 +89,12 @@ def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: 
     """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
     ranked: list[Prompts] = []
     for trace in read_traces(folder, steps, "Reading traces", skipped, console):
-        paid = others(list(trace.prompts.values()))
-        own = [page_prompt(*line, more) for line, more in zip(trace.prompts.items(), paid, strict=True)]
-        own.sort(key=lambda prompt: -prompt["change"])
-        if len(own) > PROMPTS:
-            least = f"the {len(own) - PROMPTS} of {len(own)} prompts of step {trace.step} that LEAF changed least"
-            left_out.append(least)
-        ranked.append([(trace.step, prompt) for prompt in own[:PROMPTS]])
+        advantages = step_advantages(list(trace.prompts.values()))
+        lines = [(*line, of) for line, of in zip(trace.prompts.items(), advantages, strict=True)]
+        prompts = sorted(starmap(page_prompt, lines), key=lambda prompt: -prompt["change"])
+        if (more := len(prompts) - PROMPTS) > 0:
+            left_out.append(f"the {more} of {len(prompts)} prompts of step {trace.step} that LEAF changed least")
+        ranked.append([(trace.step, prompt) for prompt in prompts[:PROMPTS]])
     return [prompts[rank] for rank in range(PROMPTS) for prompts in ranked if rank < len(prompts)]
 
 
@@ -114,28 +114,53 @@ def _that_fit(prompts: Prompts, left_out: list[str]) -> Prompts:
 
 
 def _add_audio(folder: Path, prompts: Prompts, left_out: list[str]) -> list[dict]:
-    """The clips of the page; the paths in the prompts become their numbers."""
-    clips = Clips(folder)
+    """Return the clips of the page, each once, as many as ``AUDIO_BYTES`` allow; paths in prompts become their numbers."""
+    numbers: dict[str | None, int] = {}
     for _, prompt in prompts:
-        prompt["audio"] = [clips.number(path) for path in prompt["audio"]]
-    if clips.left_out:
-        left_out.append(f"the audio of {clips.left_out} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
-    return clips.clips
+        prompt["audio"] = [numbers.setdefault(path, len(numbers)) for path in prompt["audio"]]
+    clips, room, too_many = [], AUDIO_BYTES, 0
+    for path in numbers:
+        clip = _clip(folder, path)
+        size = len(clip.get("url", ""))
+        if size > room:
+            clip, size, too_many = {"name": path, "note": "Left out of this page for its size."}, 0, too_many + 1
+        clips.append(clip)
+        room -= size
+    if too_many:
+        left_out.append(f"the audio of {too_many} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
+    return clips
 
 
-def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
-    """What the page is told of a prompt: numbers as they are in the trace, and what others would have paid.
+def _clip(folder: Path, path: str | None) -> dict:
+    """Return a clip as mp3 in a data URL, or a note why it is none."""
+    if path is None:
+        return {"note": "The data holds this clip as samples; the trace has no copy."}
+    try:
+        mp3 = encode(load_audio(path, AUDIO_RATE, root=str(folder)))
+    except AudioError as error:
+        return {"name": path, "note": f"Not in this page: {error}"}
+    return {"name": path, "url": "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()}
+
+
+def page_prompt(number: int, prompt: Prompt, advantages: PromptAdvantages) -> dict:
+    """Return what the page is told of a prompt: numbers as they are in the trace, and other estimators' advantages.
 
     Args:
         number: of the prompt's line in its file.
         prompt: the line.
-        more: what other estimators would have paid.
+        advantages: of the other estimators.
 
     Returns:
         A dictionary that becomes JSON, once the paths in ``audio`` are numbers of clips. ``change`` is the mean of
         ``|A_LEAF - A_GRPO|`` over the policy's tokens.
     """
-    changes = [change for pair in zip(prompt.responses, more.grpo, strict=True) for change in _changes(*pair)]
+    changes = [
+        abs(span.advantage - grpo)
+        for response, grpo in zip(prompt.responses, advantages.grpo, strict=True)
+        for span in response.spans
+        for written in response.policy[span.start : span.end]
+        if written
+    ]
     return {
         "id": number,
         "source": str(prompt.data_source),
@@ -143,7 +168,7 @@ def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
         "reference": _text(prompt.reference),
         "audio": prompt.audio,
         "rootValue": prompt.root_value,
-        "early": more.early,
+        "early": advantages.early,
         "change": statistics.fmean(changes) if changes else 0.0,
         "boundaries": [
             {**boundary.model_dump(), "fired": prompt.fired(index), "usable": prompt.usable(index)}
@@ -153,28 +178,28 @@ def page_prompt(number: int, prompt: Prompt, more: Others) -> dict:
         "responses": [
             {
                 "reward": response.reward,
-                "grpo": paid,
+                "grpo": grpo,
                 # Three digits are more than a bar can show; infinity is null.
                 "surprisal": [None if nats is None else round(nats, 3) for nats in response.surprisal],
                 "spans": [span.model_dump() for span in response.spans],
             }
-            for response, paid in zip(prompt.responses, more.grpo, strict=True)
+            for response, grpo in zip(prompt.responses, advantages.grpo, strict=True)
         ],
-        "edges": [_page_edge(prompt, more, edge) for edge in prefix_trie(prompt)],
+        "edges": [_page_edge(prompt, advantages, edge) for edge in prefix_trie(prompt)],
     }
 
 
-def _changes(response: Response, grpo: float) -> Iterator[float]:
-    """``|A_LEAF - A_GRPO|`` of each token that the policy wrote."""
-    for span in response.spans:
-        for written in response.policy[span.start : span.end]:
-            if written:
-                yield abs(span.advantage - grpo)
-
-
-def _page_edge(prompt: Prompt, more: Others, edge: Edge) -> dict:
+def _page_edge(prompt: Prompt, advantages: PromptAdvantages, edge: Edge) -> dict:
     first = prompt.responses[edge.responses[0]]
     spans = [span_at(prompt, index, edge) for index in edge.responses]
+    # Shared tokens are pushed by the sum of their responses' advantages; the tokens of a branch may have different ones.
+    means = {
+        "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
+        "grpo": statistics.fmean(advantages.grpo[index] for index in edge.responses),
+    }
+    for name, responses in advantages.tokens.items():
+        rows = [responses[index][edge.start : edge.end] or [0.0] for index in edge.responses]
+        means[name] = statistics.fmean(chain.from_iterable(rows))
     return {
         "start": edge.start,
         "end": edge.end,
@@ -185,48 +210,12 @@ def _page_edge(prompt: Prompt, more: Others, edge: Edge) -> dict:
             prompt.responses[index].spans.index(span) if span else None
             for index, span in zip(edge.responses, spans, strict=True)
         ],
-        # Shared tokens are pushed by the sum of what each of their responses pays them.
-        "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
-        "grpo": statistics.fmean(more.grpo[index] for index in edge.responses),
-        # Its baseline moves one token after each fork, so that the tokens of a branch need not be paid the same.
-        "grpo_prefix": statistics.fmean(
-            paid for index in edge.responses for paid in more.grpo_prefix[index][edge.start : edge.end] or [0.0]
-        ),
+        # More digits than are shown would make up a quarter of the page.
+        "advantages": {name: round(mean, 7) for name, mean in means.items()},
         "node": edge.node,
         "ends": edge.ends,
-        "children": [_page_edge(prompt, more, child) for child in edge.children],
+        "children": [_page_edge(prompt, advantages, child) for child in edge.children],
     }
-
-
-class Clips:
-    """The audio of a page, each clip once, as mp3 in data URLs; as many as ``AUDIO_BYTES`` allow."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.clips: list[dict] = []
-        self.left_out = 0
-        self._room = AUDIO_BYTES
-        self._numbers: dict[str | None, int] = {}
-
-    def number(self, path: str | None) -> int:
-        """The index of a clip in ``clips``."""
-        if path not in self._numbers:
-            self._numbers[path] = len(self.clips)
-            self.clips.append(self._clip(path))
-        return self._numbers[path]
-
-    def _clip(self, path: str | None) -> dict:
-        if path is None:
-            return {"note": "The data holds this clip as samples; the trace has no copy."}
-        try:
-            encoded = encode(load_audio(path, AUDIO_RATE, root=str(self.folder)))
-        except AudioError as error:
-            return {"name": path, "note": f"Not in this page: {error}"}
-        if len(encoded) > self._room:
-            self.left_out += 1
-            return {"name": path, "note": "Left out of this page for its size."}
-        self._room -= len(encoded)
-        return {"name": path, "url": "data:audio/mpeg;base64," + base64.b64encode(encoded).decode()}
 
 
 def encode(waveform: np.ndarray) -> bytes:

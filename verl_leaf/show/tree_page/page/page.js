@@ -4,7 +4,7 @@
   const DATA = JSON.parse(document.getElementById("data").textContent);
   const FOLD = 150; // characters of a branch from which on it folds
   const STRONG = 2; // |advantage| that has the full colour
-  const VIEWS = { leaf: "LEAF", grpo: "GRPO", grpo_prefix: "grpo_prefix" };
+  const VIEWS = Object.fromEntries(Object.entries(DATA.views).map(([key, [name]]) => [key, name]));
 
   const signed = (x) => (Math.abs(x) < 0.005 ? "" : x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
   const exact = (x) => (x < -5e-5 ? "−" : "") + Math.abs(x).toFixed(4);
@@ -25,9 +25,9 @@
     return "#" + new URLSearchParams(to);
   };
   const go = (change) => { location.hash = address(place(), change); };
-  function turn(list, current, by) {
+  function turn(list, current, by, end = current) {
     const next = list[list.indexOf(current) + by];
-    return next === undefined ? current : next;
+    return next === undefined ? end : next;
   }
 
   const KEYS = [
@@ -36,7 +36,7 @@
     [".", "next step", (here) => go({ step: turn(DATA.steps, here.step, 1).step })],
     [",", "previous step", (here) => go({ step: turn(DATA.steps, here.step, -1).step })],
     ["g", "LEAF or GRPO", (here) => go({ view: here.view === "grpo" ? "leaf" : "grpo" })],
-    ["x", "LEAF or grpo_prefix", (here) => go({ view: here.view === "grpo_prefix" ? "leaf" : "grpo_prefix" })],
+    ["x", "next estimator", (here) => go({ view: turn(Object.keys(VIEWS), here.view, 1, "leaf") })],
     ["s", "order of prompts", (here) => go({ sort: here.sort === "change" ? "trace" : "change" })],
   ];
   document.addEventListener("keydown", (event) => {
@@ -82,9 +82,8 @@
     const text = edge.pieces.join("");
     const long = text.length > FOLD;
     const marks = prompt.boundaries.filter((b) => !b.fired && edge.responses.includes(b.response));
-    const paid = edge[view];
     const count = edge.responses.length;
-    const label = `${text}. ${plural(count, "response")}. LEAF ${signed(edge.leaf)}, GRPO ${signed(edge.grpo)}, grpo_prefix ${signed(edge.grpo_prefix)}.`
+    const label = `${text}. ${plural(count, "response")}. ${Object.keys(VIEWS).map((key) => `${VIEWS[key]} ${signed(edge.advantages[key])}`).join(", ")}.`
       + edge.ends.map((i) => ` Response ${i + 1} ends, reward ${exact(prompt.responses[i].reward)}.`).join("");
     return html`
       <li role="treeitem" aria-label=${label} aria-level=${level} aria-posinset=${position} aria-setsize=${siblings}
@@ -94,14 +93,14 @@
           onKeyDown=${(event) => {
             if (event.target === event.currentTarget && event.key === "Enter") { event.stopPropagation(); setOpen(!open); }
           }}>
-        <div class="edge" style=${tint(paid)} onMouseEnter=${() => hover(edge)} onMouseLeave=${() => hover(null)}
+        <div class="edge" style=${tint(edge.advantages[view])} onMouseEnter=${() => hover(edge)} onMouseLeave=${() => hover(null)}
              onClick=${() => focus.to(path)}>
           <span class=${long && !open ? "text folded" : "text"} dir="auto">
             <${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} marks=${marks} /></span>
           ${long && html`<button tabindex="-1" onClick=${() => setOpen(!open)}>${open ? "fold" : `all ${text.length} characters`}</button>`}
           <div class="paid">
-            ${["leaf", "grpo", "grpo_prefix"].map((key) => key === view ? html`<b>${signed(edge[key])}</b> `
-              : key !== "grpo_prefix" && html`<span class="dim">${VIEWS[key]} ${signed(edge[key])} </span>`)}
+            ${Object.keys(VIEWS).map((key) => key === view ? html`<b>${signed(edge.advantages[key])}</b> `
+              : ["leaf", "grpo"].includes(key) && html`<span class="dim">${VIEWS[key]} ${signed(edge.advantages[key])} </span>`)}
             ${count > 1 && html`<span class="dim"> ×${count}</span>`}
           </div>
         </div>
@@ -164,7 +163,7 @@
     return html`<div class="details" role="region" aria-label="Numbers of the branch" tabindex="0">
       <p><span class="text" dir="auto"><${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} /></span>
         <span class="dim"> · tokens ${edge.start} to ${edge.end - 1} · ${plural(edge.responses.length, "response")} · root value V₀ ${exact(prompt.rootValue)}
-          · grpo_prefix ${exact(edge.grpo_prefix)}, the mean of the branch</span></p>
+          · means of the branch: ${Object.keys(VIEWS).map((key) => `${VIEWS[key]} ${exact(edge.advantages[key])}`).join(", ")}</span></p>
       <table><thead><tr><th>response</th><th>surprisal of the first token</th><th>span</th><th>ends at</th><th>value V</th><th>n</th>
         <th>global V − V₀</th><th>local V − V(u)</th><th>credit A</th><th>LEAF advantage</th><th>GRPO advantage</th></tr></thead><tbody>
       ${lines.map(({ responses, span, previous }) => {
@@ -266,8 +265,7 @@
           <${Tree} key=${one} prompt=${prompt} view=${view} />
           <${Strips} key=${`strips ${one}`} prompt=${prompt} />
           <p class="notes">${KEYS.map(([key, does]) => html`<kbd>${key}</kbd> ${does} · `)} in the tree: arrows, <kbd>Enter</kbd> unfolds a long branch.
-            Numbers of branches are means over the responses that pass; GRPO is verl’s, the z-score of the rewards;
-            grpo_prefix is GRPO with a shrunk prefix baseline, which is not the paper’s.</p>
+            Numbers of branches are means over the responses that pass. ${Object.values(DATA.views).map(([name, what]) => what && `${name}: ${what} `)}</p>
           ${[["Left out", DATA.left_out], ["Could not be read", DATA.skipped]].map(([title, list]) => list.length > 0
             && html`<p class="notes">${title}: <span class="text">${list.join("; ")}</span></p>`)}
         </main>

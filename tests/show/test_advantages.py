@@ -1,4 +1,4 @@
-"""What other estimators would have paid is what they pay, and ``early`` of a prompt is that of its pairs."""
+"""The advantages of the tree page are the estimators', and ``early`` of a prompt is that of its pairs."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tests.helpers.traced import WORKED, traced_prompt
 from verl_leaf.algorithm import grpo_prefix_advantages
-from verl_leaf.show.others import others
+from verl_leaf.show.advantages import step_advantages
 from verl_leaf.show.tree_page.build import page_prompt
 from verl_leaf.training.traces.schema import Prompt
 
@@ -34,10 +34,10 @@ def test_a_step_is_paid_as_the_estimators_pay_it():
     group = torch.arange(3).repeat_interleave(4)
     kappa = grpo_prefix_advantages(tokens, rewards.double(), torch.ones_like(tokens), group).kappa
     assert 0 < kappa < 100
-    first, equal, reversed_ = others(prompts)
-    assert first.grpo_prefix[0] == pytest.approx(paid_by_hand(kappa), abs=1e-6)
-    assert reversed_.grpo_prefix[3] == pytest.approx(first.grpo_prefix[0])
-    assert equal.grpo == [0.0] * 4 and equal.grpo_prefix == [[0.0] * 5] * 4
+    first, equal, reversed_ = step_advantages(prompts)
+    assert first.tokens["grpo_prefix"][0] == pytest.approx(paid_by_hand(kappa), abs=1e-6)
+    assert reversed_.tokens["grpo_prefix"][3] == pytest.approx(first.tokens["grpo_prefix"][0])
+    assert equal.grpo == [0.0] * 4 and equal.tokens["grpo_prefix"] == [[0.0] * 5] * 4
 
     column = torch.tensor([[reward, 0.0] for reward in REWARDS])
     verls, _ = compute_grpo_outcome_advantage(column, torch.ones(4, 2), np.array(["a"] * 4, dtype=object))
@@ -45,7 +45,7 @@ def test_a_step_is_paid_as_the_estimators_pay_it():
 
 
 def test_early_of_a_prompt():
-    first, equal, alone = others(
+    first, equal, alone = step_advantages(
         [
             worked(),
             worked(rewards=[0.5] * 4),
@@ -60,16 +60,18 @@ def test_what_a_tool_wrote_is_paid_nothing():
     prompt = worked()
     line = prompt.model_dump()
     line["responses"][0]["policy"][3] = 0
-    (paid,) = others([Prompt.model_validate(line)])
-    assert paid.grpo_prefix[0][3] == 0 and paid.grpo_prefix[0][4] != 0
+    (paid,) = step_advantages([Prompt.model_validate(line)])
+    assert paid.tokens["grpo_prefix"][0][3] == 0 and paid.tokens["grpo_prefix"][0][4] != 0
 
 
 def test_a_branch_of_the_page_has_the_mean_of_its_tokens():
     prompt = worked()
-    (more,) = others([prompt])
+    (more,) = step_advantages([prompt])
     (stem,) = page_prompt(1, prompt, more)["edges"]
     onward = stem["children"][0]
     assert (onward["start"], onward["end"], onward["responses"]) == (2, 3, [0, 1, 3])
-    assert stem["grpo_prefix"] == pytest.approx(0, abs=1e-9)
-    assert onward["grpo_prefix"] == pytest.approx(np.mean([more.grpo_prefix[k][2] for k in (0, 1, 3)]))
-    assert others([]) == []
+    assert stem["advantages"]["grpo_prefix"] == pytest.approx(0, abs=1e-9)
+    assert onward["advantages"]["grpo_prefix"] == pytest.approx(
+        np.mean([more.tokens["grpo_prefix"][k][2] for k in (0, 1, 3)])
+    )
+    assert step_advantages([]) == []

@@ -1,0 +1,79 @@
+"""What every estimator makes of the rollouts of a traced step, and ``early`` of its prompts."""
+
+import inspect
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from verl_leaf.algorithm import PairSpread, early_share, find_forks, grpo_advantages, pad_groups, pair_spread
+from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
+from verl_leaf.training.traces.schema import Prompt
+
+# Estimator -> its name on the page, and what it is. LEAF's advantages are in the trace.
+VIEWS = {"leaf": ("LEAF", ""), "grpo": ("GRPO", "verl's, the z-score of the rewards")} | {
+    name: (name, inspect.cleandoc(estimator.function.__doc__ or ""))
+    for name, estimator in ESTIMATORS.items()
+    if name != "leaf"
+}
+
+
+@dataclass(frozen=True)
+class PromptAdvantages:
+    """What is computed of a traced prompt.
+
+    Attributes:
+        grpo: the advantage of each response by verl's ``grpo``.
+        tokens: estimator -> response -> the advantage of each token, for all in the table but LEAF.
+        early: of the prompt's own pairs (:mod:`verl_leaf.algorithm.early`); None if it cannot be told, because all rewards
+            are equal or no responses go on together after the first fork.
+    """
+
+    grpo: list[float]
+    tokens: dict[str, list[list[float]]]
+    early: float | None
+
+
+def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
+    """Compute advantages, with the estimators' default options.
+
+    Args:
+        prompts: all of a step, since an estimator may look at the whole batch, as ``grpo_prefix`` does for ``kappa``.
+    """
+    if not prompts:
+        return []
+    tokens, lengths, group = pad_groups(_tokens(prompts))
+    responses = [response for prompt in prompts for response in prompt.responses]
+    rewards = _rewards(prompts)
+    mask = pad_sequence([torch.tensor(response.policy) for response in responses], batch_first=True).bool()
+    nats = [[torch.inf if nats is None else nats for nats in response.surprisal] for response in responses]
+    surprisal = pad_sequence([torch.tensor(row, dtype=torch.float64) for row in nats], batch_first=True)
+    rollouts = Rollouts(tokens, mask, rewards, group, lengths, surprisal)
+    advantages = {
+        name: estimator.function(rollouts, estimator.options()).advantages
+        for name, estimator in ESTIMATORS.items()
+        if name != "leaf"
+    }
+    grpo = grpo_advantages(rewards, group)
+    results = []
+    for number, prompt in enumerate(prompts):
+        rows = (group == number).nonzero().flatten().tolist()
+        of_tokens = {name: [of[row, : int(lengths[row])].tolist() for row in rows] for name, of in advantages.items()}
+        spread = spread_of(prompt)
+        is_known = spread.first_pairs.sum() > 0 and spread.later_pairs.sum() > 0
+        results.append(PromptAdvantages(grpo[rows].tolist(), of_tokens, early_share(spread) if is_known else None))
+    return results
+
+
+def spread_of(prompt: Prompt) -> PairSpread:
+    """Return by how much the rewards of a prompt's pairs differ, as the spread of a batch of one."""
+    return pair_spread(find_forks(*pad_groups(_tokens([prompt]))), _rewards([prompt]))
+
+
+def _tokens(prompts: list[Prompt]) -> list[list[list[int]]]:
+    return [[response.tokens for response in prompt.responses] for prompt in prompts]
+
+
+def _rewards(prompts: list[Prompt]) -> torch.Tensor:
+    rewards = [response.reward for prompt in prompts for response in prompt.responses]
+    return torch.tensor(rewards, dtype=torch.float64)
