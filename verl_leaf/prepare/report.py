@@ -21,7 +21,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
 
     Args:
         out: folder of the report.
-        corpus: that was written.
+        corpus: what was written.
         shards: records of the files: ``split``, ``file``, ``rows`` (of each, its seconds, the words of its first answer,
             and whether a clip has nothing to hear) and ``rejected``.
         rejected: all rows left out, as in ``rejected.jsonl``.
@@ -55,27 +55,21 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         "left_out": dict(reasons),
     }
     write_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
-    console = Console()
-    if splits:
-        console.print(table)
-    _print_counts(console, out, content, reasons, repeated)
-    return {split: entry["rows"] for split, entry in splits.items()}
-
-
-def _print_counts(console: Console, out: Path, content: dict, reasons: list, repeated: list[str]) -> None:
-    lines = [
-        f"{content['rows_read']} rows read, {content['rows_written']} written, {content['rows_left_out']} left out"
-    ]
+    lines = [f"{written + len(rejected)} rows read, {written} written, {len(rejected)} left out"]
     lines += [f"{count} left out: {reason}" for reason, count in reasons[:SHOWN_REASONS]]
     if others := sum(count for _, count in reasons[SHOWN_REASONS:]):
         lines.append(f"{others} left out for other reasons")
     if repeated:
         lines.append(f"{len(repeated)} id(s) are of several rows, {repeated[0]!r} is the first")
-    if silent := content["rows_with_nothing_to_hear"]:
+    if silent:
         lines.append(f"{silent} row(s) have a clip in which there is nothing to hear; `verl-leaf data FILE` names them")
     lines.append(f"in {out}" + (", rejected.jsonl names every row left out" if reasons else ""))
+    console = Console()
+    if splits:
+        console.print(table)
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return {split: entry["rows"] for split, entry in splits.items()}
 
 
 def _kind(reason: str) -> str:
