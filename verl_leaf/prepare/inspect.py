@@ -88,7 +88,7 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        lengths = Table("rows looked at", "hours", "seconds of audio", "nothing to hear", "words of an answer")
+        lengths = Table("rows looked at", "hours", "seconds of audio", "unheard", "words of an answer")
         measured = f"{sum(seconds) / 3600:.2f}", histogram(seconds), str(len(silent)), histogram(words)
         lengths.add_row(str(len(seconds)), *measured)
         console.print(lengths)
