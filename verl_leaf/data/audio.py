@@ -12,10 +12,10 @@ import soxr
 from verl_leaf.data.headers import (
     SOX,
     Window,
+    behind_xing_tag,
     data_length,
     end_of_tags,
     first_mp3_frame,
-    has_xing_tag,
     mp3_length,
     with_xing_tag,
 )
@@ -237,7 +237,7 @@ def _open_soundfile(name: str, window: Window, start: float, begin: int) -> tupl
         file, begin = _open_file(window, begin)
         is_exact = file.has_length() and not file.is_mp3()
         if file.format == "MP3":
-            is_exact = has_xing_tag(window.file, begin)
+            is_exact = behind_xing_tag(window.file, begin) > begin
             frames, samples = mp3_length(window.file, begin)
             if samples > 1.01 * file.frames + MP3_DELAY:
                 file, is_exact = _File(with_xing_tag(window.file, begin, frames)), False

@@ -113,9 +113,7 @@ def first_mp3_frame(file: io.IOBase, start: int) -> int | None:
 
 def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
     """Frames and samples of an mp3 whose first frame lies at ``start``, a Xing tag's own left out."""
-    size, position, frames, version = _size(file), start, 0, None
-    if has_xing_tag(file, start):
-        position += _mp3_frame_bytes(_read(file, start, 4))
+    size, position, frames, version = _size(file), behind_xing_tag(file, start), 0, None
     while position < size:
         frame = _mp3_frame(_read(file, position, 4))
         if frame is None:
@@ -129,22 +127,23 @@ def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
     return frames, frames * (1152 if version == MPEG_1 else 576)
 
 
-def has_xing_tag(file: io.IOBase, start: int) -> bool:
-    """Whether the frame at ``start`` holds no audio, but the number of frames."""
+def behind_xing_tag(file: io.IOBase, start: int) -> int:
+    """Return where the audio of an mp3 begins: behind its first frame if that holds the number of frames instead."""
     head = _read(file, start, 48)
-    return _mp3_frame(head[:4]) is not None and (b"Xing" in head or b"Info" in head)
+    frame = _mp3_frame(head[:4])
+    return start + frame[1] if frame and (b"Xing" in head or b"Info" in head) else start
 
 
 def with_xing_tag(file: io.IOBase, start: int, frames: int) -> Window:
     """An mp3 whose first frame lies at ``start``, with a Xing tag that states ``frames``."""
-    _, second, third, fourth = header = _read(file, start, 4)
-    if has_xing_tag(file, start):
-        start += _mp3_frame_bytes(header)
+    _, second, third, fourth = _read(file, start, 4)
     tag = bytearray([0xFF, second | 1, 5 << 4 | third & 0x0C, fourth])  # no checksum; a bitrate that leaves room
     is_mono, is_mpeg_1 = fourth >> 6 == 3, second >> 3 & 3 == MPEG_1
     side_information = (17 if is_mono else 32) if is_mpeg_1 else (9 if is_mono else 17)
     tag += bytes(side_information) + b"Xing" + (1).to_bytes(4, "big") + frames.to_bytes(4, "big")
-    return Window(file, start, bytes(tag.ljust(_mp3_frame_bytes(bytes(tag)), b"\0")))
+    frame = _mp3_frame(bytes(tag))
+    assert frame is not None
+    return Window(file, behind_xing_tag(file, start), bytes(tag.ljust(frame[1], b"\0")))
 
 
 def _begins_frames(file: io.IOBase, position: int) -> bool:
@@ -171,19 +170,8 @@ def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
     return (version, hertz), eighth_of_samples * 1000 * kilobits[bitrate - 1] // hertz + padding
 
 
-def _mp3_frame_bytes(header: bytes) -> int:
-    """The length of a frame that is known to begin with ``header``."""
-    frame = _mp3_frame(header)
-    assert frame is not None
-    return frame[1]
-
-
 def data_length(file: io.IOBase, start: int) -> DataLength | None:
-    """What the header that begins at ``start`` says of the length of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file.
-
-    Returns:
-        None where the format is another, or nothing is said.
-    """
+    """Return the length that the header at ``start`` states of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file, if any."""
     head = _read(file, start, 40)
     size = _size(file)
     order: ByteOrder = "little" if head[:4] in (b"RIFF", b"RF64", b"riff", b"dns.", b".SoX") else "big"

@@ -39,12 +39,9 @@ DEFAULT_KEYS = Keys()
 
 
 def long_audio(data_config) -> str:
-    """What to do with a clip that is longer than the model's window: ``data.long_audio``.
+    """Return ``data.long_audio``: what becomes of a clip that is longer than the model's window.
 
     ``error`` stops before training and is the default, ``cut`` takes the beginning, ``skip`` leaves the row out.
-
-    Raises:
-        ValueError: it is none of them.
     """
     value = data_config.get("long_audio", "error")
     if value not in LONG_AUDIO:
@@ -53,11 +50,7 @@ def long_audio(data_config) -> str:
 
 
 def check_options(data_config) -> None:
-    """Stop where ``data`` has a setting that cannot be followed for speech.
-
-    Raises:
-        ValueError: the message names the setting and what to do.
-    """
+    """Raise ValueError if ``data`` has a setting that cannot be followed for speech."""
     Keys.of(data_config)
     long_audio(data_config)
     if data_config.get("mm_processor_kwargs"):

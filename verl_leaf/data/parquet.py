@@ -20,6 +20,10 @@ from verl_leaf.common.progress import track
 BATCH_ROWS = 128
 BATCH_BYTES = 2**25  # of a batch; embedded audio makes rows of megabytes
 THREADS = min(32, (os.cpu_count() or 1) + 4)
+LISTS = (
+    *(pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType),
+    *(pyarrow.ListViewType, pyarrow.LargeListViewType),
+)
 READ_BUFFER = 2**20  # bytes; with none, or with pre_buffer, pyarrow reads a row group's whole column at once
 
 Result = TypeVar("Result")
@@ -116,7 +120,7 @@ class RowFile:
             function: takes a row, which it may change; a ValueError of its own is yielded in the place of its result.
             what: the work, as in "Checking train.parquet".
             numbers, columns: as for :meth:`rows`.
-            console: to show progress on; standard error if None.
+            console: for the progress; standard error if None.
 
         Yields:
             The row's number, the row as ``function`` left it, and the result; in the order of the rows.
@@ -138,15 +142,8 @@ class RowFile:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _rows_of_group(
-        self,
-        file: pyarrow.parquet.ParquetFile,
-        index: int,
-        first: int,
-        wanted: Sequence[int] | np.ndarray,
-        names: list[str],
-    ) -> Iterator[tuple[int, dict]]:
-        """``wanted`` rows of one row group, whose first row has the number ``first``."""
+    def _rows_of_group(self, file, index: int, first: int, wanted: Sequence[int] | np.ndarray, names: list[str]):
+        """Yield number and row of ``wanted`` rows of a row group, whose first row has the number ``first``."""
         group = self._groups[index]
         row_bytes = max(1, group.total_byte_size // group.num_rows)
         size = min(BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
@@ -191,25 +188,14 @@ def _decoded(value, type: pyarrow.DataType):
         return json.loads(value)
     if pyarrow.types.is_struct(type):
         return {field.name: _decoded(value[field.name], field.type) for field in type}
-    if _is_list(type):
+    if isinstance(type, LISTS):
         return [_decoded(item, type.value_type) for item in value]
     return value
 
 
 def _holds_json(type: pyarrow.DataType) -> bool:
-    inner = list(type) if pyarrow.types.is_struct(type) else [type.value_field] if _is_list(type) else []
+    inner = list(type) if pyarrow.types.is_struct(type) else [type.value_field] if isinstance(type, LISTS) else []
     return isinstance(type, pyarrow.JsonType) or any(_holds_json(field.type) for field in inner)
-
-
-def _is_list(type: pyarrow.DataType) -> bool:
-    kinds = pyarrow.types
-    return (
-        kinds.is_list(type)
-        or kinds.is_large_list(type)
-        or kinds.is_fixed_size_list(type)
-        or kinds.is_list_view(type)
-        or kinds.is_large_list_view(type)
-    )
 
 
 def _one_line(error: Exception) -> str:

@@ -15,11 +15,7 @@ EXACT_DIGITS = 15  # a decimal of no more digits is the same again after it was 
 
 
 def check_columns(file: str, names: list[str], keys: Keys = DEFAULT_KEYS) -> None:
-    """Stop unless a file has the columns that every row needs.
-
-    Raises:
-        ValueError: it lacks some.
-    """
+    """Raise ValueError unless a file has the columns that every row needs."""
     missing = [name for name in ("data_source", keys.prompt, "reward_model") if name not in names]
     if missing:
         raise ValueError(
@@ -29,7 +25,7 @@ def check_columns(file: str, names: list[str], keys: Keys = DEFAULT_KEYS) -> Non
 
 
 def spoken_row(row: dict, root: str, keys: Keys = DEFAULT_KEYS) -> dict:
-    """A row in the one form that the rest of this package knows.
+    """Return a row in the one form that the rest of this package knows.
 
     Args:
         row: as verl takes it: ``data_source``, ``reward_model``, a prompt whose messages hold text or a list of parts,
@@ -65,11 +61,7 @@ def spoken_row(row: dict, root: str, keys: Keys = DEFAULT_KEYS) -> dict:
 
 
 def data_source_name(value) -> str:
-    """A data source as text.
-
-    Raises:
-        ValueError: it is neither text nor an integer.
-    """
+    """Return a data source as text; raise ValueError if it is neither text nor an integer."""
     if isinstance(value, str):
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -78,7 +70,7 @@ def data_source_name(value) -> str:
 
 
 def reference_texts(ground_truth) -> list[str]:
-    """The texts that a ``ground_truth`` stands for: one, or several that are equally right.
+    """Return the texts that a ``ground_truth`` stands for: one, or several that are equally right.
 
     Raises:
         ValueError: it is no text or number, or a list that is empty or holds something else; or a number that could be
@@ -107,18 +99,13 @@ def _text(value) -> str | None:
     return text if re.fullmatch(r"-?\d+(\.\d*[1-9])?", text) else None
 
 
-def _audios(row: dict, keys: Keys) -> list:
-    audios = row.get(keys.audio)
-    if audios is None:  # as in verl, none
-        return []
-    if not isinstance(audios, list):
-        raise ValueError(f"the column {keys.audio!r} holds {audios!r:.80}; it must be a list with one entry per clip")
-    return audios
-
-
 def _messages(row: dict, keys: Keys) -> tuple[list[dict], list]:
     """A prompt's messages with text for content, and all audio in the order of its placeholders."""
-    prompt, left, found, messages = row[keys.prompt], _audios(row, keys), [], []
+    prompt, left, found, messages = row[keys.prompt], row.get(keys.audio), [], []
+    if left is None:  # as in verl, none
+        left = []
+    if not isinstance(left, list):
+        raise ValueError(f"the column {keys.audio!r} holds {left!r:.80}; it must be a list with one entry per clip")
     if not isinstance(prompt, list) or not prompt:
         raise ValueError(
             f"the column {keys.prompt!r} holds {prompt!r:.80}; it must be a list of messages, "

@@ -9,18 +9,12 @@ from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 FAMILIES: dict[str, Family] = {
     family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH, AUDIO_FLAMINGO_3, QWEN2_5_OMNI)
 }
+PROCESSORS = {family.processor_class: family for family in FAMILIES.values()}
 
 
 def family_of_processor(processor) -> Family:
-    """The family that a loaded Hugging Face processor belongs to.
-
-    Raises:
-        ValueError: no supported family uses such a processor.
-    """
-    for family in FAMILIES.values():
-        if type(processor).__name__ == family.processor_class:
-            return family
-    raise ValueError(
-        f"{type(processor).__name__} is not the processor of a supported speech model. Supported: "
-        + ", ".join(f"{family.processor_class} ({family.model_type})" for family in FAMILIES.values())
-    )
+    """Return the family of a Hugging Face processor; raise ValueError if it is not that of a supported speech model."""
+    name = type(processor).__name__
+    if name not in PROCESSORS:
+        raise ValueError(f"{name} is not the processor of a supported speech model: {', '.join(PROCESSORS)}")
+    return PROCESSORS[name]

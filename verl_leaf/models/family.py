@@ -100,7 +100,7 @@ class Family:
         return processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
 
     def prompt_length(self, processor, text: str, samples: list[int]) -> int:
-        """Number of tokens that a rendered prompt has once its audio placeholders are expanded.
+        """Return the number of tokens of a rendered prompt once its audio placeholders are expanded.
 
         Args:
             processor: the family's Hugging Face processor.
@@ -123,11 +123,10 @@ class Family:
         return len(processor.tokenizer(text)["input_ids"]) + sum(self.audio_tokens(processor, n) - 1 for n in samples)
 
     def encode(self, processor, text: str, clips: list[np.ndarray]) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """Token ids of a rendered prompt, its audio placeholders expanded, and the audio features.
+        """Return the token ids of a rendered prompt, its audio placeholders expanded, and the audio features.
 
         Args:
-            processor: the family's Hugging Face processor.
-            text: the prompt after the chat template.
+            processor, text: as for :meth:`prompt_length`.
             clips: one float32 mono waveform per placeholder, at the processor's sampling rate.
 
         Returns:

@@ -16,10 +16,7 @@ PARTITION = "audio_features"
 
 
 async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Put the features of a prompt into the queue.
-
-    Args:
-        features: model input -> tensor, as :meth:`verl_leaf.models.family.Family.encode` has them.
+    """Put the features of a prompt, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
 
     Returns:
         Their key, uint8 ``[1, 16]``.
@@ -46,10 +43,7 @@ class FeatureCache:
         self._features: dict[str, dict[str, torch.Tensor]] = {}
 
     def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """Return the features of a micro-batch.
-
-        Args:
-            keys: of its rows, uint8 ``[rows, 16]``.
+        """Return the features of a micro-batch, given the keys of its rows, uint8 ``[rows, 16]``.
 
         Returns:
             For each row: model input -> tensor on the keys' device. Rows of one prompt have the same dictionary.
@@ -64,31 +58,27 @@ class FeatureCache:
         return [here[name] for name in names]
 
     def hold(self, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Hold features for a model that is called without a queue, until it fetches others.
-
-        Args:
-            rows: the features of each row; rows of one prompt have the same dictionary.
+        """Hold the features of some rows for a model that is called without a queue, until it fetches others.
 
         Returns:
-            Their keys, uint8 ``[rows, 16]``.
+            Their keys, uint8 ``[rows, 16]``, by which :meth:`fetch` gives the same dictionaries.
         """
         names = {id(row): uuid.uuid4() for row in rows}
         self._features = {names[id(row)].hex: row for row in rows}
-        return torch.frombuffer(bytearray(b"".join(names[id(row)].bytes for row in rows)), dtype=torch.uint8).view(
-            -1, 16
-        )
+        keys = bytearray(b"".join(names[id(row)].bytes for row in rows))
+        return torch.frombuffer(keys, dtype=torch.uint8).view(-1, 16)
 
 
 def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The features of all rows, one row after the other on the first axis, all filled up with zeros to the same width."""
-    return {feature: torch.cat(_same_width([features[feature] for features in rows])) for feature in rows[0]}
-
-
-def _same_width(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    if tensors[0].dim() == 1:
-        return tensors
-    width = max(tensor.shape[-1] for tensor in tensors)
-    return [F.pad(tensor, (0, width - tensor.shape[-1])) for tensor in tensors]
+    """Return the features of all rows on the first axis, one row after the other, with zeros up to the same width."""
+    joined = {}
+    for feature in rows[0]:
+        tensors = [features[feature] for features in rows]
+        if tensors[0].dim() > 1:
+            width = max(tensor.shape[-1] for tensor in tensors)
+            tensors = [F.pad(tensor, (0, width - tensor.shape[-1])) for tensor in tensors]
+        joined[feature] = torch.cat(tensors)
+    return joined
 
 
 def _get(name: str) -> dict[str, torch.Tensor]:

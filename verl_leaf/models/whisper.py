@@ -26,12 +26,7 @@ def padding(extractor, clips) -> dict:
 
 
 def without_padding(mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """As :func:`padding` would have left them.
-
-    Args:
-        mel: ``[clips, bins, frames]``.
-        mask: whether a frame is heard, ``[clips, frames]``.
-    """
+    """Shorten mel frames ``[clips, bins, frames]`` and their mask ``[clips, frames]`` to what :func:`padding` leaves."""
     # The convolutions look two frames further.
     frames = padded_length(int(mask.sum(dim=1).max()) + 2)
     return mel[..., :frames], mask[:, :frames]

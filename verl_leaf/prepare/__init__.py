@@ -40,14 +40,7 @@ def main(options) -> int:
         raise ValueError(f"{options.out} is no folder: choose another --out")
     try:
         corpus = importlib.import_module(f"verl_leaf.prepare.{options.corpus}").read(options)
-        write(
-            corpus,
-            options.out,
-            prompt=options.prompt,
-            embed=options.embed,
-            workers=options.workers,
-            shard_rows=options.shard_rows,
-        )
+        write(corpus, options.out, options.prompt, options.embed, options.workers, options.shard_rows)
     except OSError as error:
         raise ValueError(f"{error.filename or options.out}: {error.strerror or error}") from error
     return 0

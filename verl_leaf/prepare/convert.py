@@ -15,7 +15,7 @@ from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.audio import load_audio, unheard
 from verl_leaf.data.references import AudioError, contents
 from verl_leaf.data.rows import spoken_row
-from verl_leaf.prepare.corpus import Item, Rejected, Segment, choose
+from verl_leaf.prepare.corpus import Corpus, Item, Rejected, Segment, choose
 from verl_leaf.prepare.tables import ParquetColumn
 
 RATE = 16000  # Hz of the audio that is joined or cut here
@@ -27,29 +27,22 @@ TOLERANCE = 0.5  # seconds that a recording may end before a stretch of it
 class Settings:
     """What a worker needs to know to make a row."""
 
-    data_source: str
-    phrasings: tuple[str, ...]
+    corpus: Corpus  # without its rows
     prompt: str | None  # for all rows, instead of the phrasings and the rows' own
-    one_phrasing: tuple[str, ...]
-    max_seconds: float | None
     embed: bool
     out: str
 
 
 def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
-    """A row, or why there is none.
-
-    Args:
-        settings: of the corpus.
-        numbered: the item, and its number within its split.
-    """
+    """Return the row of an item, which comes with its number within its split; or why there is none."""
     number, item = numbered
+    longest = settings.corpus.max_seconds
     try:
         text = _prompt(settings, item)
         waveforms = [np.concatenate([_load(segment) for segment in segments]) for segments in item.audios]
         seconds = sum(map(len, waveforms)) / RATE
-        if settings.max_seconds is not None and seconds > settings.max_seconds:
-            raise AudioError(f"lasts {seconds:.1f} s, more than {settings.max_seconds:g}")
+        if longest is not None and seconds > longest:
+            raise AudioError(f"lasts {seconds:.1f} s, more than {longest:g}")
         stem = f"audio/{item.split}-{number:07d}"
         audios = [
             _reference(settings, segments, waveform, f"{stem}-{part}")
@@ -58,7 +51,7 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
         if (size := embedded(audios)) > MAX_EMBEDDED:
             raise AudioError(f"its audio is {size / 1e6:.0f} MB, too much to embed; leave out --embed, or cut it")
         row = {
-            "data_source": item.data_source or settings.data_source,
+            "data_source": item.data_source or settings.corpus.data_source,
             "prompt": [{"role": "user", "content": text}],
             "audios": audios,
             "reward_model": {"style": "rule", "ground_truth": list(item.answers)},
@@ -88,11 +81,9 @@ def _prompt(settings: Settings, item: Item) -> str:
     elif item.prompt and settings.prompt is None:
         text = item.prompt
     else:
-        phrasing = settings.prompt or (
-            settings.phrasings[0]
-            if item.split in settings.one_phrasing
-            else choose(settings.phrasings, item.phrase_by or item.question)
-        )
+        corpus = settings.corpus
+        phrasings = corpus.phrasings[:1] if item.split in corpus.one_phrasing else corpus.phrasings
+        phrasing = settings.prompt or choose(phrasings, item.phrase_by or item.question)
         text = phrasing.replace(PLACEHOLDER, PLACEHOLDER * len(item.audios)).replace("{question}", item.question)
     if text.count(PLACEHOLDER) != len(item.audios):
         raise AudioError(f"the question holds {PLACEHOLDER}, but not once for each of {len(item.audios)} audio(s)")
@@ -100,11 +91,7 @@ def _prompt(settings: Settings, item: Item) -> str:
 
 
 def _load(segment: Segment) -> np.ndarray:
-    """float32 waveform ``[samples]`` of a segment.
-
-    Raises:
-        AudioError: it cannot be had, or not all of it.
-    """
+    """Return the float32 waveform ``[samples]`` of a segment; raise AudioError if not all of it can be had."""
     if segment.row is not None:
         try:
             return load_audio(_stored(segment), RATE)
@@ -121,7 +108,7 @@ def _load(segment: Segment) -> np.ndarray:
 
 
 def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.ndarray, stem: str) -> dict:
-    """What a row holds for an audio: a path, or its bytes.
+    """Return what a row holds for an audio: a path, or its bytes.
 
     A recording that is a file of its own stays as it is; one inside a parquet file keeps its encoding; one that was cut
     or joined is encoded here.

@@ -56,7 +56,7 @@ class Corpus:
     rejected: list[Rejected] = field(default_factory=list)
     max_seconds: float | None = None  # longer audio is left out
     one_phrasing: tuple[str, ...] = ()  # splits that only get the first phrasing
-    _sources: dict[tuple, str] = field(default_factory=dict, repr=False)
+    _sources: dict[tuple, str] = field(default_factory=dict, init=False, repr=False)  # of what rows say
 
     def add(self, item: Item | Rejected) -> None:
         """Take a row; one that says the same as an earlier one, under the same id if it has one, is left out."""
@@ -71,12 +71,12 @@ class Corpus:
 
 
 def fraction(text: str) -> float:
-    """A stable hash of a text, in [0, 1): the first 8 hexadecimal digits of its md5."""
+    """Return a stable hash of a text, in [0, 1): the first 8 hexadecimal digits of its md5."""
     return _digits(text) / 16**8
 
 
 def choose(phrasings: tuple[str, ...], text: str) -> str:
-    """One of several phrasings, by a stable hash of a text."""
+    """Return one of several phrasings, by a stable hash of a text."""
     return phrasings[_digits(text) % len(phrasings)]
 
 
@@ -85,19 +85,14 @@ def _digits(text: str) -> int:
 
 
 def text_of(value, what: str) -> str:
-    """A cell's text, without white space around it; empty where there is none (null, NaN).
-
-    Args:
-        value: a text or a number; none of its content is in the error, for it may be audio.
-        what: what the cell should hold, for the error.
+    """Return a cell's text without white space around it; empty if there is none (null, NaN).
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is neither text nor a number. The message says ``what`` it should be and not what it is: audio.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    known = isinstance(value, str | int | float | Decimal) and not isinstance(value, bool)
-    if not known:
+    if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         raise ValueError(f"the {what} is of the type {type(value).__name__}, not a text or a number")
     text = str(value).strip()
     try:
@@ -107,46 +102,27 @@ def text_of(value, what: str) -> str:
     return text
 
 
-def need_file(path: Path, what: str) -> Path:
-    """The path, if a file is there.
+def need(path: Path, what: str, kind: str = "folder") -> Path:
+    """Return the path of a folder, or of a file if that is the kind.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none; the message tells ``what`` it should be.
     """
-    return _need(path, what, path.is_file(), "file")
-
-
-def need_folder(path: Path, what: str) -> Path:
-    """The path, if a folder is there.
-
-    Raises:
-        ValueError: there is none.
-    """
-    return _need(path, what, path.is_dir(), "folder")
-
-
-def _need(path: Path, what: str, fits: bool, kind: str) -> Path:
     if not path.exists():
         raise ValueError(f"{path} does not exist; it should be {what}")
-    if not fits:
+    if not (path.is_file() if kind == "file" else path.is_dir()):
         raise ValueError(f"{path} is no {kind}; it should be {what}")
     return path
 
 
 def question_file(folder: Path | None, name: str, repository: str, inner: str) -> Path:
-    """A question file on disk, below ``folder``, or from the Hugging Face hub where none is given.
-
-    Args:
-        folder: where to look, itself or in its folder ``inner``; the hub if None.
-        name: of the file.
-        repository: data set on the hub that has it.
-        inner: folder within the repository.
+    """Return a question file in ``folder`` or its folder ``inner``; if no folder is given, that of the hub's data set.
 
     Raises:
         ValueError: it is not there, or the hub cannot be reached.
     """
     if folder is not None:
-        need_folder(folder, f"the folder of {name}")
+        need(folder, f"the folder of {name}")
         for path in (folder / name, folder / inner / name):
             if path.is_file():
                 return path

@@ -8,7 +8,7 @@ import os
 import re
 from pathlib import Path
 
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, need_file, need_folder
+from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, need
 from verl_leaf.prepare.tables import Rows, read_lines_of_fields
 
 HELP = "CoVoST 2: speech translation, any pair"
@@ -40,9 +40,11 @@ def read(options) -> Corpus:
         raise ValueError(
             f"{options.translations} is not named covost_v2.<source>_<target>.tsv with two of {', '.join(LANGUAGES)}"
         )
-    need_file(options.translations, "the table of translations of CoVoST 2")
-    need_folder(options.audio, "Common Voice, with validated.tsv and clips/")
-    sentences, problem = _sentences(need_file(options.audio / "validated.tsv", "Common Voice's table, beside clips/"))
+    need(options.translations, "the table of translations of CoVoST 2", "file")
+    need(options.audio, "Common Voice, with validated.tsv and clips/")
+    sentences, problem = _sentences(
+        need(options.audio / "validated.tsv", "Common Voice's table, beside clips/", "file")
+    )
     source, target = (LANGUAGES[code] for code in pair.groups())
     corpus = Corpus(
         "covost2_{}_{}".format(*pair.groups()),

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from verl_leaf.prepare import longaudio
-from verl_leaf.prepare.corpus import Corpus, Segment, need_folder
+from verl_leaf.prepare.corpus import Corpus, Segment, need
 
 HELP = "DailyTalk: questions about dialogues (LongAudio)"
 
@@ -22,7 +22,7 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    need_folder(options.audio, "DailyTalk, one folder per dialogue")
+    need(options.audio, "DailyTalk, one folder per dialogue")
     corpus = Corpus("dailytalk_longaudio", longaudio.PHRASINGS, max_seconds=longaudio.MAX_SECONDS)
     find = functools.cache(functools.partial(_dialogue, options.audio))
     for item in longaudio.read(options.questions, "DailyTalk_LongAudio.json", find):

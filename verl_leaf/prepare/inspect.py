@@ -87,7 +87,7 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        headings = ("rows looked at", "hours", "seconds of audio", "nothing to hear", "words of an answer")
+        headings = ("rows looked at", "hours", "seconds of audio", "unheard", "words of an answer")
         hours = f"{sum(seconds) / 3600:.2f}"
         measured = (str(len(seconds)), hours, histogram(seconds), str(len(silent)), histogram(words))
         show("", headings, [measured], words=0, console=console)

@@ -15,7 +15,7 @@ from verl_leaf.prepare.corpus import (
     Rejected,
     Segment,
     fraction,
-    need_folder,
+    need,
     question_file,
     text_of,
 )
@@ -37,7 +37,7 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    need_folder(options.audio, "LibriSpeech, with train-clean-360 and test-clean")
+    need(options.audio, "LibriSpeech, with train-clean-360 and test-clean")
     corpus = Corpus("librisqa", PHRASINGS)
     for split in (TRAIN, TEST):
         name = f"LibriSQA-PartI-{split}.json"
@@ -70,11 +70,7 @@ def _item(record: dict, split: str, place: str, audio: Path) -> Item | Rejected:
 
 
 def _find(root: Path, name: Path) -> Path:
-    """The file of a name, whose suffix and whose folder LibriSpeech may differ on disk.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the file of a name, whose suffix and whose folder LibriSpeech may differ on disk."""
     inner = Path(*name.parts[1:]) if name.parts[0] == "LibriSpeech" else name
     for path in (root / name, root / inner, root / "LibriSpeech" / inner):
         for suffix in (name.suffix, ".flac", ".wav"):

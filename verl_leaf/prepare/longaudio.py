@@ -17,13 +17,7 @@ Find = Callable[[str], tuple[Segment, ...]]  # name of a sound -> its segments; 
 
 
 def read(folder: Path | None, name: str, find: Find) -> Iterator[Item | Rejected]:
-    """Items of one question file.
-
-    Args:
-        folder: where the file is; the hub if None.
-        name: of the file.
-        find: gives the segments of a name in ``sound``.
-    """
+    """Yield the items of a question file in a folder, or on the hub; ``find`` gives the segments of a name in ``sound``."""
     for place, record in read_json(question_file(folder, name, "nvidia/LongAudio", "longaudio_xl")):
         yield Rejected(place, place, record) if isinstance(record, str) else _item(record, place, find)
 
@@ -51,11 +45,7 @@ def _item(record: dict, place: str, find: Find) -> Item | Rejected:
 
 
 def _conversation(turns) -> tuple[str, str]:
-    """What the human says and the answer to it; the list may be written as a string.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Return what the human says and the answer to it; the list of turns may be written as a string."""
     if isinstance(turns, str):
         try:
             turns = ast.literal_eval(turns)
@@ -72,11 +62,7 @@ def _conversation(turns) -> tuple[str, str]:
 
 
 def _question(human: str) -> tuple[str, str]:
-    """The question alone, and the whole prompt, with the audio where the question has it.
-
-    Raises:
-        ValueError: there is no question, or more than one place for the audio.
-    """
+    """Return the question alone, and the whole prompt, with the audio where the question has it."""
     if PLACEHOLDER in human:
         raise ValueError(f"the question holds {PLACEHOLDER}, which stands for audio")
     prompt = re.sub(r"<sound>(\s*<sound>)*", PLACEHOLDER, human)  # one per segment, which are joined

@@ -20,7 +20,7 @@ from verl_leaf.prepare.corpus import (
     Rejected,
     Segment,
     fraction,
-    need_file,
+    need,
     text_of,
 )
 from verl_leaf.prepare.tables import Rows, check_names, read_delimited, read_json, read_parquet
@@ -45,7 +45,7 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    file = need_file(options.file, f"a table: {', '.join(DELIMITED + JSON + PARQUET)}")
+    file = need(options.file, f"a table: {', '.join(DELIMITED + JSON + PARQUET)}", "file")
     if not 0 <= options.held_out < 0.5:
         raise ValueError(f"--held-out {options.held_out}: must be from 0 to below 0.5; it is taken twice")
     columns = {name: getattr(options, f"{name}_column") for name in NEEDED + OPTIONAL}
@@ -88,10 +88,9 @@ def _rows(file: Path, columns: dict[str, str]) -> Rows:
 
 
 def _check_quotes(row: dict, audio_column: str, place: str) -> None:
-    """Stop where a quotation mark that was never closed has swallowed the rows before the next one.
+    """Raise ValueError if a text runs over lines and holds what looks like another row's audio.
 
-    Raises:
-        ValueError: a text runs over lines and holds what looks like another row's audio.
+    A quotation mark that was never closed swallows the rows before the next one.
     """
     suffix = os.path.splitext(row[audio_column])[1]
     over_lines = [text for text in row.values() if re.search(r"[\r\n]", text)]
@@ -140,11 +139,7 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
 
 
 def _several(cell, what: str) -> list[tuple[int | None, object]]:
-    """The values of a cell that is a list, each with its place in it; or its one value.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """Return the values of a cell that is a list, each with its place in it, or its one value; raise ValueError if none."""
     values: list[tuple[int | None, object]]
     if isinstance(cell, list):
         values = [*enumerate(cell)]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.prepare import longaudio
-from verl_leaf.prepare.corpus import Corpus, Segment, need_folder
+from verl_leaf.prepare.corpus import Corpus, Segment, need
 from verl_leaf.prepare.tables import check_names, read_lines_of_fields
 
 HELP = "Europarl-ST and VoxPopuli: questions about parliament speech (LongAudio)"
@@ -34,7 +34,7 @@ def read(options) -> Corpus:
         raise ValueError("give --europarl, --voxpopuli or both")
     corpus = Corpus("parliament_longaudio", longaudio.PHRASINGS, max_seconds=longaudio.MAX_SECONDS)
     if options.europarl is not None:
-        need_folder(options.europarl, "Europarl-ST")
+        need(options.europarl, "Europarl-ST")
         for item in longaudio.read(
             options.questions, "Europarl_LongAudio.json", functools.partial(_europarl, options.europarl)
         ):
@@ -60,7 +60,7 @@ def _europarl(root: Path, sound: str) -> tuple[Segment, ...]:
 
 def _voxpopuli(root: Path) -> longaudio.Find:
     """By the hub's rows where there are any, else by the sessions' recordings."""
-    need_folder(root, "VoxPopuli")
+    need(root, "VoxPopuli")
     rows, unread = _hub_rows(root)
     problem = f" ({len(unread)} of its parquet files cannot be used: {unread[0]})" if unread else ""
     sessions = {} if rows else _sessions(root, problem)

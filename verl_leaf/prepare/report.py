@@ -21,7 +21,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
 
     Args:
         out: folder of the report.
-        corpus: that was written.
+        corpus: what was written.
         shards: records of the files: ``split``, ``file``, ``rows`` (of each, its seconds, the words of its first answer,
             and whether a clip has nothing to hear) and ``rejected``.
         rejected: all rows left out, as in ``rejected.jsonl``.
@@ -32,7 +32,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     reasons = Counter(_kind(entry["reason"]) for entry in rejected).most_common()
     ids = Counter(item.id for item in corpus.items)
     repeated = [id for id, count in ids.items() if count > 1]
-    splits, lines, silent = {}, [], 0
+    splits, table, silent = {}, [], 0
     for split in SPLITS:
         own = [shard for shard in shards if shard["split"] == split and shard["rows"]]
         if not own:
@@ -41,7 +41,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         silent += sum(unheard)
         hours = sum(seconds) / 3600
         splits[split] = {"rows": len(seconds), "hours": hours, "files": [shard["file"] for shard in own]}
-        lines.append((split, str(len(seconds)), f"{hours:.2f}", histogram(seconds), histogram(words)))
+        table.append((split, str(len(seconds)), f"{hours:.2f}", histogram(seconds), histogram(words)))
     written = sum(entry["rows"] for entry in splits.values())
     content = {
         "data_source": corpus.data_source,
@@ -54,28 +54,22 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         "left_out": dict(reasons),
     }
     write_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
-    console = Console()
-    if splits:
-        columns = ("split", "rows", "hours", "seconds of audio", "words of an answer")
-        show(corpus.data_source, columns, lines, words=1, console=console)
-    _print_counts(console, out, content, reasons, repeated)
-    return {split: entry["rows"] for split, entry in splits.items()}
-
-
-def _print_counts(console: Console, out: Path, content: dict, reasons: list, repeated: list[str]) -> None:
-    lines = [
-        f"{content['rows_read']} rows read, {content['rows_written']} written, {content['rows_left_out']} left out"
-    ]
+    lines = [f"{written + len(rejected)} rows read, {written} written, {len(rejected)} left out"]
     lines += [f"{count} left out: {reason}" for reason, count in reasons[:SHOWN_REASONS]]
     if others := sum(count for _, count in reasons[SHOWN_REASONS:]):
         lines.append(f"{others} left out for other reasons")
     if repeated:
         lines.append(f"{len(repeated)} id(s) are of several rows, {repeated[0]!r} is the first")
-    if silent := content["rows_with_nothing_to_hear"]:
+    if silent:
         lines.append(f"{silent} row(s) have a clip in which there is nothing to hear; `verl-leaf data FILE` names them")
     lines.append(f"in {out}" + (", rejected.jsonl names every row left out" if reasons else ""))
+    console = Console()
+    if splits:
+        columns = ("split", "rows", "hours", "seconds of audio", "words of an answer")
+        show(corpus.data_source, columns, table, words=1, console=console)
     for line in lines:
         console.print(line)
+    return {split: entry["rows"] for split, entry in splits.items()}
 
 
 def _kind(reason: str) -> str:

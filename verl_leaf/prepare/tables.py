@@ -31,11 +31,7 @@ LONGEST_TEXT = 2**31 - 1  # characters; csv's own limit is 128 KiB
 
 
 def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
-    """Stop unless a table has the columns that are needed, each of them once.
-
-    Raises:
-        ValueError: it has not.
-    """
+    """Raise ValueError unless a table has the columns that are needed, each of them once."""
     if missing := [name for name in needed if name not in names]:
         raise ValueError(f"{file}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
     if twice := [name for name in needed if names.count(name) > 1]:
@@ -45,7 +41,7 @@ def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
 
 
 def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
-    """Lines of a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark; of a gzip file, if it is named so.
+    """Yield the lines of a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which may be a gzip file.
 
     Args:
         file: to read.
@@ -54,18 +50,13 @@ def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
     Raises:
         ValueError: it cannot be read, is in another encoding, or holds NUL; file and line are named.
     """
+    opener = gzip.open if file.suffix == ".gz" else open
+    encoding = "utf-8"
     try:
-        yield from _decoded_lines(file, gzip.open if file.suffix == ".gz" else open, newline)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
-
-
-def _decoded_lines(file: Path, opener, newline: str) -> Iterator[str]:
-    with opener(file, "rb") as data:
-        head = data.read(4)
-    encoding = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8")
-    with opener(file, "rt", encoding=encoding, newline=newline) as lines:
-        try:
+        with opener(file, "rb") as data:
+            head = data.read(4)
+        encoding = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), encoding)
+        with opener(file, "rt", encoding=encoding, newline=newline) as lines:
             for number, line in enumerate(lines, start=1):
                 if "\0" in line:
                     raise ValueError(
@@ -73,8 +64,10 @@ def _decoded_lines(file: Path, opener, newline: str) -> Iterator[str]:
                         "byte order mark; save it as UTF-8"
                     )
                 yield line
-        except UnicodeError as error:
-            raise ValueError(_wrong_encoding(file, opener, encoding)) from error
+    except UnicodeError as error:
+        raise ValueError(_wrong_encoding(file, opener, encoding)) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
 
 
 def _wrong_encoding(file: Path, opener, encoding: str) -> str:
@@ -93,7 +86,7 @@ def _wrong_encoding(file: Path, opener, encoding: str) -> str:
 
 
 def read_delimited(file: Path, needed: Collection[str]) -> Rows:
-    """Rows of a text table, delimited by comma, semicolon, tab or bar: whichever gives the columns that are needed.
+    """Yield the rows of a table delimited by comma, semicolon, tab or bar: whichever gives the columns that are needed.
 
     Quotation marks are as in RFC 4180. Excel's first line ``sep=;`` is understood, spaces around names and texts are
     not part of them, empty lines are no rows.
@@ -116,10 +109,9 @@ def read_delimited(file: Path, needed: Collection[str]) -> Rows:
     check_names(file, names, needed)
     for line, fields in records:
         place = f"{file.name}, line {line}"
-        if not any(fields) and len(fields) < 2:
-            continue
         if not any(fields):
-            yield place, "is empty"
+            if len(fields) > 1:
+                yield place, "is empty"
         elif len(fields) != len(names):
             if any(re.search(r"[\r\n]", field) for field in fields):  # and thus more rows than one, perhaps
                 raise ValueError(
@@ -135,9 +127,8 @@ def _delimiter(header: str, needed: Collection[str]) -> str:
     """The delimiter that finds the most of the columns that are needed, then the most columns."""
 
     def found(delimiter: str) -> tuple[int, int]:
-        names = [
-            name.strip() for name in next(_fields(csv.reader([header], delimiter=delimiter, skipinitialspace=True)))
-        ]
+        fields = next(_fields(csv.reader([header], delimiter=delimiter, skipinitialspace=True)))
+        names = [name.strip() for name in fields]
         return len(set(needed) & set(names)), len(names)
 
     return max(DELIMITERS, key=found)
@@ -176,13 +167,9 @@ def _ragged(fields: list[str], names: list[str]) -> str:
 
 
 def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, escape: str | None = None) -> Rows:
-    """Rows of a text table that knows no quotation marks: a line is a row, whatever its texts hold.
+    """Yield the rows of a table that knows no quotation marks: a line is a row, whatever its texts hold.
 
-    Args:
-        file: to read; gzip, if it is named so.
-        needed: columns that must be there.
-        delimiter: between fields.
-        escape: character before a delimiter, a quotation mark or itself that stands for itself.
+    ``escape`` comes before a delimiter, a quotation mark or itself that stands for itself.
     """
     names: list[str] | None = None
     empty = True
@@ -206,11 +193,7 @@ def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, es
 
 
 def read_json(file: Path) -> Rows:
-    """Objects of a JSON array, or of JSON lines.
-
-    Raises:
-        ValueError: something is no JSON, or there is no object; the message names file and line.
-    """
+    """Yield the objects of a JSON array, or of JSON lines; raise ValueError if something is not JSON or nothing is there."""
     empty = True
     for place, value in _json_values(file):
         empty = False
@@ -245,11 +228,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
 
 
 def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Iterator[tuple[str, dict]]:
-    """Rows of a parquet file, with the columns that were asked for.
-
-    Raises:
-        ValueError: it cannot be read, or a column is not there.
-    """
+    """Yield the rows of a parquet file with some columns; raise ValueError if it cannot be read or lacks a needed one."""
     table = RowFile(file)
     check_names(file, table.columns, needed)
     for number, row in table.rows(columns=[*needed, *optional]):
@@ -257,7 +236,7 @@ def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] 
 
 
 class ParquetColumn:
-    """Values of one column of a parquet file; where they are asked for in ascending order, it is read once."""
+    """The values of one column of a parquet file by row, which is read once if they are asked for in ascending order."""
 
     def __init__(self, file: Path, name: str):
         self._file, self._name = RowFile(file), name
@@ -265,24 +244,18 @@ class ParquetColumn:
         self._rows: Iterator[tuple[int, dict]] = iter(())
 
     def __getitem__(self, row: int):
-        """The value in a row.
-
-        Raises:
-            ValueError: the file is damaged there.
-        """
-        if not self._row <= row <= self._row + READ_OVER:
-            return self._begin_at(row)
-        try:
-            while self._row < row:
-                self._row, values = next(self._rows)
-                self._value = values[self._name]
-        except ValueError:  # it may be of a row before this one
-            return self._begin_at(row)
-        return self._value
-
-    def _begin_at(self, row: int):
+        """Return the value in a row; raise ValueError if the file is damaged there."""
+        if self._row <= row <= self._row + READ_OVER:
+            try:
+                return self._advance(row)
+            except ValueError:  # it may be of a row before this one
+                pass
         self._row = len(self._file)  # nothing is read, should this fail
         self._rows = self._file.rows(range(row, len(self._file)), [self._name])
-        self._row, values = next(self._rows)
-        self._value = values[self._name]
+        return self._advance(row)
+
+    def _advance(self, row: int):
+        while self._row != row:
+            self._row, values = next(self._rows)
+            self._value = values[self._name]
         return self._value

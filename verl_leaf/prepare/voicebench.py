@@ -10,7 +10,7 @@ from pathlib import Path
 
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.parquet import RowFile
-from verl_leaf.prepare.corpus import TEST, Corpus, Item, Rejected, Segment, need_folder, text_of
+from verl_leaf.prepare.corpus import TEST, Corpus, Item, Rejected, Segment, need, text_of
 from verl_leaf.prepare.tables import check_names, read_parquet
 
 HELP = "VoiceBench: spoken questions to a voice assistant"
@@ -42,7 +42,7 @@ def add_arguments(parser) -> None:
 def read(options) -> Corpus:
     if options.prompt is not None:
         raise ValueError("--prompt: VoiceBench's prompt is the recording alone; leave it out")
-    need_folder(options.data, "VoiceBench's, with a folder per subset")
+    need(options.data, "VoiceBench's, with a folder per subset")
     corpus = Corpus("voicebench", (PLACEHOLDER,))
     for name in options.subsets or [name for name in SUBSETS if (options.data / name).is_dir()]:
         subset, _, split = name.partition("/")
@@ -60,7 +60,7 @@ def read(options) -> Corpus:
 
 def _files(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
     """Files of a subset with their splits, which their names begin with, as in ``usa-00000-of-00001.parquet``."""
-    need_folder(folder, "a subset of VoiceBench")
+    need(folder, "a subset of VoiceBench")
     named = ((re.fullmatch(r"(.+)-\d+-of-\d+\.parquet", file.name), file) for file in sorted(folder.iterdir()))
     found = [(match[1], file) for match, file in named if match and not file.name.startswith(".")]
     wanted = [(own, file) for own, file in found if split in ("", own)]

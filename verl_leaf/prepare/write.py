@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow
@@ -56,10 +56,7 @@ def write(
     Args:
         corpus: what to write.
         out: folder, made if need be; audio that is cut or joined goes to ``audio/`` in it, unless embedded.
-        prompt: the one phrasing to use, instead of the corpus's.
-        embed: put encoded audio into the rows, instead of its path.
-        workers: processes; one per core if None.
-        shard_rows: items per file.
+        prompt, embed, workers, shard_rows: as the command's options.
 
     Returns:
         Rows written, by split.
@@ -68,15 +65,8 @@ def write(
         ValueError: the folder holds something else, the prompt lacks {question}, or no row is left.
     """
     out = out.resolve()
-    settings = Settings(
-        corpus.data_source,
-        corpus.phrasings,
-        None if prompt is None else _whole_prompt(prompt, corpus),
-        corpus.one_phrasing,
-        corpus.max_seconds,
-        embed,
-        str(out),
-    )
+    whole = None if prompt is None else _whole_prompt(prompt, corpus)
+    settings = Settings(replace(corpus, items=[], rejected=[]), whole, embed, str(out))
     state = out / ".prepare"
     _same_as_before(state / "fingerprint", corpus, settings, shard_rows)
     (out / "audio").mkdir(exist_ok=True)
