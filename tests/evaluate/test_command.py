@@ -133,5 +133,6 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
         ([tmp_path, *rest], "is no model (config.json), adapter"),
+        ([good, "--data", data, "--out", good], "good.jsonl: cannot be made (File exists). Choose another folder"),
     ):
         assert says in refused(*arguments), arguments

@@ -17,7 +17,9 @@ def readme_cells(title: str) -> dict[tuple[str, int], str]:
     return {(name, clips): value for name, *values in rows for clips, value in zip(CLIPS, values, strict=True)}
 
 
-@pytest.mark.parametrize(("title", "systems"), [("% of intervals of a score that hold it", 1), ("... of a difference", 2)])
+@pytest.mark.parametrize(
+    ("title", "systems"), [("% of intervals of a score that hold it", 1), ("... of a difference", 2)]
+)
 def test_the_readme_says_what_intervals_cover(title, systems):
     cells = readme_cells(title)
     assert {case for case, _ in cells} == set(CASES)
