@@ -57,14 +57,15 @@ def test_killed_while_judging(command, tmp_path, capsys):
         answered = len(server.requests)
         server.script = lambda body, n: Say(stall=60) if n >= answered + 3 else grade(body, n)
         process = start(command(server, "killed"))
-        while len(server.requests) < answered + 4:  # of the first system's four, three are answered
+        replies = tmp_path / "killed/judges/grader/grader.replies.jsonl"
+        while not replies.exists() or replies.read_bytes().count(b"\n") < 3:  # of the first system's four
             assert process.poll() is None
             time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=20)
         server.script, before = grade, len(server.requests)
         assert main(command(server, "killed")) == 0
-        assert len(server.requests) == before + answered - 3
+        assert len(server.requests) == before + answered - 3, "what was replied is not asked again"
     assert contents(tmp_path / "killed") == contents(tmp_path / "one_go")
     summary = json.loads((tmp_path / "killed/summary.json").read_text())
     assert {line["system"] for line in summary["judges"]} == {"replies", "bad"}

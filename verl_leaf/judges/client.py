@@ -33,6 +33,7 @@ LONGEST_WAIT = 60.0
 AGAIN = (408, 429)  # of the 4xx; all 5xx too
 BYTES_PER_TOKEN = 3.5  # of UTF-8, for the estimate: about 4 in English, 3 in Chinese
 LARGEST_BODY = 16 * 2**20  # bytes, decoded
+IMPOSSIBLE = -1e4  # log-probability that stands for minus infinity, which JSON does not have
 MOST_TOKENS = 10**8  # that a call may be charged for
 SHORTEST_SECRET = 8  # characters of a key that are masked as well; a shorter part tells too little
 GRADES = ("1", "2", "3", "4", "5")  # tokens whose alternatives are kept
@@ -176,7 +177,7 @@ def _possible(alternatives: Iterable) -> tuple[tuple[str, float], ...]:
     Raises:
         ValueError: a log-probability is not one.
     """
-    pairs = tuple((_text(other), float(logprob)) for other, logprob in alternatives)
+    pairs = tuple((_text(other), max(float(logprob), IMPOSSIBLE)) for other, logprob in alternatives)
     if not all(logprob <= 0.001 for _, logprob in pairs):  # NaN as well; rounding leaves some a little above 0
         raise ValueError(f"log-probabilities {[logprob for _, logprob in pairs]!r:.80}")
     return pairs
@@ -268,7 +269,7 @@ class _Client:
             "auth": spec.login,
             "timeout": spec.timeout,
             "limits": httpx.Limits(max_connections=spec.concurrency),
-            "trust_env": self._proxy is not None,
+            "trust_env": not _is_loopback(spec.endpoint),
         }
         try:
             async with httpx.AsyncClient(**settings) as http:
@@ -446,14 +447,18 @@ async def _content(response: httpx.Response) -> bytes:
     return bytes(content)
 
 
+def _is_loopback(endpoint: str) -> bool:
+    host = httpx.URL(endpoint).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def _proxy_of(endpoint: str) -> str | None:
     """Return the proxy that the environment has for an address, without its login; none for this machine's own addresses."""
     url = httpx.URL(endpoint)
-    try:
-        loopback = ipaddress.ip_address(url.host).is_loopback
-    except ValueError:
-        loopback = url.host == "localhost" or url.host.endswith(".localhost")
-    if loopback or urllib.request.proxy_bypass(url.host):
+    if _is_loopback(endpoint) or urllib.request.proxy_bypass(url.host):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")

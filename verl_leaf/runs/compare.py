@@ -1,15 +1,18 @@
 """Reads what runs have logged, finished or not, and names them by what they differ in."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 
+ROLLOUTS_PER_STEP = ("data.train_batch_size", "actor_rollout_ref.rollout.n")  # the factors; recipes compute them
 # What runs of one method differ in: seeds, folders, names.
 INCIDENTAL = (
     "seed",
@@ -63,7 +66,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
     names, labels = run_names(folders), method_labels(configs)
     runs = []
     for folder, config, name, label in zip(folders, configs, names, labels, strict=True):
-        batch, n = (config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n"))
+        batch, n = map(config.get, ROLLOUTS_PER_STEP)
         skipped: list[str] = []
         runs.append(
             Run(
@@ -126,7 +129,11 @@ def _flat_config(path: Path) -> dict[str, Any]:
             flat[path] = value
 
     if config is not None:
-        walk(OmegaConf.to_container(config, resolve=True), "")
+        walk(OmegaConf.to_container(config), "")  # unresolved: ${oc.env:...} would show a variable of this machine
+        for key in ROLLOUTS_PER_STEP:
+            with suppress(OmegaConfBaseException):
+                if isinstance(number := OmegaConf.select(config, key), int):
+                    flat[key] = number
     return flat
 
 
