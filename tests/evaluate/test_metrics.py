@@ -201,7 +201,7 @@ def test_what_cannot_score_a_script_says_so(name, reference, request):
         request.getfixturevalue("wordnet")
     with pytest.raises(Missing, match=r"cannot score 2 of 3 references, such as '"):
         build(name, ScoreOptions(), [reference, "two dogs", reference])
-    build(name, ScoreOptions(), ["Müde Hunde", "Đi đâu?", "7 8", "...", ""])
+    build(name, ScoreOptions(), ["Müde Hunde", "Hai con chó đang ngủ", "7 8", "...", ""])
     if name == "rouge1":
         assert score("rouge1", [reference], [reference], ScoreOptions(tokenize="13a")) == 1
 

@@ -9,6 +9,7 @@ import email.utils
 import hashlib
 import ipaddress
 import json
+import logging
 import math
 import random
 import re
@@ -264,6 +265,9 @@ class _Client:
 
     async def _work(self, calls: Iterator[tuple[str, Call]], arrived: asyncio.Queue) -> None:
         spec = self._spec
+        logging.getLogger("httpcore").setLevel(
+            logging.INFO
+        )  # below that it logs headers, in which a server may repeat the key
         settings: dict[str, Any] = {
             "headers": {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {spec.key}"} if spec.key else {}),
             "auth": spec.login,
@@ -306,9 +310,9 @@ class _Client:
             except (asyncio.TimeoutError, httpx.TimeoutException):
                 cost, reason, wait = most, f"no answer in {self._spec.timeout:g} s", None
             except httpx.ProxyError as error:
-                raise self._stop(call, f"the proxy refuses: {self._masked(str(error))}") from error
+                raise self._stop(call, f"the proxy refuses: {error}") from error
             except httpx.RequestError as error:
-                cost, reason, wait = most, self._masked(f"{type(error).__name__}: {error}".rstrip(": ")), None
+                cost, reason, wait = most, f"{type(error).__name__}: {error}".rstrip(": "), None
             except _Again as error:
                 cost, reason, wait = most if error.charged else 0.0, str(error), error.wait
             finally:
@@ -328,6 +332,7 @@ class _Client:
 
     def _tell(self, call: Call, what: str) -> None:
         """Print what is wrong, once."""
+        what = self._masked(what)
         if what not in self._told:
             self._told.add(what)
             _say(self._console, f"judge {self._spec.name}, {call.what}: {what}")
@@ -365,7 +370,8 @@ class _Client:
     def _stop(self, call: Call, reason: str) -> JudgeStopped:
         proxy = f" through the proxy {self._proxy}" if self._proxy else ""
         return JudgeStopped(
-            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {reason}; the replies so far are kept"
+            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {self._masked(reason)}; "
+            "the replies so far are kept"
         )
 
     async def _try(self, http: httpx.AsyncClient, call: Call) -> Reply:
@@ -398,9 +404,9 @@ class _Client:
     def _masked(self, text: str) -> str:
         """Return a text without the key and the password, or a part of one of them."""
         for secret in self._secrets:
-            for size in range(len(secret), min(len(secret), SHORTEST_SECRET) - 1, -1):
-                for start in range(len(secret) - size + 1):
-                    text = text.replace(secret[start : start + size], "***")
+            parts = (secret[start : start + SHORTEST_SECRET] for start in range(len(secret) - SHORTEST_SECRET + 1))
+            for part in (secret, *parts):
+                text = text.replace(part, "***")
         return text
 
     def _parsed(self, body: Any, call: Call) -> Reply:
@@ -409,9 +415,10 @@ class _Client:
         if isinstance(content, list):  # of parts, as some servers have it
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         text = self._masked(_text(content))
-        counts = [_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion")]
+        counted = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        counts = [*map(_count, counted)]
         if usage and None in counts:
-            self._tell(call, f"the server counts {usage!r:.100}; the tokens are estimated")
+            self._tell(call, f"the server counts {counted!r:.100}; the tokens are estimated")
         estimates = [_tokens(call.message), _tokens(text)]
         return Reply(text, self._tokens(choice), *(count or own for count, own in zip(counts, estimates, strict=True)))
 
