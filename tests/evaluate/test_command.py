@@ -7,6 +7,7 @@ import pytest
 
 from tests.evaluate.conftest import REFERENCES
 from verl_leaf.cli import main
+from verl_leaf.runs.swap import write_rows
 
 SAMPLED = [(row, sample, text) for row, text in enumerate(REFERENCES) for sample in range(2)]
 WORSE = [(row, sample, text.split()[sample]) for row, sample, text in SAMPLED]
@@ -61,6 +62,29 @@ def test_paper_scores_lower_case(data, answers, tmp_path):
     assert [line["mean"] for line in paper["scores"] if line["data_source"] == "all"] == pytest.approx([100, 0])
     assert next(line["mean"] for line in plain["scores"] if line["data_source"] == "all") < 1
     assert "case:lc" in paper["signatures"]["BLEU"] and "case:lc" in paper["signatures"]["WER ↓"]
+
+
+def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
+    """A source that ROUGE cannot score has none, nor have all sources together; rows without audio are no clips."""
+    rows = [
+        {
+            "data_source": source,
+            "prompt": [{"role": "user", "content": "Repeat."}],
+            "reward_model": {"ground_truth": text},
+            "extra_info": {"split": "validation"},
+        }
+        for source, text in (("russian", "Две собаки спят"), ("english", "dogs " * 2000))
+    ]
+    write_rows(rows, tmp_path / "two.parquet")
+    perfect = answers("perfect", [row["reward_model"]["ground_truth"] for row in rows])
+    assert evaluate(perfect, "--data", tmp_path / "two.parquet", "--out", tmp_path / "out") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "ROUGE-1: not computed: russian: rouge-score keeps only a to z and 0 to 9" in printed
+    assert "ROUGE-L: of 2 texts only the first 4000 characters were read" in printed
+    assert "95 % interval of the mean over 2 rows" in printed
+    scores = json.loads((tmp_path / "out/summary.json").read_text())["scores"]
+    assert {line["data_source"] for line in scores if line["metric"] == "ROUGE-1"} == {"english"}
+    assert {line["data_source"] for line in scores if line["metric"] == "BLEU"} == {"english", "russian", "all"}
 
 
 def test_unequal_items_are_refused_without_common(data, answers, tmp_path, refused):
@@ -133,5 +157,6 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
         ([tmp_path, *rest], "holds no adapter, no model and no checkpoint"),
+        ([good, "--data", data, "--out", good], "good.jsonl: cannot be made (File exists). Choose another folder"),
     ):
         assert says in refused(*arguments), arguments

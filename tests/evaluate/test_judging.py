@@ -87,3 +87,27 @@ def test_a_file_that_is_no_judge(data, answers, tmp_path, capsys):
     for files in (["none.yaml"], ["missing.yaml"]):
         assert evaluate(data, tmp_path / "out", good, "--judge", *(tmp_path / name for name in files)) == 2
         assert files[0] in capsys.readouterr().err
+
+
+def test_a_system_without_a_grade_has_no_score_and_no_difference(data, answers, tmp_path, capsys):
+    """On a scale of 1 to 5 a missing grade is not 0."""
+    good, bad = answers("good", REFERENCES), answers("bad", ["ein", "ein", "ein", "ein"])
+
+    def some(body, _):
+        return Say("[RESULT] 4" if any(map(body["messages"][0]["content"].count, REFERENCES[:2])) else "No.")
+
+    def script(body, number):
+        return Say("I cannot say.") if "\nein\n" in body["messages"][0]["content"] else some(body, number)
+
+    with JudgeServer(script) as server:
+        judge = write_judge(tmp_path, server, kind="likert", format="prometheus")
+        assert evaluate(data, tmp_path / "out", bad, good, "--judge", judge) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text(), parse_constant=lambda name: 1 / 0)
+    means = {
+        (line["system"], line["data_source"]): line["mean"] for line in summary["scores"] if line["metric"] == "grader"
+    }
+    assert means == {
+        **{("good", source): mean for source, mean in (("animals", 4), ("people", None), ("all", 4))},
+        **{("bad", source): None for source in ("animals", "people", "all")},
+    }
+    assert not [line for line in summary["differences"] if line["metric"] == "grader"]

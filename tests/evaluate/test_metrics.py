@@ -186,6 +186,35 @@ def test_the_words_of_chinese():
         build("bleu", ScoreOptions(tokenize="chinese"))
 
 
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        *(
+            ("rouge1", text)
+            for text in ("Две собаки спят", "개 두 마리가 잔다", "كلبان نائمان", "δύο σκυλιά", "两只狗")
+        ),
+        *(("meteor", text) for text in ("我们在公园里", "スーパーへ行く", "สุนัขสองตัว", "ခွေးနှစ်ကောင်")),
+    ],
+)
+def test_what_cannot_score_a_script_says_so(name, reference, request):
+    if name == "meteor":
+        request.getfixturevalue("wordnet")
+    with pytest.raises(Missing, match=r"cannot score 2 of 3 references, such as '"):
+        build(name, ScoreOptions(), [reference, "two dogs", reference])
+    build(name, ScoreOptions(), ["Müde Hunde", "Hai con chó đang ngủ", "7 8", "...", ""])
+    if name == "rouge1":
+        assert score("rouge1", [reference], [reference], ScoreOptions(tokenize="13a")) == 1
+
+
+def test_whole_texts_are_read():
+    """But by two metrics whose libraries take too long; the report says how many texts they cut."""
+    long = " ".join(["word"] * 2000)
+    assert score("exact_match", [long + " a"], [long + " b"]) == 0
+    assert score("wer", [long], ["word " * 20]) == 99
+    assert 0 < score("bleu", [long + " a" * 500], [long + " b" * 500]) < 90
+    assert build("rougeL", ScoreOptions()).reads == 4000 and build("rouge2", ScoreOptions()).reads is None
+
+
 @pytest.mark.parametrize("name", [name for name in METRICS if name not in ("meteor", "bertscore")])
 def test_anything_can_be_scored(name):
     scorer = build(name, ScoreOptions())

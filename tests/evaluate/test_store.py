@@ -6,9 +6,11 @@ import pytest
 
 from verl_leaf.common.answers import read_answers
 from verl_leaf.data.parquet import RowFile
+from verl_leaf.evaluate.answer_file import AnswerFile
+from verl_leaf.evaluate.command import vllm_arguments
 from verl_leaf.evaluate.data import Data
-from verl_leaf.evaluate.generate import Sampling
-from verl_leaf.evaluate.store import Answers, missing
+from verl_leaf.evaluate.generate import Sampling, made_of
+from verl_leaf.evaluate.systems import System
 from verl_leaf.runs.swap import write_rows
 
 MADE_OF = {"model": "abc", "sampling": {"seed": 0}}
@@ -21,28 +23,28 @@ def rows(data):
 
 def test_a_torn_last_line_is_dropped_and_written_again(rows, tmp_path):
     path = tmp_path / "answers/x.jsonl"
-    answers = Answers(path, MADE_OF)
+    answers = AnswerFile(path, MADE_OF)
     for row in (0, 2):
         answers.append(rows[row].answer(0, f"Ärger {row}", seed=7).to_json())
     whole = path.read_bytes()
     for end in range(1, len(whole)):
         path.write_bytes(whole[:end])
-        again = Answers(path, MADE_OF)
+        again = AnswerFile(path, MADE_OF)
         assert sorted(again.values) == [(0, 0), (2, 0)][: whole[:end].count(b"\n")]
         again.append(rows[3].answer(0, "x").to_json())
         assert path.read_bytes().count(b"\n") == whole[:end].count(b"\n") + 1
-        assert (3, 0) in Answers(path, MADE_OF).values
+        assert (3, 0) in AnswerFile(path, MADE_OF).values
 
 
 def test_a_text_may_hold_what_ends_a_line_elsewhere(rows, tmp_path):
     text = "a\u2028b\u2029c\x85d\x0be\x0cf\x1cg"
-    written = Answers(tmp_path / "x.jsonl", MADE_OF)
+    written = AnswerFile(tmp_path / "x.jsonl", MADE_OF)
     for row in rows[:2]:
         written.append(row.answer(0, text).to_json())
     elsewhere = tmp_path / "y.jsonl"
     elsewhere.write_text("".join(json.dumps({"row": n, "text": text}, ensure_ascii=False) + "\n" for n in range(2)))
     for answers in (
-        Answers(tmp_path / "x.jsonl", MADE_OF).values,
+        AnswerFile(tmp_path / "x.jsonl", MADE_OF).values,
         read_answers(tmp_path / "x.jsonl", dict(enumerate(rows))),
         read_answers(elsewhere, dict(enumerate(rows))),
     ):
@@ -51,27 +53,54 @@ def test_a_text_may_hold_what_ends_a_line_elsewhere(rows, tmp_path):
 
 def test_answers_of_something_else_are_refused(rows, tmp_path):
     path = tmp_path / "x.jsonl"
-    Answers(path, MADE_OF).append(rows[0].answer(0, "x").to_json())
+    AnswerFile(path, MADE_OF).append(rows[0].answer(0, "x").to_json())
     with pytest.raises(
         ValueError, match="made with another model .*'abc', now 'other'.*choose another --out, or delete it"
     ):
-        Answers(path, {**MADE_OF, "model": "other"})
+        AnswerFile(path, {**MADE_OF, "model": "other"})
     path.with_suffix(".made_of.json").unlink()
     with pytest.raises(ValueError, match="nothing says what made these answers"):
-        Answers(path, MADE_OF)
+        AnswerFile(path, MADE_OF)
 
 
 def test_a_damaged_line_is_named(rows, tmp_path):
     path = tmp_path / "x.jsonl"
-    answers = Answers(path, MADE_OF)
+    answers = AnswerFile(path, MADE_OF)
     answers.append(rows[0].answer(0, "x").to_json())
     path.write_bytes(path.read_bytes() + b'{"row": 1}\n')
     with pytest.raises(ValueError, match="x.jsonl, line 2: is no answer"):
-        Answers(path, MADE_OF)
+        AnswerFile(path, MADE_OF)
 
 
-def test_what_is_missing():
-    assert missing([(0, 1), (2, 0)], 3, 2) == [(0, 0), (1, 0), (1, 1), (2, 1)]
+def test_what_is_missing_or_has_failed_is_tried_again(rows, tmp_path):
+    answers = AnswerFile(tmp_path / "x.jsonl", MADE_OF)
+    answers.append(rows[0].answer(1, "x").to_json())
+    answers.append(rows[2].answer(0, "", finish="failed", error="no such clip").to_json())
+    assert answers.missing(3, 2) == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
+    answers.append(rows[2].answer(0, "found").to_json())
+    again = AnswerFile(tmp_path / "x.jsonl", MADE_OF)
+    assert again.missing(3, 2) == [(0, 0), (1, 0), (1, 1), (2, 1)] and again.values[2, 0].text == "found"
+
+
+@pytest.mark.parametrize(
+    ("argument", "matters"),
+    [
+        ("load_format=dummy", True),
+        ("hf_overrides={a: 1}", True),
+        ("mm-processor-kwargs={sampling_rate: 8000}", True),
+        ("dtype=float16", True),
+        ("max_num_batched_tokens=100", True),
+        ("gpu_memory_utilization=0.5", False),
+        ("tensor-parallel-size=2", False),
+    ],
+)
+def test_arguments_of_vllm_are_in_the_fingerprint(argument, matters, data, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    plain, given = (
+        made_of(System("x", model=tmp_path), Data(data), Sampling(), vllm_arguments(texts))
+        for texts in ([], [argument])
+    )
+    assert (plain != given) == matters and json.loads(json.dumps(given)) == given
 
 
 def test_a_seed_follows_from_seed_pass_and_row():

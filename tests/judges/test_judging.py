@@ -474,6 +474,10 @@ SECRET = "sk-very-secret-0123456789"
         Say(json.dumps({"reasoning": f"The key is {SECRET}", "score": 50})),
         Say(f"{SECRET} [RESULT] 4", [token(SECRET[:9]), token(SECRET[9:]), token(" [RESULT]"), token(" 4", _4=-0.1)]),
         Say(body=b"no completion " + SECRET.encode()),
+        Say(headers={"content-encoding": SECRET}),
+        Say(
+            body=json.dumps({"choices": [{"message": {"content": "50"}}], "usage": {"prompt_tokens": SECRET}}).encode()
+        ),
     ],
 )
 def test_the_key_is_nowhere(say, tmp_path, monkeypatch, capfd, caplog):

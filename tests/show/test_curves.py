@@ -74,6 +74,20 @@ def test_methods_are_told_apart_and_seeds_are_not(tmp_path):
         read_runs([folders[0], folders[0]])
 
 
+def test_a_run_of_others_shows_no_variable_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET_TOKEN", "hunter2")
+    secret, other = "${oc.env:MY_SECRET_TOKEN}", "${no.such.resolver:x}"
+    runs = read_runs([write_run(tmp_path / "a", 1, zz_note=secret), write_run(tmp_path / "b", 1, zz_note=other)])
+    assert [run.label for run in runs] == [f"leaf, zz_note={secret}", f"leaf, zz_note={other}"]
+    config = tmp_path / "a/hydra/.hydra/config.yaml"
+    config.write_text(config.read_text().replace("train_batch_size: 4", "train_batch_size: ${algorithm.leaf.size}"))
+    config.write_text(config.read_text().replace("  leaf:\n", "  leaf:\n    size: 3\n"))
+    assert read_runs([tmp_path / "a"])[0].rollouts_per_step == 24
+    config.write_text(config.read_text().replace("size: 3", "size: ${oc.env:MY_SECRET_TOKEN}"))
+    (run,) = read_runs([tmp_path / "a"])
+    assert run.rollouts_per_step is None and "hunter2" not in run.label
+
+
 def test_numbers():
     assert smoothed({1: 0.0, 2: 1.0, 3: 2.0, 4: 3.0, 5: 4.0, 6: 5.0}) == {1: 0, 2: 0.5, 3: 1, 4: 1.5, 5: 2, 6: 3}
     mean, half = mean_and_interval([1.0, 2.0, 3.0, 4.0, 5.0])

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ import yaml
 
 from verl_leaf.common.answers import Answer, Key, read_answers
 from verl_leaf.common.console import Console
+from verl_leaf.evaluate.answer_file import AnswerFile
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, check, read_judges
 from verl_leaf.evaluate.metrics import METRICS, ScoreOptions
 from verl_leaf.evaluate.models import BertModel
 from verl_leaf.evaluate.report import ALL, Evaluation, Grid, Scoring, measure, report_on, write
-from verl_leaf.evaluate.store import Answers
 from verl_leaf.evaluate.systems import System, parse_system, parse_systems
 from verl_leaf.judges import JudgeSpec
 from verl_leaf.runs.adapters import saved_steps
@@ -111,9 +112,10 @@ def vllm_arguments(texts: list[str]) -> dict[str, Any]:
     arguments = {}
     for text in texts:
         name, equals, value = text.partition("=")
+        name = name.replace("-", "_")
         try:
-            arguments[name.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            arguments[name] = json.loads(json.dumps(yaml.safe_load(value)))  # keys of mappings are text
+        except (yaml.YAMLError, TypeError) as error:
             raise ValueError(f"--vllm {text}: the value cannot be read") from error
         if not equals or not name.isidentifier():
             raise ValueError(f"--vllm {text}: must be ARGUMENT=VALUE, such as tensor_parallel_size=4")
@@ -139,7 +141,10 @@ def _evaluate(
     for row in data.rows:
         references.setdefault(row.data_source, []).extend(row.references)
     scoring = Scoring(references, metrics, plan.scores)
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {out}: cannot be made ({error.strerror}). Choose another folder") from error
     with RunFolder(out).lock():
         made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
         found = _found(systems, made, data, out, plan, console)
@@ -175,7 +180,7 @@ def _found(
     """The answers of all systems, those that are missing generated, by the engine of one model after the other."""
     rows = dict(enumerate(data.rows))
     foreign = {each.name: read_answers(each.answers, rows) for each in systems if each.answers is not None}
-    files = {name: Answers(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
+    files = {name: AnswerFile(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
     for model in dict.fromkeys(each.model for each in systems if each.model is not None):
         own = [(each, files[each.name]) for each in systems if each.model == model]
         generate(model, own, data, plan.sampling, plan.vllm, Console(stderr=True))

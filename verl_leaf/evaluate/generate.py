@@ -18,14 +18,26 @@ from verl_leaf.common import vllm_distribution
 from verl_leaf.common.answers import Answer
 from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
+from verl_leaf.evaluate.answer_file import AnswerFile
 from verl_leaf.evaluate.data import Data, Prompt
-from verl_leaf.evaluate.store import Answers, missing
 from verl_leaf.evaluate.systems import System, digest
 from verl_leaf.models import FAMILIES
 from verl_leaf.runs.adapters import max_lora_rank
 
 IN_FLIGHT = 256  # requests that the engine has at a time
-CHANGES_ANSWERS = ("dtype", "kv_cache_dtype", "max_model_len", "quantization")  # of vLLM's settings
+# vLLM's arguments that say how fast answers come, and where from, but not which: all others are part of the fingerprint.
+CHANGES_NOTHING = (
+    *(
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "cpu_offload_gb",
+        "max_num_seqs",
+        "max_cpu_loras",
+        "max_loras",
+    ),
+    *("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "max_parallel_loading_workers"),
+    *("download_dir", "use_tqdm_on_load", "disable_log_stats"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Sampling:
 
 
 def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, Any]) -> dict[str, Any]:
-    """Everything that a system's answers depend on."""
+    """Return everything that a system's answers depend on."""
     assert system.model is not None
     found = vllm_distribution.installed()
     return {
@@ -63,7 +75,7 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
         "adapter": digest(system.adapter) if system.adapter else None,
         "data": data.digest(),
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "passes"},
-        "settings": {key: value for key, value in settings.items() if key in CHANGES_ANSWERS},
+        "settings": {key: value for key, value in sorted(settings.items()) if key not in CHANGES_NOTHING},
         "versions": {
             "verl-leaf": __version__,
             **{name: version(name) for name in ("torch", "transformers")},
@@ -116,13 +128,13 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
 
 def generate(
     model: Path,
-    systems: list[tuple[System, Answers]],
+    systems: list[tuple[System, AnswerFile]],
     data: Data,
     sampling: Sampling,
     given: dict[str, Any],
     console: Console,
 ) -> None:
-    """Generate all answers that are missing.
+    """Generate all answers that are missing, and try again those that failed.
 
     Args:
         model: of all the systems.
@@ -133,12 +145,12 @@ def generate(
         console: for the progress.
 
     Raises:
-        ValueError: the engine cannot be started, or stops; what it has answered is kept, and the same call goes on.
+        ValueError: the engine cannot be started, or stops; what it has answered is kept, and the same call resumes there.
     """
     jobs = [
         Job(number, row, sample)
         for number, (_, file) in enumerate(systems)
-        for row, sample in missing(file.values, len(data.rows), sampling.passes)
+        for row, sample in file.missing(len(data.rows), sampling.passes)
     ]
     if not jobs:
         return
@@ -150,7 +162,9 @@ def generate(
     with started(settings, adapters, console) as engine:
         outputs = engine.outputs(data, jobs, sampling)
         for job, output in track(outputs, "Generating", len(jobs), console):
-            systems[job.system][1].append(_answer(data, job, output, sampling).to_json())
+            answer, file = _answer(data, job, output, sampling), systems[job.system][1]
+            if answer != file.values.get((job.row, job.sample)):  # it may have failed in the same way again
+                file.append(answer.to_json())
 
 
 class Job(NamedTuple):

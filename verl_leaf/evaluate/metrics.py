@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import jiwer
 import numpy as np
@@ -245,8 +246,6 @@ def _each(one: Callable[[str, Sequence[str]], tuple], texts: Texts, references: 
 
 
 def _version(distribution: str) -> str:
-    from importlib.metadata import version
-
     return f"{distribution}:{version(distribution)}"
 
 

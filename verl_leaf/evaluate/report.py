@@ -12,6 +12,7 @@ import numpy as np
 
 from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.console import Console
+from verl_leaf.common.files import write_file
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, ScoreOptions, Scorer, build
 from verl_leaf.evaluate.significance import (
@@ -384,11 +385,11 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
     tables = tables_of(report)
     for table in tables:
         table.print(console)
-    (out / "report.md").write_text("\n".join(table.markdown() for table in tables), encoding="utf-8")
-    (out / "report.tex").write_text("\n".join(table.latex() for table in tables), encoding="utf-8")
+    write_file(out / "report.md", "\n".join(table.markdown() for table in tables))
+    write_file(out / "report.tex", "\n".join(table.latex() for table in tables))
     for name in ("answers", "scores", "differences"):
         if lines := getattr(report, name):
             write_csv(out / f"{name}.csv", lines)
     summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)
-    (out / "summary.json").write_text(summary, encoding="utf-8")
+    write_file(out / "summary.json", summary)
     console.print(f"Written: {out}/report.md, report.tex, scores.csv, summary.json", markup=False, soft_wrap=True)

@@ -1,11 +1,15 @@
 """Tables for the terminal, Markdown and LaTeX."""
 
+import re
 from dataclasses import dataclass
 
 from verl_leaf.common.console import Console
 from verl_leaf.common.tables import show
 
-LATEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "±": r"$\pm$", "−": "$-$"} | {c: f"\\{c}" for c in "&%$#_{}"}
+LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "↓": r"$\downarrow$"}
+LATEX |= {"±": r"$\pm$", "−": "$-$", "[": "{[}"} | {
+    c: f"\\{c}" for c in "&%$#_{}"
+}  # after \\ a [ would be its argument
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,11 @@ class Table:
     def markdown(self) -> str:
         rules = ["---" if number < self.words else "---:" for number in range(len(self.columns))]
         rows = [self.columns, rules, *self.rows]
-        lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-        return "\n".join([f"**{self.title}**", "", *lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+        lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in rows]
+        return (
+            "\n".join([f"**{_markdown(self.title)}**", "", *lines, *(f"\n{_markdown(note)}" for note in self.notes)])
+            + "\n"
+        )
 
     def latex(self) -> str:
         """With the rules of the package booktabs."""
@@ -59,4 +66,9 @@ class Table:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in " ".join(text.split()))
+
+
+def _markdown(text: str) -> str:
+    """Return a text in one line, without HTML, links and the ends of cells."""
+    return re.sub(r"([\\|<>\[\]`*_])", r"\\\1", " ".join(text.split()))

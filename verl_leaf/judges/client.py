@@ -9,6 +9,7 @@ import email.utils
 import hashlib
 import ipaddress
 import json
+import logging
 import math
 import random
 import re
@@ -33,6 +34,7 @@ LONGEST_WAIT = 60.0
 AGAIN = (408, 429)  # of the 4xx; all 5xx too
 BYTES_PER_TOKEN = 3.5  # of UTF-8, for the estimate: about 4 in English, 3 in Chinese
 LARGEST_BODY = 16 * 2**20  # bytes, decoded
+IMPOSSIBLE = -1e4  # log-probability that stands for minus infinity, which JSON does not have
 MOST_TOKENS = 10**8  # that a call may be charged for
 SHORTEST_SECRET = 8  # characters of a key that are masked as well; a shorter part tells too little
 GRADES = ("1", "2", "3", "4", "5")  # tokens whose alternatives are kept
@@ -176,7 +178,7 @@ def _possible(alternatives: Iterable) -> tuple[tuple[str, float], ...]:
     Raises:
         ValueError: a log-probability is not one.
     """
-    pairs = tuple((_text(other), float(logprob)) for other, logprob in alternatives)
+    pairs = tuple((_text(other), max(float(logprob), IMPOSSIBLE)) for other, logprob in alternatives)
     if not all(logprob <= 0.001 for _, logprob in pairs):  # NaN as well; rounding leaves some a little above 0
         raise ValueError(f"log-probabilities {[logprob for _, logprob in pairs]!r:.80}")
     return pairs
@@ -263,12 +265,15 @@ class _Client:
 
     async def _work(self, calls: Iterator[tuple[str, Call]], arrived: asyncio.Queue) -> None:
         spec = self._spec
+        logging.getLogger("httpcore").setLevel(
+            logging.INFO
+        )  # below that it logs headers, in which a server may repeat the key
         settings: dict[str, Any] = {
             "headers": {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {spec.key}"} if spec.key else {}),
             "auth": spec.login,
             "timeout": spec.timeout,
             "limits": httpx.Limits(max_connections=spec.concurrency),
-            "trust_env": self._proxy is not None,
+            "trust_env": not _is_loopback(spec.endpoint),
         }
         try:
             async with httpx.AsyncClient(**settings) as http:
@@ -305,9 +310,9 @@ class _Client:
             except (asyncio.TimeoutError, httpx.TimeoutException):
                 cost, reason, wait = most, f"no answer in {self._spec.timeout:g} s", None
             except httpx.ProxyError as error:
-                raise self._stop(call, f"the proxy refuses: {self._masked(str(error))}") from error
+                raise self._stop(call, f"the proxy refuses: {error}") from error
             except httpx.RequestError as error:
-                cost, reason, wait = most, self._masked(f"{type(error).__name__}: {error}".rstrip(": ")), None
+                cost, reason, wait = most, f"{type(error).__name__}: {error}".rstrip(": "), None
             except _Again as error:
                 cost, reason, wait = most if error.charged else 0.0, str(error), error.wait
             finally:
@@ -327,6 +332,7 @@ class _Client:
 
     def _tell(self, call: Call, what: str) -> None:
         """Print what is wrong, once."""
+        what = self._masked(what)
         if what not in self._told:
             self._told.add(what)
             _say(self._console, f"judge {self._spec.name}, {call.what}: {what}")
@@ -364,7 +370,8 @@ class _Client:
     def _stop(self, call: Call, reason: str) -> JudgeStopped:
         proxy = f" through the proxy {self._proxy}" if self._proxy else ""
         return JudgeStopped(
-            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {reason}; the replies so far are kept"
+            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {self._masked(reason)}; "
+            "the replies so far are kept"
         )
 
     async def _try(self, http: httpx.AsyncClient, call: Call) -> Reply:
@@ -397,9 +404,9 @@ class _Client:
     def _masked(self, text: str) -> str:
         """Return a text without the key and the password, or a part of one of them."""
         for secret in self._secrets:
-            for size in range(len(secret), min(len(secret), SHORTEST_SECRET) - 1, -1):
-                for start in range(len(secret) - size + 1):
-                    text = text.replace(secret[start : start + size], "***")
+            parts = (secret[start : start + SHORTEST_SECRET] for start in range(len(secret) - SHORTEST_SECRET + 1))
+            for part in (secret, *parts):
+                text = text.replace(part, "***")
         return text
 
     def _parsed(self, body: Any, call: Call) -> Reply:
@@ -408,9 +415,10 @@ class _Client:
         if isinstance(content, list):  # of parts, as some servers have it
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         text = self._masked(_text(content))
-        counts = [_count(usage.get(f"{kind}_tokens")) for kind in ("prompt", "completion")]
+        counted = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        counts = [*map(_count, counted)]
         if usage and None in counts:
-            self._tell(call, f"the server counts {usage!r:.100}; the tokens are estimated")
+            self._tell(call, f"the server counts {counted!r:.100}; the tokens are estimated")
         estimates = [_tokens(call.message), _tokens(text)]
         return Reply(text, self._tokens(choice), *(count or own for count, own in zip(counts, estimates, strict=True)))
 
@@ -446,14 +454,18 @@ async def _content(response: httpx.Response) -> bytes:
     return bytes(content)
 
 
+def _is_loopback(endpoint: str) -> bool:
+    host = httpx.URL(endpoint).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def _proxy_of(endpoint: str) -> str | None:
     """Return the proxy that the environment has for an address, without its login; none for this machine's own addresses."""
     url = httpx.URL(endpoint)
-    try:
-        loopback = ipaddress.ip_address(url.host).is_loopback
-    except ValueError:
-        loopback = url.host == "localhost" or url.host.endswith(".localhost")
-    if loopback or urllib.request.proxy_bypass(url.host):
+    if _is_loopback(endpoint) or urllib.request.proxy_bypass(url.host):
         return None
     proxies = urllib.request.getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")

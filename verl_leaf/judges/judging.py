@@ -9,6 +9,7 @@ from pathlib import Path
 
 from verl_leaf.common.answers import Answer
 from verl_leaf.common.console import Console
+from verl_leaf.common.files import write_file
 from verl_leaf.judges.client import Call, Reply, Usage, ask_all, open_cache
 from verl_leaf.judges.grades import SCALES, Grade, grade
 from verl_leaf.judges.prompts import ask
@@ -19,7 +20,7 @@ OUTCOMES = {1.0: "win", -1.0: "loss", 0.0: "tie"}
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one answer.
+    """The verdict on one answer.
 
     Attributes:
         row, sample: of the answer.
@@ -42,7 +43,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Of one judge on the answers of one system, in their order.
+    """The verdicts of one judge on the answers of one system, in their order.
 
     Attributes:
         spec: the judge.
@@ -96,13 +97,15 @@ class Verdicts:
             "graded_by": dict(Counter(item.by for item in self.items if item.by)),
             **({name: outcomes[name] for name in ("win", "loss", "tie", "inconsistent")} if pairs else {}),
             **({"first_preferred": self.first} if pairs else {}),
-            **dataclasses.asdict(self.usage),
+            "asked": self.usage.calls + self.usage.cached,  # the same after a stop and a second command
+            "input_tokens": self.usage.input_tokens,
+            "output_tokens": self.usage.output_tokens,
+            "cost": self.usage.cost,
         }
 
     def write(self, file: Path) -> None:
-        """A line of JSON per verdict, with the replies."""
-        lines = (json.dumps(dataclasses.asdict(item)) + "\n" for item in self.items)
-        file.write_text("".join(lines), encoding="utf-8")
+        """Write a line of JSON per verdict, with the replies."""
+        write_file(file, "".join(json.dumps(dataclasses.asdict(item)) + "\n" for item in self.items))
 
 
 def judge(

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 
+ROLLOUTS_PER_STEP = ("data.train_batch_size", "actor_rollout_ref.rollout.n")  # the factors; recipes compute them
 # What runs of one method differ in: seeds, folders, names.
 INCIDENTAL = (
     "seed",
@@ -65,7 +68,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
     names, labels = run_names(folders), method_labels(configs)
     runs = []
     for folder, config, name, label in zip(folders, configs, names, labels, strict=True):
-        counts: list[Any] = [config.get(key) for key in ("data.train_batch_size", "actor_rollout_ref.rollout.n")]
+        counts: list[Any] = [config.get(key) for key in ROLLOUTS_PER_STEP]
         known = all(isinstance(count, int) and 0 < count < 10**9 for count in counts)
         skipped: list[str] = []
         scalars, summary = _scalars(folder, skipped), RunFolder(folder).read_summary()
@@ -105,7 +108,14 @@ def method_labels(configs: list[dict[str, Any]]) -> list[str]:
 def _flat_config(path: Path) -> dict[str, Any]:
     folder = RunFolder(path)
     config = next(iter(folder.epochs()), folder).read_config()
-    return {} if config is None else dict(_settings(OmegaConf.to_container(config, resolve=True)))
+    if config is None:
+        return {}
+    flat = dict(_settings(OmegaConf.to_container(config)))  # ${oc.env:...} would show a variable of this machine
+    for key in ROLLOUTS_PER_STEP:
+        with suppress(OmegaConfBaseException):
+            if isinstance(count := OmegaConf.select(config, key), int):
+                flat[key] = count
+    return flat
 
 
 def _settings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:

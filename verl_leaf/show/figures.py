@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from verl_leaf.common.console import Console
+from verl_leaf.common.files import whole_file
 from verl_leaf.common.printable import printable
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
@@ -33,8 +34,12 @@ def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> N
 
 
 def write_csv(file: Path, rows: list[dict]) -> None:
-    """Write rows that all have the keys of the first."""
-    with file.open("w", newline="", encoding="utf-8") as opened:
+    """Write rows that all have the keys of the first; texts that a spreadsheet would take for a formula begin with ``'``."""
+    with whole_file(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+
+
+def _cell(value):
+    return f"'{value}" if isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@")) else value

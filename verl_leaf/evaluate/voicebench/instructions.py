@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 # Punkt's English model is a download; its abbreviations matter little for how many sentences an answer has.
-ABBREVIATIONS = (
+ABBREVIATIONS = {
     "dr",
     "mr",
     "mrs",
@@ -25,7 +25,7 @@ ABBREVIATIONS = (
     "ltd",
     "co",
     "p.s",
-)
+}
 
 
 def follows(text: str, instruction: str, wanted: Mapping) -> bool | None:
@@ -90,7 +90,7 @@ def _sentences(text: str, num_sentences: int, relation: str = "at least") -> boo
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # nltk takes seconds to import
 
     parameters = PunktParameters()
-    parameters.abbrev_types = set(ABBREVIATIONS)
+    parameters.abbrev_types = ABBREVIATIONS
     return _holds(len(PunktSentenceTokenizer(parameters).tokenize(text)), relation, num_sentences)
 
 

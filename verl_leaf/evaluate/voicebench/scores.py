@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import fmean
 
 from verl_leaf.common.answers import Answer
@@ -63,7 +64,7 @@ def score(answers: Sequence[Answer]) -> list[Score]:
     return [_SCORERS[str(subset_of(source))](source, own) for source, own in by_source.items()]
 
 
-def _guessed(source: str, answers: list[Answer], right: Callable[[Answer], bool | None], chance: float) -> Score:
+def _guessed(right: Callable[[Answer], bool | None], chance: float, source: str, answers: list[Answer]) -> Score:
     """Where no choice can be read, VoiceBench draws one; here such an answer has what that is worth on average."""
     verdicts = [right(answer) for answer in answers]
     values = tuple(100 * (chance if verdict is None else float(verdict)) for verdict in verdicts)
@@ -71,17 +72,9 @@ def _guessed(source: str, answers: list[Answer], right: Callable[[Answer], bool 
     return Score(source, "accuracy", values, verdicts.count(None), {"unread_as_wrong": without})
 
 
-def _multiple_choice(source: str, answers: list[Answer]) -> Score:
-    return _guessed(source, answers, _chosen, 1 / 4)
-
-
 def _chosen(answer: Answer) -> bool | None:
     named = choice(answer.text)
     return None if named is None else named == _reference(answer, ("A", "B", "C", "D"))
-
-
-def _reasoning(source: str, answers: list[Answer]) -> Score:
-    return _guessed(source, answers, _concluded, 1 / 2)
 
 
 def _concluded(answer: Answer) -> bool | None:
@@ -149,9 +142,9 @@ def _instructions_of(answer: Answer) -> list[tuple[str, dict]]:
 
 
 _SCORERS: dict[str | None, Callable[[str, list[Answer]], Score]] = {
-    "mmsu": _multiple_choice,
-    "openbookqa": _multiple_choice,
-    "bbh": _reasoning,
+    "mmsu": partial(_guessed, _chosen, 1 / 4),
+    "openbookqa": partial(_guessed, _chosen, 1 / 4),
+    "bbh": partial(_guessed, _concluded, 1 / 2),
     "advbench": _refusals,
     "ifeval": _instructions,
 }

@@ -1,14 +1,13 @@
-"""Answers on disk: a line per answer, which is there once it is written, whatever happens next."""
+"""The file of a system's answers: a line per answer, which is on disk before the next is generated."""
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 
 from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.files import LineStore, write_file
 
 
-class Answers(LineStore[Key, Answer]):
+class AnswerFile(LineStore[Key, Answer]):
     """The answers of one system: ``NAME.jsonl``, and beside it ``NAME.made_of.json``, which says what made them.
 
     Args:
@@ -25,6 +24,11 @@ class Answers(LineStore[Key, Answer]):
             _check(path, record, made_of)
         super().__init__(path, _keyed, "answer")
         write_file(record, json.dumps(made_of, indent=1, ensure_ascii=False))
+
+    def missing(self, rows: int, passes: int) -> list[Key]:
+        """Return the answers that are not there, or have failed, row by row."""
+        keys = [(row, sample) for row in range(rows) for sample in range(passes)]
+        return [key for key in keys if key not in self.values or self.values[key].finish == "failed"]
 
 
 def _check(path: Path, record: Path, made_of: dict) -> None:
@@ -45,9 +49,3 @@ def _check(path: Path, record: Path, made_of: dict) -> None:
 def _keyed(values: dict) -> tuple[Key, Answer]:
     answer = Answer.from_dict(values)
     return (answer.row, answer.sample), answer
-
-
-def missing(answered: Iterable[Key], rows: int, passes: int) -> list[Key]:
-    """The answers that are not there yet, row by row."""
-    there = set(answered)
-    return [(row, sample) for row in range(rows) for sample in range(passes) if (row, sample) not in there]
