@@ -3,6 +3,7 @@
 import json
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 from huggingface_hub import ModelCard, ModelCardData, try_to_load_from_cache
@@ -14,7 +15,6 @@ from verl_leaf.runs.adapters import ADAPTER_CONFIG, HUB, STEP_OF_RUN, RunAdapter
 from verl_leaf.runs.folder import RunFolder
 
 SETTINGS = (
-    "algorithm.adv_estimator",
     "data.train_batch_size",
     "data.max_prompt_length",
     "data.max_response_length",
@@ -76,12 +76,21 @@ def model_card(saved: RunAdapter, run: str, base: str, folder: Path) -> str:
         verl_version=version("verl"),
         files=[Path(file).name for file in _files(config)],
         sources=sources,
-        settings={name: value for name in SETTINGS if (value := OmegaConf.select(config, name)) is not None},
+        settings=_settings(config, method),
         scores=_scores(saved, run),
         model_class=family.architectures[-1] if family else "AutoModelForCausalLM",
         processor_class="AutoProcessor" if family else "AutoTokenizer",
     )
     return str(card)
+
+
+def _settings(config: DictConfig, method: str | None) -> dict[str, Any]:
+    """Return the settings that have a value, with the options of the estimator."""
+    own = [f"algorithm.{method}.{name}" for name in OmegaConf.select(config, f"algorithm.{method}") or ()]
+    names = [name for name in (*own, *SETTINGS) if ".trace_" not in name]
+    if not OmegaConf.select(config, "actor_rollout_ref.model.lora_rank"):
+        names = [name for name in names if ".lora_" not in name]
+    return {name: value for name in names if (value := OmegaConf.select(config, name)) is not None}
 
 
 def _family(actor: Path, base: str, on_hub: bool) -> Family | None:
