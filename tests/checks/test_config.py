@@ -333,6 +333,14 @@ def test_lora_never_reaches_a_separate_rollout_engine(configure):
     check_run(configure(*separate[::2], lora))
 
 
+@pytest.mark.parametrize("setting", ["lora_adapter_path=/some/adapter", "lora.rank=8"])
+def test_lora_that_the_actor_would_not_train(configure, setting):
+    """The reference policy and vLLM read these settings, the FSDP actor does not."""
+    with pytest.raises(ValueError, match=rf"model.{setting} with .*lora_rank=0: the actor would train all weights"):
+        check_run(configure(f"actor_rollout_ref.model.{setting}", "actor_rollout_ref.model.lora_rank=0"))
+    check_run(configure(f"actor_rollout_ref.model.{setting}", "actor_rollout_ref.model.lora_rank=8"))
+
+
 def test_a_good_reward_for_each_data_source_passes(configure):
     good = (
         "reward.custom_reward_function.name=by_data_source",

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from tests.helpers import comparing
@@ -144,10 +145,11 @@ def test_other_audio_at_the_actor_is_seen(task, tmp_path):
 
 
 def test_a_prompt_that_fails_costs_itself_and_a_whole_batch_of_them_the_run(task, tmp_path):
+    """With all weights trained; what the run had saved before can be exported."""
     data = shutil.copytree(task / "data", tmp_path / "data")
     recipe = Recipe(task, tmp_path / "run", TRAIN=str(data / "train.parquet"))
     log = recipe.run / "train.log"
-    process = recipe.start(*SHORT, "data.shuffle=False")
+    process = recipe.start(*SHORT, "data.shuffle=False", "actor_rollout_ref.model.lora_rank=0")
     try:
         wait_for(lambda: log.exists() and "Total training steps" in log.read_text(errors="replace"), process)
         rows = pyarrow.parquet.read_table(data / "train.parquet")["audios"].to_pylist()
@@ -162,6 +164,10 @@ def test_a_prompt_that_fails_costs_itself_and_a_whole_batch_of_them_the_run(task
     assert scalars["training/rollout_probs_diff_max"][1] < PARITY
     assert "5 of 8 prompts of the partition 'train' failed, 4 of the 4 in this batch" in log.read_text()
     assert all(f"AudioError: {file}: no such file" in log.read_text() for file in lost)
+    assert main(["export", str(recipe.run), "--out", str(tmp_path / "out")]) == 0
+    before, after = (load_file(folder / "model.safetensors") for folder in (task / "model", tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > len(before) / 2
 
 
 def test_two_fsdp_ranks_share_prompts_and_change_nothing(task, tmp_path):

@@ -1,33 +1,39 @@
 """What vLLM without our plugin says to an audio prompt: with an adapter, and with a merged model.
 
+The engine of an exported folder is the one that the code in its model card makes.
+
 python -m tests.helpers.stock_vllm MODEL ADAPTER MERGED PROMPT AUDIO
 """
 
+import functools
 import json
 import os
+import re
 import sys
+from pathlib import Path
 
 os.environ |= {"VLLM_PLUGINS": "", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 import soundfile
-from vllm import LLM, SamplingParams
-from vllm.lora.request import LoRARequest
+import vllm
+
+vllm.LLM = functools.partial(vllm.LLM, dtype="float32", max_model_len=256, max_num_seqs=4, enforce_eager=True)
 
 
-def log_probs(model: str, adapter: str | None, prompt: str, audio: str) -> list[tuple[int, float]]:
-    engine = LLM(
-        model,
-        dtype="float32",
-        max_model_len=256,
-        max_num_seqs=4,
-        enforce_eager=True,
-        enable_lora=adapter is not None,
-        max_lora_rank=16,
-    )
-    (output,) = engine.generate(
+def by_card(folder: str) -> dict:
+    """The ``llm`` of a model card, and the ``adapter`` if it has one."""
+    os.chdir(folder)
+    *_, code = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
+    names: dict = {}
+    exec(code, names)
+    return names
+
+
+def log_probs(llm, prompt: str, audio: str, adapter=None) -> list[tuple[int, float]]:
+    (output,) = llm.generate(
         {"prompt": prompt, "multi_modal_data": {"audio": soundfile.read(audio, dtype="float32")}},
-        SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=0),
-        lora_request=LoRARequest("adapter", 1, adapter) if adapter else None,
+        vllm.SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=0),
+        lora_request=adapter,
         use_tqdm=False,
     )
     answer = output.outputs[0]
@@ -36,5 +42,10 @@ def log_probs(model: str, adapter: str | None, prompt: str, audio: str) -> list[
 
 if __name__ == "__main__":
     model, adapter, merged, prompt, audio = sys.argv[1:]
-    answers = [log_probs(*which, prompt, audio) for which in ((model, adapter), (merged, None), (model, None))]
+    adapted = by_card(adapter)
+    answers = [
+        log_probs(adapted["llm"], prompt, audio, adapted["adapter"]),
+        log_probs(by_card(merged)["llm"], prompt, audio),
+        log_probs(vllm.LLM(model), prompt, audio),
+    ]
     print(json.dumps(answers))

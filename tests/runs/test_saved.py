@@ -11,6 +11,7 @@ import transformers
 import yaml
 from omegaconf import OmegaConf
 from peft import PeftModel
+from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -155,7 +156,11 @@ def test_an_adapter_that_a_kill_has_prevented_is_exported_all_the_same(lora, tas
         for name, weight in names["model"].state_dict().items()
         if "lora_" in name
     }
-    expected = {name.replace("base_model.model.", ""): weight for name, weight in trained_weights(run).items()}
+    expected = {
+        name.replace("base_model.model.", ""): weight
+        for name, weight in trained_weights(run).items()
+        if "lora_" in name
+    }
     assert own.keys() == expected.keys() and all(torch.equal(own[name], weight) for name, weight in expected.items())
     also: dict = {}
     exec(other, also)
@@ -192,16 +197,16 @@ def test_the_trainer_that_resumes_writes_the_missing_adapter(lora, tmp_path):
     assert not run.adapter_of(3).exists()
     config.trainer.resume_mode = "auto"
     SaveAdapter(config)
-    assert len(load_file(run.adapter_of(3) / "adapter_model.safetensors")) == len(trained_weights(run))
+    weights = load_file(run.adapter_of(3) / "adapter_model.safetensors")
+    assert len(weights) == sum("lora_" in name for name in trained_weights(run))
     assert not stale.exists(), "it was of weights that were saved here before"
 
 
-def test_a_step_saved_again_with_full_weights_loses_its_adapter(lora, full, tmp_path):
+def test_a_step_saved_again_with_full_weights_loses_its_adapter(lora):
     run, config = lora
     step = run.path / STEP
     SaveAdapter(config)
     assert run.adapter_of(3).exists()
-    shutil.copytree(full[0].path / STEP / "actor", step / "actor", dirs_exist_ok=True)
     config.actor_rollout_ref.model.lora_rank = 0
     saving = SaveAdapter(config)
     saving.on_save(None, 3, str(step))
@@ -245,8 +250,6 @@ def test_tied_embeddings(tmp_path):
     assert "lm_head.weight" in model.state_dict()
     torch.save(model.state_dict(), tmp_path / "actor/model_world_size_1_rank_0.pt")
     (tmp_path / "out").mkdir()
-    from rich.console import Console
-
     write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out", Console(stderr=True))
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())

@@ -112,16 +112,21 @@ def newest(saved: list[RunAdapter]) -> RunAdapter | None:
     return next((each for each in reversed(saved) if not each.is_left_over), None)
 
 
+def run_of(text: str) -> RunFolder:
+    """Return the run of ``RUN`` or ``RUN@step``; a folder that is there is a run, whatever its name."""
+    named = STEP_OF_RUN.fullmatch(text)
+    return RunFolder(Path(named[1] if named and not Path(text).expanduser().exists() else text).expanduser())
+
+
 def find_saved(text: str) -> RunAdapter:
     """Return what ``RUN`` or ``RUN@step`` names: the newest of what the run has saved, or that of the step.
 
     Raises:
         ValueError: the run has saved nothing, or nothing at that step; the message lists what there is.
     """
-    named = STEP_OF_RUN.fullmatch(text)
-    if named and not Path(text).expanduser().exists():
-        saved = saved_steps(RunFolder(Path(named[1]).expanduser()))
-        step = int(named[2])
+    saved = saved_steps(run_of(text))
+    if run_of(text) != RunFolder(Path(text).expanduser()):
+        step = int(text.rpartition("@")[2])
         wanted = [each for each in saved if each.step == step]
         if len(wanted) != 1:
             trouble = "several epochs with weights" if wanted else "no weights"
@@ -129,7 +134,7 @@ def find_saved(text: str) -> RunAdapter:
             there = f"there are {names}" if names else "it has saved none"
             raise ValueError(f"{text}: the run has {trouble} of step {step}; {there}")
         return wanted[0]
-    last = newest(saved_steps(RunFolder(Path(text).expanduser())))
+    last = newest(saved)
     if last is None:
         raise ValueError(f"{text}: holds no adapter, no model and no checkpoint of a run of `verl-leaf train`")
     return last

@@ -38,11 +38,11 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
         ValueError: there is no such step.
         FileExistsError: the destination exists.
     """
+    saved = find_saved(run)
+    console.print(saved.described(), soft_wrap=True, markup=False, highlight=False)
     from verl_leaf.runs.checkpoints.card import model_card
     from verl_leaf.runs.checkpoints.merge import merge, write_trained
 
-    saved = find_saved(run)
-    console.print(saved.described(), soft_wrap=True, markup=False, highlight=False)
     with whole_folder(destination) as folder:
         if saved.is_model:
             base = base or _setting(saved, "path")
