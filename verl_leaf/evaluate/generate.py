@@ -14,14 +14,14 @@ from typing import Any, NamedTuple, cast
 from rich.console import Console
 
 from verl_leaf import __version__
-from verl_leaf.checks.model import model_config
+from verl_leaf.checks.model import model_config, model_digest
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.common import vllm_distribution
 from verl_leaf.common.answers import Answer
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.data import Data, Prompt
 from verl_leaf.evaluate.store import Answers, missing
-from verl_leaf.evaluate.systems import System, digest
+from verl_leaf.evaluate.systems import System
 from verl_leaf.models import FAMILIES
 
 IN_FLIGHT = 256  # requests that the engine has at a time
@@ -60,8 +60,8 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
     assert system.model is not None
     found = vllm_distribution.installed()
     return {
-        "model": digest(system.model),
-        "adapter": digest(system.adapter) if system.adapter else None,
+        "model": model_digest(system.model),
+        "adapter": model_digest(system.adapter) if system.adapter else None,
         "data": data.digest(),
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "passes"},
         "settings": {key: value for key, value in settings.items() if key in CHANGES_ANSWERS},
