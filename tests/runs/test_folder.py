@@ -44,7 +44,9 @@ def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path):
         folders = list(pool.map(lambda command: choose_folder(tmp_path, command), commands))
     assert sorted(folder.path.name for folder in folders) == sorted(map(str, range(999, 1007)))
     assert all(folder.path.is_dir() for folder in folders)
-    assert choose_folder(tmp_path, {}, make=False).path.name == "1007" and not (tmp_path / "1007").exists()
+    assert (
+        choose_folder(tmp_path, {"overrides": []}, make=False).path.name == "1007" and not (tmp_path / "1007").exists()
+    )
 
 
 @pytest.mark.parametrize("content, what", [("{", "is not valid JSON"), ("[]", "is not a JSON object")])

@@ -112,6 +112,8 @@ def check(training: Training, *, dry: bool = False) -> None:
             f"trainer.resume_mode=resume_path: each of {training.epochs} warm restarts would begin with this checkpoint. "
             "Start from an adapter with actor_rollout_ref.model.lora_adapter_path, or set EPOCHS to 1"
         )
+    if any(override.lstrip("+").startswith("trainer.default_local_dir=") for override in training.overrides):
+        raise ValueError("trainer.default_local_dir: a run keeps its checkpoints in its own folder. Set RUN instead")
     if dry:
         return
     if is_speech_run(config):
@@ -155,6 +157,9 @@ class _Start:
         for path in (folder.validation, folder.metrics):
             path.mkdir(parents=True, exist_ok=True)
         files = validation_files(folder, self.training.validation, self.training.config)
+        if not folder.resumable:  # what is left of a training without a checkpoint is of no weights that there are
+            for step in folder.validated_steps():
+                folder.answers_of(step).unlink()
         goes_on = self.checkpoint is not None
         validate_first = not folder.resumable and (goes_on or not self._take_over_answers())
         command = verl_command(

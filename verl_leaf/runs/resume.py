@@ -32,11 +32,12 @@ OPTIMISER: Fixed = {
     r".*\.optim\.lr": "the learning rate",
     r".*\.optim\.(weight_decay|betas|optimizer|optimizer_impl|override_optimizer_config)": "the optimiser",
 }
-DATA: Fixed = {
+RESTORED: Fixed = {
     re.escape(RANKS): "the number of GPUs",
     r"actor_rollout_ref\.actor\.(strategy|fsdp_config\.fsdp_size)": "how weights are shared out",
     r"data\.(train_files|train_max_samples|seed|shuffle|train_batch_size|gen_batch_size|dataloader_num_workers"
     r"|filter_overlong_prompts|long_audio)": "the order of the training rows",
+    r"actor_rollout_ref\.model\.lora_adapter_path": "the weights to start from",
 }
 WEIGHTS: Fixed = {
     re.escape(MODEL): "the base model",
@@ -47,9 +48,9 @@ RUN: Fixed = {
     r"algorithm\.adv_estimator": "METHOD",
     r"data\.val_(files|max_samples)": "the validation rows",
 }
-# Where a run writes, what it shows, how long it lasts, and how it uses a machine.
+# Where a run writes, what it shows, when it saves and validates, and how it uses a machine.
 HARMLESS = re.compile(
-    r"trainer\.(total_epochs|(save|test)_freq|logger|log_val_generations|(project|experiment)_name|val_(before_train|only)"
+    r"trainer\.((save|test)_freq|logger|log_val_generations|(project|experiment)_name|val_(before_train|only)"
     r"|.*_dir|resume_.*|max_.*_ckpt_to_keep|del_local_ckpt_after_load|esi_redundant_time|ray_wait_.*)"
     r"|data\.(cache_dir|val_batch_size)|algorithm\.leaf\.trace_.*|.*\.num_workers"
     r"|(ray_kwargs|transfer_queue|global_profiler)\..*|.*\.(profiler|prometheus)\..*"
@@ -162,6 +163,7 @@ def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: C
         ValueError: a setting has changed that a checkpoint restores, or that the whole run must have in common.
     """
     begun = any(part.has_trained for part in (folder, *folder.epochs()))
+    continues = bool(loaded) or any(part.finished for part in folder.epochs())
     history = folder.read_made_of() if begun else []
     known = [history, *(RunFolder(path).read_made_of() for checkpoint in loaded for path in checkpoint.parents[1:3])]
     before = next((records[-1] for records in known if records), None)
@@ -171,17 +173,18 @@ def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: C
             _refuse(changed, WEIGHTS | RUN, f"the training in {folder.path}")
         if loaded:
             restored = {"optimizer", "extra"} & set(now["settings"][LOADED])
-            _refuse(changed, WEIGHTS | DATA | (OPTIMISER if restored else {}), f"the checkpoint {loaded[0]}")
+            _refuse(changed, WEIGHTS | RESTORED | (OPTIMISER if restored else {}), f"the checkpoint {loaded[0]}")
         derived = set(before["derived"]).intersection(now["derived"])
         effective = [
             f"{name}={how}" for name, how in changed.items() if name not in derived and not HARMLESS.fullmatch(name)
         ]
         if effective:
-            console.print(f"The training continues with {escape(', '.join(effective))}", soft_wrap=True)
+            begins = "The training continues" if continues else "The training begins again"
+            console.print(f"{begins} with {escape(', '.join(effective))}", soft_wrap=True)
     elif begun or loaded:
         console.print("No made_of.json says with which settings the earlier steps were trained", soft_wrap=True)
-    if not (loaded or any(part.finished for part in folder.epochs())):
-        history = []  # it begins anew
+    if not continues:
+        history = []
     folder.write_made_of(history if history and history[-1] == now else [*history, now])
 
 
