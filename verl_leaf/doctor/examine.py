@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from verl_leaf.common import vllm_distribution
 from verl_leaf.common.progress import track
 from verl_leaf.config import compose
 from verl_leaf.models import FAMILIES, Family
+from verl_leaf.runs.cluster import short_folders
 
 
 class Report:
@@ -75,6 +77,7 @@ def examine() -> int:
         _vllm(report)
     _torch_extensions(report)
     _gpus(report)
+    _temporary_folder(report)
     if report.is_untested:
         return report.show("This environment is untested, and nothing in it is known to be broken.")
     return report.show("This environment can train.")
@@ -303,6 +306,18 @@ def _torch_extensions(report: Report) -> None:
                 report.broken(name, f"does not load: {error}", UNINSTALL.format(name))
         except Exception as error:
             report.broken(name, f"does not load: {error}", UNINSTALL.format(name))
+
+
+def _temporary_folder(report: Report) -> None:
+    """Whether the sockets of Ray fit into the folder for temporary files."""
+    try:
+        with short_folders() as links:
+            for name in links:
+                report.note(name, f"{os.environ[name]} is too long for Ray's sockets: a run uses a short link to it")
+            if not links:
+                report.ok("temporary folder", os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    except ValueError as error:
+        report.broken("temporary folder", "too long for Ray's sockets", str(error))
 
 
 def _gpus(report: Report) -> None:

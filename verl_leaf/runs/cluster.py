@@ -3,8 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 from omegaconf import DictConfig
 
@@ -14,12 +13,6 @@ LONGEST = SOCKET_BYTES - len(BELOW)
 LINKS = "/tmp"
 
 
-def long_folders() -> dict[str, str]:
-    """Return the variables that name a folder for temporary files too long for Ray's sockets, and their values."""
-    set_to = {name: os.environ.get(name, "") for name in ("RAY_TMPDIR", "TMPDIR")}
-    return {name: folder for name, folder in set_to.items() if len(os.fsencode(folder)) > LONGEST}
-
-
 @contextmanager
 def short_folders() -> Iterator[dict[str, str]]:
     """Yield environment variables with short links to the folders for temporary files, for as long as the block runs.
@@ -27,25 +20,23 @@ def short_folders() -> Iterator[dict[str, str]]:
     Raises:
         ValueError: no link can be made.
     """
-    long = long_folders()
-    if not long:
-        yield {}
-        return
-    name, folder = next(iter(long.items()))
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix="leaf-", dir=LINKS)
-        links = {name: Path(scratch.name, str(number)) for number, name in enumerate(long)}
-        for name, link in links.items():
-            folder = long[name]
-            os.makedirs(folder, exist_ok=True)
-            link.symlink_to(os.path.abspath(folder))
-    except OSError as error:
-        raise ValueError(
-            f"{name}={folder}: Ray's sockets need a folder of at most {LONGEST} characters, and {LINKS} cannot hold a link "
-            f"to it ({error.strerror}). Set RAY_TMPDIR to a short folder"
-        ) from error
-    with scratch:
-        yield {name: str(link) for name, link in links.items()}
+    with ExitStack() as stack:
+        links = {}
+        for name in ("RAY_TMPDIR", "TMPDIR"):
+            folder = os.environ.get(name, "")
+            if len(os.fsencode(folder)) <= LONGEST:
+                continue
+            try:
+                scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="leaf-", dir=LINKS))
+                os.makedirs(folder, exist_ok=True)
+                links[name] = os.path.join(scratch, "t")
+                os.symlink(os.path.abspath(folder), links[name])
+            except OSError as error:
+                raise ValueError(
+                    f"{name}={folder}: Ray's sockets need a folder of at most {LONGEST} characters, and there can be no short "
+                    f"link to this one in {LINKS} ({error.strerror}). Set {name} to a short folder"
+                ) from error
+        yield links
 
 
 def has_own_cluster(config: DictConfig) -> bool:
