@@ -4,4 +4,4 @@
 RECIPE=audioflamingo3_leaf
 FAMILY=audioflamingo3
 HUB_MODEL=nvidia/audio-flamingo-3-hf
-source "$(dirname "${BASH_SOURCE[0]}")/speech.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/speech.sh"

@@ -1,4 +1,5 @@
-# What recipes and tests share; to be sourced from the project's root.
+# What recipes and tests share.
+ROOT=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")  # of the project
 
 # (Not `| grep -q`: it may leave before nvidia-smi has listed all, which pipefail takes for a failure.)
 has_gpu() { [[ $(nvidia-smi --list-gpus 2>/dev/null) == *GPU* ]]; }
@@ -38,12 +39,12 @@ setup() {
   if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null && has_verl; then return; fi
   local device=cpu venv=.venv complete
   if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-gpu; fi
-  venv=$(realpath -m "${VENV:-$venv}")
+  venv=$(realpath -m "${VENV:-$ROOT/$venv}")
   complete=$venv/installed-$1
-  if [[ ! $complete -nt pyproject.toml ]]; then
+  if [[ ! $complete -nt $ROOT/pyproject.toml ]]; then
     echo "Installing verl-leaf[$1] into $venv"
     # Every process of a run imports the same gigabyte of Python: compile it once, here.
-    UV_COMPILE_BYTECODE=1 install_into "$venv" "$device" -e ".[$1]"
+    UV_COMPILE_BYTECODE=1 install_into "$venv" "$device" -e "$ROOT[$1]"
     touch "$complete"
   fi
   PATH=$venv/bin:$PATH

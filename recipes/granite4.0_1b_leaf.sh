@@ -4,4 +4,4 @@
 RECIPE=granite4.0_1b_leaf
 FAMILY=granite_speech
 HUB_MODEL=ibm-granite/granite-4.0-1b-speech
-source "$(dirname "${BASH_SOURCE[0]}")/speech.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/speech.sh"

@@ -5,4 +5,4 @@
 RECIPE=qwen2.5omni_7b_leaf
 FAMILY=qwen2_5_omni
 HUB_MODEL=Qwen/Qwen2.5-Omni-7B
-source "$(dirname "${BASH_SOURCE[0]}")/speech.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/speech.sh"

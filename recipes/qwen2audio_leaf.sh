@@ -7,4 +7,4 @@
 RECIPE=qwen2audio_leaf
 FAMILY=qwen2_audio
 HUB_MODEL=Qwen/Qwen2-Audio-7B  # the paper's; MODEL=Qwen/Qwen2-Audio-7B-Instruct for the other one
-source "$(dirname "${BASH_SOURCE[0]}")/speech.sh"
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/speech.sh"

@@ -10,11 +10,12 @@
 #
 #   DATA=librisqa EPOCHS=4 sbatch recipes/slurm.sh recipes/qwen2audio_leaf.sh [hydra overrides]
 #
-# Submit it in the project's folder, on a file system that all nodes see, with the environment installed (VENV, .venv-gpu).
+# The project is on a file system that all nodes see, with the environment installed (VENV, by default the project's .venv-gpu).
 # The same command goes on after a time limit: give RUN=folder to be sure that it is the same run.
 set -euo pipefail
 : "${1:?give a recipe}"
-VENV=$(realpath "${VENV:-.venv-gpu}")
+# (Slurm runs a copy of this file: the recipe is where the project is.)
+VENV=$(realpath "${VENV:-$(dirname "$(realpath "$1")")/../.venv-gpu}")
 export PATH=$VENV/bin:$PATH
 unset VENV  # the recipe finds the package on PATH
 mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
@@ -22,6 +23,9 @@ PORT=$((20000 + SLURM_JOB_ID % 10000))
 # srun has not inherited it since Slurm 22.05: Ray and all its workers would share one core.
 if [[ -n ${SLURM_CPUS_PER_TASK:-} ]]; then export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK; fi
 export NODES=${#HOSTS[@]} GPUS=${GPUS:-$SLURM_GPUS_ON_NODE} RAY_ADDRESS=${HOSTS[0]}:$PORT
+# Ray's sockets need a short path, and the TMPDIR of a job may be long.
+export RAY_TMPDIR=${RAY_TMPDIR:-${TMPDIR:-/tmp}}
+((${#RAY_TMPDIR} <= 39)) || RAY_TMPDIR=/tmp/ray-$SLURM_JOB_ID
 # Only this user may use the cluster. (ray 2.60 asks for its token where ~/.ray has one, but sends it only in this mode.)
 export RAY_AUTH_MODE=token
 ray get-auth-token --generate >/dev/null

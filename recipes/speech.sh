@@ -13,8 +13,7 @@
 # RUN     folder of the run (default: a new one below runs/, or the last unfinished one with the same command, which goes on)
 # VENV    virtual environment to make and use (default .venv)
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source recipes/common.sh
+source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
 METHOD=${METHOD:-leaf} OPTIONS=() OVERRIDES=()
 for argument; do
@@ -28,10 +27,10 @@ if [[ -n ${DATA:-} ]]; then
     echo "DATA=$DATA: valid are librisqa, covost2, dailytalk, parliament; for other data set TRAIN= and VAL=" >&2
     exit 2
   fi
-  TRAIN_FILES=("data/$DATA/"train*.parquet)
-  VAL_FILES=("data/$DATA/"validation*.parquet)
+  TRAIN_FILES=("$ROOT/data/$DATA/"train*.parquet)
+  VAL_FILES=("$ROOT/data/$DATA/"validation*.parquet)
   if [[ ! -e ${TRAIN_FILES[0]} ]]; then
-    echo "data/$DATA has no train.parquet: make it with \`verl-leaf prepare $DATA ... --out data/$DATA\` (see README.md)" >&2
+    echo "$ROOT/data/$DATA has no train.parquet: make it with \`verl-leaf prepare $DATA ... --out $ROOT/data/$DATA\` (see README.md)" >&2
     exit 2
   fi
   VAL=${VAL_FILES[0]}
@@ -50,7 +49,8 @@ else
   CONFIG=leaf_speech_cpu
   GPUS=${GPUS:-1}
   if [[ -z ${TRAIN_FILES:-}${VAL:-}${MODEL:-} && $FAMILY == qwen2_audio ]]; then
-    python -m examples.spoken_german.prepare --out "${TASK:=work/spoken_german}"
+    TASK=$(realpath -m "${TASK:-$ROOT/work/spoken_german}")
+    (cd "$ROOT" && python -m examples.spoken_german.prepare --out "$TASK")
     MODEL=$TASK/model TRAIN_FILES=("$TASK/data/train.parquet") VAL=$TASK/data/val.parquet
   fi
   : "${MODEL:?without a GPU, set MODEL= to a small model of the family $FAMILY}"
@@ -63,13 +63,13 @@ if [[ -z ${MODEL:-} ]]; then
   MODEL=$HUB_MODEL
   if [[ -n ${OWN_ADAPTER:-} ]]; then
     # What starts, and what the KL divergence is measured against, is the model with its own speech adapter.
-    MODEL=work/${HUB_MODEL#*/}-merged
+    MODEL=$ROOT/work/${HUB_MODEL#*/}-merged
     if [[ ! -d $MODEL && ${#OPTIONS[@]} == 0 ]]; then verl-leaf merge "$HUB_MODEL" --out "$MODEL"; fi
   fi
 fi
 
 on_cpu_share_the_cores
-if [[ -n ${RUN:-} ]]; then OPTIONS+=(--run "$RUN"); else OPTIONS+=(--runs "runs/$RECIPE"); fi
+if [[ -n ${RUN:-} ]]; then OPTIONS+=(--run "$RUN"); else OPTIONS+=(--runs "$ROOT/runs/$RECIPE"); fi
 # (exec: a signal that ends a Slurm job reaches what trains.)
 exec verl-leaf train "${OPTIONS[@]}" --config-name "$CONFIG" --family "$FAMILY" --epochs "${EPOCHS:-1}" \
   --model "$MODEL" --train "${TRAIN_FILES[@]}" --val "$VAL" -- \

@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import verl  # noqa: F401  (registers our estimators)
-from rich.console import Console
 from rich.table import Table
 from verl.trainer.ppo import core_algos
 
 from tests.helpers import reference
 from verl_leaf.algorithm.estimators import ESTIMATORS
+from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 
 TOKENS = [(512, 8, tokens) for tokens in (256, 512, 1024, 2048, 4096)]

@@ -24,10 +24,10 @@ from pathlib import Path
 
 import psutil
 import pyarrow.parquet
-from rich.console import Console
 from rich.table import Table
 
 from tests.helpers import PROJECT
+from verl_leaf.common.console import Console
 from verl_leaf.runs.metrics import read_scalars
 
 PROMPTS, SAMPLES, TOKENS, WARM_UP = 4, 8, 24, 2

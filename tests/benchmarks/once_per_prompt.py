@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 import transfer_queue as tq
-from rich.console import Console
 from rich.table import Table
 
 from tests.helpers.recipe import Recipe
+from verl_leaf.common.console import Console
 from verl_leaf.speech.agent_loop import SpeechAgentLoop, SpeechAgentLoopManager, SpeechAgentLoopWorker
 
 PROMPTS = 8

@@ -21,8 +21,9 @@ from pathlib import Path
 
 import psutil
 import torch
-from rich.console import Console
 from rich.table import Table
+
+from verl_leaf.common.console import Console
 
 CELLS = ("6:8:40", "12:8:40", "30:8:40", "12:8:120", "12:4:40", "12:1:40", "1:8:400")
 PHASES = ("old_log_prob", "ref", "update")

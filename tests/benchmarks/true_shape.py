@@ -20,11 +20,11 @@ import numpy as np
 import soundfile
 import torch
 from datasets import Dataset
-from rich.console import Console
 from rich.table import Table
 from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from tests.helpers import PROJECT
+from verl_leaf.common.console import Console
 from verl_leaf.models import FAMILIES
 from verl_leaf.models.tiny import byte_tokenizer, save, write_random
 from verl_leaf.runs.folder import RunFolder

@@ -55,7 +55,8 @@ def test_the_tables_are_read():
 def test_a_recipe_is_what_the_tables_say(dry_run, here, recipe):
     model, prompt = RECIPES[recipe]
     (command,) = dry_run(recipe)
-    assert f"actor_rollout_ref.model.path='{model}'" in command
+    here_or_hub = PROJECT / model if model.startswith("work/") else model
+    assert f"actor_rollout_ref.model.path='{here_or_hub}'" in command
     config = resolve(command, *here)
     expected = {**PUBLISHED, "data.max_prompt_length": int(prompt)}
     assert {
@@ -92,6 +93,23 @@ def test_one_variable_is_the_data(dry_run, tmp_path):
     shards = ",".join(f"'{folder}/train-0000{number}-of-00002.parquet'" for number in (0, 1))
     assert f"data.train_files=[{shards}]" in command
     assert "data.long_audio=cut" in command
+
+
+def test_a_recipe_may_be_a_link_and_paths_start_where_the_user_is(dry_run, tmp_path, monkeypatch):
+    """The project's own folders, as runs/, stay in the project."""
+    for folder in ("stand/model", "links"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "links/one.sh").symlink_to(PROJECT / "recipes/qwen2audio_leaf.sh")
+    (tmp_path / "links/two.sh").symlink_to("one.sh")
+    monkeypatch.chdir(tmp_path / "stand")
+    paths = {"TRAIN": "train.parquet", "VAL": "../val.parquet", "MODEL": "model"}
+    (command,) = dry_run(tmp_path / "links/two", RUN="", **paths)
+    here = tmp_path / "stand"
+    assert f"data.train_files=['{here}/train.parquet']" in command
+    assert f"actor_rollout_ref.model.path='{here}/model'" in command
+    assert f"trainer.default_local_dir='{PROJECT}/runs/qwen2audio_leaf/001/checkpoints'" in command
+    (command,) = dry_run(tmp_path / "links/two", RUN="run", **paths)
+    assert f"trainer.default_local_dir='{here}/run/checkpoints'" in command
 
 
 def test_epochs_are_warm_restarts(dry_run, here, tmp_path):
@@ -154,6 +172,6 @@ def test_a_slurm_job_starts_a_cluster_and_the_recipe(tmp_path):
     assert head == "--nodes=1 --ntasks=1 --nodelist=one ray start --head --port=20007 --num-gpus=4 --block"
     assert worker == "--nodes=1 --ntasks=1 --nodelist=two ray start --address=one:20007 --num-gpus=4 --block"
     assert train.startswith(
-        "one:20007 verl-leaf train --runs runs/granite4.0_1b_leaf --config-name leaf_speech --family granite"
+        f"one:20007 verl-leaf train --runs {PROJECT}/runs/granite4.0_1b_leaf --config-name leaf_speech --family granite"
     )
     assert "trainer.nnodes=2" in train and "trainer.n_gpus_per_node=4" in train and train.endswith("data.seed=3")

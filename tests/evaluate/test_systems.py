@@ -7,10 +7,11 @@ from collections import Counter
 
 import pytest
 
+from verl_leaf.checks.model import model_digest
 from verl_leaf.cli import main
 from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.generate import Sampling, made_of
-from verl_leaf.evaluate.systems import System, digest, parse_system, parse_systems
+from verl_leaf.evaluate.systems import System, parse_system, parse_systems
 from verl_leaf.runs.folder import RunFolder
 
 
@@ -74,12 +75,12 @@ def test_names_must_differ(task):
 
 def test_a_digest_is_of_the_weights(run):
     one, other = run.adapter_of(20), run.adapter_of(100)
-    assert digest(one) != digest(other)
-    before = digest(one)
+    assert model_digest(one) != model_digest(other)
+    before = model_digest(one)
     (one / "README.md").write_text("nothing that answers depend on")
-    assert digest(one) == before
+    assert model_digest(one) == before
     (one / "adapter_model.safetensors").write_bytes(b"other")
-    assert digest(one) != before
+    assert model_digest(one) != before
 
 
 def test_five_adapters_of_a_model_read_it_once(task, run, data, tmp_path):
@@ -94,7 +95,7 @@ def test_five_adapters_of_a_model_read_it_once(task, run, data, tmp_path):
     sys.addaudithook(count)  # cannot be taken away again
     made = [made_of(System(adapter.name, model, adapter), rows, Sampling(), {}) for adapter in adapters]
     counting.clear()
-    assert all(each == made[0] for each in made) and made[0]["model"] == digest(model)
+    assert all(each == made[0] for each in made) and made[0]["model"] == model_digest(model)
     assert opened[str(model / "model.safetensors")] == opened[str(model / "config.json")] == opened[str(data)] == 1
     assert all(opened[str(adapter / "adapter_model.safetensors")] == 1 for adapter in adapters)
 

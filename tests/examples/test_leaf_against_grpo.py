@@ -8,7 +8,6 @@ import sys
 from collections import Counter
 
 import pytest
-from rich.console import Console
 
 from examples.leaf_against_grpo import report, study
 from examples.leaf_against_grpo.cells import (
@@ -32,6 +31,7 @@ from examples.leaf_against_grpo.cells import (
 )
 from tests.helpers import PROJECT
 from tests.helpers.traced import traced_prompt, write_trace
+from verl_leaf.common.console import Console
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import read_scalars
 

@@ -15,10 +15,10 @@ import time
 from email.utils import formatdate
 
 import pytest
-from rich.console import Console
 
 from tests.helpers.judge_server import JudgeServer, Say, completion, token
 from verl_leaf.common.answers import Answer
+from verl_leaf.common.console import Console
 from verl_leaf.judges import JudgeSpec, JudgeStopped, client, judge
 
 

@@ -9,9 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from verl_leaf import config
+from verl_leaf.common.console import Console
 from verl_leaf.runs.command import Training, loggers, verl_command
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.launch import train

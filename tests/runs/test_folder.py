@@ -1,16 +1,15 @@
-"""A run's folder: chosen, locked, and its answers taken over by the next."""
+"""A run's folder: chosen and locked."""
 
-import os
-import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from verl_leaf.runs.folder import RunFolder, choose_folder, reusable_validation
+from verl_leaf.runs.folder import RunFolder, choose_folder
 
 
 def begin(runs, number, command, finished=False):
     folder = RunFolder(runs / number)
-    folder.path.mkdir(parents=True)
+    folder.path.mkdir(parents=True, exist_ok=True)
     folder.write_command(command)
     if finished:
         folder.summary.write_text("{}")
@@ -23,9 +22,9 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_left_alone(tmp_path):
     first = begin(tmp_path, "001", one)
     begin(tmp_path, "002", other)
     assert choose_folder(tmp_path, one) == first
-    assert choose_folder(tmp_path, {"overrides": ["a=3"]}).path.name == "003"
+    assert choose_folder(tmp_path, {"overrides": ["a=3"]}, make=False).path.name == "003"
     first.summary.write_text("{}")
-    assert choose_folder(tmp_path, one).path.name == "003"
+    assert choose_folder(tmp_path, one, make=False).path.name == "003"
 
 
 def test_two_runs_never_share_a_folder(tmp_path):
@@ -37,21 +36,24 @@ def test_two_runs_never_share_a_folder(tmp_path):
     folder.lock().close()
 
 
-def test_the_answers_before_training_serve_again_while_nothing_has_changed(tmp_path):
-    model, data = tmp_path / "model", tmp_path / "data"
-    command = {"overrides": ["a=1"], "validation": str(data / "val.parquet")}
-    answers = begin(tmp_path / "runs", "001", command).answers_of(0)
-    for file, age in ((model / "weights", 20), (data / "val.parquet", 20), (answers, 10)):
-        file.parent.mkdir(parents=True)
-        file.touch()
-        os.utime(file, (time.time() - age, time.time() - age))
-    os.utime(model, (time.time() - 20, time.time() - 20))
-    new = RunFolder(tmp_path / "runs/002")
-    assert reusable_validation(new, command, str(model), data / "val.parquet") == answers
-    assert reusable_validation(new, {**command, "overrides": []}, str(model), data / "val.parquet") is None
-    assert reusable_validation(new, command, "Qwen/Qwen2-Audio-7B", data / "val.parquet") is None
-    os.utime(model / "weights")
-    assert reusable_validation(new, command, str(model), data / "val.parquet") is None
+def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path):
+    """Before any of them has written what it is told; and also after run 999."""
+    (tmp_path / "998").mkdir()
+    commands = [{"overrides": [f"data.seed={seed}"]} for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(lambda command: choose_folder(tmp_path, command), commands))
+    assert sorted(folder.path.name for folder in folders) == sorted(map(str, range(999, 1007)))
+    assert all(folder.path.is_dir() for folder in folders)
+    assert (
+        choose_folder(tmp_path, {"overrides": []}, make=False).path.name == "1007" and not (tmp_path / "1007").exists()
+    )
+
+
+@pytest.mark.parametrize("content, what", [("{", "is not valid JSON"), ("[]", "is not a JSON object")])
+def test_a_damaged_command_is_named(tmp_path, content, what):
+    begin(tmp_path, "001", {}).command.write_text(content)
+    with pytest.raises(ValueError, match=f"001/command.json {what}"):
+        choose_folder(tmp_path, {"overrides": []})
 
 
 def test_epochs_are_in_order_of_their_numbers(tmp_path):

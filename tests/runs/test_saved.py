@@ -11,12 +11,12 @@ import transformers
 import yaml
 from omegaconf import OmegaConf
 from peft import PeftModel
-from rich.console import Console
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import engines
 from verl_leaf.cli import main
+from verl_leaf.common.console import Console
 from verl_leaf.config import compose
 from verl_leaf.evaluate.systems import System, parse_system
 from verl_leaf.models import FAMILIES

@@ -6,8 +6,8 @@ import json
 import pytest
 import sacrebleu
 from omegaconf import OmegaConf
-from rich.console import Console
 
+from verl_leaf.common.console import Console
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.rewards.metrics import tokenizer
 from verl_leaf.runs.folder import RunFolder

@@ -3,10 +3,10 @@
 import csv
 
 import pytest
-from rich.console import Console
 
 from tests.helpers.traced import WORKED, traced_prompt, write_trace
 from verl_leaf.cli import main
+from verl_leaf.common.console import Console
 from verl_leaf.show.forks import collect, measures, verdict, write_forks
 from verl_leaf.training.traces.schema import Prompt
 

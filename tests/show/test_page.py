@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 from playwright.sync_api import expect, sync_playwright
-from rich.console import Console
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
+from verl_leaf.common.console import Console
 from verl_leaf.show.tree_page import build
 from verl_leaf.show.tree_page.build import write_tree
 

@@ -1,14 +1,18 @@
 """Whether a model can be trained, known from its config.json. The doctor and the check before a run ask the same list."""
 
+import hashlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from verl_leaf.common.files import file_digest
 from verl_leaf.models import FAMILIES, Family
 
 # The package registries hold torchvision for builds of torch for CUDA alone.
 NEEDS_GPU_VERSIONS = (
     "install 'verl-leaf[gpu]', which also loads on a machine without a GPU (tests/versions/gpu_versions.sh)"
 )
+MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files of a model or adapter that matter
 
 
 @dataclass(frozen=True)
@@ -102,3 +106,12 @@ def check_speech_model(path: str, family: str | None = None) -> Family | None:
             "the other family's recipe"
         )
     return FAMILIES[config.model_type]
+
+
+def model_digest(folder: Path) -> str:
+    """Return the SHA-256 of what makes a model or adapter."""
+    together = hashlib.sha256()
+    for file in sorted(folder.iterdir()):
+        if file.suffix in MADE_OF and file.is_file():
+            together.update(f"{file.name} {file_digest(file)}\n".encode())
+    return together.hexdigest()

@@ -80,6 +80,11 @@ class RowFile:
         """Columns with values that may differ in type, for which their writer took JSON."""
         return [field.name for field in self.schema if _holds_json(field.type)]
 
+    @property
+    def size(self) -> int:
+        """Bytes of all rows before compression."""
+        return sum(group.total_byte_size for group in self._groups)
+
     def __len__(self) -> int:
         return sum(group.num_rows for group in self._groups)
 

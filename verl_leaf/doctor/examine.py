@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from verl_leaf.common.progress import track
 from verl_leaf.common.tables import show
 from verl_leaf.config import compose
 from verl_leaf.models import FAMILIES, Family
+from verl_leaf.runs.cluster import short_folders
 
 COLOURS = {"ok": "green", "note": "yellow", "untested": "yellow", "broken": "red"}
 
@@ -66,6 +68,7 @@ def examine() -> int:
         _vllm(checkup)
     _torch_extensions(checkup)
     _gpus(checkup)
+    _temporary_folder(checkup)
     if any(verdict == "untested" for verdict, *_ in checkup.rows):
         return checkup.show("This environment is untested, and nothing in it is known to be broken.")
     return checkup.show("This environment can train.")
@@ -286,6 +289,19 @@ def _torch_extensions(checkup: Checkup) -> None:
         except Exception as error:
             if importlib.util.find_spec(name) is not None:
                 checkup.add(name, f"does not load: {error}", UNINSTALL.format(name))
+
+
+def _temporary_folder(checkup: Checkup) -> None:
+    """Whether the sockets of Ray fit into the folder for temporary files."""
+    try:
+        with short_folders() as links:
+            for name in links:
+                found = f"{os.environ[name]} is too long for Ray's sockets: a run uses a short link to it"
+                checkup.add(name, found, verdict="note")
+            if not links:
+                checkup.add("temporary folder", os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    except ValueError as error:
+        checkup.add("temporary folder", "too long for Ray's sockets", str(error))
 
 
 def _gpus(checkup: Checkup) -> None:

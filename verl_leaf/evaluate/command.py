@@ -168,7 +168,7 @@ def _evaluate(
         ]
         write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
     for further in stopped[1:]:
-        console.print(str(further), markup=False, soft_wrap=True)
+        console.print(str(further))
     if stopped:
         raise stopped[0]
     return report
@@ -202,8 +202,6 @@ def _say_failures(name: str, answers: list, console: Console) -> None:
     console.print(
         f"{name}: {len(failed)} of {len(answers)} answers failed and count as empty; the first, of row {failed[0].row}: "
         f"{failed[0].error}",
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -228,13 +226,11 @@ def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console)
     if not saved:
         raise ValueError(f"{run.path}: holds no adapters or models of checkpoints (checkpoints/global_step_*)")
     systems = [parse_system(each.name, options.base) for each in saved]
-    console.print(
-        f"Picking one of {len(saved)} checkpoints by {options.select} on {options.on}", markup=False, soft_wrap=True
-    )
+    console.print(f"Picking one of {len(saved)} checkpoints by {options.select} on {options.on}")
     report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
     scope = ALL if len({row.data_source for row in data.rows}) > 1 else data.rows[0].data_source
     means = {line["system"]: line["mean"] for line in report.scores if line["data_source"] == scope}
     lower_is_better = METRICS[options.select][0].endswith("↓")
     best = (min if lower_is_better else max)(systems, key=lambda system: means[system.name])
-    console.print(f"Picked: {best.name} ({options.select} {means[best.name]:.4g} on {options.on})", markup=False)
+    console.print(f"Picked: {best.name} ({options.select} {means[best.name]:.4g} on {options.on})")
     return best

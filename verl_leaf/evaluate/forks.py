@@ -67,7 +67,7 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         file.writelines(line + "\n" for line in groups.trees())
         if failed:
             row, why = next(iter(failed.items()))
-            console.print(f"{len(failed)} of {len(data.rows)} rows are left out; row {row}: {why}", markup=False)
+            console.print(f"{len(failed)} of {len(data.rows)} rows are left out; row {row}: {why}")
         if len(failed) == len(data.rows):
             raise ValueError(f"{options.data}: no row could be answered")
 

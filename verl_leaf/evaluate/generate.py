@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from verl_leaf import __version__
-from verl_leaf.checks.model import model_config
+from verl_leaf.checks.model import model_config, model_digest
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.common import vllm_distribution
 from verl_leaf.common.answers import Answer
@@ -20,7 +20,7 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.answer_file import AnswerFile
 from verl_leaf.evaluate.data import Data, Prompt
-from verl_leaf.evaluate.systems import System, digest
+from verl_leaf.evaluate.systems import System
 from verl_leaf.models import FAMILIES
 from verl_leaf.runs.adapters import max_lora_rank
 
@@ -71,8 +71,8 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
     assert system.model is not None
     found = vllm_distribution.installed()
     return {
-        "model": digest(system.model),
-        "adapter": digest(system.adapter) if system.adapter else None,
+        "model": model_digest(system.model),
+        "adapter": model_digest(system.adapter) if system.adapter else None,
         "data": data.digest(),
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "passes"},
         "settings": {key: value for key, value in sorted(settings.items()) if key not in CHANGES_NOTHING},
@@ -156,7 +156,7 @@ def generate(
         return
     data.check_prompts(model)
     names = ", ".join(system.name for system, _ in systems)
-    console.print(f"{names}: {len(jobs)} answers to generate; vLLM starts", markup=False)
+    console.print(f"{names}: {len(jobs)} answers to generate; vLLM starts")
     adapters = {n: (each.name, each.adapter) for n, (each, _) in enumerate(systems) if each.adapter is not None}
     settings = engine_settings(model, data, [adapter for _, adapter in adapters.values()], given)
     with started(settings, adapters, console) as engine:
@@ -297,7 +297,7 @@ def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], 
             f"vLLM stopped: {' '.join(str(error).split())[:500] or repr(error)}: its log is above"
         ) from error
     if engine.cut:
-        console.print(f"{engine.cut} rows had audio that is longer than the model hears, and was cut", markup=False)
+        console.print(f"{engine.cut} rows had audio that is longer than the model hears, and was cut")
 
 
 def _request_id(job: Job) -> str:

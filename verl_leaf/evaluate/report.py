@@ -392,4 +392,4 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
             write_csv(out / f"{name}.csv", lines)
     summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_file(out / "summary.json", summary)
-    console.print(f"Written: {out}/report.md, report.tex, scores.csv, summary.json", markup=False, soft_wrap=True)
+    console.print(f"Written: {out}/report.md, report.tex, scores.csv, summary.json")

@@ -1,19 +1,16 @@
 """Systems to evaluate: models, adapters on them, checkpoints of runs, and answers that were made elsewhere."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from verl_leaf.checks.model import model_config, model_problems
 from verl_leaf.common.console import Console
-from verl_leaf.common.files import file_digest
 from verl_leaf.runs.adapters import HUB, STEP_OF_RUN, base_model, find_saved
 from verl_leaf.runs.checkpoints.export import write_missing
 from verl_leaf.runs.checkpoints.merge import local_folder
 
 NAME = re.compile(r"[\w.@+-]+")
-MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files of a model or adapter that matter
 
 
 @dataclass(frozen=True)
@@ -104,12 +101,3 @@ def _check(model: str) -> Path:
         if problem.what != "weights":  # that quantised ones cannot be trained is no matter here
             raise ValueError(f"{model}: {problem.what}: {problem.found}: {problem.remedy}")
     return folder
-
-
-def digest(folder: Path) -> str:
-    """SHA-256 of what makes a model or adapter."""
-    together = hashlib.sha256()
-    for file in sorted(folder.iterdir()):
-        if file.suffix in MADE_OF and file.is_file():
-            together.update(f"{file.name} {file_digest(file)}\n".encode())
-    return together.hexdigest()

@@ -212,7 +212,7 @@ def _announce(spec: JudgeSpec, calls: list[Call], cached: int, spent: float, con
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(line)
 
 
 class _Again(Exception):

@@ -1,7 +1,6 @@
 """verl's command of a run, from what ``verl-leaf train`` was told."""
 
 import functools
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +9,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from verl_leaf.config import compose, quoted
+from verl_leaf.runs.cluster import has_own_cluster
 from verl_leaf.runs.folder import RunFolder
 
 OWN_LOGGERS = ("console", "tensorboard", "file")  # what a run is watched and summed up by
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
-    """What a user asks for.
+    """What a user asks for. Its paths become absolute: they start from the folder in which the user is.
 
     Attributes:
         config_name: verl's ``--config-name``.
@@ -37,20 +37,26 @@ class Training:
     family: str | None = None
     epochs: int = 1
 
+    def __post_init__(self):
+        self.validation = self.validation.absolute()
+        self.train = tuple(file.absolute() for file in self.train)
+        if self.model is not None and (model := Path(self.model).expanduser()).exists():
+            self.model = str(model.absolute())
+
     def record(self) -> dict[str, Any]:
-        """As plain values: two runs with the same record do the same."""
+        """Return it as plain values: two runs with the same record do the same."""
         return {
             **asdict(self),
             "overrides": list(self.overrides),
-            "validation": os.path.abspath(self.validation),
-            "train": [os.path.abspath(file) for file in self.train],
+            "validation": str(self.validation),
+            "train": [str(file) for file in self.train],
         }
 
     def settings(self) -> list[str]:
         """Overrides for verl: what has an option of its own first, so that the user's win."""
         settings = [] if self.family is None else [f"family={self.family}"]
         if self.train:
-            files = ",".join(quoted(os.path.abspath(file)) for file in self.train)
+            files = ",".join(quoted(file) for file in self.train)
             settings.append(f"data.train_files=[{files}]")
         if self.model is not None:
             settings.append(f"actor_rollout_ref.model.path={quoted(self.model)}")
@@ -96,6 +102,8 @@ def verl_command(
         # The trainer may run on any node of a cluster, which does not inherit our environment.
         **{f"++ray_kwargs.ray_init.runtime_env.env_vars.{name}": quoted(path) for name, path in environment.items()},
     }
+    if has_own_cluster(config):
+        settings["++ray_kwargs.ray_init.address"] = "local"
     if adapter is not None:
         settings["actor_rollout_ref.model.lora_adapter_path"] = quoted(adapter)
     if _traces_belong_here(config):

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_leaf import config
+from verl_leaf.common.files import write_file
 
-NUMBERED = "[0-9][0-9][0-9]"
 LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/checkpoint_manager.py
 
 
@@ -31,6 +31,11 @@ class RunFolder:
     def command(self) -> Path:
         """What ``verl-leaf train`` was told, as JSON."""
         return self.path / "command.json"
+
+    @property
+    def made_of(self) -> Path:
+        """What the steps of the run depend on, as JSON: an entry for its start, and one for each later start that differs."""
+        return self.path / "made_of.json"
 
     @property
     def log(self) -> Path:
@@ -99,6 +104,11 @@ class RunFolder:
         """Whether there is a checkpoint that training goes on from."""
         return (self.checkpoints / LAST_CHECKPOINT).exists()
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether a step has been logged."""
+        return any(file.stat().st_size for file in self.metrics.glob("*.jsonl"))
+
     def last_checkpoint(self) -> int | None:
         """The step of the checkpoint that verl saved last, as verl recorded it; None if it recorded none."""
         try:
@@ -117,6 +127,11 @@ class RunFolder:
     def validated_steps(self) -> list[int]:
         """The steps whose validation is here, in order."""
         return sorted(int(file.stem) for file in self.validation.glob("*.jsonl") if file.stem.isdecimal())
+
+    def beside(self) -> list["RunFolder"]:
+        """Return the numbered folders of runs in the same folder, in order."""
+        numbered = [path for path in self.path.parent.glob("*") if re.fullmatch(r"[0-9]{3,}", path.name)]
+        return [RunFolder(path) for path in sorted(numbered, key=lambda path: int(path.name))]
 
     def epoch(self, number: int) -> "RunFolder":
         return RunFolder(self.path / f"epoch_{number}")
@@ -149,22 +164,21 @@ class RunFolder:
         Raises:
             ValueError: the file is no summary.
         """
-        if not self.summary.exists():
-            return {}
-        try:
-            summary = json.loads(self.summary.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.summary}: is no JSON: {error}") from error
-        if not isinstance(summary, dict):
-            raise ValueError(f"{self.summary}: is no summary of a run")
-        return summary
+        return _read_json(self.summary, dict)
 
-    def read_command(self) -> dict[str, Any] | None:
-        """What :meth:`write_command` wrote; None if nothing."""
-        return json.loads(self.command.read_text(encoding="utf-8")) if self.command.exists() else None
+    def read_command(self) -> dict[str, Any]:
+        """Return what :meth:`write_command` wrote; empty if nothing."""
+        return _read_json(self.command, dict)
 
     def write_command(self, command: dict[str, Any]) -> None:
-        self.command.write_text(json.dumps(command, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_file(self.command, json.dumps(command, indent=1, ensure_ascii=False))
+
+    def read_made_of(self) -> list[dict[str, Any]]:
+        """Return what :meth:`write_made_of` wrote; empty if nothing."""
+        return _read_json(self.made_of, list)
+
+    def write_made_of(self, records: list[dict[str, Any]]) -> None:
+        write_file(self.made_of, json.dumps(records, indent=1, ensure_ascii=False))
 
     def lock(self) -> IO[str]:
         """A file that stays locked while it is open here or in a child, so that two runs never share a folder.
@@ -188,29 +202,41 @@ class RunFolder:
         return lock
 
 
-def choose_folder(runs: Path, command: dict[str, Any]) -> RunFolder:
-    """The last unfinished run below ``runs`` that was told the same, or a new numbered folder."""
-    folders = [RunFolder(path) for path in sorted(runs.glob(NUMBERED))]
+def choose_folder(runs: Path, command: dict[str, Any], make: bool = True) -> RunFolder:
+    """Return the last unfinished run below ``runs`` that was told the same, or a new numbered folder.
+
+    Args:
+        runs: folder of runs.
+        command: what the run is told.
+        make: make a new folder. No other run can get it then, even one that starts at the same moment.
+    """
+    folders = RunFolder(runs / "next").beside()
     for folder in reversed(folders):
         if folder.read_command() == command and not folder.finished:
             return folder
-    numbers = [int(folder.path.name) for folder in folders]
-    return RunFolder(runs / f"{max(numbers, default=0) + 1:03d}")
+    number = int(folders[-1].path.name) + 1 if folders else 1
+    while True:
+        folder = RunFolder(runs / f"{number:03d}")
+        try:
+            if make:
+                folder.path.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
 
 
-def reusable_validation(folder: RunFolder, command: dict[str, Any], model: str, validation: Path) -> Path | None:
-    """The answers before training of an earlier run beside this one, if it was told the same.
+def _read_json(file: Path, kind: type) -> Any:
+    """Return what a JSON file contains; an empty ``kind`` if there is no such file.
 
-    They are taken for the same where the model is a local folder and nothing in it or in the validation's is newer than
-    the answers.
+    Raises:
+        ValueError: the file is not valid JSON, or contains something else.
     """
-    if not Path(model).is_dir():
-        return None
-    made_of = [*Path(model).rglob("*"), *validation.parent.glob("*")]
-    newest = max(file.stat().st_mtime for file in made_of)
-    for path in sorted(folder.path.parent.glob(NUMBERED), reverse=True):
-        earlier = RunFolder(path)
-        answers = earlier.answers_of(0)
-        if answers.exists() and answers.stat().st_mtime > newest and earlier.read_command() == command:
-            return answers
-    return None
+    if not file.exists():
+        return kind()
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} is not a JSON {'object' if kind is dict else 'array'}")
+    return content

@@ -14,8 +14,12 @@ from typing import IO
 from verl_leaf.checks.config import check_estimator, is_speech_run
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.common.console import Console
+from verl_leaf.data.parquet import RowFile
+from verl_leaf.runs.adapters import RunAdapter, newest, saved_steps
+from verl_leaf.runs.cluster import has_own_cluster, short_folders
 from verl_leaf.runs.command import Training, verl_command
-from verl_leaf.runs.folder import RunFolder, reusable_validation
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.resume import check_changes, checkpoint_to_load, made_of, reusable_validation
 from verl_leaf.runs.summary import summarise, summarise_epochs, trained
 from verl_leaf.runs.validation import ValidationFiles, validation_files
 from verl_leaf.runs.watch import Watch
@@ -45,7 +49,7 @@ def train(
         training: what to do. Of several epochs each is a run of its own in ``epoch_1``, ``epoch_2``, ..., with the
             adapter of the one before but an optimiser and a schedule of its own. A copy of the validation in which
             every row has another row's audio is validated too.
-        folder: of the run; where it holds a checkpoint, training goes on from there.
+        folder: of the run; if it contains a checkpoint, training continues from there.
         console: for progress and summary.
         dry: only print the commands.
         finished: called with the folder of each run of verl's that has ended well.
@@ -57,7 +61,6 @@ def train(
         ValueError: another process trains in the folder, or a setting, file or model cannot be used.
     """
     config = training.config
-    check_estimator(config)
     folder = RunFolder(folder.path.resolve())
     parts = _parts(folder, training)
     if dry:
@@ -68,24 +71,63 @@ def train(
             )
             print(" \\\n  ".join(shlex.quote(word) for word in command))
         return 0
-    if is_speech_run(config):
-        check_speech_model(config.actor_rollout_ref.model.path, training.family)
     folder.path.mkdir(parents=True, exist_ok=True)
     with folder.lock() as lock:
-        record = training.record()
-        answers = reusable_validation(folder, record, config.actor_rollout_ref.model.path, training.validation)
-        folder.write_command(record)
+        to_do = [part for part in parts if training.epochs == 1 or not part.folder.finished]
+        loaded = {part.folder: checkpoint_to_load(config, part.folder) for part in to_do}
+        with console.status("Reading model and data"):
+            now = made_of(training)
+        check_changes(now, folder, [checkpoint for checkpoint in loaded.values() if checkpoint], console)
+        folder.write_command(training.record())
+        answers = reusable_validation(folder, now)
         for part in parts:
-            if training.epochs == 1 or not part.folder.finished:
-                status = _Start(training, part, answers, lock, console).run()
+            if part in to_do:
+                status = _Start(training, part, loaded[part.folder], answers, lock, console).run()
                 if status != 0:
                     return status
                 finished(part.folder)
-            answers = max((part.folder.answers_of(step) for step in part.folder.validated_steps()[-1:]), default=None)
+            answers = _answers_of(newest(saved_steps(part.folder)))
         if training.epochs > 1:
             summarise_epochs(folder, console)
     _say_what_next(folder, training, console)
     return 0
+
+
+def check(training: Training, *, dry: bool = False) -> None:
+    """Check what a training needs before it gets a folder.
+
+    Args:
+        training: what to do.
+        dry: do not look at files.
+
+    Raises:
+        ValueError: a setting, the model or the validation file cannot be used.
+    """
+    config = training.config
+    check_estimator(config)
+    if training.epochs > 1 and config.trainer.resume_mode == "resume_path":
+        raise ValueError(
+            f"trainer.resume_mode=resume_path: each of {training.epochs} warm restarts would begin with this checkpoint. "
+            "Start from an adapter with actor_rollout_ref.model.lora_adapter_path, or set EPOCHS to 1"
+        )
+    if any(override.lstrip("+").startswith("trainer.default_local_dir=") for override in training.overrides):
+        raise ValueError("trainer.default_local_dir: a run keeps its checkpoints in its own folder. Set RUN instead")
+    if dry:
+        return
+    if is_speech_run(config):
+        check_speech_model(config.actor_rollout_ref.model.path, training.family)
+    try:
+        RowFile(training.validation)
+    except ValueError as error:
+        raise ValueError(f"--val: {error}") from error
+
+
+def _answers_of(adapter: RunAdapter | None) -> Path | None:
+    """Return the answers that a run validated an adapter with; None if it did not."""
+    if adapter is None or adapter.step is None:
+        return None
+    answers = adapter.run.answers_of(adapter.step)
+    return answers if answers.exists() else None
 
 
 def _parts(folder: RunFolder, training: Training) -> list[_Part]:
@@ -109,6 +151,7 @@ class _Start:
 
     training: Training
     part: _Part
+    checkpoint: Path | None  # to continue from
     answers: Path | None  # those of the same model to the same validation, which need not be asked for again
     lock: IO[str]
     console: Console
@@ -118,14 +161,22 @@ class _Start:
         for path in (folder.validation, folder.metrics):
             path.mkdir(parents=True, exist_ok=True)
         files = validation_files(folder, self.training.validation, self.training.config)
-        validate_first = not folder.resumable and not self._take_over_answers()
+        if not folder.resumable:  # what is left of a training without a checkpoint is of no weights that there are
+            for step in folder.validated_steps():
+                folder.answers_of(step).unlink()
+        goes_on = self.checkpoint is not None
+        validate_first = not folder.resumable and (goes_on or not self._take_over_answers())
         command = verl_command(
             self.training, folder, validate_first=validate_first, val_files=files.all(), adapter=self.part.adapter
         )
-        going_on = "Going on with" if folder.resumable else "Starting"
-        self.console.print(f"{going_on} {folder.path} (log: {folder.log})")
+        begins = f"Continuing from {self.checkpoint} in" if goes_on else "Starting"
+        self.console.print(f"{begins} {folder.path} (log: {folder.log})")
+        if cluster := os.environ.get("RAY_ADDRESS"):
+            does = "Not joining" if has_own_cluster(self.training.config) else "Joining"
+            self.console.print(f"{does} the Ray cluster at {cluster} (RAY_ADDRESS)")
         watch = Watch(folder, self.console)
-        status = self._watched(command, watch)
+        with short_folders() as temporary:
+            status = self._watched(command, watch, temporary)
         if status != 0:
             self.console.print(f"verl ended with status {status}. The end of {folder.log}:", style="red")
             self.console.print(watch.last_error())
@@ -136,17 +187,18 @@ class _Start:
     def _take_over_answers(self) -> bool:
         """Whether an earlier run has answered what this one would ask before training."""
         folder = self.part.folder
-        if self.answers is None or folder.resumable or self.training.config.trainer.val_only:
+        if self.answers is None or self.training.config.trainer.val_only:
             return False
         earlier = RunFolder(self.answers.parents[1])
         self.console.print(f"The same before training as in {earlier.path}: its validation is taken over")
         shutil.copy(self.answers, folder.answers_of(0))
         return True
 
-    def _watched(self, command: list[str], watch: Watch) -> int:
+    def _watched(self, command: list[str], watch: Watch, temporary: dict[str, str]) -> int:
         """Run a command to its end, and take it along when this process is asked to end; its exit status."""
         environment = {
             **os.environ,
+            **temporary,
             "HYDRA_FULL_ERROR": "1",
             "RAY_DEDUP_LOGS": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -166,9 +218,9 @@ class _Start:
         except BaseException:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-            self.console.print(
-                f"Stopped. The same command goes on from the last checkpoint in {self.part.folder.checkpoints}"
-            )
+            last = self.part.folder.last_checkpoint()
+            what = "begins again" if last is None else f"continues after step {last}, the last checkpoint"
+            self.console.print(f"Stopped. The same command {what}")
             raise
 
 

@@ -31,7 +31,7 @@ def main(options) -> int:
     """Train; the exit status of verl."""
     from verl_leaf.runs.command import Training
     from verl_leaf.runs.folder import RunFolder, choose_folder
-    from verl_leaf.runs.launch import train
+    from verl_leaf.runs.launch import check, train
 
     if options.epochs < 1:
         raise ValueError(f"--epochs {options.epochs}: must be 1 or more")
@@ -44,7 +44,11 @@ def main(options) -> int:
         family=options.family,
         epochs=options.epochs,
     )
-    folder = RunFolder(options.run) if options.run else choose_folder(options.runs, training.record())
+    check(training, dry=options.dry_run)
+    if options.run:
+        folder = RunFolder(options.run)
+    else:
+        folder = choose_folder(options.runs, training.record(), make=not options.dry_run)
     console = Console()
     return train(training, folder, console, dry=options.dry_run, finished=lambda run: _draw_tree(run, console))
 

@@ -55,8 +55,8 @@ class SpeechDataset(RLHFDataset):
         order = self._chosen(total)
         numbers = np.sort(order)
         names = list(dict.fromkeys([name for file in files for name in file.columns] + [self.keys.audio]))
-        os.makedirs(self.cache_dir, exist_ok=True)
-        store, place, first = RowStore(self.cache_dir), {}, 0
+        needed = sum(file.size for file in files) * len(order) // total
+        store, place, first = RowStore(self.cache_dir, needed), {}, 0
         for file, original in zip(files, self.original_data_files, strict=True):
             own = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
             for number, row in self._usable_rows(file, own, self._root(file, original)):

@@ -39,7 +39,7 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
         FileExistsError: the destination exists.
     """
     saved = find_saved(run)
-    console.print(saved.described(), soft_wrap=True, markup=False, highlight=False)
+    console.print(saved.described())
     from verl_leaf.runs.checkpoints.card import model_card
     from verl_leaf.runs.checkpoints.merge import merge, write_trained
 

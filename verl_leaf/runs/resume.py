@@ -1,0 +1,213 @@
+"""What a run is made of, and what of it may change while its training continues.
+
+With the weights verl (0.9.1) silently restores more from a checkpoint. Its engine loads the optimiser with every number of
+its ``param_groups`` and the scheduler with its ``base_lrs`` (utils/checkpoint/fsdp_checkpoint_manager.py), in a file per rank.
+The trainer loads the state of the data loader, ``data.pt``: in which order rows come, and how many have come. The functions
+of a schedule are in no checkpoint, so a new warm-up, minimum or length is used.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_leaf.checks.model import model_digest
+from verl_leaf.common.console import Console
+from verl_leaf.common.files import file_digest
+from verl_leaf.runs.command import Training
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.validation import validation_digest
+
+Record = dict[str, Any]  # what a run is made of, see made_of
+Fixed = dict[str, str]  # pattern of settings: what they are
+
+MODEL = "actor_rollout_ref.model.path"
+LOADED = "actor_rollout_ref.actor.checkpoint.load_contents"
+RANKS = "trainer.nnodes * trainer.n_gpus_per_node"
+OPTIMISER: Fixed = {
+    r".*\.optim\.lr": "the learning rate",
+    r".*\.optim\.(weight_decay|betas|optimizer|optimizer_impl|override_optimizer_config)": "the optimiser",
+}
+RESTORED: Fixed = {
+    re.escape(RANKS): "the number of GPUs",
+    r"actor_rollout_ref\.actor\.(strategy|fsdp_config\.fsdp_size)": "how weights are shared out",
+    r"data\.(train_files|train_max_samples|seed|shuffle|train_batch_size|gen_batch_size|dataloader_num_workers"
+    r"|filter_overlong_prompts|long_audio)": "the order of the training rows",
+    r"actor_rollout_ref\.model\.lora_adapter_path": "the weights to start from",
+}
+WEIGHTS: Fixed = {
+    re.escape(MODEL): "the base model",
+    r"actor_rollout_ref\.model\.(lora_rank|lora_alpha|target_modules|exclude_modules|lora\..*)": "LoRA",
+}
+RUN: Fixed = {
+    "EPOCHS": "the parts of the run",
+    r"algorithm\.adv_estimator": "METHOD",
+    r"data\.val_(files|max_samples)": "the validation rows",
+}
+# Where a run writes, what it shows, when it saves and validates, and how it uses a machine.
+HARMLESS = re.compile(
+    r"trainer\.((save|test)_freq|logger|log_val_generations|(project|experiment)_name|val_(before_train|only)"
+    r"|.*_dir|resume_.*|max_.*_ckpt_to_keep|del_local_ckpt_after_load|esi_redundant_time|ray_wait_.*)"
+    r"|data\.(cache_dir|val_batch_size)|algorithm\.leaf\.trace_.*|.*\.num_workers"
+    r"|(ray_kwargs|transfer_queue|global_profiler)\..*|.*\.(profiler|prometheus)\..*"
+)
+
+
+def made_of(training: Training) -> Record:
+    """Return what the weights and answers of a run depend on.
+
+    Returns:
+        ``settings``, by their full names; ``derived``, the names of those that follow from others; and ``digests`` of the
+        local files, models and adapters that settings name.
+
+    Raises:
+        ValueError: an interpolation of the configuration cannot be resolved, or the validation file cannot be read.
+    """
+    config = training.config
+    try:
+        settings = _flat(OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    derived = [name for name, value in _flat(OmegaConf.to_container(config)).items() if "${" in str(value)]
+    settings[RANKS] = settings.pop("trainer.nnodes") * settings.pop("trainer.n_gpus_per_node")
+    settings["EPOCHS"] = 1 if training.epochs == 1 else "2 or more"
+    settings["data.val_files"] = [str(training.validation)]
+    named = {name: _digests(value) for name, value in settings.items() if re.search(r"[._](path|files)$", name)}
+    digests = {name: found for name, found in named.items() if found}
+    digests["data.val_files"] = [validation_digest(training.validation, config)]
+    record = {"settings": settings, "derived": derived, "digests": digests}
+    return json.loads(json.dumps(record, default=str))  # as it will be read
+
+
+def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested dictionaries by their full names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return flat
+
+
+def _digests(value: Any) -> list[str]:
+    """Return the digests of the files or models that a setting names; none if it names anything else."""
+    paths = [
+        Path(each).expanduser() for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
+    ]
+    if paths and all(path.is_file() for path in paths):
+        return [file_digest(path) for path in paths]
+    if paths and all((path / "config.json").exists() or (path / "adapter_config.json").exists() for path in paths):
+        return [model_digest(path) for path in paths]
+    return []
+
+
+def changes(before: Record, now: Record) -> dict[str, str]:
+    """Return the settings that differ, and how: ``new value (before: old value)``.
+
+    A file that has moved is no change, and one that holds something else is one.
+    """
+    changed = {}
+    for name in sorted(before["settings"].keys() | now["settings"].keys()):
+        old, new = (record["settings"].get(name) for record in (before, now))
+        contents = [record["digests"].get(name) for record in (before, now)]
+        if all(contents):
+            if contents[0] != contents[1]:
+                changed[name] = f"{new} (before: {'the same path with other content' if old == new else old})"
+        elif old != new:
+            changed[name] = f"{new} (before: {old})"
+    return changed
+
+
+def checkpoint_to_load(config: DictConfig, folder: RunFolder) -> Path | None:
+    """Return the checkpoint that verl would continue from in the folder of a run; None if it would begin anew.
+
+    Raises:
+        ValueError: verl does not know the mode, there is no such checkpoint, or the folder holds a later one: the weights
+            of two trainings would be side by side.
+    """
+    mode, last = config.trainer.resume_mode, folder.last_checkpoint()
+    newest = None if last is None else folder.checkpoints / f"global_step_{last}"
+    if mode == "auto":
+        return newest
+    asked = None
+    if mode == "resume_path":
+        asked = Path(str(config.trainer.resume_from_path)).absolute()
+        if not re.fullmatch(r"global_step_\d+", asked.name) or not asked.is_dir():
+            raise ValueError(
+                f"trainer.resume_from_path={config.trainer.resume_from_path}: there is no such checkpoint. Give the path of "
+                "a folder global_step_N"
+            )
+    elif mode != "disable":
+        raise ValueError(f"trainer.resume_mode={mode}: must be one of auto, disable, resume_path")
+    if newest is not None and (asked is None or asked.resolve() != newest.resolve()):
+        raise ValueError(
+            f"trainer.resume_mode={mode}: {folder.path} contains a checkpoint of step {last}, and its training would be "
+            "mixed with the new one. Leave trainer.resume_mode out to continue from there, set RUN to another folder, or "
+            "remove this one"
+        )
+    return asked
+
+
+def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: Console) -> None:
+    """Compare what a run is made of with what it was, print what is different from now on, and record it.
+
+    Args:
+        now: what this start is made of.
+        folder: of the run, with all its epochs.
+        loaded: the checkpoints that verl will load.
+        console: for the changes.
+
+    Raises:
+        ValueError: a setting has changed that a checkpoint restores, or that the whole run must have in common.
+    """
+    begun = any(part.has_trained for part in (folder, *folder.epochs()))
+    continues = bool(loaded) or any(part.finished for part in folder.epochs())
+    history = folder.read_made_of() if begun else []
+    known = [history, *(RunFolder(path).read_made_of() for checkpoint in loaded for path in checkpoint.parents[1:3])]
+    before = next((records[-1] for records in known if records), None)
+    if before is not None:
+        changed = changes(before, now)
+        if begun:
+            _refuse(changed, WEIGHTS | RUN, f"the training in {folder.path}")
+        if loaded:
+            restored = {"optimizer", "extra"} & set(now["settings"][LOADED])
+            _refuse(changed, WEIGHTS | RESTORED | (OPTIMISER if restored else {}), f"the checkpoint {loaded[0]}")
+        derived = set(before["derived"]).intersection(now["derived"])
+        effective = [
+            f"{name}={how}" for name, how in changed.items() if name not in derived and not HARMLESS.fullmatch(name)
+        ]
+        if effective:
+            begins = "The training continues" if continues else "The training begins again"
+            console.print(f"{begins} with {', '.join(effective)}")
+    elif begun or loaded:
+        console.print("No made_of.json says with which settings the earlier steps were trained")
+    if not continues:
+        history = []
+    folder.write_made_of(history if history and history[-1] == now else [*history, now])
+
+
+def _refuse(changed: dict[str, str], fixed: Fixed, by: str) -> None:
+    """Stop if a setting has changed that must not."""
+    refused = {name: meaning for name in changed for pattern, meaning in fixed.items() if re.fullmatch(pattern, name)}
+    if not refused:
+        return
+    what = "; ".join(f"{name}={changed[name]} changes {meaning}" for name, meaning in refused.items())
+    remedy = "Set it back, or set RUN to another folder"
+    if set(refused.values()) <= set(OPTIMISER.values()):
+        remedy = f"Set it back, set RUN to another folder, or load only the weights: {LOADED}=[model]"
+    raise ValueError(f"{what}, which is fixed by {by}. {remedy}")
+
+
+def reusable_validation(folder: RunFolder, now: Record) -> Path | None:
+    """Return the answers before training of an earlier run beside this one that was made of the same; None if there are none.
+
+    The model must be a local one: what a name of the hub stands for may change.
+    """
+    if MODEL not in now["digests"]:
+        return None
+    for earlier in reversed([run for run in folder.beside() if run != folder]):
+        answers, history = earlier.answers_of(0), earlier.read_made_of()
+        if answers.exists() and history and all(HARMLESS.fullmatch(name) for name in changes(history[0], now)):
+            return answers
+    return None
