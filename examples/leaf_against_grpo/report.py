@@ -80,7 +80,7 @@ def write(runs: Path, out: Path, console: Console) -> None:
         compared = {cell: measured[cell] for cell in chosen if cell in measured}
     text = "\n\n".join(tables(measured, compared, starts, scalars)) + "\n"
     (out / "report.md").write_text(text)
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text)
     if rows := list(rate_rows(measured)):
         save(out / "rates", rates(measured), rows, console)
     if compared:

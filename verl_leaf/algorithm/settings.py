@@ -28,9 +28,9 @@ class Setting:
 
     name: str
     reason: str
-    only: tuple = ()
-    never: tuple = ()
-    unless: tuple[str, tuple] | None = None
+    only: tuple[Any, ...] = ()
+    never: tuple[Any, ...] = ()
+    unless: tuple[str, tuple[Any, ...]] | None = None
     but: tuple[str, ...] = ()
 
 

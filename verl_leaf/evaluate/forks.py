@@ -120,6 +120,7 @@ class _Groups:
             "reward_model": [{"ground_truth": list(self.data.rows[row].references)} for row, _ in answers],
         }
         [step] = steps
+        assert step.credit.leaf is not None
         lines = prompts_of(step.rollouts, step.credit.leaf, fields, self.tokenizer, self.folder)
         return [line.model_dump_json() for line in lines]
 
