@@ -156,7 +156,7 @@ def _layers(checkup: Checkup, network, family: Family) -> dict:
     }
     inside = {module for layer in network.decoder_layers for module in layer.modules()}
     outside = [name for name, layer in taken.items() if layer not in inside]
-    found = {name.rpartition(".")[2] for name in taken}
+    present = {name.rpartition(".")[2] for name in taken}
     if outside:
         checkup.add("LoRA", f"would take {outside[0]}", "it is no part of the language model: exclude it")
     elif not taken:
@@ -164,7 +164,7 @@ def _layers(checkup: Checkup, network, family: Family) -> dict:
     else:
         trained = sum(64 * (layer.in_features + layer.out_features) for layer in taken.values())
         checkup.add("LoRA", f"{len(taken)} layers, {trained / 1e6:.1f} million parameters at rank 64")
-    if missing := [name for name in family.lora_targets if name not in found]:
+    if missing := [name for name in family.lora_targets if name not in present]:
         checkup.add("LoRA", f"no layer is called {', '.join(missing)}", verdict="note")
     return taken
 
@@ -227,11 +227,11 @@ def _estimators(checkup: Checkup) -> None:
 
 
 def _vllm(checkup: Checkup) -> None:
-    found = vllm_distribution.installed()
-    if found is None:
+    installed = vllm_distribution.installed()
+    if installed is None:
         checkup.add("vllm", "not installed", REMEDY)
         return
-    name, version = found
+    name, version = installed
     if version.split("+")[0] not in TESTED[name]:
         checkup.add("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", REMEDY)
     else:

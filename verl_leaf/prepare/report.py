@@ -34,13 +34,13 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     repeated = [id for id, count in ids.items() if count > 1]
     splits, table, silent = {}, [], 0
     for split in SPLITS:
-        own = [shard for shard in shards if shard["split"] == split and shard["rows"]]
-        if not own:
+        written_shards = [shard for shard in shards if shard["split"] == split and shard["rows"]]
+        if not written_shards:
             continue
-        seconds, words, unheard = zip(*(row for shard in own for row in shard["rows"]), strict=True)
+        seconds, words, unheard = zip(*(row for shard in written_shards for row in shard["rows"]), strict=True)
         silent += sum(unheard)
         hours = sum(seconds) / 3600
-        splits[split] = {"rows": len(seconds), "hours": hours, "files": [shard["file"] for shard in own]}
+        splits[split] = {"rows": len(seconds), "hours": hours, "files": [shard["file"] for shard in written_shards]}
         table.append((split, str(len(seconds)), f"{hours:.2f}", histogram(seconds), histogram(words)))
     written = sum(entry["rows"] for entry in splits.values())
     content = {

@@ -31,20 +31,22 @@ class CorpusBleu:
         texts: dict[str, list[str]] = defaultdict(list)
         for source, row in references:
             texts[source.removesuffix(SWAPPED_AUDIO_SUFFIX)] += row
-        names = {source: _tokenizer_of(config, source, own) for source, own in texts.items()}
+        names = {source: _tokenizer_of(config, source, known) for source, known in texts.items()}
         self._words = {source: tokenizer(name) for source, name in names.items()}
-        different = sorted(set(names.values()))
-        by_source = ",".join(f"{source}={name}" for source, name in names.items())
-        tokenize = by_source if len(different) > 1 else "".join(different)
+        distinct = {*names.values()}
+        if len(distinct) > 1:
+            distinct = {f"{source}={name}" for source, name in names.items()}
+        tokenize = ",".join(sorted(distinct))
         self.signature = f"case:lc|eff:no|tok:{tokenize}|smooth:exp|version:{sacrebleu.__version__}"
 
     def __call__(self, rows: Sequence[tuple[str, str, Sequence[str]]]) -> float:
         """Return the score, 0 to 100, of data source, answer and references of one or more rows."""
-        words = [self._words[source.removesuffix(SWAPPED_AUDIO_SUFFIX)] for source, *_ in rows]
-        answers = [spaced(answer.lower().rstrip()) for spaced, (_, answer, _) in zip(words, rows, strict=True)]
-        references = [
-            [spaced(text.lower().rstrip()) for text in texts] for spaced, (*_, texts) in zip(words, rows, strict=True)
-        ]
+
+        def words(source: str, text: str) -> str:
+            return self._words[source.removesuffix(SWAPPED_AUDIO_SUFFIX)](text.lower().rstrip())
+
+        answers = [words(source, answer) for source, answer, _ in rows]
+        references = [[words(source, text) for text in texts] for source, _, texts in rows]
         columns = [list(column) for column in itertools.zip_longest(*references)]
         return sacrebleu.corpus_bleu(answers, columns, tokenize="none", force=True).score
 

@@ -162,14 +162,14 @@ def _validations(
     if not validated:
         return {"before": None, "after": None, "swapped_audio": None}, None
     last = validated[-1]
-    found = {step: _validation(folder, settings, step, scalars) for step in {0, last}.intersection(validated)}
-    control = found[last].control
+    validations = {step: _validation(folder, settings, step, scalars) for step in {0, last}.intersection(validated)}
+    control = validations[last].control
     val = {
-        "before": {**found[0].scores, "step": 0} if 0 in found else None,
-        "after": {**found[last].scores, "step": last} if last > 0 else None,
+        "before": {**validations[0].scores, "step": 0} if 0 in validations else None,
+        "after": {**validations[last].scores, "step": last} if last > 0 else None,
         "swapped_audio": None if control is None else {**control, "step": last},
     }
-    return val, found[last].signature
+    return val, validations[last].signature
 
 
 def _validation(folder: RunFolder, settings: DictConfig, step: int, scalars: Scalars) -> Validation:

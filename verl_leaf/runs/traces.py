@@ -24,8 +24,8 @@ class Trace:
 
 def trace_files(folder: Path) -> dict[int, Path]:
     """The files of a folder of traces by their step, in its order."""
-    found = ((FILE_NAME.fullmatch(file.name), file) for file in folder.iterdir())
-    return dict(sorted((int(match[1]), file) for match, file in found if match))
+    matches = ((FILE_NAME.fullmatch(file.name), file) for file in folder.iterdir())
+    return dict(sorted((int(match[1]), file) for match, file in matches if match))
 
 
 def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
@@ -68,22 +68,21 @@ def traces_folder(run: Path) -> Path:
     """
     if not run.is_dir():
         raise ValueError(f"{run}: {'is a file, not the folder of a run' if run.exists() else 'no such folder'}")
-    for folder in (run, RunFolder(run).traces):
+    for folder in _possible_folders(RunFolder(run)):
         if folder.is_dir() and trace_files(folder):
             return folder
-    configured = _configured_folder(RunFolder(run))
-    if configured is not None and configured.is_dir() and trace_files(configured):
-        return configured
     raise ValueError(
         f"{run}: no traces (step_*.jsonl) here, in traces/ or where its configuration says. LEAF writes them with "
         "algorithm.leaf.trace_dir=FOLDER; `verl-leaf train` sets it. A run that has just begun has none yet"
     )
 
 
-def _configured_folder(run: RunFolder) -> Path | None:
+def _possible_folders(run: RunFolder) -> Iterator[Path]:
+    yield from (run.path, run.traces)
     config = run.read_config()
-    told = OmegaConf.select(config, "algorithm.leaf.trace_dir") if config is not None else None
-    return Path(told).expanduser() if isinstance(told, str) else None
+    configured = OmegaConf.select(config, "algorithm.leaf.trace_dir") if config is not None else None
+    if isinstance(configured, str):
+        yield Path(configured).expanduser()
 
 
 def read_traces(folder: Path, steps: Iterable[int], what: str, skipped: list[str], console: Console) -> Iterator[Trace]:

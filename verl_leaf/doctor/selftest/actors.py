@@ -75,7 +75,7 @@ class Rollouts:
     audio: list[dict[str, torch.Tensor]]
 
     def pack(self, share: bool) -> Packed:
-        roots = [id(each) for each in self.audio] if share else range(len(self.sequences))
+        roots = [id(features) for features in self.audio] if share else range(len(self.sequences))
         return pack(self.sequences, self.prompt_lengths, roots, pad=0)
 
 
@@ -124,4 +124,4 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
     """Norm of the difference of gradients, relative."""
     assert ours.keys() == theirs.keys() and ours
     difference = torch.stack([(ours[name] - theirs[name]).norm() for name in ours]).norm()
-    return (difference / torch.stack([each.norm() for each in theirs.values()]).norm()).item()
+    return (difference / torch.stack([gradient.norm() for gradient in theirs.values()]).norm()).item()

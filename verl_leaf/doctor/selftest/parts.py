@@ -57,7 +57,7 @@ def attention(device: str, lengths: range = range(600, 1080, 16), heads: int = 3
                 new, known = (
                     sum(seconds(_attend, device, length, heads, packed) for length in lengths) for _ in range(2)
                 )
-            milliseconds = [1e3 * each / len(lengths) for each in (new, known)]
+            milliseconds = [1e3 * total / len(lengths) for total in (new, known)]
             rows.append(
                 f"{'with' if cudnn else 'without'} cuDNN {milliseconds[0]:.1f} ms, then {milliseconds[1]:.1f} ms"
             )
@@ -123,12 +123,12 @@ def actor(family: Family, device: str) -> Iterator[Finding]:
     rounded = actors.build(family.model_type, torch.bfloat16, device, checkpointing=True)
 
     def step(share: bool) -> torch.Tensor:
-        found = actors.response_log_probs(rounded, rollouts, share)
-        actors.gradients(rounded, found)
-        return found
+        log_probs_of_step = actors.response_log_probs(rounded, rollouts, share)
+        actors.gradients(rounded, log_probs_of_step)
+        return log_probs_of_step
 
-    found = step(share=True)
-    difference = (found - values).abs().mean().item()
+    rounded_values = step(share=True)
+    difference = (rounded_values - values).abs().mean().item()
     gradient = actors.distance(
         actors.gradients(rounded, actors.response_log_probs(rounded, rollouts, share=True)), exact
     )

@@ -42,11 +42,11 @@ def main(options) -> int:
     record: dict[str, list[dict]] = {}
     for name, answers in systems.items():
         write_answers(answers, options.data, out, name)
-        for each in score(answers):
-            result = "-" if each.score is None else f"{each.score:.1f}"
-            subset, count = each.data_source.removeprefix(PREFIX), str(len(each.values))
-            lines.append((name, subset, each.name, result, count, str(each.unread)))
-            record.setdefault(name, []).append(dataclasses.asdict(each) | {"score": each.score})
+        for measured in score(answers):
+            result = "-" if measured.score is None else f"{measured.score:.1f}"
+            subset, count = measured.data_source.removeprefix(PREFIX), str(len(measured.values))
+            lines.append((name, subset, measured.name, result, count, str(measured.unread)))
+            record.setdefault(name, []).append(dataclasses.asdict(measured) | {"score": measured.score})
         for source in sorted({answer.data_source for answer in answers if subset_of(answer.data_source) in JUDGED}):
             count = str(sum(answer.data_source == source for answer in answers))
             lines.append((name, source.removeprefix(PREFIX), "needs a judge", "", count, ""))

@@ -43,12 +43,12 @@ def _children(prompt: Prompt, responses: list[int], start: int) -> list[Edge]:
 
 
 def _edge(prompt: Prompt, responses: list[int], start: int) -> Edge:
-    own = [prompt.responses[index].tokens for index in responses]
+    sequences = [prompt.responses[index].tokens for index in responses]
     end = start
-    while all(len(tokens) > end and tokens[end] == own[0][end] for tokens in own):
+    while all(len(tokens) > end and tokens[end] == sequences[0][end] for tokens in sequences):
         end += 1
     # A node may lie past the end of responses that are identical to theirs.
-    identical = all(len(tokens) == end for tokens in own)
+    identical = all(len(tokens) == end for tokens in sequences)
     nodes = [
         (position, number)
         for number, node in enumerate(prompt.nodes)
@@ -58,7 +58,7 @@ def _edge(prompt: Prompt, responses: list[int], start: int) -> Edge:
     ]
     position, node = min(nodes, default=(end, None))
     end = min(position, end)
-    ends = [index for index, tokens in zip(responses, own, strict=True) if len(tokens) == end]
+    ends = [index for index, tokens in zip(responses, sequences, strict=True) if len(tokens) == end]
     onward = [index for index in responses if index not in ends]
     return Edge(start, end, responses, node, ends, _children(prompt, onward, end) if onward else [])
 
