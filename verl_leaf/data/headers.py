@@ -72,7 +72,7 @@ class DataLength:
     is_followed: bool = False  # another chunk begins where the samples would
 
     def is_unknown(self) -> bool:
-        """Whether what is stated stands for "unknown"."""
+        """Return whether the stated length stands for "unknown"."""
         if self.stated == 0:
             return self.found > 0 and not self.is_followed
         near = any(abs(self.stated - number) <= UNKNOWN_MARGIN for number in UNKNOWN)
@@ -88,7 +88,7 @@ class DataLength:
 
 
 def end_of_tags(file: io.IOBase) -> int:
-    """Where the ID3v2 tags end that a file begins with: 0 if there are none (id3.org, ID3v2.4 section 3.1)."""
+    """Return where the ID3v2 tags at the beginning of a file end: 0 if there are none (id3.org, ID3v2.4 section 3.1)."""
     size, end = _size(file), 0
     while True:
         head = _read(file, end, 10)
@@ -103,7 +103,7 @@ def end_of_tags(file: io.IOBase) -> int:
 
 
 def first_mp3_frame(file: io.IOBase, start: int) -> int | None:
-    """Where the first frame of MPEG layer III lies within ``MAX_JUNK`` bytes from ``start``: None if nowhere."""
+    """Return where the first frame of MPEG layer III lies within ``MAX_JUNK`` bytes from ``start``: None if nowhere."""
     data = _read(file, start, MAX_JUNK)
     for offset in range(len(data)):
         if data[offset] == 0xFF and _begins_frames(file, start + offset):
@@ -147,7 +147,7 @@ def with_xing_tag(file: io.IOBase, start: int, frames: int) -> Window:
 
 
 def _begins_frames(file: io.IOBase, position: int) -> bool:
-    """Whether ``CHAIN`` frames of one kind follow each other from ``position``, or at least 2 up to the file's end."""
+    """Return whether ``CHAIN`` frames of one kind follow each other from ``position``, or at least 2 up to the file's end."""
     kind, count, size = None, 0, _size(file)
     while count < CHAIN and position < size:
         frame = _mp3_frame(_read(file, position, 4))
@@ -218,7 +218,7 @@ def _chunks(file: io.IOBase, position: int, layout: Layout) -> Iterator[tuple[by
 
 
 def _length_of_chunk(file: io.IOBase, first: int, layout: Layout) -> DataLength | None:
-    """Of the chunk with the samples, or for RF64 what the chunk ds64 says of it, after the whole (EBU Tech 3306)."""
+    """Return the length of the chunk with the samples; for RF64 what the chunk ds64 states, after the whole (EBU Tech 3306)."""
     size, ds64 = _size(file), None
     for name, stated, content in _chunks(file, first, layout):
         if name == b"ds64":
@@ -235,7 +235,7 @@ def _length_of_chunk(file: io.IOBase, first: int, layout: Layout) -> DataLength 
 
 
 def _nist_length(file: io.IOBase, start: int) -> DataLength | None:
-    """Of NIST Sphere, whose header is lines of text that libsndfile takes no length from."""
+    """Return the length in a header of NIST Sphere: lines of text that libsndfile takes no length from."""
     head = _read(file, start, 4096).split(b"end_head")[0].split(b"\n")
     fields = dict(line.split()[::2] for line in head if len(line.split()) == 3)
     if b"embedded" in fields.get(b"sample_coding", b""):

@@ -59,7 +59,7 @@ def _europarl(root: Path, sound: str) -> tuple[Segment, ...]:
 
 
 def _voxpopuli(root: Path) -> longaudio.Find:
-    """By the hub's rows where there are any, else by the sessions' recordings."""
+    """Find audio in the hub's rows if there are any, else in the sessions' recordings."""
     need(root, "VoxPopuli")
     rows, unread = _hub_rows(root)
     problem = f" ({len(unread)} of its parquet files cannot be used: {unread[0]})" if unread else ""
@@ -94,7 +94,7 @@ def _hub_rows(root: Path) -> tuple[dict[str, Segment], list[str]]:
 
 
 def _sessions(root: Path, problem: str) -> dict[str, tuple[str, str]]:
-    """Of each segment's id, its session and the times at which there is a voice."""
+    """Return session and times with a voice by the id of a segment."""
     table = next((root / name for name in ("asr_en.tsv.gz", "en/asr_en.tsv.gz") if (root / name).is_file()), None)
     if table is None:
         raise ValueError(f"{root}: neither parquet files with audio_id and audio, nor asr_en.tsv.gz{problem}")
