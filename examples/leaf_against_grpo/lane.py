@@ -23,7 +23,6 @@ from pathlib import Path
 import ray
 import torch
 from omegaconf import OmegaConf, open_dict
-from rich.console import Console
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1 import PPOTrainerSync
@@ -31,6 +30,7 @@ from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import validate_config
 
+from verl_leaf.common.console import Console
 from verl_leaf.config import compose
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.summary import summarise

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from rich.console import Console
 
 from examples.leaf_against_grpo.cells import (
     BASELINE,
@@ -38,6 +37,7 @@ from examples.leaf_against_grpo.cells import (
     possible,
     reported,
 )
+from verl_leaf.common.console import Console
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 from verl_leaf.runs.summary import read_validation

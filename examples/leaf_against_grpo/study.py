@@ -18,10 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-
 from examples.leaf_against_grpo import report
 from examples.leaf_against_grpo.cells import COMMON, COST, STARTS, SWEEP, Cell, possible, reported
+from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 from verl_leaf.config import quoted
 from verl_leaf.runs.folder import RunFolder
