@@ -44,6 +44,19 @@ def test_a_run_while_it_runs(tmp_path):
     assert [run.seconds(step) for step in (0, 1, 2)] == [0, 30, 90]
 
 
+def test_data_sources_with_slashes_and_accuracies(tmp_path):
+    folder = write_run(tmp_path / "a", 1)
+    scores = {"fixie-ai/covost2/reward": 0.7, "fixie-ai/covost2_swapped_audio/reward": 0.1, "openai/gsm8k/acc": 0.3}
+    data = {f"val-core/{name}/mean@1": score for name, score in scores.items()}
+    (folder / "metrics/001.jsonl").write_text(json.dumps({"step": 2, "data": data}) + "\n")
+    (run,) = read_runs([folder])
+    assert validation_scores(run) == {
+        "spoken": {0: 0.1, 2: 0.5},
+        "fixie-ai/covost2": {2: 0.7},
+        "acc of openai/gsm8k": {2: 0.3},
+    }
+
+
 def test_the_same_from_tensorboard(tmp_path):
     steps = logged()
     for begin in ((0, 1), (1, 2)):  # interrupted; step 1 was run again
