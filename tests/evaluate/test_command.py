@@ -91,8 +91,10 @@ def test_unequal_items_are_refused_without_common(data, answers, tmp_path, refus
     whole, part = answers("whole", REFERENCES), answers("part", [(0, 0, "x"), (3, 0, REFERENCES[3])])
     twice = answers("twice", SAMPLED)
     out = ["--data", data, "--out", tmp_path / "out", "--metrics", "bleu"]
-    assert "part has 2 answers, of 1 passes, to 2 of 4 rows" in refused(whole, part, *out)
-    assert "twice has 8 answers, of 2 passes" in refused(whole, twice, *out)
+    assert "part has 2 answers (1 passes) for 2 of 4 rows, but every system needs 1 passes for all 4 rows" in refused(
+        whole, part, *out
+    )
+    assert "twice has 8 answers (2 passes)" in refused(whole, twice, *out)
     assert evaluate(whole, part, twice, *out, "--common") == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["notes"]["rows"], summary["notes"]["passes"]) == (2, 1)

@@ -402,12 +402,12 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_whatever_the_server_sends_ends_in_a_line(bomb, tmp_path):
     say = BOMBS[bomb]()
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    before, began, worked = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic(), time.process_time()
     with pytest.raises(JudgeStopped, match="row 0: 8 tries failed") as stopped:
         run(lambda body, n: say, "a", tmp_path, kind="likert")
     assert "\n" not in str(stopped.value) and len(str(stopped.value)) < 700
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 400_000 and time.monotonic() - began < 20  # KiB
+    assert grown < 400_000 and time.process_time() - worked < 20  # KiB
     assert time.monotonic() - began > 7 * 0.005, "it waits, too, if the server asks for no wait"
 
 

@@ -1,7 +1,7 @@
 """Scores of corpora, as sacrebleu, jiwer, rouge-score, NLTK and bert-score compute them.
 
-A metric turns every answer into a few numbers whose sums over any set of answers give the score of the set. So a
-bootstrap adds up rows of a table and calls no library again.
+A metric turns every answer into a few numbers whose sums over any set of answers give the score of the set. So intervals and
+tests add up rows of a table and call no library again.
 
 Letters: N answers, S numbers per answer.
 """

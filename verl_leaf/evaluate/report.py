@@ -50,7 +50,7 @@ class Grid:
 
     @classmethod
     def of(cls, found: Mapping[str, Mapping[Key, Answer]], rows: int, common: bool) -> "Grid":
-        """Of what systems have answered.
+        """Return the grid of what systems have answered.
 
         Args:
             found: system -> row and sample -> answer.
@@ -67,8 +67,9 @@ class Grid:
             for name, own in found.items():
                 if passes[name] != same or not whole <= own.keys():
                     raise ValueError(
-                        f"{name} has {len(own)} answers, of {passes[name]} passes, to {len({row for row, _ in own})} of {rows} "
-                        f"rows; others have {same} passes, and all rows count. To score what all have answered: --common"
+                        f"{name} has {len(own)} answers ({passes[name]} passes) for {len({row for row, _ in own})} of {rows} rows, "
+                        f"but every system needs {same} passes for all {rows} rows. Use --common to score only the answers that "
+                        "all systems have"
                     )
         chosen = [row for row in range(rows) if all((row, k) in own for own in found.values() for k in range(same))]
         if not chosen:
@@ -77,11 +78,11 @@ class Grid:
         return cls(chosen, same, answers)
 
     def first(self) -> list[Answer]:
-        """An answer to each row, for what they all say of it."""
+        """Return an answer to each row, from which the row is known."""
         return [own[0] for own in next(iter(self.answers.values()))]
 
     def by_source(self) -> dict[str, list[int]]:
-        """Data source -> the places of its rows."""
+        """Return data source -> the places of its rows."""
         places: dict[str, list[int]] = {}
         for place, answer in enumerate(self.first()):
             places.setdefault(answer.data_source, []).append(place)
@@ -140,7 +141,7 @@ class Scoring:
         self.not_computed = {name: _by_source(why, len(references)) for name, why in reasons.items()}
 
     def signatures(self) -> dict[str, str]:
-        """What each metric's scores depend on."""
+        """Return what each metric's scores depend on."""
         lines: dict[str, str] = {}
         for name in METRICS:
             own = {source: scorers[name].signature for source, scorers in self.scorers.items() if name in scorers}
