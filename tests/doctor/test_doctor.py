@@ -93,6 +93,7 @@ def test_the_self_test_needs_a_gpu_and_no_model(monkeypatch, capsys):
 
 def test_a_long_temporary_folder_is_noted(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
+    monkeypatch.setenv("COLUMNS", "400")
     _temporary_folder(report := Report())
     assert report.show("") == 0
     assert "too long" in capsys.readouterr().out
