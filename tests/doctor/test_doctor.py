@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from verl_leaf.cli import main
-from verl_leaf.doctor.examine import Checkup
+from verl_leaf.doctor.examine import Checkup, _temporary_folder
 
 # One process, which imports everything once, looks at this environment and then at changed ones.
 CHANGES = """
@@ -89,6 +89,14 @@ def test_the_self_test_needs_a_gpu_and_no_model(monkeypatch, capsys):
     assert "torch finds no GPU" in capsys.readouterr().err
     assert main(["doctor", "--gpu", "some/model"]) == 2
     assert "leave out some/model" in capsys.readouterr().err
+
+
+def test_a_long_temporary_folder_is_noted(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
+    monkeypatch.setenv("COLUMNS", "400")
+    _temporary_folder(checkup := Checkup())
+    assert checkup.show("") == 0
+    assert "too long" in capsys.readouterr().out
 
 
 def test_brackets_are_shown(capsys):

@@ -175,6 +175,13 @@ def test_what_counts_is_said_once_and_what_is_harmless_is_not(run):
     assert run.start(*counts) == ""
 
 
+def test_a_limit_counts_unless_it_decides_which_rows_there_are(run, tmp_path, data):
+    assert "max_prompt_length=99" in run.start("data.max_prompt_length=99")
+    filtering = Run(tmp_path / "filtering", data, "data.filter_overlong_prompts=True")
+    with pytest.raises(ValueError, match="changes which training rows are left out"):
+        filtering.start("data.filter_overlong_prompts=True", "data.max_prompt_length=99")
+
+
 def test_the_same_gpus_on_other_nodes_are_as_many(tmp_path, data):
     run = Run(tmp_path / "run", data, "trainer.nnodes=2", "trainer.n_gpus_per_node=4")
     assert run.start("trainer.nnodes=1", "trainer.n_gpus_per_node=8") == ""

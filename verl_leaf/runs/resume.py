@@ -171,8 +171,12 @@ def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: C
         if begun:
             _refuse(changed, WEIGHTS | RUN, f"the training in {folder.path}")
         if loaded:
-            restored = {"optimizer", "extra"} & set(now["settings"][LOADED])
-            _refuse(changed, WEIGHTS | RESTORED | (OPTIMISER if restored else {}), f"the checkpoint {loaded[0]}")
+            fixed = WEIGHTS | RESTORED
+            if {"optimizer", "extra"} & set(now["settings"][LOADED]):
+                fixed |= OPTIMISER
+            if now["settings"]["data.filter_overlong_prompts"]:
+                fixed |= {r"data\.max_prompt_length": "which training rows are left out"}
+            _refuse(changed, fixed, f"the checkpoint {loaded[0]}")
         derived = set(before["derived"]).intersection(now["derived"])
         effective = [
             f"{name}={how}" for name, how in changed.items() if name not in derived and not HARMLESS.fullmatch(name)
