@@ -62,7 +62,7 @@ def train(
     """
     config = training.config
     folder = RunFolder(folder.path.resolve())
-    parts = _parts(folder, training)
+    parts = _parts(folder, training.epochs)
     if dry:
         for part in parts:
             files = ValidationFiles.planned(part.folder, training.validation, config)
@@ -110,6 +110,11 @@ def check(training: Training, *, dry: bool = False) -> None:
             f"trainer.resume_mode=resume_path: each of {training.epochs} warm restarts would begin with this checkpoint. "
             "Start from an adapter with actor_rollout_ref.model.lora_adapter_path, or set EPOCHS to 1"
         )
+    if training.epochs > 1 and config.actor_rollout_ref.model.lora_rank == 0:
+        raise ValueError(
+            f"EPOCHS={training.epochs} (--epochs): a warm restart begins with the adapter of the epoch before, and full weights "
+            "(actor_rollout_ref.model.lora_rank=0) have none. Set trainer.total_epochs instead, or train with LoRA"
+        )
     if any(override.lstrip("+").startswith("trainer.default_local_dir=") for override in training.overrides):
         raise ValueError("trainer.default_local_dir: a run keeps its checkpoints in its own folder. Set RUN instead")
     if dry:
@@ -130,15 +135,9 @@ def _answers_of(adapter: RunAdapter | None) -> Path | None:
     return answers if answers.exists() else None
 
 
-def _parts(folder: RunFolder, training: Training) -> list[_Part]:
-    epochs = training.epochs
+def _parts(folder: RunFolder, epochs: int) -> list[_Part]:
     if epochs == 1:
         return [_Part(folder, None)]
-    if training.config.actor_rollout_ref.model.lora_rank == 0:
-        raise ValueError(
-            f"EPOCHS={epochs} (--epochs): a warm restart begins with the adapter of the epoch before, and full weights "
-            "(actor_rollout_ref.model.lora_rank=0) have none. Set trainer.total_epochs instead, or train with LoRA"
-        )
     return [
         _Part(folder.epoch(number), folder.epoch(number - 1).adapter if number > 1 else None)
         for number in range(1, epochs + 1)
