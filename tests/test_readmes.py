@@ -25,6 +25,7 @@ import tomllib
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from omegaconf import OmegaConf
+from verl.trainer.config import AlgoConfig
 
 from examples.leaf_against_grpo.cells import possible
 from tests.helpers import PROJECT
@@ -147,9 +148,10 @@ def composed(config_name: str, overrides: tuple[str, ...] = ()):
 
 @functools.cache
 def declared() -> frozenset[str]:
-    """The keys of all configurations, sections included."""
+    """The keys of all configurations, sections included, and those that only verl's class of the section has."""
     names = ("ppo_trainer", "leaf_speech", "leaf_speech_cpu")
-    return frozenset(key for name in names for key in keys(OmegaConf.to_container(composed(name), resolve=False)))
+    found = {key for name in names for key in keys(OmegaConf.to_container(composed(name), resolve=False))}
+    return frozenset(found | {f"algorithm.{field.name}" for field in dataclasses.fields(AlgoConfig)})
 
 
 def keys(config: dict, prefix: str = "") -> Iterator[str]:

@@ -18,7 +18,7 @@ from tests.helpers import corpora
 from tests.helpers.corpora import prepare, rejected, report, rows
 from verl_leaf.cli import main
 from verl_leaf.prepare.convert import Settings, convert
-from verl_leaf.prepare.corpus import Item, Segment
+from verl_leaf.prepare.corpus import Corpus, Item, Segment
 from verl_leaf.prepare.report import histogram
 from verl_leaf.prepare.tables import ParquetColumn
 
@@ -85,7 +85,7 @@ def test_row_groups_are_small(tmp_path):
 def test_audio_that_is_too_large_to_embed(tmp_path):
     file = tmp_path / "large.wav"
     corpora.write(file, corpora.tone(300, 0.1))
-    settings = Settings("x", ("<audio>{question}",), None, (), None, True, str(tmp_path))
+    settings = Settings(Corpus("x", ("<audio>{question}",)), None, True, str(tmp_path))
     for size, count, reason in (
         (2**30, 1, None),
         (2**30 + 1, 1, "is too large"),
