@@ -26,6 +26,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from omegaconf import OmegaConf
 from verl.trainer.config import AlgoConfig
+from verl.workers.config import PolicyLossConfig
 
 from examples.leaf_against_grpo.cells import possible
 from tests.helpers import PROJECT
@@ -148,10 +149,12 @@ def composed(config_name: str, overrides: tuple[str, ...] = ()):
 
 @functools.cache
 def declared() -> frozenset[str]:
-    """The keys of all configurations, sections included, and those that only verl's class of the section has."""
+    """The keys of all configurations, sections included, and those that only verl's classes have."""
     names = ("ppo_trainer", "leaf_speech", "leaf_speech_cpu")
     found = {key for name in names for key in keys(OmegaConf.to_container(composed(name), resolve=False))}
-    return frozenset(found | {f"algorithm.{field.name}" for field in dataclasses.fields(AlgoConfig)})
+    for section, verls in (("algorithm", AlgoConfig), ("actor_rollout_ref.actor.policy_loss", PolicyLossConfig)):
+        found |= {f"{section}.{field.name}" for field in dataclasses.fields(verls)}
+    return frozenset(found)
 
 
 def keys(config: dict, prefix: str = "") -> Iterator[str]:
