@@ -31,10 +31,14 @@ PIECES = {
     folder.name: folder
     for folder in sorted(HERE.glob("[0-9]*_*"), key=lambda each: (int(re.match(r"\d+", each.name)[0]), each.name))
 }
-NEEDS = {"5_leaf": "2_estimator_fields"}
+NEEDS = dict.fromkeys(("2b_greedy_baseline", "2c_sum_pi_squared", "5_leaf"), "2_estimator_fields")
 """Pieces that another one must come before."""
 VERL = "verl/__init__.py"
-TARGETS = {"6_recipe": "install_verl.sh"}
+TARGETS = {
+    "6_recipe": "install_verl.sh",
+    "11_vllm_lora_on_cpu": "vllm/__init__.py",
+    "12_vllm_onednn_weights": "vllm/__init__.py",
+}
 """A file that only the repository of a piece has, if that is not verl."""
 EDIT = re.compile(r"^<<<< (?P<file>\S+)\n(?P<before>.*?)^====\n(?P<after>.+?)^>>>>\n", re.MULTILINE | re.DOTALL)
 
@@ -187,7 +191,7 @@ def write(files: Files) -> None:
         for file, text in files.texts.items():
             if text is None or text == files.on_disk(file):
                 continue
-            path = (files.root / file).resolve()
+            path = files.root / file
             for folder in reversed([each for each in path.parents if not each.exists()]):
                 folder.mkdir()
                 folders.append(folder)
@@ -237,7 +241,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description="Put the pieces of the series into a repository.")
     where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("checkout", nargs="?", type=Path, metavar="CHECKOUT", help="a clone of verl or verl-recipe")
+    where.add_argument(
+        "checkout", nargs="?", type=Path, metavar="CHECKOUT", help="a clone of verl, verl-recipe or vLLM"
+    )
     where.add_argument("--installed", type=Path, metavar="COPY", help="folder with a copy of the installed package")
     parser.add_argument("--only", choices=PIECES, help="only this piece")
     given = parser.parse_args()

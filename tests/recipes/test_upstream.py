@@ -24,6 +24,9 @@ FOR_VERL = [name for name, piece in series.PIECES.items() if series.target_of(pi
 STANDS_DOWN = {
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout"): "not needed: solved upstream",
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server"): "not needed: solved upstream",
+    ("fetched_columns", "verl.utils.transferqueue_utils"): "not needed: solved upstream",
+    ("joint_writes", "verl.trainer.ppo.v1.agent_loop_tq"): "not needed: solved upstream",
+    ("update_counts", "verl.trainer.ppo.ray_trainer"): "not needed: solved upstream",
     ("advantage_batch", "verl.trainer.ppo.ray_trainer"): "active: for metrics and checks; `batch` is solved upstream",
     (
         "replay_buffer",
@@ -144,12 +147,19 @@ def run(folder: Path, *command: str, plugin: bool) -> str:
 @pytest.fixture
 def few(tmp_path) -> Path:
     """A folder with those files of the installed verl that the series changes."""
-    source = Path(verl.__file__).parent.parent
-    edits = [edit for name in FOR_VERL for edit in series.edits_of(series.PIECES[name], installed=True)]
-    for file in {series.VERL, *(edit.file for edit in edits if edit.before is not None)}:
-        (tmp_path / "few" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source / file, tmp_path / "few" / file)
-    return tmp_path / "few"
+    return copy_few(FOR_VERL, tmp_path / "few")
+
+
+def copy_few(names: list[str], folder: Path) -> Path:
+    """Copy those files of an installed package that pieces change."""
+    target = series.target_of(series.PIECES[names[0]])
+    package = importlib.util.find_spec(Path(target).parts[0])
+    assert package is not None and package.origin is not None
+    edits = [edit for name in names for edit in series.edits_of(series.PIECES[name], installed=True)]
+    for file in {target, *(edit.file for edit in edits if edit.before is not None)}:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(package.origin).parent.parent / file, folder / file)
+    return folder
 
 
 def content(folder: Path) -> dict[Path, bytes]:
@@ -168,6 +178,17 @@ def test_each_piece_applies_with_nothing_but_what_it_needs_and_is_then_skipped(f
     again = apply("--installed", str(few), "--only", name)
     assert again.returncode == 0 and f"{name}: skipped, it is there already" in again.stdout, again.stderr
     assert content(few) == applied != before
+
+
+def test_the_pieces_for_vllm_apply_to_the_installed_one(tmp_path):
+    names = [name for name in series.PIECES if "_vllm_" in name]
+    folder = copy_few(names, tmp_path)
+    done = apply("--installed", str(folder))
+    assert done.returncode == 0 and "VERL_" not in done.stdout, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [*names, "To test"]
+    for name in names:
+        compile((folder / series.edits_of(series.PIECES[name])[0].file).read_text(), name, "exec")
+    assert "skipped, it is there already" in apply("--installed", str(folder), "--only", names[0]).stdout
 
 
 def test_pieces_one_by_one_in_any_order_make_what_they_make_together(few, tmp_path):
@@ -274,7 +295,11 @@ def test_the_series_is_as_verls_checks_want_it():
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert "ve" + "RL" not in text, path
-        if path.suffix == ".py":
+        is_for_vllm = any("_vllm_" in part for part in path.parts)
+        if path.suffix == ".py" and is_for_vllm:
+            assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
+            assert max(map(len, text.splitlines())) <= 88, path
+        elif path.suffix == ".py":
             assert text.startswith("# Copyright 2026 Bytedance Ltd. and/or its affiliates\n"), path
             assert path.name.endswith("_on_cpu.py") or "tests" not in path.parts, path
             assert max(map(len, text.splitlines())) <= 120, path
@@ -284,7 +309,8 @@ def test_the_series_is_as_verls_checks_want_it():
         assert edit.file.endswith(".md") or max(map(len, edit.after.splitlines())) <= 120, edit.source
     for piece in series.PIECES.values():
         title, *_ = (piece / "PULL_REQUEST.md").read_text(encoding="utf-8").splitlines()
-        assert series.re.fullmatch(r"# \[[a-z_]+(, [a-z_]+)*\] (feat|fix|refactor|chore|test): .+", title), title
+        of_verl = r"# \[[a-z_]+(, [a-z_]+)*\] (feat|fix|refactor|chore|test): .+"
+        assert series.re.fullmatch(r"# (\[[A-Za-z]+\])+ .+" if "_vllm_" in piece.name else of_verl, title), title
 
 
 @pytest.mark.e2e
