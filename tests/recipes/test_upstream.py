@@ -295,7 +295,7 @@ def test_the_series_is_as_verls_checks_want_it():
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert "ve" + "RL" not in text, path
-        is_for_vllm = any("_vllm_" in part for part in path.parts)
+        is_for_vllm = "_vllm_" in path.relative_to(SERIES).parts[0]
         if path.suffix == ".py" and is_for_vllm:
             assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
             assert max(map(len, text.splitlines())) <= 88, path

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: Copyright contributors to the vLLM project
-"""The weights of linear layers on the CPU can be kept, so that a trainer can update them."""
+"""The weights of linear layers on the CPU can be kept, for a trainer to update."""
 
 import pytest
 import torch
@@ -19,7 +19,9 @@ def test_weights_are_kept_without_onednn(monkeypatch, onednn):
     layer = torch.nn.Linear(64, 32, bias=False).requires_grad_(False)
     x, weight = torch.randn(4, 64), layer.weight.clone()
     dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-    torch.testing.assert_close(cpu_unquantized_gemm(layer, x, layer.weight), x @ weight.T)
+    product = cpu_unquantized_gemm(layer, x, layer.weight)
+    torch.testing.assert_close(product, x @ weight.T)
     if onednn == "0":
         layer.weight.copy_(2 * weight)  # as a trainer does between steps
-        torch.testing.assert_close(cpu_unquantized_gemm(layer, x, layer.weight), 2 * x @ weight.T)
+        product = cpu_unquantized_gemm(layer, x, layer.weight)
+        torch.testing.assert_close(product, 2 * x @ weight.T)
