@@ -61,4 +61,5 @@ def test_products_and_copies(adapters, dims, dtype):
 def test_no_tokens():
     empty = torch.zeros(0, dtype=torch.long)
     buffer = torch.zeros(0, RANK)
-    torch_ops.bgmv_shrink(torch.zeros(0, WIDTH), torch.ones(2, RANK, WIDTH), buffer, empty)
+    x, lora_a = torch.zeros(0, WIDTH), torch.ones(2, RANK, WIDTH)
+    torch_ops.bgmv_shrink(x, lora_a, buffer, empty)
