@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style and types; the first time, install what that needs into a virtual environment.
+# Style and types, of the series for verl with verl's settings, too; the first time, install what that needs into a virtual environment.
 #
 #   bash tests/check.sh        VENV=folder to choose the environment (default .venv)
 set -euo pipefail
@@ -9,3 +9,4 @@ setup cpu,examples,test
 ruff check .
 ruff format --check .
 mypy
+bash recipes/upstream/check.sh

@@ -7,7 +7,7 @@ from verl.trainer.ppo import ray_trainer
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
 
 
-def test_skipped_updates_are_counted():
+def test_skipped_updates_are_counted(needed):
     norms = [0.5, math.nan, 1.5, math.inf]
     stock = ray_trainer.reduce_metrics.__wrapped__({"actor/grad_norm": list(norms), "actor/loss": [1.0, 3.0]})
     assert math.isnan(stock["actor/grad_norm"])  # all that verl would leave of it

@@ -24,6 +24,9 @@ FOR_VERL = [name for name, piece in series.PIECES.items() if series.target_of(pi
 STANDS_DOWN = {
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout"): "not needed: solved upstream",
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server"): "not needed: solved upstream",
+    ("fetched_columns", "verl.utils.transferqueue_utils"): "not needed: solved upstream",
+    ("joint_writes", "verl.trainer.ppo.v1.agent_loop_tq"): "not needed: solved upstream",
+    ("update_counts", "verl.trainer.ppo.ray_trainer"): "not needed: solved upstream",
     ("advantage_batch", "verl.trainer.ppo.ray_trainer"): "active: for metrics and checks; `batch` is solved upstream",
     (
         "replay_buffer",
@@ -39,41 +42,59 @@ STANDS_DOWN = {
         "verl.trainer.ppo.v1.trainer_base",
     ): "active: for metrics, checks, shared prompts and counts of updates; the responses are solved upstream",
 }
-# The plugin's estimators and verl's own of the same name: on every group of the fixtures, the same numbers.
+# The plugin's estimators and verl's own of the same name, on the fixtures: each batch with its own options, and some with
+# every combination of the settings that piece 5 has.
 BOTH = """
-import json, math, sys
+import itertools, json, math, sys
 from pathlib import Path
-import numpy as np, torch, verl
+import numpy as np, torch, verl, yaml
 from verl.trainer.ppo import core_algos
-from verl_leaf.training.estimator import FUNCTIONS
+from verl_leaf.training.estimator import FUNCTIONS, read_options
 
-def advantages(compute, responses, surprisal, rewards, **algorithm):
-    mask = torch.zeros(len(responses), max(map(len, responses), default=1) or 1)
+def advantages(compute, groups, algorithm):
+    rows = [(number, row) for number, group in enumerate(groups) for row in range(len(group["responses"]))]
+    mask = torch.zeros(len(rows), max([len(groups[group]["responses"][row]) for group, row in rows] or [0]) or 1)
     batch = {"responses": mask.long(), "rollout_log_probs": mask.double()}
     scores = mask.double()
-    for row, tokens in enumerate(responses):
-        mask[row, : len(tokens)] = 1
-        batch["responses"][row, : len(tokens)] = torch.tensor(tokens)
-        batch["rollout_log_probs"][row, : len(tokens)] = -torch.tensor(surprisal[row]) if surprisal else 0
-        scores[row, 0] = rewards[row]
-    index = np.zeros(len(responses), dtype=object)
+    for place, (group, row) in enumerate(rows):
+        tokens, surprisal = groups[group]["responses"][row], groups[group].get("surprisal")
+        mask[place, : len(tokens)] = 1
+        batch["responses"][place, : len(tokens)] = torch.tensor(tokens)
+        batch["rollout_log_probs"][place, : len(tokens)] = -torch.tensor(surprisal[row]) if surprisal else 0
+        scores[place, 0] = groups[group]["rewards"][row]
+    index = np.array([group for group, _ in rows], dtype=object)
     return compute(token_level_rewards=scores, response_mask=mask, index=index, config=algorithm, batch=batch)[0]
 
 upstream = {"leaf": core_algos.compute_leaf_outcome_advantage, "grpo_prefix": core_algos.compute_grpo_prefix_outcome_advantage}
+files = {"leaf": "groups.jsonl", "grpo_prefix": "prefix_baseline.jsonl"}
+values = {
+    "leaf": {"fork_budget": (0, 2, 5), "min_prefix_tokens": (1, 3), "credit": ("both", "global", "local")},
+    "grpo_prefix": {"kappa": ("auto", 0, 0.5, 3, math.inf), "norm_adv_by_std_in_grpo": (True, False)},
+}
+of_verl = yaml.safe_load((Path(verl.__file__).parent / "trainer/config/_generated_ppo_trainer.yaml").read_text())["algorithm"]
 worst, count = 0.0, 0
-for name, of_verl in upstream.items():
+for name, theirs in upstream.items():
     ours = core_algos.get_adv_estimator_fn(name)
     assert ours is FUNCTIONS[name] and name in [e.value for e in core_algos.AdvantageEstimator]
-    file = {"leaf": "groups.jsonl", "grpo_prefix": "prefix_baseline.jsonl"}[name]
-    for line in (Path(sys.argv[1]) / file).read_text().splitlines():
+    defaults = of_verl[name] | ({"norm_adv_by_std_in_grpo": True} if name == "grpo_prefix" else {})
+    assert values[name].keys() == defaults.keys()
+    assert all(getattr(read_options(name, {}), option) == value for option, value in of_verl[name].items())
+    heeded = set()
+    for number, line in enumerate((Path(sys.argv[1]) / files[name]).read_text().splitlines()):
         case = json.loads(line)
-        options = {key: case[key] for key in ("fork_budget", "min_prefix_tokens", "credit") if key in case}
-        if "kappa" in case:
-            options = {"kappa": math.inf if case["kappa"] == "inf" else case["kappa"]}
-        for group in case.get("groups", [case]):
-            given = (group["responses"], group.get("surprisal"), group["rewards"])
-            a, b = (advantages(compute, *given, **{name: options}) for compute in (ours, of_verl))
+        own = defaults | {key: float(case[key]) if case[key] == "inf" else case[key] for key in defaults if key in case}
+        every = [dict(zip(values[name], chosen)) for chosen in itertools.product(*values[name].values())]
+        found = {}
+        for given in [own] + (every if number % 12 == 0 else []):
+            algorithm = {key: value for key, value in given.items() if key not in of_verl[name]}
+            algorithm[name] = {key: value for key, value in given.items() if key in of_verl[name]}
+            a, b = (advantages(compute, case.get("groups", [case]), algorithm) for compute in (ours, theirs))
             worst, count = max(worst, float((a - b).abs().max())), count + 1
+            changed = [key for key in given if given[key] != defaults[key]]
+            found[tuple(changed)] = a
+            if len(changed) == 1 and () in found and not torch.allclose(found[()], a):
+                heeded |= set(changed)
+    assert heeded == defaults.keys(), (name, heeded)
 print(count, worst)
 """
 
@@ -123,32 +144,121 @@ def run(folder: Path, *command: str, plugin: bool) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def few(tmp_path) -> Path:
+    """A folder with those files of the installed verl that the series changes."""
+    return copy_few(FOR_VERL, tmp_path / "few")
+
+
+def copy_few(names: list[str], folder: Path) -> Path:
+    """Copy those files of an installed package that pieces change."""
+    target = series.target_of(series.PIECES[names[0]])
+    package = importlib.util.find_spec(Path(target).parts[0])
+    assert package is not None and package.origin is not None
+    edits = [edit for name in names for edit in series.edits_of(series.PIECES[name], installed=True)]
+    for file in {target, *(edit.file for edit in edits if edit.before is not None)}:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(Path(package.origin).parent.parent / file, folder / file)
+    return folder
+
+
+def content(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.mark.parametrize("name", FOR_VERL)
-def test_each_piece_applies_by_itself_and_not_twice(copy, tmp_path, name):
-    shutil.copytree(copy, tmp_path, dirs_exist_ok=True)
-    assert apply("--installed", str(tmp_path), "--only", name).returncode == 0
-    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    again = apply("--installed", str(tmp_path), "--only", name)
-    assert again.returncode == 1 and again.stderr.startswith(f"{name}: ")
-    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+def test_each_piece_applies_with_nothing_but_what_it_needs_and_is_then_skipped(few, name):
+    before = content(few)
+    if needed := series.NEEDS.get(name):
+        done = apply("--installed", str(few), "--only", name)
+        assert done.returncode == 1 and f"{name} needs {needed}" in done.stderr and content(few) == before
+        assert apply("--installed", str(few), "--only", needed).returncode == 0
+    assert apply("--installed", str(few), "--only", name).returncode == 0
+    applied = content(few)
+    again = apply("--installed", str(few), "--only", name)
+    assert again.returncode == 0 and f"{name}: skipped, it is there already" in again.stdout, again.stderr
+    assert content(few) == applied != before
 
 
-def test_an_anchor_that_is_gone_is_named_and_nothing_is_written(tmp_path):
+def test_the_pieces_for_vllm_apply_to_the_installed_one(tmp_path):
+    names = [name for name in series.PIECES if "_vllm_" in name]
+    folder = copy_few(names, tmp_path)
+    done = apply("--installed", str(folder))
+    assert done.returncode == 0 and "VERL_" not in done.stdout, done.stderr
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [*names, "To test"]
+    for name in names:
+        compile((folder / series.edits_of(series.PIECES[name])[0].file).read_text(), name, "exec")
+    assert "skipped, it is there already" in apply("--installed", str(folder), "--only", names[0]).stdout
+
+
+def test_pieces_one_by_one_in_any_order_make_what_they_make_together(few, tmp_path):
+    together = tmp_path / "together"
+    shutil.copytree(few, together)
+    done = apply("--installed", str(together))
+    assert done.returncode == 0 and "is there already" not in done.stdout, done.stderr
+    for name in sorted(FOR_VERL, key=lambda name: (name in series.NEEDS, -FOR_VERL.index(name))):
+        assert apply("--installed", str(few), "--only", name).returncode == 0
+    assert content(few) == content(together)
+    again = apply("--installed", str(few))
+    assert [line.partition(": ") for line in again.stdout.splitlines()[:-1]] == [
+        (name, ": ", "skipped, it is there already") for name in FOR_VERL
+    ]
+    assert content(few) == content(together)
+
+
+def test_a_piece_that_does_not_fit_leaves_all_as_it_was(few):
+    *_, edit = (edit for edit in series.edits_of(series.PIECES["3_failed_prompts"], installed=True) if edit.before)
+    whole = (few / edit.file).read_text()
+    (few / edit.file).write_text(whole.replace(edit.before, ""))
+    before = content(few)
+    done = apply("--installed", str(few))
+    assert done.returncode == 1 and done.stdout == "" and content(few) == before
+    assert done.stderr.startswith(f"{edit.source}: {edit.file} has the lines at") and "0 times, not once" in done.stderr
+    (few / edit.file).write_text(whole)
+    assert apply("--installed", str(few)).returncode == 0
+
+
+@pytest.mark.parametrize("in_the_way", ["tests", "verl/trainer/ppo/.core_algos.py.new/folder"])
+def test_a_file_that_cannot_be_written_leaves_all_as_it_was(few, in_the_way):
+    (few / in_the_way).parent.mkdir(exist_ok=True)
+    (few / in_the_way).touch()
+    before = sorted(few.rglob("*")), content(few)
+    done = apply("--installed", str(few))
+    assert done.returncode == 1 and in_the_way.partition("/folder")[0] in done.stderr
+    assert "Traceback" not in done.stderr and before == (sorted(few.rglob("*")), content(few))
+
+
+def test_another_file_where_a_new_one_should_be_is_named(few):
+    new = few / "tests/trainer/ppo/test_prefix_credit_on_cpu.py"
+    new.parent.mkdir(parents=True)
+    new.write_text("# of others\n")
+    before = content(few)
+    done = apply("--installed", str(few))
+    assert done.returncode == 1 and f"{new} exists already, with another content" in done.stderr
+    assert content(few) == before
+
+
+def test_the_printed_command_tests_verl_as_it_is(few):
+    few = few.rename(few.with_name("a folder"))
+    done = apply("--installed", str(few), "--only", "2_estimator_fields").stdout.splitlines()[-1]
+    assert done.startswith(
+        f"To test: cd '{few}' && VERL_USE_EXTERNAL_PLUGINS=none PYTHONPATH=$PWD pytest tests/trainer/"
+    )
+
+
+def test_an_edit_that_does_not_fit_is_named(tmp_path):
     piece, root = tmp_path / "9_piece", tmp_path / "root"
-    for folder in (piece / "files" / "new", root):
-        folder.mkdir(parents=True)
-    (piece / "files" / "new" / "file.py").write_text("")
+    piece.mkdir()
+    root.mkdir()
     (root / "a.py").write_text("one\ntwo\ntwo\n")
     for anchor, times in (("three\n", 0), ("two\n", 2)):
         (piece / "edits.txt").write_text(f"<<<< a.py\none\n====\n1\n>>>>\n<<<< a.py\n{anchor}====\n2\n>>>>\n")
-        with pytest.raises(
-            series.ApplyError, match=f"a.py has the lines at '{anchor.strip()}' {times} times, not once"
-        ):
-            series.apply(piece, root)
-        assert [path.name for path in root.rglob("*")] == ["a.py"] and (root / "a.py").read_text() == "one\ntwo\ntwo\n"
+        message = f"9_piece/edits.txt, line 6: a.py has the lines at '{anchor.strip()}' {times} times, not once"
+        with pytest.raises(series.ApplyError, match=message):
+            series.apply(series.edits_of(piece), series.Files(root))
     (piece / "edits.txt").write_text("<<<< a.py\none\n====\n1\n>>>\n")
     with pytest.raises(series.ApplyError, match="outside of an edit"):
-        series.apply(piece, root)
+        series.edits_of(piece)
 
 
 def test_what_is_no_checkout_is_refused(tmp_path):
@@ -181,21 +291,26 @@ def test_the_tests_of_what_changed_are_found(tmp_path):
 
 
 def test_the_series_is_as_verls_checks_want_it():
-    files = [path for path in SERIES.glob("[0-9]_*/**/*") if path.is_file() and "__pycache__" not in path.parts]
+    files = [path for path in SERIES.glob("[0-9]*_*/**/*") if path.is_file() and "__pycache__" not in path.parts]
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert "ve" + "RL" not in text, path
-        if path.suffix == ".py":
+        is_for_vllm = "_vllm_" in path.relative_to(SERIES).parts[0]
+        if path.suffix == ".py" and is_for_vllm:
+            assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
+            assert max(map(len, text.splitlines())) <= 88, path
+        elif path.suffix == ".py":
             assert text.startswith("# Copyright 2026 Bytedance Ltd. and/or its affiliates\n"), path
             assert path.name.endswith("_on_cpu.py") or "tests" not in path.parts, path
             assert max(map(len, text.splitlines())) <= 120, path
         assert "docs" not in path.parts or "Last updated: " in text, path
-        assert "examples" not in path.parts or series.re.fullmatch(r"run_\w+_fsdp\.sh", path.name), path
-    for file, _, replacement in (edit for piece in series.PIECES.values() for edit in series.edits_of(piece)):
-        assert file.endswith(".md") or max(map(len, replacement.splitlines())) <= 120, file
+        assert "examples" not in path.parts or series.re.fullmatch(r"run_\w+_fsdp\.sh|README\.md", path.name), path
+    for edit in (edit for piece in series.PIECES.values() for edit in series.edits_of(piece)):
+        assert edit.file.endswith(".md") or max(map(len, edit.after.splitlines())) <= 120, edit.source
     for piece in series.PIECES.values():
         title, *_ = (piece / "PULL_REQUEST.md").read_text(encoding="utf-8").splitlines()
-        assert series.re.fullmatch(r"# \[[a-z_]+(, [a-z_]+)*\] (feat|fix|refactor|chore|test): .+", title), title
+        of_verl = r"# \[[a-z_]+(, [a-z_]+)*\] (feat|fix|refactor|chore|test): .+"
+        assert series.re.fullmatch(r"# (\[[A-Za-z]+\])+ .+" if "_vllm_" in piece.name else of_verl, title), title
 
 
 @pytest.mark.e2e
@@ -237,9 +352,9 @@ def test_what_follows_verl_sees_the_series(patched):
 
 
 @pytest.mark.e2e
-def test_our_estimators_win_over_verls_and_pay_the_same(patched):
+def test_our_estimators_win_over_verls_and_heed_the_same_settings(patched):
     count, worst = run(patched, "-c", BOTH, str(PROJECT / "tests" / "algorithm"), plugin=True).split()[-2:]
-    assert int(count) > 360 and float(worst) < 1e-5
+    assert int(count) > 700 and float(worst) < 1e-5
     doctor = run(patched, "-m", "verl_leaf", "doctor", plugin=True)
     assert "leaf, in place of verl's" in doctor and "grpo_prefix, in place of verl's" in doctor
 

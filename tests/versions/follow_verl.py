@@ -63,8 +63,10 @@ def failed_prompts() -> bool:
 def fetched_columns() -> bool:
     """The trainer does not say which columns the actor is to get."""
     from verl.trainer.ppo.v1 import PPOTrainerSync
+    from verl.utils import transferqueue_utils
 
-    return "fields" not in inspect.getsource(PPOTrainerSync._update_actor)
+    is_named = "fields" in inspect.getsource(PPOTrainerSync._update_actor)
+    return not is_named and not hasattr(transferqueue_utils, "WORKER_OBJECT_FIELDS")
 
 
 def granite_mel() -> bool:
@@ -203,11 +205,12 @@ def speech_processor() -> bool:
 
 def update_counts() -> bool:
     """Of updates that were skipped, the metrics keep no count."""
-    from verl.trainer.ppo.ray_trainer import reduce_metrics
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer, reduce_metrics
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
     reduced = reduce_metrics({"actor/grad_norm": [0.5, float("nan")]})
-    return set(reduced) == {"actor/grad_norm"} and "skipped" not in inspect.getsource(FSDPEngine.optimizer_step)
+    says = inspect.getsource(FSDPEngine.optimizer_step) + inspect.getsource(RayPPOTrainer.fit)
+    return set(reduced) == {"actor/grad_norm"} and "skipped" not in says and "count_updates" not in says
 
 
 def on_cpu() -> bool:

@@ -8,11 +8,15 @@ wants, which it never does. Of columns that hold an object for every row, most o
 import functools
 from types import ModuleType
 
-from verl_leaf.patches.base import expect
+from verl_leaf.patches.base import SOLVED, expect, says
+
+UPSTREAM = "WORKER_OBJECT_FIELDS"  # what recipes/upstream/7_fetched_columns adds to verl
 
 
 def _patch(module: ModuleType) -> str:
     original = expect(module, "async_kv_batch_meta2batch_meta", "meta")
+    if says(original, UPSTREAM):
+        return SOLVED
 
     @functools.wraps(original)
     async def of_tensors(meta):

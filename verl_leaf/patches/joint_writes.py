@@ -13,9 +13,10 @@ from types import ModuleType
 
 import torch
 
-from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect, says
+from verl_leaf.patches.base import SOLVED, TESTED_VERSIONS, PatchError, expect, says
 
 WRITE = "await tq.async_kv_batch_put("
+UPSTREAM = "joint_writer.put("  # what verl does with recipes/upstream/8_joint_writes
 MAKE_BATCH = "fields=list_of_dict_to_tensordict(fields)"
 
 
@@ -99,6 +100,8 @@ def _patch(module: ModuleType) -> str:
     batch_of = expect(module, "list_of_dict_to_tensordict", "list_of_dicts")
     expect(module, "tq.async_kv_batch_put")
     worker = module.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    if says(worker._agent_loop_postprocess, UPSTREAM):
+        return SOLVED
     if not all(says(worker._agent_loop_postprocess, text) for text in (WRITE, MAKE_BATCH)):
         raise PatchError(f"{module.__name__}.AgentLoopWorkerTQ writes its rows in another way. {TESTED_VERSIONS}")
 

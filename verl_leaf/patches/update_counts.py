@@ -13,10 +13,11 @@ from types import ModuleType
 
 import numpy as np
 
-from verl_leaf.patches.base import expect
+from verl_leaf.patches.base import SOLVED, expect, says
 
 UPDATES = "training/updates/sum"
 SKIPPED = "training/skipped_updates/sum"
+UPSTREAM = "count_updates("  # what verl does with recipes/upstream/9_skipped_updates, by the same names
 
 
 def counting(reduce_metrics: Callable) -> Callable:
@@ -34,6 +35,8 @@ def counting(reduce_metrics: Callable) -> Callable:
 
 
 def _patch(ray_trainer: ModuleType) -> str:
+    if says(ray_trainer.RayPPOTrainer.fit, UPSTREAM):
+        return SOLVED
     ray_trainer.reduce_metrics = counting(expect(ray_trainer, "reduce_metrics", "metrics"))
     return "active: verl does not count the updates that it skips"
 

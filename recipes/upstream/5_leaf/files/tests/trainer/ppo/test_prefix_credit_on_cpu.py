@@ -306,6 +306,8 @@ def test_what_cannot_be_is_named():
         _advantages(data, "leaf", leaf={"credit": "all"})
     with pytest.raises(ValueError, match="algorithm.grpo_prefix.kappa=-1: must be auto, or a number"):
         _advantages(data, "grpo_prefix", grpo_prefix={"kappa": -1})
+    with pytest.raises(ValueError, match="Set algorithm.norm_adv_by_std_in_grpo=True"):
+        _advantages(data, "leaf", norm_adv_by_std_in_grpo=False)
     data.batch["rollout_log_probs"][0, 0] = float("nan")
     with pytest.raises(ValueError, match="hold NaN"):
         _advantages(data, "leaf")

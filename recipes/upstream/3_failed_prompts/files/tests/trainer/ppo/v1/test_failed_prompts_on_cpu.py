@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Failed prompts are counted when they are sampled, and the poll interval is a setting."""
+"""Failed prompts are counted when they are sampled."""
 
 import logging
 import uuid
@@ -21,8 +21,7 @@ import ray
 import transfer_queue as tq
 from omegaconf import OmegaConf
 
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.utils import MetricsAggregator
 
 COUNT = "training/rollout_failure/sampled_prompts"
@@ -82,43 +81,3 @@ def test_counts_of_a_step_are_added_up():
     for failed in (2, 3):
         aggregator.add_step_metrics({COUNT: failed}, sample_count=4)
     assert aggregator.get_aggregated_metrics()[COUNT] == 5
-
-
-class _StubTrainer(PPOTrainer):
-    def on_step_end(self):
-        pass
-
-    def on_sample_end(self):
-        pass
-
-
-class _CustomSampler:
-    def __init__(self, **kwargs):
-        self.kwargs = kwargs
-
-
-@pytest.mark.parametrize("trainer_mode, cls", [("sync", ReplayBuffer), ("colocate_async", ReplayBufferAsync)])
-@pytest.mark.parametrize("settings, interval", [({"poll_interval": 0.1}, 0.1), ({}, 2.0)])
-def test_the_poll_interval_is_a_setting(trainer_mode, cls, settings, interval):
-    buffer = _trainer(trainer_mode, settings)._build_replay_buffer()
-    assert type(buffer) is cls and buffer.poll_interval == interval
-
-
-def test_a_custom_sampler_gets_what_it_did_before(monkeypatch):
-    monkeypatch.setattr("verl.trainer.ppo.v1.trainer_base.load_extern_type", lambda path, name: _CustomSampler)
-    trainer = _trainer("sync", {"poll_interval": 0.1, "custom_sampler": {"path": "a.py", "name": "_CustomSampler"}})
-    assert "poll_interval" not in trainer._build_replay_buffer().kwargs
-
-
-def _trainer(trainer_mode, settings):
-    sampler = {"max_off_policy_threshold": 1, "max_off_policy_strategy": "drop", "sampler_kwargs": {}, **settings}
-    trainer = _StubTrainer.__new__(_StubTrainer)
-    trainer.trainer_mode = trainer_mode
-    trainer.config = OmegaConf.create(
-        {
-            "algorithm": {},
-            "data": {"train_batch_size": 4},
-            "trainer": {"v1": {trainer_mode: {}, "sampler": sampler}},
-        }
-    )
-    return trainer
