@@ -13,19 +13,28 @@ LINE = re.compile(r"<s> (.+) </s> \((.+)\)")  # of the file of transcripts
 QUESTION = "Write down what is said."
 
 
+def clips(recordings: Path = RECORDINGS) -> list[tuple[str, str]]:
+    """Return the transcript and the name of each recording.
+
+    Raises:
+        SystemExit: the folder has no transcripts.
+    """
+    if not (recordings / "transcription").exists():
+        raise SystemExit(f"{recordings}: no recordings here: apt-get install pocketsphinx-testdata")
+    lines = (recordings / "transcription").read_text(encoding="utf-8").splitlines()
+    return [found.groups() for line in lines if (found := LINE.fullmatch(line.strip()))]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="folder (default: %(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for manifest.csv")
     options = parser.parse_args()
-    if not (options.recordings / "transcription").exists():
-        raise SystemExit(f"{options.recordings}: no recordings here: apt-get install pocketsphinx-testdata")
-    lines = (options.recordings / "transcription").read_text(encoding="utf-8").splitlines()
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["id", "audio", "question", "answer", "split"])
-        for text, name in (found.groups() for line in lines if (found := LINE.fullmatch(line.strip()))):
+        for text, name in clips(options.recordings):
             rows.writerow([name, (options.recordings / f"{name}.wav").absolute(), QUESTION, text, "test"])
 
 

@@ -37,9 +37,14 @@ class Clip:
 
 
 class Synthesizer:
-    """eSpeak NG in this process. It has one global state: have one of these, and use it from one thread."""
+    """eSpeak NG in this process. It has one global state: have one of these, and use it from one thread.
 
-    def __init__(self) -> None:
+    Args:
+        max_seconds: the longest clip that it may speak.
+    """
+
+    def __init__(self, max_seconds: float = MAX_SECONDS) -> None:
+        self._max_seconds = max_seconds
         try:
             import espeakng_loader
         except ImportError as error:
@@ -62,7 +67,7 @@ class Synthesizer:
         """Speaks the clip: float32 at 16 kHz, silence trimmed at both ends, peak at 0.7.
 
         Raises:
-            ValueError: the voice is unknown, nothing was spoken, or it takes longer than `MAX_SECONDS`.
+            ValueError: the voice is unknown, nothing was spoken, or it takes longer than `max_seconds`.
         """
         library, text = self._library, clip.text.encode()
         if library.espeak_SetVoiceByName(clip.voice.encode()) != 0:
@@ -78,8 +83,9 @@ class Synthesizer:
             raise ValueError(f"eSpeak NG said nothing for {clip.text!r} in voice {clip.voice!r}")
         margin = self._rate // 20
         wave = soxr.resample(wave[max(0, loud[0] - margin) : loud[-1] + margin], self._rate, SAMPLE_RATE)
-        if len(wave) > MAX_SECONDS * SAMPLE_RATE:
-            raise ValueError(f"{clip.text!r} takes {len(wave) / SAMPLE_RATE:.2f} s, more than {MAX_SECONDS} s: {clip}")
+        if len(wave) > self._max_seconds * SAMPLE_RATE:
+            seconds = len(wave) / SAMPLE_RATE
+            raise ValueError(f"{clip.text!r} takes {seconds:.2f} s, more than {self._max_seconds} s: {clip}")
         return 0.7 * wave / np.abs(wave).max()
 
 

