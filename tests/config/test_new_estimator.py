@@ -100,5 +100,5 @@ def test_verl_the_adapters_and_the_doctor_have_it(copy):
 def test_it_is_a_method_of_the_recipes(copy, dry_run):
     (command,) = dry_run(copy / "recipes/qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(copy))
     assert "algorithm.adv_estimator=scaled" in command
-    with pytest.raises(ValueError, match="algorithm.adv_estimator=scaled: valid are leaf"):
+    with pytest.raises(ValueError, match="algorithm.adv_estimator=scaled: there is no such estimator. Valid are leaf"):
         dry_run("qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(PROJECT))
