@@ -69,12 +69,14 @@ def model_card(saved: RunAdapter, run: str, base: str, folder: Path) -> str:
 
 
 def _family(actor: Path, base: str, on_hub: bool) -> Family | None:
-    """Return the family of the model, as verl's checkpoint, the base model or its copy in the hub's cache names it."""
+    """Return the family of the model, as the base model, its copy in the hub's cache or verl's checkpoint names it.
+
+    The checkpoint is asked last: that of Qwen2.5-Omni has the configuration of the part that is trained.
+    """
     cached = try_to_load_from_cache(base, "config.json") if on_hub else None
-    for file in (actor / "huggingface/config.json", Path(base) / "config.json", cached):
-        if isinstance(file, str | Path) and Path(file).is_file():
-            return FAMILIES.get(json.loads(Path(file).read_bytes())["model_type"])
-    return None
+    files = [file for file in (Path(base) / "config.json", cached, actor / "huggingface/config.json") if file]
+    types = [json.loads(Path(file).read_bytes()).get("model_type") for file in files if Path(str(file)).is_file()]
+    return next((FAMILIES[name] for name in types if name in FAMILIES), None)
 
 
 def _data_sources(files: list[Path]) -> list[str]:
