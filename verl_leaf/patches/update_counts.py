@@ -35,9 +35,10 @@ def counting(reduce_metrics: Callable) -> Callable:
 
 
 def _patch(ray_trainer: ModuleType) -> str:
+    reduce_metrics = expect(ray_trainer, "reduce_metrics", "metrics")
     if says(ray_trainer.RayPPOTrainer.fit, UPSTREAM):
         return SOLVED
-    ray_trainer.reduce_metrics = counting(expect(ray_trainer, "reduce_metrics", "metrics"))
+    ray_trainer.reduce_metrics = counting(reduce_metrics)
     return "active: verl does not count the updates that it skips"
 
 
