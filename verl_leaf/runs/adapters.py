@@ -17,7 +17,7 @@ LORA_META = "lora_train_meta.json"  # verl writes it into the actor's checkpoint
 
 
 @dataclass(frozen=True)
-class RunAdapter:
+class SavedStep:
     """What a run has saved at a step: an adapter or, if all weights are trained, a model.
 
     Attributes:
@@ -61,7 +61,7 @@ class RunAdapter:
         return recorded is not None and self.step is not None and recorded < self.step
 
 
-def saved_steps(run: RunFolder) -> list[RunAdapter]:
+def saved_steps(run: RunFolder) -> list[SavedStep]:
     """Return everything that a run has saved, in the order of training: by epoch, then by step.
 
     A step counts if its adapter is complete, or the checkpoint of verl's actor that an adapter or model is made of. The run's
@@ -79,14 +79,14 @@ def saved_steps(run: RunFolder) -> list[RunAdapter]:
         step = step if type(step) is int else None
         known = [each.step for each in saved]
         if is_adapter(run.adapter) and (step not in (None, *known) or not known):
-            saved.append(RunAdapter(run, step, run.adapter))
+            saved.append(SavedStep(run, step, run.adapter))
             saved.sort(key=lambda each: each.step or 0)
     return saved
 
 
-def _saved_at(run: RunFolder, step: int) -> RunAdapter | None:
-    adapter = RunAdapter(run, step, run.adapter_of(step))
-    model = RunAdapter(run, step, adapter.path.with_name("model"), is_model=True)
+def _saved_at(run: RunFolder, step: int) -> SavedStep | None:
+    adapter = SavedStep(run, step, run.adapter_of(step))
+    model = SavedStep(run, step, adapter.path.with_name("model"), is_model=True)
     if weight_files(adapter.actor):
         return adapter if (adapter.actor / LORA_META).exists() else model
     return next((saved for saved in (adapter, model) if saved.is_written), None)
@@ -102,12 +102,12 @@ def weight_files(actor: Path) -> list[Path]:
     return files if all(file.is_file() for file in files) else []
 
 
-def run_adapters(run: RunFolder) -> list[RunAdapter]:
+def run_adapters(run: RunFolder) -> list[SavedStep]:
     """Return the complete adapters of a run in the order of training."""
     return [saved for saved in saved_steps(run) if not saved.is_model and saved.is_written]
 
 
-def newest(saved: list[RunAdapter]) -> RunAdapter | None:
+def newest(saved: list[SavedStep]) -> SavedStep | None:
     """Return the last of some steps in the order of training that is not of an earlier training in the folder."""
     return next((each for each in reversed(saved) if not each.is_left_over), None)
 
@@ -118,7 +118,7 @@ def run_of(text: str) -> RunFolder:
     return RunFolder(Path(named[1] if named and not Path(text).expanduser().exists() else text).expanduser())
 
 
-def find_saved(text: str) -> RunAdapter:
+def find_saved(text: str) -> SavedStep:
     """Return what ``RUN`` or ``RUN@step`` names: the newest of what the run has saved, or that of the step.
 
     Raises:

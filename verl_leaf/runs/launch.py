@@ -15,7 +15,7 @@ from verl_leaf.checks.config import check_estimator, is_speech_run
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.common.console import Console
 from verl_leaf.data.parquet import RowFile
-from verl_leaf.runs.adapters import RunAdapter, newest, saved_steps
+from verl_leaf.runs.adapters import SavedStep, newest, saved_steps
 from verl_leaf.runs.cluster import has_own_cluster, short_folders
 from verl_leaf.runs.command import Training, verl_command
 from verl_leaf.runs.folder import RunFolder
@@ -127,7 +127,7 @@ def check(training: Training, *, dry: bool = False) -> None:
         raise ValueError(f"--val: {error}") from error
 
 
-def _answers_of(adapter: RunAdapter | None) -> Path | None:
+def _answers_of(adapter: SavedStep | None) -> Path | None:
     """Return the answers that a run validated an adapter with; None if it did not."""
     if adapter is None or adapter.step is None:
         return None

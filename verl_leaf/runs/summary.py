@@ -17,7 +17,7 @@ from verl_leaf.common.tables import show
 from verl_leaf.data.rows import reference_texts
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
 from verl_leaf.rewards.corpus import CorpusBleu
-from verl_leaf.runs.adapters import RunAdapter, newest, run_adapters
+from verl_leaf.runs.adapters import SavedStep, newest, run_adapters
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars, reward_source
 
@@ -198,7 +198,7 @@ def _sum(counts: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(counts) else None
 
 
-def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[RunAdapter], console: Console) -> None:
+def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[SavedStep], console: Console) -> None:
     # What the folder holds from an earlier end is not this run's.
     adapter = newest([adapter for adapter in adapters if adapter.path != folder.adapter])
     summary["adapter_step"] = None if adapter is None else adapter.step

@@ -12,10 +12,10 @@ from omegaconf import OmegaConf
 
 from verl_leaf import __version__
 from verl_leaf.models import FAMILIES, Family
-from verl_leaf.runs.adapters import ADAPTER_CONFIG, HUB, RunAdapter, max_lora_rank, newest, run_of, saved_steps
+from verl_leaf.runs.adapters import ADAPTER_CONFIG, HUB, SavedStep, max_lora_rank, newest, run_of, saved_steps
 
 
-def model_card(saved: RunAdapter, run: str, base: str, folder: Path) -> str:
+def model_card(saved: SavedStep, run: str, base: str, folder: Path) -> str:
     """Return the text of ``README.md`` for an exported folder, with the front matter that the hub reads.
 
     Args:
@@ -85,7 +85,7 @@ def _data_sources(files: list[Path]) -> list[str]:
     return sorted({str(name) for column in columns for name in column.unique().to_pylist()})
 
 
-def _validations(saved: RunAdapter, run: str) -> dict[str, Any]:
+def _validations(saved: SavedStep, run: str) -> dict[str, Any]:
     """Return the scores in the run's summary, if what is exported is the end of the run."""
     folder = run_of(run)
     summary = folder.read_summary()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_folder
-from verl_leaf.runs.adapters import ADAPTER_CONFIG, RunAdapter, absolute_model, base_model, find_saved
+from verl_leaf.runs.adapters import ADAPTER_CONFIG, SavedStep, absolute_model, base_model, find_saved
 
 
 def add_arguments(parser) -> None:
@@ -63,7 +63,7 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
         (folder / "README.md").write_text(model_card(saved, run, absolute_model(base), folder), encoding="utf-8")
 
 
-def write_missing(saved: RunAdapter, base: str | None, console: Console) -> Path:
+def write_missing(saved: SavedStep, base: str | None, console: Console) -> Path:
     """Return the folder of what a run has saved, written from verl's checkpoint if it is not there.
 
     Args:
@@ -88,7 +88,7 @@ def write_missing(saved: RunAdapter, base: str | None, console: Console) -> Path
     return saved.path
 
 
-def _setting(saved: RunAdapter, name: str):
+def _setting(saved: SavedStep, name: str):
     """Return a setting of the model that was trained.
 
     Raises:
