@@ -248,10 +248,10 @@ def _unit(answers: Sequence[Answer]) -> str:
 def _measured(grid: Grid, scoring: Scoring, name: str) -> Measured:
     """Return a metric's statistics of all answers; NaN in data sources that it cannot score."""
     scorers = {source: own[name] for source, own in scoring.scorers.items() if name in own}
-    tables, cut = {}, 0
+    tables, cut, by_source = {}, 0, grid.by_source()
     for system, answers in grid.answers.items():
         found = {}
-        for source, places in grid.by_source().items():
+        for source, places in by_source.items():
             if metric := scorers.get(source):
                 own = [answer for place in places for answer in answers[place]]
                 texts, references = [answer.text for answer in own], [answer.references for answer in own]
@@ -261,7 +261,7 @@ def _measured(grid: Grid, scoring: Scoring, name: str) -> Measured:
         width = next(iter(found.values())).shape[1]
         tables[system] = np.full((len(answers), grid.passes, width), np.nan)
         for source, statistics in found.items():
-            tables[system][grid.by_source()[source]] = statistics.reshape(-1, grid.passes, width)
+            tables[system][by_source[source]] = statistics.reshape(-1, grid.passes, width)
     return Measured(scorers, tables, cut=cut)
 
 
