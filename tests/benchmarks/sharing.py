@@ -61,7 +61,7 @@ def build_engines(folder: Path) -> dict:
     from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
     ours = engines.build_engine(folder, QWEN2_AUDIO, share=True, precision=engines.FP32)
-    whisper.leave_out_padding = lambda encoder: None
+    whisper.shorten_window = lambda encoder: None
     return {True: ours, False: engines.build_engine(folder, QWEN2_AUDIO, share=False, precision=engines.FP32)}
 
 

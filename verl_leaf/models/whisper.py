@@ -2,6 +2,8 @@
 
 import torch
 from torch.nn import functional as F
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
 
 from verl_leaf.models.actor import SpeechActor
 from verl_leaf.models.shapes import padded_length
@@ -50,49 +52,43 @@ class WithoutSilence:
         return encoded
 
 
-def leave_out_padding(encoder: torch.nn.Module) -> None:
-    """Let an encoder take frames up to the longest clip of a batch, and compute no more, instead of 30 s.
+class ShortWindow:
+    """Before an encoder of transformers': takes frames up to the longest clip of a batch, instead of 30 s of them.
 
-    The encoders (transformers' modeling_qwen2_audio.py and modeling_audioflamingo3.py, and vLLM's use of them) take every
-    clip filled up to 3,000 frames, of which they make 1,500 positions, and mask the filling. Convolutions of nothing, attention
-    to it, and the masks, are most of the work for short clips, and what comes out there is not read. The result is the same,
-    and as long as the longest clip, rounded up. transformers' Audio Flamingo 3 makes its mask inside the encoder, of the whole
-    window.
+    transformers (5.10, modeling_qwen2_audio.py and modeling_audioflamingo3.py) fills every clip up to 3,000 frames and masks
+    the filling. Convolutions of nothing and attention to it are most of the work for short clips, and nothing reads what comes
+    out there. There is neither dropout nor LayerDrop, as in the configurations of all released models.
     """
-    positions = encoder.config.max_source_positions
-    frames = 2 * positions  # of the batch at hand
 
-    def filled(values: torch.Tensor, length: int) -> torch.Tensor:
-        return F.pad(values, (0, max(0, length - values.shape[-1])))  # too many are for the encoder to refuse
+    def forward(self, input_features, attention_mask=None, input_features_mask=None, **_) -> BaseModelOutput:
+        """Encode mel frames.
 
-    def fill(_, args, kwargs):
-        nonlocal frames
-        mel, *others = args
-        frames = mel.shape[-1]
-        return (filled(mel, 2 * positions), *others), kwargs
+        Args:
+            input_features: float ``[clips, bins, frames]``.
+            attention_mask: as the layers take it, of half as many positions; Qwen2-Audio's caller makes it.
+            input_features_mask: ``[clips, frames]``, 1 for those of the clip; Audio Flamingo 3's caller has it.
 
-    def take_filling_off(_, args):
-        return (args[0][..., :frames],)
+        Returns:
+            ``last_hidden_state``: float ``[clips, frames / 4, hidden]``.
 
-    def put_filling_on(_, args, convolved):
-        return filled(convolved, positions)
+        Raises:
+            RuntimeError: there are more frames than the window has.
+        """
+        hidden = F.gelu(self.conv2(F.gelu(self.conv1(input_features.to(self.conv1.weight))))).mT
+        hidden = hidden + self.embed_positions.weight[: hidden.shape[1]]
+        if input_features_mask is not None:
+            lengths, _ = self._get_feat_extract_output_lengths(input_features_mask.sum(dim=1, keepdim=True))
+            heard = torch.arange(hidden.shape[1], device=hidden.device) < lengths
+            attention_mask = create_bidirectional_mask(self.config, hidden, heard)
+        for layer in self.layers:
+            hidden = layer(hidden, attention_mask)
+        return BaseModelOutput(self.layer_norm(self.avg_pooler(hidden.mT).mT))
 
-    def shorten(layer, args):
-        hidden, mask, *others = args
-        if mask is None:  # no clip has any
-            return args
-        reach = hidden.shape[1]
-        if layer is encoder.layers[0]:
-            heard = mask[:, 0, 0] if mask.dtype == torch.bool else mask[:, 0, 0] == 0
-            longest = int(heard.any(dim=0).nonzero().max()) + 1
-            reach = min(mask.shape[-1], padded_length(longest))
-        return hidden[:, :reach], mask[..., :reach, :reach], *others
 
-    encoder.register_forward_pre_hook(fill, with_kwargs=True)
-    encoder.conv1.register_forward_pre_hook(take_filling_off)
-    encoder.conv2.register_forward_hook(put_filling_on)
-    for layer in encoder.layers:
-        layer.register_forward_pre_hook(shorten)
+def shorten_window(encoder: torch.nn.Module) -> None:
+    """Make an encoder of transformers' a :class:`ShortWindow`."""
+    kind = type(encoder)
+    encoder.__class__ = type(kind.__name__, (ShortWindow, kind), {"__module__": kind.__module__})
 
 
 class WhisperActor(SpeechActor):
@@ -100,7 +96,7 @@ class WhisperActor(SpeechActor):
 
     def __init__(self, config):
         super().__init__(config)
-        leave_out_padding(self._parts.audio_tower)
+        shorten_window(self._parts.audio_tower)
 
 
 def audio_tokens(processor, samples: int) -> int:

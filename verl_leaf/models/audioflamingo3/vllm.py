@@ -5,7 +5,7 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.rollout import SpeechRollout
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, leave_out_padding, without_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, without_padding
 
 
 class Processor(WithoutSilence, base.AudioFlamingo3MultiModalProcessor):
@@ -21,10 +21,6 @@ class AudioFlamingo3ForConditionalGeneration(SpeechRollout, base.AudioFlamingo3F
     """vLLM's class, without the silence up to 30 s."""
 
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
-
-    def __init__(self, *, vllm_config, prefix=""):
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        leave_out_padding(self.audio_tower)
 
     def _encode_audio_features(self, input_features, feature_attention_mask):
         mel, mask = without_padding(input_features, feature_attention_mask)

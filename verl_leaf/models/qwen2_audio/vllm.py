@@ -7,7 +7,7 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.rollout import SpeechRollout
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, leave_out_padding, without_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, shorten_window, without_padding
 
 
 class Processor(WithoutSilence, base.Qwen2AudioMultiModalProcessor):
@@ -30,7 +30,7 @@ class Qwen2AudioForConditionalGeneration(SpeechRollout, base.Qwen2AudioForCondit
 
     def __init__(self, *, vllm_config, prefix=""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        leave_out_padding(self.audio_tower)
+        shorten_window(self.audio_tower)
 
     def _process_audio_input(self, audio_input):
         if audio_input["type"] != "audio_features":
