@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.once_per_prompt MODEL TRAIN VAL [--rollouts 1 8 16]
 
-Every cell is a run of two steps through real veRL and vLLM; the second step counts. Measured is the process of the
+Every cell is a run of two steps through real verl and vLLM; the second step counts. Measured is the process of the
 agent-loop worker, which does nothing else: CPU seconds from a batch's arrival to its last rollout, those of them that went
 into decoding audio and computing features, and the bytes of all tensors that it puts into TransferQueue.
 """
@@ -65,7 +65,7 @@ class MeasuredWorker(SpeechAgentLoopWorker):
 
 
 class PerRolloutWorker(MeasuredWorker):
-    """As veRL does it: encoded for each rollout, and stored with each row."""
+    """As verl does it: encoded for each rollout, and stored with each row."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

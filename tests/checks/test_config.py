@@ -35,7 +35,7 @@ KWARGS = "+reward.custom_reward_function.reward_kwargs"
 
 @pytest.fixture
 def configure(task):
-    """veRL's own configuration with overrides, on the spoken task."""
+    """verl's own configuration with overrides, on the spoken task."""
 
     def configure(*overrides):
         with initialize_config_module("verl.trainer.config", version_base=None):

@@ -1,4 +1,4 @@
-"""Every recipe's configuration: valid for veRL, and what the tables in README.md say."""
+"""Every recipe's configuration: valid for verl, and what the tables in README.md say."""
 
 import os
 import re
@@ -28,7 +28,7 @@ METHODS = ("grpo", *ESTIMATORS)
 
 
 def resolve(command, *changes):
-    """veRL's configuration of a command, after veRL's own checks and ours."""
+    """verl's configuration of a command, after verl's own checks and ours."""
     assert command[1:3] == ["-m", "verl.trainer.main_ppo"]
     name = command[3].removeprefix("--config-name=")
     # A run's own files hold no more rows than val_max_samples, so it is told to take all.

@@ -1,4 +1,4 @@
-"""Any veRL recipe becomes LEAF: the text example in veRL's other trainers and with its other options."""
+"""Any verl recipe becomes LEAF: the text example in verl's other trainers and with its other options."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_filtered_groups_and_traces(text_task, tmp_path):
         rewards = [response["reward"] for response in prompt["responses"]]
         assert prompt["root_value"] == pytest.approx(sum(rewards) / 8)
         for response in prompt["responses"]:
-            given = re.sub(r"<\|\w+\|>", " ", "".join(response["pieces"])).split()  # veRL drops special tokens too
+            given = re.sub(r"<\|\w+\|>", " ", "".join(response["pieces"])).split()  # verl drops special tokens too
             right = prompt["reference"].split()
             share = sum(a == b for a, b in zip(given, right, strict=False)) / max(len(given), len(right))
             assert response["reward"] == pytest.approx(share)

@@ -1,4 +1,4 @@
-"""What must be true of a run, seen through real veRL, Ray, vLLM and FSDP2."""
+"""What must be true of a run, seen through real verl, Ray, vLLM and FSDP2."""
 
 import json
 import re

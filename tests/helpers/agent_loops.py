@@ -1,4 +1,4 @@
-"""Agent loop managers for end-to-end tests, named in the tests' veRL configuration."""
+"""Agent loop managers for end-to-end tests, named in the tests' verl configuration."""
 
 import os
 import uuid

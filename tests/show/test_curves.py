@@ -15,7 +15,7 @@ VALIDATION = "val-core/spoken/reward/mean@1"
 
 
 def logged(validation=(0.1, 0.5)):
-    """What veRL logs in two steps, validated before and after."""
+    """What verl logs in two steps, validated before and after."""
     return {
         0: {VALIDATION: validation[0], "val-core/spoken_swapped_audio/reward/mean@1": 0.9},
         1: {"critic/score/mean": 0.2, "timing_s/step": 30.0, "training/global_step": 1},

@@ -1,4 +1,4 @@
-"""The estimators as veRL finds and calls them."""
+"""The estimators as verl finds and calls them."""
 
 import json
 import math
@@ -22,7 +22,7 @@ GROUPS = [json.loads(line) for line in (PROJECT / "tests/algorithm/groups.jsonl"
 
 
 def as_batch(groups, field="rollout_log_probs", dtype=torch.float64):
-    """Groups of the same options as veRL's padded batch, rows of all groups interleaved."""
+    """Groups of the same options as verl's padded batch, rows of all groups interleaved."""
     rows = [
         (number, response, surprisal, reward)
         for number, group in enumerate(groups)
@@ -69,7 +69,7 @@ def options_of(group):
 
 @pytest.mark.parametrize("options", sorted({options_of(group) for group in GROUPS}))
 def test_published_groups_through_verl(options):
-    """All groups of the specification in one interleaved batch, through veRL's own compute_advantage."""
+    """All groups of the specification in one interleaved batch, through verl's own compute_advantage."""
     groups = [group for group in GROUPS if options_of(group) == options]
     batch, index = as_batch(groups)
     data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})

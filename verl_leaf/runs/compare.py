@@ -40,7 +40,7 @@ class Run:
     Attributes:
         name: its folder's name, with as much of the path before it as tells it from the others.
         label: what sets its method apart from that of the other runs; the same for runs that differ in seeds only.
-        scalars: what veRL logged, ``{name: {step: value}}``.
+        scalars: what verl logged, ``{name: {step: value}}``.
         rollouts_per_step: responses that a step trains on; ``None`` where the configuration is not known.
         summary: ``summary.json``, empty before a run has ended.
         skipped: a sentence for each file with lines that cannot be read.

@@ -61,8 +61,8 @@ def export_adapter(
         checkpoint: folder with ``model_world_size_*_rank_*.pt`` and ``lora_train_meta.json``.
         destination: folder to write; it appears complete or not at all, and takes the place of an earlier one.
         base_model: path or hub name of the model that the adapter belongs to. A path becomes absolute.
-        target_modules: veRL's ``model.target_modules``.
-        exclude_modules: veRL's ``model.exclude_modules``.
+        target_modules: verl's ``model.target_modules``.
+        exclude_modules: verl's ``model.exclude_modules``.
 
     Raises:
         FileNotFoundError: the folder holds no LoRA checkpoint.

@@ -19,7 +19,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 def family_of_model(model: str) -> Family | None:
     """Return the family of a model folder or hub name; None for a text model and for one in remote storage."""
-    if "://" in model:  # veRL's own copy is not known here
+    if "://" in model:  # verl's own copy is not known here
         return None
     return FAMILIES.get(model_config(os.path.expanduser(model)).model_type)
 
