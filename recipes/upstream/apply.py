@@ -13,6 +13,8 @@ folder with ``files/``, which are new, and ``edits.txt``, which changes lines::
     the lines as they shall be
     >>>>
 
+``<<<< verl/some/file.py unless TEXT`` is left out where the file contains the text, which another request has brought.
+
 All pieces are checked before the first file is written. If a piece does not fit, or a file cannot be written, the files
 stay as they were. A piece that is there already is skipped.
 """
@@ -40,7 +42,10 @@ TARGETS = {
     "12_vllm_onednn_weights": "vllm/__init__.py",
 }
 """A file that only the repository of a piece has, if that is not verl."""
-EDIT = re.compile(r"^<<<< (?P<file>\S+)\n(?P<before>.*?)^====\n(?P<after>.+?)^>>>>\n", re.MULTILINE | re.DOTALL)
+EDIT = re.compile(
+    r"^<<<< (?P<file>\S+)(?: unless (?P<unless>[^\n]+))?\n(?P<before>.*?)^====\n(?P<after>.+?)^>>>>\n",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 class ApplyError(ValueError):
@@ -56,12 +61,18 @@ class Edit:
         before: the lines as they are; None for a file that is new.
         after: the lines as they shall be.
         source: the piece, and where in it the edit is.
+        unless: text of a file that does not need the edit.
     """
 
     file: str
     before: str | None
     after: str
     source: str
+    unless: str | None = None
+
+    def is_needed(self, text: str | None) -> bool:
+        """Return whether a file with this text needs the edit."""
+        return self.unless is None or text is None or self.unless not in text
 
 
 class Files:
@@ -108,7 +119,9 @@ def edits_of(piece: Path, installed: bool = False) -> list[Edit]:
     found = []
     for edit in EDIT.finditer(text):
         line = text.count("\n", 0, edit.start()) + 1
-        found.append(Edit(edit["file"], edit["before"], edit["after"], f"{piece.name}/edits.txt, line {line}"))
+        found.append(
+            Edit(edit["file"], edit["before"], edit["after"], f"{piece.name}/edits.txt, line {line}", edit["unless"])
+        )
     package = target_of(piece).partition("/")[0] + "/"
     found = [edit for edit in found if not installed or edit.file.startswith(package)]
     new = (path for path in sorted((piece / "files").rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
@@ -133,6 +146,8 @@ def apply(edits: list[Edit], files: Files) -> None:
             continue
         if text is None:
             raise ApplyError(f"{edit.source}: {files.root} has no {edit.file}")
+        if not edit.is_needed(text):
+            continue
         if (found := text.count(edit.before)) != 1:
             first = edit.before.strip().splitlines()[0].strip()
             raise ApplyError(f"{edit.source}: {edit.file} has the lines at {first!r} {found} times, not once")
@@ -144,6 +159,8 @@ def undo(edits: list[Edit], files: Files) -> bool:
     without: dict[str, str | None] = {}
     for edit in reversed(edits):
         text = without.get(edit.file, files[edit.file])
+        if not edit.is_needed(text):
+            continue
         if text is None or text.count(edit.after) != 1 or edit.before is None and text != edit.after:
             return False
         without[edit.file] = None if edit.before is None else text.replace(edit.after, edit.before)

@@ -228,6 +228,20 @@ def test_a_file_that_cannot_be_written_leaves_all_as_it_was(few, in_the_way):
     assert "Traceback" not in done.stderr and before == (sorted(few.rglob("*")), content(few))
 
 
+def test_what_another_request_has_brought_is_left_as_it_is(few):
+    file = few / "verl/trainer/ppo/ray_trainer.py"
+    edits = series.edits_of(series.PIECES["2_estimator_fields"], installed=True)
+    (edit,) = (edit for edit in edits if edit.unless)
+    theirs = edit.before.partition("        # GDPO")[0] + f"        # {edit.unless}\n"  # verl's pull request 7473
+    file.write_text(file.read_text().replace(edit.before, theirs))
+    for name in ("2_estimator_fields", "2c_sum_pi_squared"):
+        assert apply("--installed", str(few), "--only", name).returncode == 0
+        assert f"{name}: skipped" in apply("--installed", str(few), "--only", name).stdout
+    changed = file.read_text()
+    assert theirs in changed and "parameters = core_algos.get_adv_estimator_parameters(" not in changed
+    assert "get_adv_estimator_parameters" in (few / "verl/trainer/ppo/core_algos.py").read_text()
+
+
 def test_another_file_where_a_new_one_should_be_is_named(few):
     new = few / "tests/trainer/ppo/test_prefix_credit_on_cpu.py"
     new.parent.mkdir(parents=True)
