@@ -2,6 +2,7 @@
 
 import torch
 from torch.nn import functional as F
+from transformers import WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -34,22 +35,30 @@ def without_padding(mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor
     return mel[..., :frames], mask[:, :frames]
 
 
-class WithoutSilence:
-    """Before a multimodal processor of vLLM's: computes no features of the silence up to 30 s, which vLLM wants all the same.
+class ShortExtractor(WhisperFeatureExtractor):
+    """transformers' feature extractor, which fills clips as :func:`padding` says whoever calls it.
 
-    For a clip of 3 s they take longer than all else that vLLM does with it before it is encoded.
+    For a clip of 3 s, features of silence up to 30 s take longer than all else that vLLM does with it before it is encoded.
     """
 
-    def _call_hf_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs):
-        clips = mm_data.get("audios")
-        if not clips:
-            return super()._call_hf_processor(prompt, mm_data, mm_kwargs, tok_kwargs)
-        extractor = self.info.get_hf_processor().feature_extractor
-        # `mm_kwargs` choose the Hugging Face processor as well, `tok_kwargs` are arguments of its call alone.
-        encoded = super()._call_hf_processor(prompt, mm_data, mm_kwargs, {**tok_kwargs, **padding(extractor, clips)})
-        for name in ("input_features", "feature_attention_mask"):
-            encoded[name] = F.pad(encoded[name], (0, extractor.nb_max_frames - encoded[name].shape[-1]))
-        return encoded
+    def __call__(self, raw_speech, **arguments):
+        return super().__call__(raw_speech, **{**arguments, **padding(self, raw_speech)["audio_kwargs"]})
+
+
+class FilledExtractor(ShortExtractor):
+    """A :class:`ShortExtractor` for those who want the whole window: the frames that it did not compute are zeros."""
+
+    def __call__(self, raw_speech, **arguments):
+        features = super().__call__(raw_speech, **arguments)
+        for name in ("input_features", "attention_mask"):
+            features[name] = F.pad(features[name], (0, self.nb_max_frames - features[name].shape[-1]))
+        return features
+
+
+def with_extractor(processor, extractor: type[ShortExtractor]):
+    """Return a processor of transformers', whose feature extractor is of another class from now on."""
+    processor.feature_extractor.__class__ = extractor
+    return processor
 
 
 class ShortWindow:

@@ -5,16 +5,19 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.rollout import SpeechRollout
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, without_padding
+from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, FilledExtractor, with_extractor, without_padding
 
 
-class Processor(WithoutSilence, base.AudioFlamingo3MultiModalProcessor):
+class ProcessingInfo(base.AudioFlamingo3ProcessingInfo):
     """As its base class, without computing the silence up to 30 s."""
+
+    def get_hf_processor(self, **kwargs):
+        return with_extractor(super().get_hf_processor(**kwargs), FilledExtractor)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    Processor,
-    info=base.AudioFlamingo3ProcessingInfo,
+    base.AudioFlamingo3MultiModalProcessor,
+    info=ProcessingInfo,
     dummy_inputs=base.AudioFlamingo3DummyInputsBuilder,
 )
 class AudioFlamingo3ForConditionalGeneration(SpeechRollout, base.AudioFlamingo3ForConditionalGeneration):

@@ -2,17 +2,11 @@
 
 from vllm.model_executor.models import granite_speech as base
 from vllm.model_executor.models.utils import WeightsMapper
-from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.granite_speech import CHECKPOINT_PREFIXES
 from verl_leaf.models.rollout import SpeechRollout
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    base.GraniteSpeechMultiModalProcessor,
-    info=base.GraniteSpeechMultiModalProcessingInfo,
-    dummy_inputs=base.GraniteSpeechDummyInputsBuilder,
-)
 class GraniteSpeechForConditionalGeneration(SpeechRollout, base.GraniteSpeechForConditionalGeneration):
     """vLLM's class, which encodes each clip alone."""
 

@@ -6,21 +6,19 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.qwen2_5_omni import CHECKPOINT_PREFIXES
 from verl_leaf.models.rollout import SpeechRollout
-from verl_leaf.models.whisper import padding
+from verl_leaf.models.whisper import ShortExtractor, with_extractor
 
 
-class Processor(base.Qwen2_5OmniThinkerMultiModalProcessor):
+class ProcessingInfo(base.Qwen2_5OmniThinkerProcessingInfo):
     """As its base class, without the silence up to 300 s, whose spectrogram takes longer than the clip's."""
 
-    def _call_hf_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs):
-        if mm_data.get("audios"):
-            mm_kwargs = {**mm_kwargs, **padding(self.info.get_feature_extractor(), mm_data["audios"])}
-        return super()._call_hf_processor(prompt, mm_data, mm_kwargs, tok_kwargs)
+    def get_hf_processor(self, **kwargs):
+        return with_extractor(super().get_hf_processor(**kwargs), ShortExtractor)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    Processor,
-    info=base.Qwen2_5OmniThinkerProcessingInfo,
+    base.Qwen2_5OmniThinkerMultiModalProcessor,
+    info=ProcessingInfo,
     dummy_inputs=base.Qwen2_5OmniThinkerDummyInputsBuilder,
 )
 class Qwen2_5OmniThinker(SpeechRollout, base.Qwen2_5OmniThinkerForConditionalGeneration):

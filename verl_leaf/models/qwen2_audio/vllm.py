@@ -7,16 +7,25 @@ from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from verl_leaf.models.rollout import SpeechRollout
-from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, WithoutSilence, shorten_window, without_padding
+from verl_leaf.models.whisper import (
+    CHECKPOINT_PREFIXES,
+    FilledExtractor,
+    shorten_window,
+    with_extractor,
+    without_padding,
+)
 
 
-class Processor(WithoutSilence, base.Qwen2AudioMultiModalProcessor):
+class ProcessingInfo(base.Qwen2AudioProcessingInfo):
     """As its base class, without computing the silence up to 30 s."""
+
+    def get_hf_processor(self, **kwargs):
+        return with_extractor(super().get_hf_processor(**kwargs), FilledExtractor)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    Processor,
-    info=base.Qwen2AudioProcessingInfo,
+    base.Qwen2AudioMultiModalProcessor,
+    info=ProcessingInfo,
     dummy_inputs=base.Qwen2AudioDummyInputsBuilder,
 )
 class Qwen2AudioForConditionalGeneration(SpeechRollout, base.Qwen2AudioForConditionalGeneration, SupportsLoRA):
