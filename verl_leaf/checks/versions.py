@@ -1,6 +1,12 @@
 """The versions of the libraries that the package was tested with."""
 
+import logging
+
+from packaging.version import Version
+
 from verl_leaf.common import vllm_distribution
+
+logger = logging.getLogger("verl.leaf")
 
 # Distribution -> versions that the package was tested with; tests/README.md has the sets that were run whole.
 TESTED = {
@@ -18,17 +24,34 @@ TESTED = {
 REMEDY = "pip install 'verl-leaf[gpu]' on a machine with a GPU, 'verl-leaf[cpu]' without one"
 
 
+def is_tested(name: str, version: str) -> bool:
+    """Return whether the package was tested with a version of a distribution."""
+    return version.partition("+")[0] in TESTED[name]
+
+
+def too_old(name: str, version: str) -> str | None:
+    """Return what is wrong with a version of a distribution that is older than all tested ones; None if it is not.
+
+    Of newer ones only the guards of the patches and the classes of the models know whether they fit.
+    """
+    if Version(version) >= min(map(Version, TESTED[name])):
+        return None
+    return f"{name} {version} is installed, older than {' and '.join(TESTED[name])}, which the package was tested with"
+
+
 def check_vllm() -> None:
-    """Stop unless a tested vLLM is installed.
+    """Stop unless a vLLM is installed that is not older than those that were tested; warn if it is newer.
 
     Raises:
-        ValueError: there is none, or another version.
+        ValueError: there is none, or an older one.
     """
     found = vllm_distribution.installed()
     if found is None:
         raise ValueError(f"vLLM is not installed: {REMEDY}")
-    name, version = found
-    if version.split("+")[0] not in TESTED[name]:
-        raise ValueError(
-            f"{name} {version} is installed, and our model classes were tested with {' and '.join(TESTED[name])}: {REMEDY}"
+    if problem := too_old(*found):
+        raise ValueError(f"{problem}: {REMEDY}")
+    if not is_tested(*found):
+        name, version = found
+        logger.warning(
+            "%s %s is installed, which was not tested. Tested: %s", name, version, " and ".join(TESTED[name])
         )

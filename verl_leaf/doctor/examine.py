@@ -20,7 +20,7 @@ from rich.text import Text
 from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.memory import estimates, model_size
 from verl_leaf.checks.model import NEEDS_GPU_VERSIONS, model_config, model_problems
-from verl_leaf.checks.versions import REMEDY, TESTED
+from verl_leaf.checks.versions import REMEDY, TESTED, is_tested, too_old
 from verl_leaf.common import vllm_distribution
 from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
@@ -170,7 +170,7 @@ def _layers(checkup: Checkup, network, family: Family) -> dict:
 
 
 def _versions(checkup: Checkup) -> None:
-    for name, tested in TESTED.items():
+    for name in TESTED:
         if name.startswith("vllm"):  # one of the two, see _vllm
             continue
         try:
@@ -178,12 +178,16 @@ def _versions(checkup: Checkup) -> None:
         except importlib.metadata.PackageNotFoundError:
             checkup.add(name, "not installed", REMEDY)
             continue
-        if version.split("+")[0] in tested:
-            checkup.add(name, version)
-        else:
-            checkup.add(name, f"{version}, tested with {' and '.join(tested)}", verdict="untested")
+        _add_version(checkup, name, version, name, version)
     for name in sorted(_missing() - TESTED.keys()):
         checkup.add(name, "not installed", REMEDY)
+
+
+def _add_version(checkup: Checkup, label: str, found: str, name: str, version: str) -> None:
+    if is_tested(name, version):
+        checkup.add(label, found)
+    else:
+        checkup.add(label, f"{found}, tested with {' and '.join(TESTED[name])}", verdict="untested")
 
 
 def _missing() -> set[str]:
@@ -232,10 +236,10 @@ def _vllm(checkup: Checkup) -> None:
         checkup.add("vllm", "not installed", REMEDY)
         return
     name, version = installed
-    if version.split("+")[0] not in TESTED[name]:
-        checkup.add("vllm", f"{name} {version}, tested with {' and '.join(TESTED[name])}", REMEDY)
+    if problem := too_old(name, version):
+        checkup.add("vllm", problem, REMEDY)
     else:
-        checkup.add("vllm", f"{name} {version}")
+        _add_version(checkup, "vllm", f"{name} {version}", name, version)
 
     from verl.plugin.platform import get_platform
 
