@@ -21,7 +21,7 @@ if ((${#missing[@]})) && command -v apt-get >/dev/null && [[ $(id -u) == 0 ]]; t
     echo "Cannot be installed: ${missing[*]}"
 fi
 case ${1:-} in
-  "") set -- -m "not e2e and not install or quick" ;;
+  "") set -- -m "not e2e and not install and not slow or quick" ;;
   --all) shift ;;
   *) exec python -m pytest "$@" ;;
 esac

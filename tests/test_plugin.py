@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 def python(code, **environment):
     return subprocess.run(
@@ -15,6 +17,7 @@ def python(code, **environment):
     )
 
 
+@pytest.mark.slow
 def test_a_plugin_error_ends_the_process_with_a_message():
     """verl itself would log it at DEBUG level and train without us."""
     run = python("import verl_leaf.patches as p; p.install = lambda: 1 / 0; import verl; print('went on')")
@@ -23,6 +26,7 @@ def test_a_plugin_error_ends_the_process_with_a_message():
     assert "went on" not in run.stdout
 
 
+@pytest.mark.slow
 def test_a_library_that_has_changed_under_a_patch_ends_the_process_with_a_message():
     """The hook runs inside the import of what it patches, which must not swallow it."""
     code = (

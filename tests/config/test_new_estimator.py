@@ -89,6 +89,7 @@ def test_the_page_is_short():
     assert len((FUNCTION + ROW).splitlines()) <= 12
 
 
+@pytest.mark.slow
 def test_verl_the_adapters_and_the_doctor_have_it(copy):
     environment = {**os.environ, "PYTHONPATH": str(copy)}
     run = subprocess.run(
@@ -97,6 +98,7 @@ def test_verl_the_adapters_and_the_doctor_have_it(copy):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.slow
 def test_it_is_a_method_of_the_recipes(copy, dry_run):
     (command,) = dry_run(copy / "recipes/qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(copy))
     assert "algorithm.adv_estimator=scaled" in command

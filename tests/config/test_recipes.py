@@ -51,7 +51,10 @@ def test_the_tables_are_read():
     assert len(PUBLISHED) == len(rows) - 2 - len(without_setting) == 38, "head, rule and what has no setting left out"
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [pytest.param(name, marks=() if name == "qwen2audio_leaf" else pytest.mark.slow) for name in RECIPES],
+)
 def test_a_recipe_is_what_the_tables_say(dry_run, here, recipe):
     model, prompt = RECIPES[recipe]
     (command,) = dry_run(recipe)
@@ -64,6 +67,7 @@ def test_a_recipe_is_what_the_tables_say(dry_run, here, recipe):
     } == (expected)
 
 
+@pytest.mark.slow
 def test_one_variable_is_the_method(dry_run, here):
     commands = {method: dry_run("qwen2audio_leaf", METHOD=method)[0] for method in METHODS}
     for method, command in commands.items():
@@ -77,6 +81,7 @@ def test_one_variable_is_the_method(dry_run, here):
         dry_run("qwen2audio_leaf", METHOD="ppo")
 
 
+@pytest.mark.slow
 def test_one_variable_is_the_data(dry_run, tmp_path):
     with pytest.raises(ValueError, match="DATA=common: valid are librisqa, covost2, dailytalk, parliament"):
         dry_run("qwen2audio_leaf", DATA="common")
@@ -96,6 +101,7 @@ def test_one_variable_is_the_data(dry_run, tmp_path):
     assert "data.long_audio=cut" in command
 
 
+@pytest.mark.slow
 def test_a_recipe_may_be_a_link_and_paths_start_where_the_user_is(dry_run, tmp_path, monkeypatch):
     """The project's own folders, as runs/, stay in the project."""
     for folder in ("stand/model", "links"):
@@ -113,6 +119,7 @@ def test_a_recipe_may_be_a_link_and_paths_start_where_the_user_is(dry_run, tmp_p
     assert f"trainer.default_local_dir='{here}/run/checkpoints'" in command
 
 
+@pytest.mark.slow
 def test_epochs_are_warm_restarts(dry_run, here, tmp_path):
     first, second, third = (resolve(command, *here) for command in dry_run("granite3.3_8b_leaf", EPOCHS="3"))
     assert first.actor_rollout_ref.model.lora_adapter_path is None
@@ -134,6 +141,7 @@ def test_every_gpu_gets_its_share_of_a_step(gpus, nodes):
         assert share % config.actor_rollout_ref[role].log_prob_micro_batch_size_per_gpu == 0
 
 
+@pytest.mark.slow
 def test_overrides_come_last(dry_run, here):
     (command,) = dry_run("qwen2audio_leaf", "data.train_batch_size=12", "trainer.logger=[wandb]", gpus=6, NODES="2")
     config = resolve(command, *here)

@@ -61,6 +61,7 @@ def test_a_module_that_has_moved_stops_the_process():
     assert STATUS.pop(("patch", "not_installed.module")).startswith("waiting")
 
 
+@pytest.mark.slow
 def test_a_guard_that_trips_while_verl_loads_names_patch_and_remedy():
     """verl logs errors of plugins at DEBUG level: ours end the process."""
     code = (

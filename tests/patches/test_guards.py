@@ -112,6 +112,7 @@ def test_an_unused_patch_waits():
     assert "weight_socket=waiting: the module is not imported" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_doctor_names_a_patch_that_does_not_fit():
     code = (
         "import verl.utils.metric as metric; metric.reduce_metrics = lambda other: other\n"

@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.families import EACH_FAMILY
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES
@@ -19,7 +20,7 @@ from verl_leaf.runs.checkpoints.adapter import export_adapter
 IDS = torch.arange(10, 30)[None]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def model(request, models):
     """Family, its folder, and the plain class of transformers."""
     family = FAMILIES[request.param]

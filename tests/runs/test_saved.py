@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.helpers import engines
+from tests.helpers.families import EACH_FAMILY
 from verl_leaf.cli import main
 from verl_leaf.common.console import Console
 from verl_leaf.config import compose
@@ -54,7 +55,7 @@ def train(run: Path, family, model: Path, data: Path, rank: int) -> RunFolder:
     return folder
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=EACH_FAMILY)
 def full(request, alone, models, task, tmp_path_factory):
     """A run that trains all weights, its family and its model."""
     family, model = FAMILIES[request.param], models(request.param)

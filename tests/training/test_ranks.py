@@ -1,9 +1,12 @@
 """The same rollouts train the same weights on one rank and on two."""
 
+import pytest
+
 from tests.helpers.trained import PROMPTS, K, trained
 from verl_leaf.patches.v1_trainer import deal, mini_batches
 
 
+@pytest.mark.slow
 def test_two_ranks_train_what_one_rank_trains(models, tmp_path):
     """In three updates of a prompt each, by verl's own worker."""
     keys = [f"{prompt}_{response}_0" for prompt in range(PROMPTS) for response in range(K)]

@@ -16,6 +16,7 @@ from tests.versions import follow_verl, verl_api
 from verl_leaf.patches import PATCHES, STATUS
 
 
+@pytest.mark.slow
 def test_the_installed_verl_needs_all():
     for patch in PATCHES:
         for module in patch.HOOKS:

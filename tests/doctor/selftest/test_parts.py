@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 
 from verl_leaf.doctor.selftest import actors, parts
@@ -9,6 +10,7 @@ from verl_leaf.models import FAMILIES
 from verl_leaf.training.sharing import log_probs
 
 
+@pytest.mark.slow
 def test_all_is_well():
     findings = [
         *parts.attention("cpu", lengths=range(64, 96, 16), heads=2),
@@ -25,6 +27,7 @@ def test_wrong_log_probabilities_are_found(monkeypatch):
     assert "wrong" in finding.remedy
 
 
+@pytest.mark.slow
 def test_an_actor_that_rounds_too_much_is_found(monkeypatch):
     """A GPU whose bf16 kernels are wrong: here, one that adds noise to bf16 models."""
     exact = actors.response_log_probs

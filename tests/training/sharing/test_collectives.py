@@ -7,6 +7,7 @@ import pytest
 from tests.helpers import two_ranks
 from verl_leaf.models import FAMILIES
 
+pytestmark = pytest.mark.slow
 CASES = (
     "fillers",
     "no_audio",
