@@ -4,6 +4,8 @@
   const DATA = JSON.parse(document.getElementById("data").textContent);
   const FOLD = 150; // characters of a branch from which on it folds
   const STRONG = 2; // |advantage| that has the full colour
+  const END = /^<[^<>\s]+>$/; // what a token that ends a text looks like: <|im_end|>, </s>
+  const WIDE = matchMedia("(min-width: 48rem)"); // as in page.css
   const VIEWS = Object.fromEntries(Object.entries(DATA.views).map(([key, [name]]) => [key, name]));
 
   const signed = (x) => (Math.abs(x) < 0.005 ? "" : x < 0 ? "−" : "+") + Math.abs(x).toFixed(2);
@@ -56,16 +58,16 @@
   };
 
   // Tokens as text: pieces between marks stay one text, so that scripts that join letters do.
-  function Words({ pieces, start, tool = [], marks = [] }) {
+  function Words({ pieces, start = 0, tool = [], marks = [], ends = false }) {
     const parts = [];
     pieces.forEach((piece, offset) => {
       const at = start + offset;
       const mark = marks.find((b) => b.position === at);
       if (mark) parts.push({ mark });
-      const isTool = tool.includes(at);
+      const kind = tool.includes(at) ? "tool" : ends && offset === pieces.length - 1 && END.test(piece) ? "end" : "";
       const last = parts[parts.length - 1];
-      if (last && !last.mark && last.isTool === isTool) last.text += piece;
-      else parts.push({ text: piece, isTool });
+      if (last && !last.mark && last.kind === kind) last.text += piece;
+      else parts.push({ text: piece, kind });
     });
     if (!pieces.join("").trim()) {
       const name = pieces.join("") ? "white space" : "part of a character";
@@ -73,14 +75,23 @@
     }
     return parts.map((part) => part.mark
       ? html`<span class="mark" title="A boundary was selected here and did not fire" aria-label="boundary that did not fire">◇</span>`
-      : html`<span class=${part.isTool ? "tool" : ""}>${part.text}</span>`);
+      : html`<span class=${part.kind}>${part.text}</span>`);
+  }
+
+  // A text that is cut to a line or a few, and a button that unfolds it if it is longer than `most` characters.
+  function Fold({ length, most, folded = "folded", tabindex = 0, open, turn, children }) {
+    return html`<div class=${length > most && !open ? `text ${folded}` : "text"} dir="auto">${children}</div>
+      ${length > most && html`<button tabindex=${tabindex} aria-expanded=${open ? "true" : "false"} onClick=${turn}>${open ? "fold" : `all ${length} characters`}</button>`}`;
+  }
+  function Folding(props) {
+    const [open, setOpen] = useState(false);
+    return html`<${Fold} ...${props} open=${open} turn=${() => setOpen(!open)} />`;
   }
 
   function Branch({ prompt, edge, view, level, position, siblings, focused, focus, hover }) {
     const [open, setOpen] = useState(false);
     const path = focus.path(edge);
     const text = edge.pieces.join("");
-    const long = text.length > FOLD;
     const marks = prompt.boundaries.filter((b) => !b.fired && edge.responses.includes(b.response));
     const count = edge.responses.length;
     const label = `${text}. ${plural(count, "response")}. ${Object.keys(VIEWS).map((key) => `${VIEWS[key]} ${signed(edge.advantages[key])}`).join(", ")}.`
@@ -95,9 +106,8 @@
           }}>
         <div class="edge" style=${tint(edge.advantages[view])} onMouseEnter=${() => hover(edge)} onMouseLeave=${() => hover(null)}
              onClick=${() => focus.to(path)}>
-          <span class=${long && !open ? "text folded" : "text"} dir="auto">
-            <${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} marks=${marks} /></span>
-          ${long && html`<button tabindex="-1" onClick=${() => setOpen(!open)}>${open ? "fold" : `all ${text.length} characters`}</button>`}
+          <${Fold} length=${text.length} most=${FOLD} tabindex=${-1} open=${open} turn=${() => setOpen(!open)}>
+            <${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} marks=${marks} ends=${edge.ends.length > 0} /><//>
           <div class="paid">
             ${Object.keys(VIEWS).map((key) => key === view ? html`<b>${signed(edge.advantages[key])}</b> `
               : ["leaf", "grpo"].includes(key) && html`<span class="dim">${VIEWS[key]} ${signed(edge.advantages[key])} </span>`)}
@@ -141,12 +151,28 @@
       if (next()) focus.to(next());
     };
     const edge = hovered || at(focused).raw;
-    return html`
-      <${Details} prompt=${prompt} edge=${edge} />
-      <div class="scroll"><ul class="tree" role="tree" ref=${root} aria-label="Responses, from their first token to their rewards" onKeyDown=${keys}>
+    return html`<div>
+      <${Scroll}><ul class="tree" role="tree" ref=${root} aria-label="Responses, from their first token to their rewards" onKeyDown=${keys}>
         ${prompt.edges.map((edge, index) => html`<${Branch} key=${index} ...${{ prompt, view, edge, focused, focus }} hover=${setHovered}
           level=${1} position=${index + 1} siblings=${prompt.edges.length} />`)}
-      </ul></div>`;
+      </ul><//>
+      <${Details} prompt=${prompt} edge=${edge} /></div>`;
+  }
+
+  // What is wider than the page says so.
+  function Scroll({ children }) {
+    const box = useRef();
+    const [more, setMore] = useState(false);
+    const look = () => setMore(box.current.scrollWidth - box.current.clientWidth - box.current.scrollLeft > 1);
+    useEffect(() => {
+      const watch = new ResizeObserver(look);
+      watch.observe(box.current);
+      watch.observe(box.current.firstElementChild);
+      return () => watch.disconnect();
+    }, []);
+    const on = () => box.current.scrollBy({ left: box.current.clientWidth * 0.8, behavior: "smooth" });
+    return html`<div class="wide"><div class="scroll" ref=${box} onScroll=${look}>${children}</div>
+      ${more && html`<button class="more" onClick=${on}>more →</button>`}</div>`;
   }
 
   // One line for responses that are paid by the same span.
@@ -159,24 +185,30 @@
       if (same) same.responses.push(index);
       else if (span) lines.push({ responses: [index], span, previous: edge.spans[k] ? response.spans[edge.spans[k] - 1].node : null });
     });
-    const node = (i) => prompt.nodes[i];
+    const rows = lines.map(({ responses, span, previous }) => {
+      const node = span.node === null ? null : prompt.nodes[span.node];
+      const value = node ? node.value : prompt.responses[responses[0]].reward;
+      const list = (of) => responses.map(of).join(", ");
+      return [
+        ["response", list((i) => i + 1)],
+        ["surprisal of the first token", list((i) => nats(prompt.responses[i].surprisal[edge.start]))],
+        ["span", `${span.start}–${span.end - 1}`],
+        ["ends at", node ? `node ${span.node + 1}` : "its end"],
+        ["value V", exact(value)],
+        ["n", node ? node.responses.length : 1],
+        ["global V − V₀", exact(value - prompt.rootValue)],
+        ["local V − V(u)", exact(value - (previous === null ? prompt.rootValue : prompt.nodes[previous].value))],
+        ["credit A", exact(span.credit)],
+        ["LEAF advantage", exact(span.advantage)],
+        ["GRPO advantage", list((i) => exact(prompt.responses[i].grpo))],
+      ];
+    });
     return html`<div class="details" role="region" aria-label="Numbers of the branch" tabindex="0">
-      <p><span class="text" dir="auto"><${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} /></span>
-        <span class="dim"> · tokens ${edge.start} to ${edge.end - 1} · ${plural(edge.responses.length, "response")} · root value V₀ ${exact(prompt.rootValue)}
-          · means of the branch: ${Object.keys(VIEWS).map((key) => `${VIEWS[key]} ${exact(edge.advantages[key])}`).join(", ")}</span></p>
-      <table><thead><tr><th>response</th><th>surprisal of the first token</th><th>span</th><th>ends at</th><th>value V</th><th>n</th>
-        <th>global V − V₀</th><th>local V − V(u)</th><th>credit A</th><th>LEAF advantage</th><th>GRPO advantage</th></tr></thead><tbody>
-      ${lines.map(({ responses, span, previous }) => {
-        const value = span.node === null ? prompt.responses[responses[0]].reward : node(span.node).value;
-        const before = previous === null ? prompt.rootValue : node(previous).value;
-        return html`<tr><td>${responses.map((i) => i + 1).join(", ")}</td>
-          <td class="list">${responses.map((i) => nats(prompt.responses[i].surprisal[edge.start])).join(", ")}</td>
-          <td>${span.start}–${span.end - 1}</td><td>${span.node === null ? "its end" : `node ${span.node + 1}`}</td>
-          <td>${exact(value)}</td><td>${span.node === null ? 1 : node(span.node).responses.length}</td>
-          <td>${exact(value - prompt.rootValue)}</td><td>${exact(value - before)}</td>
-          <td>${exact(span.credit)}</td><td>${exact(span.advantage)}</td>
-          <td class="list">${responses.map((i) => exact(prompt.responses[i].grpo)).join(", ")}</td></tr>`;
-      })}</tbody></table></div>`;
+      <div class="text line" dir="auto"><${Words} pieces=${edge.pieces} start=${edge.start} tool=${edge.tool} ends=${edge.ends.length > 0} /></div>
+      <p class="dim">tokens ${edge.start} to ${edge.end - 1} · ${plural(edge.responses.length, "response")} · root value V₀ ${exact(prompt.rootValue)} ·
+        means of the branch: ${Object.keys(VIEWS).map((key) => `${VIEWS[key]} ${exact(edge.advantages[key])}`).join(", ")}</p>
+      ${rows.length > 0 && html`<table><thead><tr>${rows[0].map(([name]) => html`<th>${name}</th>`)}</tr></thead><tbody>
+        ${rows.map((cells) => html`<tr>${cells.map(([name, value]) => html`<td data-name=${name} class=${String(value).includes(",") ? "list" : ""}>${value}</td>`)}</tr>`)}</tbody></table>`}</div>`;
   }
 
   function tokens(prompt, index) {
@@ -190,15 +222,12 @@
 
   function Strip({ prompt, index, highest, tell }) {
     const response = prompt.responses[index];
-    const [open, setOpen] = useState(false);
     const pieces = tokens(prompt, index);
-    const text = pieces.join("");
     const most = response.surprisal.reduce((best, s, i) => ((s ?? Infinity) > (response.surprisal[best] ?? Infinity) ? i : best), 0);
     return html`<section class="response" aria-label=${`Response ${index + 1}`}>
       <div><b>#${index + 1}</b> <span class="dim">reward</span> ${response.reward.toFixed(3)}
         <span class="dim"> · spans ${response.spans.map((s) => signed(s.advantage)).join(", ")} · GRPO ${signed(response.grpo)}</span></div>
-      <div class=${text.length > 2 * FOLD && !open ? "text folded" : "text"} dir="auto">${text}</div>
-      ${text.length > 2 * FOLD && html`<button onClick=${() => setOpen(!open)}>${open ? "fold" : `all ${text.length} characters`}</button>`}
+      <${Folding} length=${pieces.join("").length} most=${2 * FOLD}><${Words} pieces=${pieces} ends=${true} /><//>
       <div class="strip" role="img" aria-label=${`Surprisal of ${plural(pieces.length, "token")}; highest at token ${most}, “${pieces[most]}”, ${nats(response.surprisal[most] ?? null)} nats`}>
         ${response.surprisal.map((s, at) => {
           const boundary = prompt.boundaries.findIndex((b) => b.position === at);
@@ -217,6 +246,11 @@
       <div class="dim">A bar per token, up to ${highest.toFixed(2)} nats. A line stands at each selected boundary: solid where it cuts the response, dotted where the response has no node.</div>
       <div class="readout">${told || "Point at a bar to see its token."}</div>
       ${prompt.responses.map((_, index) => html`<${Strip} key=${index} ...${{ prompt, index, highest, tell }} />`)}`;
+  }
+
+  function spread(prompt) {
+    const rewards = prompt.responses.map((r) => r.reward);
+    return `rewards ${Math.min(...rewards).toFixed(2)} to ${Math.max(...rewards).toFixed(2)}`;
   }
 
   function Audio({ clip }) {
@@ -241,31 +275,37 @@
           ${DATA.steps.map((s) => html`<a href=${address(here, { step: s.step, prompt: "" })} aria-current=${s === step ? "true" : null}>${s.step}</a>`)}</div>
       </header>
       <div class="layout">
-        <nav aria-label="Prompts of the step">
+        <nav aria-label="Prompts of the step"><details open=${WIDE.matches}><summary>${plural(prompts.length, "prompt")} of step ${step.step}</summary>
           <button onClick=${() => go({ sort: sort === "change" ? "trace" : "change" })}>${sort === "change" ? "changed most first" : "in the order of the trace"}</button>
-          <ol>${prompts.map((p) => html`<li key=${p.id}><a href=${address(here, { prompt: p.id })} aria-current=${p === prompt ? "true" : null}>
-            <span class="text words" dir="auto">${p.reference}</span><span class="number">prompt ${p.id} · |LEAF − GRPO| ${p.change.toFixed(2)}</span></a></li>`)}</ol>
+          <ol>${prompts.map((p) => html`<li key=${p.id}><a href=${address(here, { prompt: p.id })} aria-current=${p === prompt ? "true" : null}
+              onClick=${(event) => { event.currentTarget.closest("details").open = WIDE.matches; }}>
+            <span class="text words" dir="auto">${p.reference}</span>
+            <span class="number">prompt ${p.id} · |LEAF − GRPO| ${p.change.toFixed(2)} · ${spread(p)}</span></a></li>`)}</ol></details>
         </nav>
         <main>
           <dl class="about">
             ${prompt.audio.length > 0 && html`<dt>audio</dt><dd>${prompt.audio.map((number) => html`<${Audio} key=${number} clip=${DATA.clips[number]} />`)}</dd>`}
-            <dt>prompt</dt><dd class="text" dir="auto">${prompt.prompt}</dd>
+            <dt>prompt</dt><dd class="one"><${Folding} key=${one} folded="line" length=${prompt.prompt.length} most=${40}>${prompt.prompt}<//></dd>
             <dt>reference</dt><dd class="text" dir="auto">${prompt.reference}</dd>
-            <dt>data</dt><dd class="text">${prompt.source}</dd>
-            <dt>boundaries</dt><dd>${prompt.boundaries.length ? prompt.boundaries.map((b) => `token ${b.position} ${b.fired ? (b.usable ? "◆ usable" : "◆ rewards equal") : "◇ did not fire"} (put there by #${b.response + 1})`).join("; ") : "none"}</dd>
-            <dt>first fork</dt><dd>${prompt.early === null ? "says nothing: all rewards are equal, or no responses go on together after it"
-              : `settles ${exact(prompt.early)} of what rewards differ by (1: all of it; 0 or less: none)`}</dd>
           </dl>
           <div class="controls">
             ${Object.entries(VIEWS).map(([key, name]) => html`<button key=${key} aria-pressed=${view === key} onClick=${() => go({ view: key })}>${name}</button>`)}
-            <span class="key dim">−${STRONG} <span class="ramp" role="img" aria-label="orange is negative, blue is positive"></span> +${STRONG} advantage</span>
-            <span class="key dim">◆ node and its value${idle ? "; ◇ boundary that did not fire" : ""}</span>
           </div>
           <p class="hidden" role="status">Step ${step.step}, prompt ${prompt.id}, ${VIEWS[view]}</p>
           <${Tree} key=${one} prompt=${prompt} view=${view} />
+          <div class="controls">
+            <span class="key dim">−${STRONG} <span class="ramp" role="img" aria-label="orange is negative, blue is positive"></span> +${STRONG} advantage</span>
+            <span class="key dim">◆ node and its value${idle ? "; ◇ boundary that did not fire" : ""}</span>
+          </div>
+          <dl class="about">
+            <dt>boundaries</dt><dd>${prompt.boundaries.length ? prompt.boundaries.map((b) => `token ${b.position} ${b.fired ? (b.usable ? "◆ usable" : "◆ rewards equal") : "◇ did not fire"} (put there by #${b.response + 1})`).join("; ") : "none"}</dd>
+            <dt>first fork</dt><dd>${prompt.early === null ? "says nothing: all rewards are equal, or no responses go on together after it"
+              : `settles ${exact(prompt.early)} of what rewards differ by (1: all of it; 0 or less: none)`}</dd>
+            <dt>data</dt><dd class="text">${prompt.source}</dd>
+          </dl>
           <${Strips} key=${`strips ${one}`} prompt=${prompt} />
           <p class="notes">${KEYS.map(([key, does]) => html`<kbd>${key}</kbd> ${does} · `)} in the tree: arrows, <kbd>Enter</kbd> unfolds a long branch.
-            Numbers of branches are means over the responses that pass. ${Object.values(DATA.views).map(([name, what]) => what && `${name}: ${what} `)}</p>
+            Numbers of branches are means over the responses that pass. ${Object.values(DATA.views).filter(([, what]) => what).map(([name, what]) => `${name}: ${what.replace(/\.$/, "")}`).join("; ")}</p>
           ${[["Left out", DATA.left_out], ["Could not be read", DATA.skipped]].map(([title, list]) => list.length > 0
             && html`<p class="notes">${title}: <span class="text">${list.join("; ")}</span></p>`)}
         </main>
