@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from verl_leaf.common.intervals import wilson
 from verl_leaf.evaluate.metrics import ScoreOptions, build, judged
 from verl_leaf.evaluate.significance import clusters_of, compare, estimate, holm, summed
 
@@ -50,10 +51,10 @@ def test_randomisation_is_exact_if_all_swaps_can_be_counted(trials):
 
 
 def test_a_large_difference_and_none():
-    many = compare(MATCH, matches([[1, 1]] * 60 + [[0, 0]] * 4), matches([[0, 1]] * 64))
+    many = compare(MATCH, matches([[1, 1]] * 54 + [[0, 0]] * 10), matches([[0, 1]] * 64))
     assert many.p < 0.001 and 0 < many.low < many.value < many.high
     same = compare(MATCH, matches([[1], [0]] * 19), matches([[1], [0]] * 19))
-    assert (same.value, same.p) == (0, 1) and same.low < 0 < same.high
+    assert (same.value, same.p, same.low, same.high) == (0, 1, None, None)
 
 
 def test_too_few_clusters_say_nothing():
@@ -71,12 +72,19 @@ def test_what_is_never_seen_has_a_width():
     grades = judged("j", "m", "likert", (1, 5))
     found = estimate(grades, np.array([[[4.0, 1.0]]] * 64))
     assert 3.5 < found.low < 4 < found.high < 4.5
-    difference = compare(MATCH, matches([[0]] * 64), matches([[1]] * 64))
-    # Newcombe (1998), method 10: both Wilson intervals are 0.0566 wide.
-    assert (difference.low, difference.high) == (-1, pytest.approx(-1 + 0.0566 * 2**0.5, abs=1e-4))
-    # Of the error rate nothing bounds what was not seen.
+    # Nothing bounds what was not seen of an error rate or a difference.
     wer = build("wer", ScoreOptions())
     assert estimate(wer, np.array([[[0.0, 9.0]]] * 64)).low is None
+    assert compare(MATCH, matches([[0]] * 64), matches([[1]] * 64)).low is None
+
+
+@pytest.mark.parametrize("passes", [1, 5])
+def test_a_rare_event_is_worth_as_many_answers_as_its_clips_say(passes):
+    """From one observation per clip if no clip tells, towards what the variance says: at ten clips it is believed."""
+    whole = estimate(MATCH, matches([[1] * passes] * 9 + [[0] * passes] * 55))
+    assert (whole.low, whole.high) == pytest.approx(wilson(9 / 64, 64), abs=0.002)  # all answers to a clip agree
+    spread = estimate(MATCH, matches([[1] + [0] * (passes - 1)] * 9 + [[0] * passes] * 55))
+    assert (spread.high - spread.low) < 0.75 * (whole.high - whole.low) or passes == 1
 
 
 def graded(values: list[list[float]]) -> np.ndarray:

@@ -28,10 +28,6 @@ def an_empty_folder(run):
     run.mkdir()
 
 
-def a_broken_configuration(run):
-    a_file_of(b"algorithm: [", "hydra/.hydra/config.yaml")(run)
-
-
 def a_file_of(content, name):
     def make(run):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
@@ -75,8 +71,6 @@ BAD_TRACES = {
     "a file": (a_file, "run: is a file, not the folder of a run"),
     "empty folder": (an_empty_folder, "run: no traces (step_*.jsonl) here"),
     "empty traces": (a_folder_for("traces"), "run: no traces (step_*.jsonl) here"),
-    "broken configuration": (a_broken_configuration, "config.yaml: cannot be read: while parsing"),
-    "configuration in UTF-16": (a_file_of(UTF16, "hydra/.hydra/config.yaml"), "config.yaml: cannot be read"),
     "empty file": (a_file_of(b"", FIRST), "step_000001.jsonl: is empty"),
     "another format": (a_file_of(b"[1, 2]\n", FIRST), "step_000001.jsonl, line 1: Input should be an object"),
     "no JSON": (a_file_of(b"hello\n", FIRST), "step_000001.jsonl, line 1: Invalid JSON"),
@@ -175,6 +169,17 @@ def configured_as(content):
     return make
 
 
+def linked(name):
+    """A run one of whose files is a link to a file that is not the run's."""
+
+    def make(run):
+        summed_up_as(b"{}")(run)
+        (run / name).rename(run.parent / "private")
+        (run / name).symlink_to(run.parent / "private")
+
+    return make
+
+
 REWARD = "critic/score/mean"
 NOTHING = "run: holds no metrics/*.jsonl and no TensorBoard files"
 BAD_LOGS = {
@@ -196,6 +201,9 @@ BAD_LOGS = {
     "broken configuration": (configured_as(b"algorithm: ["), "config.yaml: cannot be read: while parsing"),
     "configuration in cp1252": (configured_as("name: Müller".encode("cp1252")), "config.yaml: cannot be read"),
     "configuration of a list": (configured_as(b"- 1\n"), "config.yaml: is no configuration of verl's"),
+    "a configuration elsewhere": (linked("hydra/.hydra/config.yaml"), "config.yaml: is a link to /"),
+    "a summary elsewhere": (linked("summary.json"), "summary.json: is a link to /"),
+    "metrics elsewhere": (linked(METRICS), "000.jsonl: is a link to /"),
 }
 PARTLY_BAD_LOGS = {
     "infinite values": (

@@ -2,6 +2,7 @@
 
 import csv
 
+import matplotlib.pyplot as plt
 import pytest
 
 from tests.helpers.traced import WORKED, traced_prompt, write_trace
@@ -90,8 +91,13 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     assert main(["forks", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "out/forks")]) == 0
     rows = list(csv.DictReader((tmp_path / "out/forks.csv").open()))
     assert {row["run"] for row in rows} == {"a", "b"}
-    assert (tmp_path / "out/forks.png").read_bytes()[:4] == b"\x89PNG"
-    assert "reward spread in a node" in (tmp_path / "out/forks.svg").read_text()
+    width, height = plt.imread(tmp_path / "out/forks.png").shape[1::-1]
+    assert 0.8 < height / width < 1.2, "two columns of three panels"
+    svg = (tmp_path / "out/forks.svg").read_text()
+    assert "early: share of the reward" in svg and "reward spread in a node" in svg
+    assert "a: 12 boundaries" in svg and "b: 12 boundaries" in svg
+    bins = [(float(row["from"]), float(row["to"])) for row in rows if row["over"] == "token"]
+    assert {end - start for start, end in bins} == {1} and all(start.is_integer() for start, _ in bins)
     printed = capsys.readouterr().out
     assert printed.count("its last line is cut off, or being written") == 4 and "100 % (76-100)" in printed
 

@@ -1,7 +1,9 @@
 """The tree page in a real browser: it opens from disk, shows the trace's numbers, and data stays data."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +14,7 @@ from playwright.sync_api import expect, sync_playwright
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
+from verl_leaf.cli import main
 from verl_leaf.common.console import Console
 from verl_leaf.show.tree_page import build
 from verl_leaf.show.tree_page.build import write_tree
@@ -110,7 +113,7 @@ def test_the_switch_shows_what_verl_s_grpo_pays(show):
     page.locator(ITEM).first.focus()
     cells = ", ".join(row[-1] for row in rows(page))
     assert [number(cell) for cell in cells.split(", ")] == pytest.approx(paid[:, 0].tolist(), abs=1e-3)
-    assert "settles 0.7989 of what rewards differ by" in page.locator("dl.about").inner_text()
+    assert "settles 0.7989 of what rewards differ by" in page.locator("main").inner_text()
     first = page.locator(".edge .paid b").first
     assert first.inner_text() == "−0.06"
     colour = page.locator(".edge").nth(6).evaluate("node => getComputedStyle(node).backgroundColor")
@@ -184,6 +187,60 @@ def test_nothing_stands_in_the_way_of_screen_readers_and_weak_eyes(show, scheme,
 EVIL = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'>{{7*7}}<!--${1+1}\u202e\u2028\x00&amp;"
 
 
+LONG = ["<unk>", "<|im_end|>", *(f" Wort{n}" for n in range(90)), " Donaudampfschifffahrtsgesellschaftskapitän" * 3]
+
+
+def long_prompt(run: Path) -> dict:
+    """Eight responses that part again and again, a question of many lines, and a clip."""
+    responses = [
+        [*range(2, 14), *(20 + k * (depth + 1) for depth in range(k)), len(LONG) - 1, LONG.index("<|im_end|>")]
+        for k in range(8)
+    ]
+    surprisal = [[0.5 + (7 * n + k) % 5 for n in range(len(own))] for k, own in enumerate(responses)]
+    soundfile.write(run / "clip.wav", np.sin(np.arange(16000) / 9) / 3, 16000)
+    changes = {"question": [*range(2, 90)], "audio": [run / "clip.wav"], "reference": "".join(LONG[2:12])}
+    return traced_prompt(responses, surprisal, [k / 8 for k in range(8)], LONG, fork_budget=4, **changes)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_fits_its_window(show, tmp_path, width, scheme):
+    """A screenshot of each is left in the test's folder."""
+    (tmp_path / "run").mkdir()
+    prompt = long_prompt(tmp_path / "run")
+    traces = {10: [prompt] * 12, **{step: [prompt] for step in range(20, 130, 10)}}
+    page = show(traces, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.screenshot(path=tmp_path / f"{width}_{scheme}.png")
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    first = page.locator(".edge").first.bounding_box()
+    assert first["y"] + first["height"] < 450 and first["x"] < width / 2, "the tree begins in the upper half"
+    more = page.locator(".more")
+    assert more.count() == (width == 1280), "a tree that goes on says so; on a phone it goes down"
+    if width == 1280:
+        page.locator(".scroll").evaluate("node => node.scrollTo(1e6, 0)")
+        expect(more).to_have_count(0)
+    for item in page.locator(ITEM).all():
+        item.focus()
+        box, row = (page.locator(each).first.bounding_box() for each in (".details", ".details tbody tr"))
+        assert box["y"] + box["height"] <= 801, "the numbers are in the window"
+        assert (
+            row["x"] + row["width"] <= box["x"] + box["width"] and row["y"] + row["height"] <= box["y"] + box["height"]
+        )
+    prompt = page.locator(".one .text")
+    assert prompt.bounding_box()["height"] < 30
+    page.get_by_role("button", name="characters").first.click()
+    assert prompt.bounding_box()["height"] > 40
+
+
+def test_tokens_that_end_a_text_are_dimmed(show):
+    pieces = [*PIECES, "<|im_end|>"]
+    responses = [[5, 10, 6, 10], [5, 10, 7, 8]]  # in the middle of a text it is text
+    page = show({1: [traced_prompt(responses, [[0.1] * 4] * 2, [1.0, 0.0], pieces, fork_budget=0)]})
+    assert page.locator(".edge .end").all_inner_texts() == ["<|im_end|>"]
+    assert page.locator(".edge .text").all_inner_texts() == [" zwei<|im_end|>", " Hunde<|im_end|>", " schlafen im"]
+    assert page.locator(".response .end").count() == 1
+
+
 def test_text_is_data(show):
     pieces = [*PIECES, EVIL]
     evil = len(pieces) - 1
@@ -194,8 +251,8 @@ def test_text_is_data(show):
     page = show({10: [prompt]})
     page.wait_for_timeout(200)
     assert page.evaluate("window.hacked") is None and page.locator("img").count() == 0
-    shown = page.locator("dl.about dd").all_text_contents()
-    assert shown[1:4] == [EVIL] * 3
+    shown = [text.text_content() for text in page.locator("dl.about .text").all()]
+    assert shown[1:] == [EVIL] * 3  # prompt, reference, data source; before them the name of the clip
     assert page.locator(".edge .text").last.text_content() == " drei im" + EVIL
 
 
@@ -225,7 +282,7 @@ def test_boundaries_that_did_not_fire_are_marked(show):
     page = show({1: [traced_prompt(responses, [[0, 0, 5.0, 0], [0, 0, 0, 0]], [1.0, 0.0], PIECES, fork_budget=1)]})
     assert page.locator(".edge .mark").count() == 1
     assert page.locator(".edge .text").first.text_content() == ".!◇ drei alte"
-    assert "token 2 ◇ did not fire (put there by #1)" in page.locator("dl.about").inner_text()
+    assert "token 2 ◇ did not fire (put there by #1)" in page.locator("main").inner_text()
 
 
 def test_long_branches_fold(show):
@@ -238,11 +295,50 @@ def test_long_branches_fold(show):
 
 
 def test_audio_can_be_heard(show, tmp_path):
-    soundfile.write(tmp_path / "clip.wav", np.sin(np.arange(32000) / 9) / 3, 16000)
-    page = show({1: [worked(audio=[tmp_path / "clip.wav", tmp_path / "lost.wav"])]})
+    (tmp_path / "run").mkdir()
+    soundfile.write(tmp_path / "run/clip.wav", np.sin(np.arange(32000) / 9) / 3, 16000)
+    page = show({1: [worked(audio=[tmp_path / "run/clip.wav", tmp_path / "run/lost.wav"])]})
     load = "node => new Promise(done => { node.onloadedmetadata = () => done(node.duration); node.load(); })"
     assert page.locator("audio").first.evaluate(load) == pytest.approx(2.0, abs=0.2)
-    assert "lost.wav: no such file" in page.locator("dl.about").inner_text()
+    assert "lost.wav: no such file" in page.locator("main").inner_text()
+
+
+def test_nothing_is_read_outside_of_the_run(tmp_path, capsys):
+    """Neither by an absolute path, nor by one with .., nor through a link; --audio takes a folder in."""
+    (run := tmp_path / "run" / "traces").mkdir(parents=True)
+    (private := tmp_path / "private").mkdir()
+    for file in (run / "own.wav", private / "memo.wav"):
+        soundfile.write(file, np.sin(np.arange(1600) / 9) / 3, 16000)
+    (run / "link.wav").symlink_to(private / "memo.wav")
+    (run / "loop.wav").symlink_to("loop.wav")
+    paths = [
+        "own.wav",
+        private / "memo.wav",
+        "../../private/memo.wav",
+        f"file://{private}/memo.wav",
+        "link.wav",
+        "loop.wav",
+    ]
+    file = write_trace(run, 1, [worked(audio=paths)])
+    (run / "step_000002.jsonl").symlink_to(private / "memo.wav")
+    os.mkfifo(run / "step_000003.jsonl")  # reading it would wait for ever
+
+    def clips(*options: str) -> list[str]:
+        assert main(["tree", str(tmp_path / "run"), "--out", str(tmp_path / "tree.html"), *options]) == 0
+        page = (tmp_path / "tree.html").read_text()
+        data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+        return ["url" if "url" in clip else clip["note"] for clip in data["clips"]]
+
+    assert clips()[:5] == ["url", *[build.OUTSIDE] * 4]
+    said = capsys.readouterr().out
+    assert "4 clips outside of the run's folder (--audio FOLDER takes it in)" in said
+    assert "step_000002.jsonl: is a link to a file outside of the folder" in said
+    assert clips("--audio", str(private))[:5] == ["url"] * 5
+    file.unlink()
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent/traces").symlink_to(run)
+    assert main(["tree", str(tmp_path / "sent")]) == 2
+    assert "outside of" in capsys.readouterr().err
 
 
 def test_what_is_left_out_and_skipped_is_said(show, tmp_path, monkeypatch):

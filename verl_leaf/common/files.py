@@ -30,6 +30,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def is_inside(path: str | Path, folder: Path) -> bool:
+    """Return whether a path leads into a folder, symbolic links followed.
+
+    A file that someone sent names others by paths that may lead anywhere.
+    """
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def check_inside(path: Path, folder: Path) -> None:
+    """Raise ValueError if a path leads out of a folder."""
+    if not is_inside(path, folder):
+        raise ValueError(f"{path}: is a link to {os.path.realpath(path)}, outside of {folder}, and is not read")
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file as a whole or not at all."""
     with whole_file(path) as temporary:

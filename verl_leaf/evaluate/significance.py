@@ -121,8 +121,7 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     """Return the 95 % interval of a score, or of a difference; NaN if none would hold.
 
     It is Student's for the jackknife's pseudo-values, corrected for their skewness (Hall 1992). If nearly all clusters agree,
-    the mean of a bounded scale has Wilson's interval for as many observations as there are clusters, which is the widest
-    that it can need; the difference of two such means has Newcombe's (1998).
+    the mean of a bounded scale has Wilson's interval, and nothing else has any.
 
     Args:
         scorer: makes a score of the statistics.
@@ -135,13 +134,15 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     nothing = np.full(sums.shape[1:-2], np.nan)
     if len(sums) < FEWEST_FOR_AN_INTERVAL:
         return nothing, nothing
-    systems = [sums] if other is None else [sums, other]
-    score, pseudo, values = (_minus(parts) for parts in zip(*(_parts(scorer, each) for each in systems), strict=True))
+    parts = [_parts(scorer, each) for each in (sums, other) if each is not None]
+    score, pseudo, values = map(_minus, zip(*parts, strict=True))
     low, high = _skewed_t(score, pseudo)
+    differing = np.count_nonzero(np.abs(values - np.median(values, axis=0)) > 1e-9, axis=0)
+    ends = nothing, nothing
     if other is None and scorer.scale is not None:
         low, high = np.maximum(low, scorer.scale[0]), np.minimum(high, scorer.scale[1])
-    few = np.count_nonzero(np.abs(values - np.median(values, axis=0)) > 1e-9, axis=0) < FEWEST_DIFFERENT
-    ends = _bounds(scorer, systems) if scorer.scale is not None and few.any() else (nothing, nothing)
+        ends = _wilson(sums, score, pseudo, differing, scorer.scale)
+    few = differing < FEWEST_DIFFERENT
     return np.where(few, ends[0], low), np.where(few, ends[1], high)
 
 
@@ -206,21 +207,21 @@ def _skewed_t(score: np.ndarray, pseudo: np.ndarray) -> tuple[np.ndarray, np.nda
     return score - down * spread, score - up * spread
 
 
-def _bounds(scorer: Scorer, systems: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the widest interval of a mean on a bounded scale, or of the difference of two.
+def _wilson(
+    sums: np.ndarray, score: np.ndarray, pseudo: np.ndarray, differing: np.ndarray, scale: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return Wilson's interval of a mean on a bounded scale.
 
-    Clusters of unequal size stand for fewer observations (Kish 1965).
+    Answers are worth between as many independent observations as there are clusters (fewer if their sizes differ, Kish 1965),
+    and one each. The jackknife's variance says how many, but is itself unknown if nearly all clusters agree. So the number
+    moves from the least to what the variance says, in proportion to the clusters that differ.
     """
-    assert scorer.scale is not None
-    (worst, best), ends = scorer.scale, []
-    for sums in systems:
-        weights = sums[..., -1].sum(axis=-1)
-        count = weights.sum(axis=0) ** 2 / (weights**2).sum(axis=0)
-        share = np.clip((_of_passes(scorer, sums.sum(axis=0)) - worst) / (best - worst), 0, 1)
-        ends.append((share, *wilson(share, count)))
-    if len(ends) == 1:
-        low, high = ends[0][1:]
-        return worst + (best - worst) * low, worst + (best - worst) * high
-    (one, low, high), (two, other_low, other_high) = ends
-    down, up = np.hypot(one - low, other_high - two), np.hypot(high - one, two - other_low)
-    return (best - worst) * (one - two - down), (best - worst) * (one - two + up)
+    worst, width = scale[0], scale[1] - scale[0]
+    weights = sums[..., -1].sum(axis=-1)
+    most = weights.sum(axis=0)
+    least = most**2 / (weights**2).sum(axis=0)
+    share = np.clip((score - worst) / width, 0, 1)
+    variance = np.maximum(pseudo.var(axis=0, ddof=1) / len(pseudo), 1e-300)
+    count = np.clip(share * (1 - share) * width**2 / variance, least, most)
+    low, high = wilson(share, least + (count - least) * np.minimum(differing / FEWEST_DIFFERENT, 1))
+    return worst + width * low, worst + width * high

@@ -4,11 +4,12 @@ import os
 from pathlib import Path
 
 from verl_leaf.common.console import Console
+from verl_leaf.common.files import is_inside
 from verl_leaf.common.tables import show
 from verl_leaf.data.audio import load_audio, unheard
 from verl_leaf.data.options import Keys
 from verl_leaf.data.parquet import RowFile
-from verl_leaf.data.references import audio_name
+from verl_leaf.data.references import audio_name, contents
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.prepare.convert import RATE
 from verl_leaf.prepare.report import histogram
@@ -59,22 +60,23 @@ def main(options) -> int:
 
 
 def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[str]:
-    """Print a few rows, the lengths of all, and clips in which there is nothing to hear.
+    """Print a few rows, the lengths of all, clips in which there is nothing to hear, and where audio is read from.
 
     Returns:
         Why rows cannot be used, a line for each.
     """
     root = os.path.dirname(os.path.abspath(rows.path))
 
-    def measures(row: dict) -> tuple[float, int, list[str]]:
+    def measures(row: dict) -> tuple[float, int, list[str], set[str]]:
         row.update(spoken_row(row, root, keys))
         words = len(reference_texts(row["reward_model"]["ground_truth"])[0].split())
         clips = [(audio_name(audio), load_audio(audio, RATE)) for audio in row[keys.audio]]
         unheards = [f"{name}: {reason}" for name, clip in clips if (reason := unheard(clip, RATE))]
-        return sum(len(clip) / RATE for _, clip in clips), words, unheards
+        files = (file for _, file in map(contents, row[keys.audio]) if file and not is_inside(file, Path(root)))
+        return sum(len(clip) / RATE for _, clip in clips), words, unheards, set(map(os.path.dirname, files))
 
     columns = ("data_source", "reward_model", "extra_info", keys.prompt, keys.audio, keys.image, keys.video)
-    seconds, words, silent, errors = [], [], [], []
+    seconds, words, silent, errors, outside = [], [], [], [], set()
     for number, row, result in rows.map(measures, "Checking", numbers, columns, console):
         place = f"{rows.path}, row {number}: "
         if isinstance(result, ValueError):
@@ -82,6 +84,7 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
             continue
         seconds.append(result[0])
         words.append(result[1])
+        outside |= result[3]
         if result[2]:
             silent.append(place + "; ".join(result[2]))
         if len(seconds) <= SHOWN:
@@ -91,6 +94,9 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         hours = f"{sum(seconds) / 3600:.2f}"
         measured = (str(len(seconds)), hours, histogram(seconds), str(len(silent)), histogram(words))
         show("", headings, [measured], words=0, console=console)
+    if outside:
+        first = ", ".join(sorted(outside)[:SHOWN])
+        console.print(f"Audio is read from {len(outside)} folders outside of the file's own, such as {first}")
     _say(console, silent, "yellow", "rows have a clip in which there is nothing to hear; a run would use them", numbers)
     return errors
 

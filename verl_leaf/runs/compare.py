@@ -42,6 +42,7 @@ class Run:
         label: what sets its method apart from that of the other runs; the same for runs that differ in seeds only.
         scalars: what verl logged, ``{name: {step: value}}``.
         rollouts_per_step: responses that a step trains on; ``None`` where the configuration is not known.
+        reward: name of the reward function; ``None`` where it is not known, or the data sources' own.
         summary: ``summary.json``, empty before a run has ended.
         skipped: a sentence for each file with lines that cannot be read.
     """
@@ -50,6 +51,7 @@ class Run:
     label: str
     scalars: Scalars
     rollouts_per_step: int | None
+    reward: str | None
     summary: dict[str, Any]
     skipped: list[str]
 
@@ -72,7 +74,9 @@ def read_runs(folders: list[Path]) -> list[Run]:
         known = all(isinstance(count, int) and 0 < count < 10**9 for count in counts)
         skipped: list[str] = []
         scalars, summary = _scalars(folder, skipped), RunFolder(folder).read_summary()
-        runs.append(Run(name, label or name, scalars, math.prod(counts) if known else None, summary, skipped))
+        reward = config.get("reward.custom_reward_function.name")
+        rollouts = math.prod(counts) if known else None
+        runs.append(Run(name, label or name, scalars, rollouts, reward and str(reward), summary, skipped))
     return runs
 
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_leaf import config
-from verl_leaf.common.files import write_file
+from verl_leaf.common.files import check_inside, write_file
 
 LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/checkpoint_manager.py
 
@@ -149,6 +149,7 @@ class RunFolder:
         """
         if not self.config.exists():
             return None
+        check_inside(self.config, self.path)
         config.register()
         try:
             loaded = OmegaConf.load(self.config)
@@ -233,6 +234,7 @@ def _read_json(file: Path, kind: type) -> Any:
     """
     if not file.exists():
         return kind()
+    check_inside(file, file.parent)
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from verl_leaf.common.files import check_inside
+
 MOST_STEPS = 10**12
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -28,6 +30,7 @@ def read_scalars(folder: Path, skipped: list[str] | None = None) -> Scalars:
     """
     scalars: Scalars = {}
     for file in sorted(folder.glob("*.jsonl")):
+        check_inside(file, folder.parent)
         content = file.read_bytes()
         steps = list(steps_of(content))
         begin = min((step for step, _ in steps), default=MOST_STEPS)

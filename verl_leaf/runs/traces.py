@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from verl_leaf.common.console import Console
 from verl_leaf.common.errors import in_a_line
+from verl_leaf.common.files import check_inside, is_inside
 from verl_leaf.common.progress import track
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.training.traces.schema import FILE_NAME, Head, Prompt
@@ -24,7 +24,7 @@ class Trace:
 
 def trace_files(folder: Path) -> dict[int, Path]:
     """The files of a folder of traces by their step, in its order."""
-    matches = ((FILE_NAME.fullmatch(file.name), file) for file in folder.iterdir())
+    matches = ((FILE_NAME.fullmatch(file.name), file) for file in folder.iterdir() if not file.is_fifo())
     return dict(sorted((int(match[1]), file) for match, file in matches if match))
 
 
@@ -38,6 +38,9 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
     """
     prompts = {}
     number = -1
+    if not is_inside(file, file.parent):
+        skipped.append(f"{file.name}: is a link to a file outside of the folder, and is not read")
+        return Trace(step, {})
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines):
@@ -61,28 +64,21 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
 
 
 def traces_folder(run: Path) -> Path:
-    """Where a run's traces are: in the folder itself, in ``traces/``, or where its configuration says.
+    """Where a run's traces are: in the folder itself, or in ``traces/``.
 
     Raises:
         ValueError: there are none.
     """
     if not run.is_dir():
         raise ValueError(f"{run}: {'is a file, not the folder of a run' if run.exists() else 'no such folder'}")
-    for folder in _possible_folders(RunFolder(run)):
+    for folder in (run, RunFolder(run).traces):
         if folder.is_dir() and trace_files(folder):
+            check_inside(folder, run)
             return folder
     raise ValueError(
-        f"{run}: no traces (step_*.jsonl) here, in traces/ or where its configuration says. LEAF writes them with "
-        "algorithm.leaf.trace_dir=FOLDER; `verl-leaf train` sets it. A run that has just begun has none yet"
+        f"{run}: no traces (step_*.jsonl) here or in traces/. LEAF writes them with algorithm.leaf.trace_dir=FOLDER, which "
+        "`verl-leaf train` sets; elsewhere give that FOLDER. A run that has just begun has none yet"
     )
-
-
-def _possible_folders(run: RunFolder) -> Iterator[Path]:
-    yield from (run.path, run.traces)
-    config = run.read_config()
-    configured = OmegaConf.select(config, "algorithm.leaf.trace_dir") if config is not None else None
-    if isinstance(configured, str):
-        yield Path(configured).expanduser()
 
 
 def read_traces(folder: Path, steps: Iterable[int], what: str, skipped: list[str], console: Console) -> Iterator[Trace]:

@@ -1,6 +1,7 @@
-"""``verl-leaf curves``: reward and validation score against steps, rollouts and time, methods and seeds compared."""
+"""``verl-leaf curves``: reward and validation score against steps, rollouts or time, methods and seeds compared."""
 
 import itertools
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,28 +21,37 @@ from verl_leaf.show import say_skipped
 from verl_leaf.show.figures import COLOURS, literal, save
 
 REWARD = "critic/score/mean"
+TRAINING = "training reward"
 SMOOTH = 5  # steps that the training reward is averaged over
+AXES = {  # name -> column of the CSV, label, unit
+    "steps": ("step", "training step", 1.0),
+    "rollouts": ("rollouts", "rollouts", 1.0),
+    "minutes": ("seconds", "minutes of training", 60.0),
+}
 
 
-def write_curves(folders: list[Path], scores: list[float], out: Path, console: Console) -> None:
+def write_curves(folders: list[Path], scores: list[float], over: list[str], out: Path, console: Console) -> None:
     """Write figure and numbers, and a table to the terminal.
 
     Args:
         folders: of the runs; those that differ in seeds only are taken together.
         scores: validation scores to look for. Half way from the lowest first to the highest last one if empty.
+        over: the figure's x axes, keys of ``AXES``.
         out: path of the files, less their suffixes.
         console: of the table.
 
     Raises:
-        ValueError: a folder holds no logs, or none of a reward yet.
+        ValueError: a folder holds no logs, or none of a reward yet; or a run does not tell what is asked for.
     """
     runs = read_runs(folders)
+    if "rollouts" in over and (unknown := [run.name for run in runs if run.rollouts_per_step is None]):
+        raise ValueError(f"--over rollouts: {unknown[0]} has no configuration that tells the rollouts of a step")
     rows = [row for run in runs for row in points(run)]
     if not rows:
         skipped = [sentence for run in runs for sentence in run.skipped]
         raise ValueError(f"{folders[0]}: no reward and no validation is logged yet. {' '.join(skipped[:3])}".rstrip())
     scores = scores or _half_way(runs)
-    save(out, _figure(runs, rows), rows, console)
+    save(out, _figure(runs, rows, over), rows, console)
     columns = ("method", "run", "data", "steps", "first", "last", "BLEU", *(f"{score:g} at" for score in scores))
     title = "Runs, and where their validation first has a score. BLEU is of the whole validation, in lower case"
     show(title, columns, list(_lines(runs, scores)), words=3, console=console)
@@ -60,7 +70,7 @@ def validation_scores(run: Run) -> dict[str, dict[int, float]]:
 def points(run: Run) -> list[dict]:
     """All numbers of a run's curves, one per row."""
     series = {f"validation: {source}": values for source, values in validation_scores(run).items()}
-    series["training reward"] = smoothed(run.scalars.get(REWARD, {}))
+    series[TRAINING] = smoothed(run.scalars.get(REWARD, {}))
     return [
         {
             "run": run.name,
@@ -101,26 +111,44 @@ def _half_way(runs: list[Run]) -> list[float]:
     return [round((min(first for first, _ in ends) + max(last for _, last in ends)) / 2, 2)] if ends else []
 
 
-def _figure(runs: list[Run], rows: list[dict]) -> Figure:
-    """A row of panels per score, a column per measure of effort."""
+def _figure(runs: list[Run], rows: list[dict], over: list[str]) -> Figure:
+    """Return a panel per score, two beside each other; with several x axes, a row of panels per score."""
     names = sorted({row["score"] for row in rows}, reverse=True)  # validation first
     methods = list(dict.fromkeys(run.label for run in runs))
-    efforts = [("step", "step", 1.0), ("seconds", "minutes of training", 60.0)]
-    if all(run.rollouts_per_step for run in runs):
-        efforts.insert(1, ("rollouts", "rollouts", 1.0))
-    figure = Figure(figsize=(3.4 * len(efforts) + 0.6, 2.6 * len(names) + 0.5), layout="constrained")
-    panels = figure.subplots(len(names), len(efforts), sharey="row", squeeze=False)
-    for line, name in zip(panels, names, strict=True):
+    columns = len(over) if len(over) > 1 else min(len(names), 2)
+    lines = math.ceil(len(names) * len(over) / columns)
+    figure = Figure(figsize=(3.6 * columns + 0.4, 2.8 * lines + 0.5), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flatten()
+    for axis, (name, key) in zip(axes, itertools.product(names, over), strict=False):
+        column, label, unit = AXES[key]
         for method, colour in zip(methods, itertools.cycle(COLOURS), strict=False):
-            points = [row for row in rows if (row["score"], row["method"]) == (name, method)]
-            for axis, (key, label, unit) in zip(line, efforts, strict=True):
-                _draw(axis, points, key, unit, method, colour)
-                axis.set_xlabel(label, fontsize=8)
-        _scale(line, [row["value"] for row in rows if row["score"] == name])
-        smooth = f", mean of {SMOOTH} steps" if name == "training reward" else ""
-        line[0].set_ylabel(literal(name) + smooth, fontsize=8)
-    panels[0][0].legend(fontsize=7, frameon=False)
+            _draw(
+                axis,
+                [row for row in rows if (row["score"], row["method"]) == (name, method)],
+                column,
+                unit,
+                method,
+                colour,
+            )
+        axis.set_title(literal(name) + (f", mean of {SMOOTH} steps" if name == TRAINING else ""), fontsize=9)
+        axis.set_xlabel(label, fontsize=8)
+        axis.set_ylabel(_measured(name, runs), fontsize=8)
+        _scale(axis, [row["value"] for row in rows if row["score"] == name])
+    for axis in axes[len(names) * len(over) :]:
+        axis.remove()
+    axes[0].legend(fontsize=7, frameon=False)
+    seeds = "; mean of each method's runs, with its 95 % interval" if len(methods) < len(runs) else ""
+    what = literal(runs[0].name) if len(runs) == 1 else f"{len(runs)} runs"
+    figure.suptitle(f"Learning curves of {what}{seeds}", fontsize=10)
     return figure
+
+
+def _measured(name: str, runs: list[Run]) -> str:
+    """Return what a score is, for its axis: the reward function's value, or the accuracy that verl leads with."""
+    if name.startswith("validation: acc of "):
+        return "mean accuracy (acc)"
+    rewards = sorted({run.reward for run in runs if run.reward})
+    return literal(f"mean reward ({', '.join(rewards)})") if rewards else "mean reward"
 
 
 def _draw(axis: Axes, rows: list[dict], key: str, unit: float, method: str, colour: str) -> None:
@@ -138,13 +166,12 @@ def _draw(axis: Axes, rows: list[dict], key: str, unit: float, method: str, colo
     axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
-def _scale(line: list[Axes], values: list[float]) -> None:
-    """The same room for all panels of a score: that of the curves, since intervals of two runs would take all of it."""
+def _scale(axis: Axes, values: list[float]) -> None:
+    """Give a panel the room of its curves, since intervals of two runs would take all of it."""
     margin = (max(values) - min(values)) / 5 or 0.1
-    for axis in line:
-        axis.set_ylim(min(values) - margin, max(values) + margin)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25)
+    axis.set_ylim(min(values) - margin, max(values) + margin)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.25)
 
 
 def _lines(runs: list[Run], scores: list[float]) -> Iterator[list[str]]:

@@ -7,6 +7,9 @@ from verl_leaf.show import add_figure_arguments, default_out
 def add_arguments(parser) -> None:
     """The command's arguments."""
     add_figure_arguments(parser, "curves", "+")
+    parser.add_argument(
+        "--over", nargs="+", choices=("steps", "rollouts", "minutes"), default=["steps"], help="x axes (default: steps)"
+    )
     parser.add_argument("--score", type=float, action="append", default=[], help="find where runs reach it; repeatable")
 
 
@@ -14,5 +17,7 @@ def main(options) -> int:
     """Write the figure."""
     from verl_leaf.show.curves import write_curves
 
-    write_curves(options.runs, options.score, options.out or default_out(options.runs, "curves"), Console())
+    write_curves(
+        options.runs, options.score, options.over, options.out or default_out(options.runs, "curves"), Console()
+    )
     return 0

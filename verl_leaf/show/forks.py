@@ -1,5 +1,7 @@
 """``verl-leaf forks``: how often boundaries fire, how large nodes are, and how far the rewards within them differ."""
 
+import itertools
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from verl_leaf.algorithm import PairSpread, early_share
 from verl_leaf.common.console import Console
@@ -25,10 +28,21 @@ from verl_leaf.training.traces.schema import Prompt
 BINS = 10  # of the response, and at most of training
 DRAWS = 1000  # of a bootstrap
 EARLY = 0.5  # above it, more is settled where responses first part than in all that follows
-SHARES = {"fired": ("fired", COLOURS[0]), "usable": ("fired, usable", COLOURS[1])}
-SIZES = {"node_size": ("mean, quartiles", COLOURS[2])}
-SETTLED = {"early": ("early, bootstrap", COLOURS[4])}
-SPREADS = {"reward_spread": ("mean, quartiles", COLOURS[3])}
+# Each panel: what its rows are over, their measures with the style of each, and its labels.
+SHARES = {"fired": "o:", "usable": "o-"}
+PANELS = (
+    ("position", SHARES, "position in the response, as a share of it", "share of boundaries (95 %)"),
+    ("token", SHARES, "tokens before the boundary", "share of boundaries (95 %)"),
+    ("step", SHARES, "training step", "share of boundaries (95 %)"),
+    (
+        "step",
+        {"early": "o-"},
+        "training step",
+        "early: share of the reward's variance\nthat the first fork settles (95 %)",
+    ),
+    ("step", {"node_size": "o-"}, "training step", "responses per node (quartiles)"),
+    ("step", {"reward_spread": "o-"}, "training step", "reward spread in a node (quartiles)"),
+)
 
 
 class SeenBoundary(NamedTuple):
@@ -144,7 +158,8 @@ def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
     """
     yield "all", 0.0, 1.0, seen
     if seen and isinstance(seen[0], SeenBoundary):
-        for over, end in (("position", 1.0), ("token", max(one.token for one in seen) + 1.0)):
+        tokens = BINS * math.ceil((max(one.token for one in seen) + 1) / BINS)  # so that a bin has whole ones
+        for over, end in (("position", 1.0), ("token", float(tokens))):
             for index in range(BINS):
                 low, high = end * index / BINS, end * (index + 1) / BINS
                 yield over, low, high, [one for one in seen if low <= getattr(one, over) < high]
@@ -209,41 +224,39 @@ def _interval(row: dict) -> str:
 
 
 def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
-    """A column per run."""
-    panels = (
-        ("position", SHARES, "position in the response", "share of boundaries"),
-        ("token", SHARES, "tokens before it", "share of boundaries"),
-        ("step", SHARES, "step", "share of boundaries"),
-        ("step", SIZES, "step", "responses per node"),
-        ("step", SPREADS, "step", "reward spread in a node"),
-        ("step", SETTLED, "step", "settled by the first fork"),
-    )
-    figure = Figure(figsize=(3.6 * len(forks) + 0.6, 2.1 * len(panels)), layout="constrained")
-    axes = figure.subplots(len(panels), len(forks), sharey="row", squeeze=False)
-    for column, (name, seen) in enumerate(forks.items()):
-        axes[0][column].set_title(f"{literal(name)}: {len(seen.boundaries)} boundaries", fontsize=9)
-        for axis, (over, measured, x_label, y_label) in zip(axes[:, column], panels, strict=True):
-            _draw(axis, [row for row in rows if (row["run"], row["over"]) == (name, over)], measured)
-            axis.set_xlabel(x_label, fontsize=8)
-            if column == 0:
-                axis.set_ylabel(y_label, fontsize=8)
-                axis.legend(fontsize=7, frameon=False)
-            if over == "position":
-                axis.set_xlim(0, 1)
-            if measured is SHARES:
-                axis.set_ylim(0, 1)
+    """Return the panels, two beside each other; a colour is a run."""
+    figure = Figure(figsize=(7.6, 7.8), layout="constrained")
+    for axis, (over, styles, x_label, y_label) in zip(figure.subplots(3, 2).flatten(), PANELS, strict=True):
+        for number, (name, colour) in enumerate(zip(forks, itertools.cycle(COLOURS), strict=False)):
+            for place, (measure, style) in enumerate(styles.items(), start=number * len(styles)):
+                seen = [row for row in rows if (row["run"], row["over"], row["measure"]) == (name, over, measure)]
+                _draw(axis, seen, style, colour, aside=0.06 * (place - (len(forks) * len(styles) - 1) / 2))
+        axis.set_xlabel(x_label, fontsize=8)
+        axis.set_ylabel(y_label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.25)
+        if over == "position":
+            axis.set_xlim(0, 1)
+        else:
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if styles is SHARES:
+            axis.set_ylim(-0.03, 1.03)
+    for name, style in SHARES.items():
+        figure.axes[0].plot([], [], style, color="black", markersize=3, label=name)
+    figure.axes[0].legend(fontsize=7, frameon=False)
+    counts = [f"{literal(name)}: {len(seen.boundaries)} boundaries" for name, seen in forks.items()]
+    runs = figure.axes[-1].get_lines()
+    figure.legend(runs, counts, loc="outside upper center", ncols=min(len(runs), 3), fontsize=8, frameon=False)
     return figure
 
 
-def _draw(axis: Axes, rows: list[dict], measured: dict[str, tuple[str, str]]) -> None:
-    for measure, (label, colour) in measured.items():
-        points = [row for row in rows if row["measure"] == measure]
-        middle = [(row["from"] + row["to"]) / 2 for row in points]
-        axis.plot(middle, [row["value"] for row in points], "o-", color=colour, label=label, markersize=3)
-        low, high = ([row[end] for row in points] for end in ("low", "high"))
-        axis.fill_between(middle, low, high, color=colour, alpha=0.18, linewidth=0)
-    axis.tick_params(labelsize=8)
-    axis.grid(alpha=0.25)
+def _draw(axis: Axes, rows: list[dict], style: str, colour: str, aside: float) -> None:
+    """Draw a run's values, each with its interval; ``aside`` in bins, so that intervals of runs do not cover each other."""
+    middle = [(row["from"] + row["to"]) / 2 for row in rows]
+    gap = min(np.diff(middle), default=0.0)
+    x = [each + aside * gap for each in middle]
+    axis.plot(x, [row["value"] for row in rows], style, color=colour, markersize=3, linewidth=1.2)
+    axis.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.5, linewidth=1)
 
 
 def _line(name: str, forks: RunForks, rows: list[dict]) -> list[str]:

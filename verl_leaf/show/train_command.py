@@ -59,5 +59,5 @@ def _draw_tree(run, console: Console) -> None:
     from verl_leaf.show.tree_page.build import write_tree
 
     if run.traces.is_dir() and trace_files(run.traces):
-        write_tree(run.path, run.tree_page, None, console)
+        write_tree(run.path, run.tree_page, None, console, audio=Path("/"))  # it is this machine's own run
         console.print(f"How often its boundaries fire: verl-leaf forks {run.path}")

@@ -45,8 +45,12 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
     shards = []
     for file in files:
         try:
-            shards.append(torch.load(file, map_location="cpu", mmap=True, weights_only=False))
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            shards.append(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{file} is damaged, or holds something other than tensors, which might run a program: it is not loaded"
+            ) from error
+        except (RuntimeError, EOFError) as error:
             raise ValueError(
                 f"{file} cannot be read ({error}): delete {actor.parent}, or export another step"
             ) from error

@@ -9,6 +9,7 @@ def add_arguments(parser) -> None:
     """The command's arguments."""
     parser.add_argument("run", type=Path, help="folder of a run, or of traces")
     parser.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
+    parser.add_argument("--audio", type=Path, help="folder of clips to take in, too (default: those in RUN alone)")
     parser.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly chosen)")
 
 
@@ -16,5 +17,5 @@ def main(options) -> int:
     """Write the page."""
     from verl_leaf.show.tree_page.build import write_tree
 
-    write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console())
+    write_tree(options.run, options.out or options.run / "tree.html", options.steps, Console(), options.audio)
     return 0

@@ -15,7 +15,9 @@ import numpy as np
 import soundfile
 
 from verl_leaf.common.console import Console
-from verl_leaf.data.audio import AudioError, load_audio
+from verl_leaf.common.files import is_inside
+from verl_leaf.data.audio import load_audio
+from verl_leaf.data.references import absolute_audio, contents
 from verl_leaf.runs.traces import read_traces, trace_files, traces_folder
 from verl_leaf.show import say_skipped
 from verl_leaf.show.advantages import VIEWS, PromptAdvantages, step_advantages
@@ -28,12 +30,13 @@ TREE_BYTES = 4_000_000
 AUDIO_BYTES = 2_700_000  # in the encoding of the page, which takes four thirds
 AUDIO_RATE = 16_000  # Hz
 AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
+OUTSIDE = "Not in this page: it is outside of the run's folder."
 JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 
 Prompts = list[tuple[int, dict]]  # steps, and what the page is told of a prompt
 
 
-def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) -> None:
+def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, audio: Path | None = None) -> None:
     """Write the page of a run.
 
     Args:
@@ -41,6 +44,8 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
         out: the HTML file.
         steps: the steps to show; ``STEPS`` of those that were traced if None.
         console: told what was left out.
+        audio: folder of clips that may go into the page, beside those in the run's own folder. Traces name clips by paths
+            that lead anywhere, and the page may be passed on.
 
     Raises:
         ValueError: the run has no traces, not of a wanted step, or none that can be read.
@@ -53,7 +58,7 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console) 
     if not prompts:
         raise ValueError(f"{folder}: no prompt can be read: {'; '.join(skipped[:3]) or 'the files hold none'}")
     prompts = _that_fit(prompts, left_out)
-    clips = _add_audio(folder, prompts, left_out)
+    clips = _add_audio(folder, [run, *([audio] if audio else [])], prompts, left_out)
     shown = sorted({step for step, _ in prompts})
     page = render(
         {
@@ -113,14 +118,15 @@ def _that_fit(prompts: Prompts, left_out: list[str]) -> Prompts:
     return fitting
 
 
-def _add_audio(folder: Path, prompts: Prompts, left_out: list[str]) -> list[dict]:
+def _add_audio(folder: Path, allowed: list[Path], prompts: Prompts, left_out: list[str]) -> list[dict]:
     """Return the clips of the page, each once, as many as ``AUDIO_BYTES`` allow; paths in prompts become their numbers."""
     numbers: dict[str | None, int] = {}
     for _, prompt in prompts:
         prompt["audio"] = [numbers.setdefault(path, len(numbers)) for path in prompt["audio"]]
-    clips, room, too_many = [], AUDIO_BYTES, 0
+    clips, room, too_many, outside = [], AUDIO_BYTES, 0, 0
     for path in numbers:
-        clip = _clip(folder, path)
+        clip = _clip(folder, allowed, path)
+        outside += clip.get("note") == OUTSIDE
         size = len(clip.get("url", ""))
         if size > room:
             clip, size, too_many = {"name": path, "note": "Left out of this page for its size."}, 0, too_many + 1
@@ -128,16 +134,22 @@ def _add_audio(folder: Path, prompts: Prompts, left_out: list[str]) -> list[dict
         room -= size
     if too_many:
         left_out.append(f"the audio of {too_many} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
+    if outside:
+        left_out.append(f"the audio of {outside} clips outside of the run's folder (--audio FOLDER takes it in)")
     return clips
 
 
-def _clip(folder: Path, path: str | None) -> dict:
+def _clip(folder: Path, allowed: list[Path], path: str | None) -> dict:
     """Return a clip as mp3 in a data URL, or a note why it is none."""
     if path is None:
         return {"note": "The data holds this clip as samples; the trace has no copy."}
     try:
-        mp3 = encode(load_audio(path, AUDIO_RATE, root=str(folder)))
-    except AudioError as error:
+        reference = absolute_audio(path, str(folder))
+        _, file = contents(reference)
+        if file is not None and not any(is_inside(file, own) for own in allowed):
+            return {"name": path, "note": OUTSIDE}
+        mp3 = encode(load_audio(reference, AUDIO_RATE))
+    except ValueError as error:
         return {"name": path, "note": f"Not in this page: {error}"}
     return {"name": path, "url": "data:audio/mpeg;base64," + base64.b64encode(mp3).decode()}
 
