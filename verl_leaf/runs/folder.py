@@ -185,9 +185,14 @@ class RunFolder:
         """A file that stays locked while it is open here or in a child, so that two runs never share a folder.
 
         Raises:
-            ValueError: another process holds it, or the file system has no locks.
+            ValueError: another process holds it, nothing can be written here, or the file system has no locks.
         """
-        lock = open(self.path / "lock", "w")
+        try:
+            lock = open(self.path / "lock", "w")
+        except OSError as error:
+            raise ValueError(
+                f"{self.path}: nothing can be written here ({error.strerror}): choose another folder"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
