@@ -87,6 +87,34 @@ def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
     assert {line["data_source"] for line in scores if line["metric"] == "BLEU"} == {"english", "russian", "all"}
 
 
+def test_what_has_no_words_has_no_word_error_rate_and_a_source_may_be_called_all(tmp_path, answers):
+    texts = [("all", "zwei Hunde"), ("all", ""), ("none", "")]
+    rows = [
+        {
+            "data_source": source,
+            "prompt": [{"role": "user", "content": "Repeat."}],
+            "reward_model": {"ground_truth": text},
+            "extra_info": {"split": "validation"},
+        }
+        for source, text in texts
+    ]
+    write_rows(rows, tmp_path / "few.parquet")
+    one, two = answers("one", ["zwei Hunde", "", "zu viel"]), answers("two", ["ein Hund", "bellt", ""])
+    arguments = ["--data", tmp_path / "few.parquet", "--out", tmp_path / "out", "--metrics", "wer", "exact_match"]
+    assert evaluate(one, two, *arguments) == 0
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    rates = {
+        (line["data_source"], line["system"]): line["mean"] for line in summary["scores"] if "WER" in line["metric"]
+    }
+    assert rates == {
+        **{("all", "one"): 0, ("all", "two"): 1.5},  # a word too many is an error, in the rates of more rows as well
+        **{("none", "one"): None, ("none", "two"): None},
+        **{("all sources", "one"): 1, ("all sources", "two"): 1.5},
+    }
+    differences = {(line["data_source"], line["metric"]): line["value"] for line in summary["differences"]}
+    assert ("none", "WER ↓") not in differences and differences["none", "exact match"] == 1
+
+
 def test_unequal_items_are_refused_without_common(data, answers, tmp_path, refused):
     whole, part = answers("whole", REFERENCES), answers("part", [(0, 0, "x"), (3, 0, REFERENCES[3])])
     twice = answers("twice", SAMPLED)

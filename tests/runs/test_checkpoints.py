@@ -16,6 +16,7 @@ from verl_leaf.checks.model import check_speech_model
 from verl_leaf.cli import main
 from verl_leaf.models import FAMILIES
 from verl_leaf.runs.checkpoints.adapter import export_adapter
+from verl_leaf.runs.checkpoints.weights import trained_weights
 
 IDS = torch.arange(10, 30)[None]
 
@@ -156,6 +157,18 @@ def test_a_step_that_is_saved_again_gets_the_new_adapter(task, tmp_path):
     assert main(["export", str(wrap(adapter)), "--out", str(adapter)]) == 2, "what is there stays"
 
 
+def test_a_checkpoint_runs_no_program(tmp_path):
+    class Program:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "ran",)
+
+    (tmp_path / "fsdp_config.json").write_text('{"world_size": 1}')
+    torch.save({"weight": Program()}, tmp_path / "model_world_size_1_rank_0.pt")
+    with pytest.raises(ValueError, match="rank_0.pt is damaged, or holds something other than tensors"):
+        trained_weights(tmp_path, None)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
     family, folder = FAMILIES["qwen2_audio"], task / "model"
     run = tmp_path / "run"
@@ -178,6 +191,9 @@ def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
     layer = "language_model.model.layers.0.self_attn.k_proj"
     attempt("is (64, 128) in the model and (128, 128) in the adapter")
     attempt("use_dora=True in adapter_config.json; only plain LoRA is merged", use_dora=True)
+    folder = shutil.copytree(folder, tmp_path / "sent")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../above.safetensors"}}')
+    attempt("names '../above.safetensors', which is not a file of the folder")
     shutil.rmtree(run)
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
     assert "holds no adapter" in capsys.readouterr().err

@@ -201,6 +201,10 @@ BAD_LOGS = {
     "broken configuration": (configured_as(b"algorithm: ["), "config.yaml: cannot be read: while parsing"),
     "configuration in cp1252": (configured_as("name: Müller".encode("cp1252")), "config.yaml: cannot be read"),
     "configuration of a list": (configured_as(b"- 1\n"), "config.yaml: is no configuration of verl's"),
+    "a configuration of aliases": (
+        configured_as(b"a: &a [1]\nb: [*a, *a]\n"),
+        "config.yaml: cannot be read: it has YAML al",
+    ),
     "a configuration elsewhere": (linked("hydra/.hydra/config.yaml"), "config.yaml: is a link to /"),
     "a summary elsewhere": (linked("summary.json"), "summary.json: is a link to /"),
     "metrics elsewhere": (linked(METRICS), "000.jsonl: is a link to /"),

@@ -18,7 +18,7 @@ from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, check, read_judges
 from verl_leaf.evaluate.metrics import METRICS, ScoreOptions
 from verl_leaf.evaluate.models import BertModel
-from verl_leaf.evaluate.report import ALL, Evaluation, Grid, Scoring, measure, report_on, write
+from verl_leaf.evaluate.report import Evaluation, Grid, Scoring, measure, report_on, write
 from verl_leaf.evaluate.systems import System, parse_system, parse_systems
 from verl_leaf.judges import JudgeSpec
 from verl_leaf.runs.adapters import saved_steps
@@ -228,8 +228,7 @@ def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console)
     systems = [parse_system(each.name, options.base) for each in saved]
     console.print(f"Picking one of {len(saved)} checkpoints by {options.select} on {options.on}")
     report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
-    scope = ALL if len({row.data_source for row in data.rows}) > 1 else data.rows[0].data_source
-    means = {line["system"]: line["mean"] for line in report.scores if line["data_source"] == scope}
+    means = {line["system"]: line["mean"] for line in report.scores[-len(systems) :]}  # of all data sources together
     lower_is_better = METRICS[options.select][0].endswith("↓")
     best = (min if lower_is_better else max)(systems, key=lambda system: means[system.name])
     console.print(f"Picked: {best.name} ({options.select} {means[best.name]:.4g} on {options.on})")

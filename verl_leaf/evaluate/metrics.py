@@ -183,7 +183,7 @@ def _error_rate(measure: Callable, unit: str, options: ScoreOptions) -> Made:
         return min(counts, key=lambda count: count[0] / max(count[1], 1))
 
     name = f"tok:{options.tokenize or 'none'}|" if unit == "words" else ""
-    return f"{name}{_version('jiwer')}", functools.partial(_each, one), _rate, None
+    return f"{name}{_version('jiwer')}", functools.partial(_each, one), _mean, None
 
 
 def _rouge(kind: str, options: ScoreOptions) -> Made:
@@ -231,10 +231,6 @@ def _exact_match(options: ScoreOptions) -> Made:
 
 def _mean_of(one: Callable[[str, Sequence[str]], float]) -> tuple[Statistics, Score, Scale]:
     return functools.partial(_each, lambda text, references: (one(text, references), 1.0)), _mean, (0.0, 1.0)
-
-
-def _rate(sums: np.ndarray) -> np.ndarray:
-    return sums[..., 0] / np.maximum(sums[..., 1], 1)
 
 
 def _mean(sums: np.ndarray) -> np.ndarray:

@@ -189,8 +189,10 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
         scoring: the metrics.
         against: name of the system that the others are compared with.
     """
-    by_source = grid.by_source()
-    scopes = by_source | ({ALL: list(range(len(grid.rows)))} if len(by_source) > 1 else {})
+    by_source, total = grid.by_source(), ALL
+    while total in by_source:
+        total += " sources"
+    scopes = by_source | ({total: list(range(len(grid.rows)))} if len(by_source) > 1 else {})
     clusters = clusters_of([answer.audio for answer in grid.first()])
     scores, pairs = [], []
     for scope, places in scopes.items():
@@ -206,7 +208,7 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
                 if each.compared and system != against:
                     both = np.where(np.isnan(table) | np.isnan(tables[against]), np.nan, 1)  # items that both have
                     sums, other = (summed(own * both, clusters[places]) for own in (table, tables[against]))
-                    if len(sums):
+                    if len(sums) and scores[-1]["mean"] is not None:
                         pairs.append((line | {"system": system, "against": against}, scorer, sums, other))
     trials = max(TRIALS, TRIALS_PER_TEST * len(pairs))
     differences = [

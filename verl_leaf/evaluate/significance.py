@@ -137,6 +137,7 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     parts = [_parts(scorer, each) for each in (sums, other) if each is not None]
     score, pseudo, values = map(_minus, zip(*parts, strict=True))
     low, high = _skewed_t(score, pseudo)
+    values = np.nan_to_num(values)  # a cluster may have no word to err in
     differing = np.count_nonzero(np.abs(values - np.median(values, axis=0)) > 1e-9, axis=0)
     ends = nothing, nothing
     if other is None and scorer.scale is not None:

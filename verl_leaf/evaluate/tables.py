@@ -7,9 +7,9 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.tables import show
 
 LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "↓": r"$\downarrow$"}
-LATEX |= {"±": r"$\pm$", "−": "$-$", "[": "{[}"} | {
-    c: f"\\{c}" for c in "&%$#_{}"
-}  # after \\ a [ would be its argument
+LATEX |= {"±": r"$\pm$", "−": "$-$", "[": "{[}"}  # after \\ a [ would be its argument
+LATEX |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}  # else dashes and question marks
+LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 @dataclass(frozen=True)

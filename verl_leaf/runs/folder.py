@@ -152,6 +152,9 @@ class RunFolder:
         check_inside(self.config, self.path)
         config.register()
         try:
+            # An alias can stand for thousands of others; Hydra writes none.
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(self.config.read_text(encoding="utf-8"))):
+                raise ValueError(f"{self.config}: cannot be read: it has YAML aliases")
             loaded = OmegaConf.load(self.config)
         except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error

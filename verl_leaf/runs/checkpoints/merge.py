@@ -81,6 +81,8 @@ def _write(folder: Path, changes: Changes, destination: Path, console: Console) 
     else:
         files = [WEIGHTS]
     for name in files:
+        if Path(name).name != name:  # it would be read, and written, anywhere
+            raise ValueError(f"{folder / INDEX}: names {name!r}, which is not a file of the folder")
         if not (folder / name).exists():
             raise ValueError(f"{folder}: has no {name}; models are merged from safetensors files")
     for name in track(files, "Merging", len(files), console):
