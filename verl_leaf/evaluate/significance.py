@@ -19,6 +19,7 @@ from verl_leaf.evaluate.metrics import Scorer
 
 FEWEST_FOR_AN_INTERVAL = 30  # clusters; with fewer, skewed scores are covered too rarely
 FEWEST_DIFFERENT = 10  # clusters whose value is not the commonest one; with fewer, their variance is not known
+FEWEST_BELIEVED = 8  # the same, from which on Wilson's interval is of as many observations as their variance says
 FEWEST_FOR_A_TEST = 6  # clusters; 5 that all agree have p = 2 / 2**5 > 0.05
 TRIALS = 10_000  # of a randomisation test with too many clusters to try all swaps
 TRIALS_PER_TEST = 200  # that are corrected together: the least p is then 0.005 after Holm's correction
@@ -224,5 +225,5 @@ def _wilson(
     share = np.clip((score - worst) / width, 0, 1)
     variance = np.maximum(pseudo.var(axis=0, ddof=1) / len(pseudo), 1e-300)
     count = np.clip(share * (1 - share) * width**2 / variance, least, most)
-    low, high = wilson(share, least + (count - least) * np.minimum(differing / FEWEST_DIFFERENT, 1))
+    low, high = wilson(share, least + (count - least) * np.minimum(differing / FEWEST_BELIEVED, 1))
     return worst + width * low, worst + width * high
