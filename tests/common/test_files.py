@@ -61,9 +61,10 @@ def test_a_store_drops_a_torn_last_line_and_keeps_the_rest(tmp_path):
         assert again.values == dict.fromkeys(range(kept), ODD)
         again.append('{"key": 7, "text": "x"}')
         assert LineStore(file, keyed, "text").values == again.values == {**dict.fromkeys(range(kept), ODD), 7: "x"}
-    file.write_text('{"key": 1}\n')
-    with pytest.raises(ValueError, match="x.jsonl, line 1: is no text"):
-        LineStore(file, keyed, "text")
+    for damaged in ('{"key": 1}\n', '{"key": [1], "text": "x"}\n'):
+        file.write_text(damaged)
+        with pytest.raises(ValueError, match="x.jsonl, line 1: is no text"):
+            LineStore(file, keyed, "text")
 
 
 def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path):

@@ -126,6 +126,8 @@ def test_unequal_items_are_refused_without_common(data, answers, tmp_path, refus
     assert evaluate(whole, part, twice, *out, "--common") == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     assert (summary["notes"]["rows"], summary["notes"]["passes"]) == (2, 1)
+    many = answers("many", [(row, 10**12, "x") for row in range(4)])
+    assert "many has 4 answers (1000000000001 passes)" in refused(many, *out)
     assert "there is no row" in refused(answers("a", [(0, 0, "x")]), answers("b", [(1, 0, "x")]), *out, "--common")
 
 

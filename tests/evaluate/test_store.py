@@ -61,6 +61,9 @@ def test_answers_of_something_else_are_refused(rows, tmp_path):
     path.with_suffix(".made_of.json").unlink()
     with pytest.raises(ValueError, match="nothing says what made these answers"):
         AnswerFile(path, MADE_OF)
+    path.with_suffix(".made_of.json").write_text("[]")
+    with pytest.raises(ValueError, match="x.made_of.json is not a JSON object"):
+        AnswerFile(path, MADE_OF)
 
 
 def test_a_damaged_line_is_named(rows, tmp_path):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from verl_leaf.cli import main
-from verl_leaf.runs.adapters import find_saved, saved_steps
+from verl_leaf.runs.adapters import find_saved, lora_rank, saved_steps
 from verl_leaf.runs.folder import RunFolder
 
 
@@ -21,6 +21,13 @@ def save(folder: Path, content: object, at: int = 0) -> Path:
     for path in (*folder.iterdir(), folder):
         os.utime(path, (at, at))
     return folder
+
+
+@pytest.mark.parametrize("config", ["[]", "{}", '{"r": "8"}', '{"r": 0}', "[" * 9000, "hello"])
+def test_a_configuration_without_a_rank_is_one_line(config, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"adapter_config.json: (names no rank|r is .*; it must be a number)"):
+        lora_rank(tmp_path)
 
 
 def exported(run: object, out: Path) -> str:

@@ -82,6 +82,24 @@ def move_folder(folder: Path, path: Path) -> None:
         folder.rename(path)
 
 
+def read_json(file: Path, kind: type) -> Any:
+    """Return what a JSON file contains; an empty ``kind`` if there is no such file.
+
+    Raises:
+        ValueError: the file is not valid JSON, contains something else, or is a link out of its folder.
+    """
+    if not file.exists():
+        return kind()
+    check_inside(file, file.parent)
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise ValueError(f"{file} is not a JSON {'object' if kind is dict else 'array'}")
+    return content
+
+
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     """Yield number and value of each line of a file of JSON lines that is not blank.
 
@@ -130,9 +148,9 @@ class LineStore(Generic[Key, Value]):
         for number, line in enumerate(lines, start=1):
             try:
                 key, value = parse(json.loads(line))
+                self.values[key] = value
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: is no {what} ({error!r}): delete the line") from error
-            self.values[key] = value
 
     def append(self, line: str) -> None:
         """Keep a line, given without its end; it is on disk when this returns."""

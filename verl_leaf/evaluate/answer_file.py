@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from verl_leaf.common.answers import Answer, Key
-from verl_leaf.common.files import LineStore, write_file
+from verl_leaf.common.files import LineStore, read_json, write_file
 
 
 class AnswerFile(LineStore[Key, Answer]):
@@ -33,10 +33,9 @@ class AnswerFile(LineStore[Key, Answer]):
 
 def _check(path: Path, record: Path, made_of: dict) -> None:
     """Stop unless the record says that the same things made the answers."""
-    try:
-        before = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: nothing says what made these answers ({error}): delete it") from error
+    before = read_json(record, dict)
+    if not before:
+        raise ValueError(f"{path}: nothing says what made these answers: delete it")
     changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
     if changed:
         raise ValueError(

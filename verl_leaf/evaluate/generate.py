@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from verl_leaf.evaluate.answer_file import AnswerFile
 from verl_leaf.evaluate.data import Data, Prompt
 from verl_leaf.evaluate.systems import System
 from verl_leaf.models import FAMILIES
-from verl_leaf.runs.adapters import max_lora_rank
+from verl_leaf.runs.adapters import lora_rank, max_lora_rank
 
 IN_FLIGHT = 256  # requests that the engine has at a time
 # vLLM's arguments that say how fast answers come, and where from, but not which: all others are part of the fingerprint.
@@ -100,10 +99,9 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
         "max_num_batched_tokens": 8192,
     }
     if adapters:
-        rank = max(json.loads((adapter / "adapter_config.json").read_text())["r"] for adapter in adapters)
         settings |= {
             "enable_lora": True,
-            "max_lora_rank": max_lora_rank(rank),
+            "max_lora_rank": max_lora_rank(max(map(lora_rank, adapters))),
             "max_loras": min(len(adapters), 8),
             "max_cpu_loras": len(adapters),
         }

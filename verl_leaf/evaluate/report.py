@@ -62,10 +62,9 @@ class Grid:
         """
         passes = {name: 1 + max(sample for _, sample in own) for name, own in found.items()}
         same = min(passes.values())
-        whole = {(row, sample) for row in range(rows) for sample in range(same)}
         if not common:
             for name, own in found.items():
-                if passes[name] != same or not whole <= own.keys():
+                if passes[name] != same or len(own) != rows * same:
                     raise ValueError(
                         f"{name} has {len(own)} answers ({passes[name]} passes) for {len({row for row, _ in own})} of {rows} rows, "
                         f"but every system needs {same} passes for all {rows} rows. Use --common to score only the answers that "

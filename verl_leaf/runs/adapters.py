@@ -154,7 +154,7 @@ def base_model(adapter: Path) -> str:
     file = adapter / ADAPTER_CONFIG
     try:
         base = json.loads(file.read_bytes())["base_model_name_or_path"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{file}: names no model ({error!r}): give it with --base") from error
     if not isinstance(base, str) or not base:
         raise ValueError(f"{file}: names no model (base_model_name_or_path is {base!r}): give it with --base")
@@ -165,6 +165,22 @@ def absolute_model(model: str) -> str:
     """Return the absolute path of a model's folder; a hub name or remote path as it is."""
     folder = os.path.expanduser(model)
     return os.path.abspath(folder) if os.path.isdir(folder) else model
+
+
+def lora_rank(adapter: Path) -> int:
+    """Return the rank of an adapter.
+
+    Raises:
+        ValueError: its configuration has none that is possible.
+    """
+    file = adapter / ADAPTER_CONFIG
+    try:
+        rank = json.loads(file.read_bytes())["r"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file}: names no rank ({error!r})") from error
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"{file}: r is {rank!r:.80}; it must be a number from 1 on")
+    return rank
 
 
 def max_lora_rank(rank: int) -> int:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_leaf import config
-from verl_leaf.common.files import check_inside, write_file
+from verl_leaf.common.files import check_inside, read_json, write_file
 
 LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/checkpoint_manager.py
 
@@ -168,18 +168,18 @@ class RunFolder:
         Raises:
             ValueError: the file is no summary.
         """
-        return _read_json(self.summary, dict)
+        return read_json(self.summary, dict)
 
     def read_command(self) -> dict[str, Any]:
         """Return what :meth:`write_command` wrote; empty if nothing."""
-        return _read_json(self.command, dict)
+        return read_json(self.command, dict)
 
     def write_command(self, command: dict[str, Any]) -> None:
         write_file(self.command, json.dumps(command, indent=1, ensure_ascii=False))
 
     def read_made_of(self) -> list[dict[str, Any]]:
         """Return what :meth:`write_made_of` wrote; empty if nothing."""
-        return _read_json(self.made_of, list)
+        return read_json(self.made_of, list)
 
     def write_made_of(self, records: list[dict[str, Any]]) -> None:
         write_file(self.made_of, json.dumps(records, indent=1, ensure_ascii=False))
@@ -232,21 +232,3 @@ def choose_folder(runs: Path, command: dict[str, Any], make: bool = True) -> Run
             return folder
         except FileExistsError:
             number += 1
-
-
-def _read_json(file: Path, kind: type) -> Any:
-    """Return what a JSON file contains; an empty ``kind`` if there is no such file.
-
-    Raises:
-        ValueError: the file is not valid JSON, or contains something else.
-    """
-    if not file.exists():
-        return kind()
-    check_inside(file, file.parent)
-    try:
-        content = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(content, kind):
-        raise ValueError(f"{file} is not a JSON {'object' if kind is dict else 'array'}")
-    return content
