@@ -52,7 +52,6 @@ def choice_format(
     *,
     weight: float = 0.5,
     thinking: bool = False,
-    tokenize=None,
     **_,
 ) -> dict:
     """The right choice, and the format of the answer: ``<answer>...</answer>`` and nothing else.
@@ -60,7 +59,6 @@ def choice_format(
     Args:
         weight: of the format. 0.5 is R1-AQA's, which adds both (arXiv 2503.11197).
         thinking: the format begins with ``<think>...</think>``.
-        tokenize: is not used.
 
     Raises:
         ValueError: an option is wrong; verl stops for the same before its engines start.

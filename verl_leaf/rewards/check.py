@@ -37,7 +37,7 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
     for reward in [options["weights"]] if "weights" in options else rewards.values():
         weights_of(reward)
     if name == "choice_format":
-        format_weights(options.get("weight", 0.5), options.get("thinking", False))
+        format_weights(**options)
     for tokenizer_name in tokenize.values() if isinstance(tokenize, Mapping) else [tokenize]:
         if tokenizer_name is not None:
             tokenizer(tokenizer_name)

@@ -35,7 +35,7 @@ def chosen(option: str, by_source: Mapping, data_source: str | int):
     return entries[base]
 
 
-def format_weights(weight: float, thinking: bool) -> Mapping[str, float]:
+def format_weights(weight: float = 0.5, thinking: bool = False) -> Mapping[str, float]:
     """Return the weights of ``choice_format``.
 
     Raises:
