@@ -274,3 +274,4 @@ METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Made]]] = {
     "exact_match": ("exact match", _exact_match),
     "choice": ("accuracy", _choice),
 }
+TEXT_METRICS = [name for name in METRICS if name != "choice"]  # of rows without choices

@@ -14,7 +14,7 @@ from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import write_file
 from verl_leaf.common.progress import track
-from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, ScoreOptions, Scorer, build
+from verl_leaf.evaluate.metrics import METRICS, TEXT_METRICS, Metric, Missing, ScoreOptions, Scorer, build
 from verl_leaf.evaluate.significance import (
     FEWEST_DIFFERENT,
     FEWEST_FOR_A_TEST,
@@ -32,7 +32,6 @@ from verl_leaf.rewards.metrics import MAX_CHARACTERS, collapse, needed_tokenizer
 from verl_leaf.show.figures import write_csv
 
 ALL = "all"  # the data sources together
-TEXT_METRICS = [name for name in METRICS if name != "choice"]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need, text_of
-from verl_leaf.prepare.manifest import SUFFIXES, audio_path, embedded_audio, held_out, table_rows
+from verl_leaf.prepare.manifest import SUFFIXES, audio_path, check_held_out, embedded_audio, held_out, table_rows
 from verl_leaf.rewards.choice import letter_of, right_choice
 
 HELP = "AVQA, AudioMCQ, MMAU, or a table of your own with a column of choices"
@@ -81,6 +81,7 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
+    check_held_out(options.held_out)
     root = options.audio or (options.folder.parent if options.folder.is_file() else options.folder)
     finder = _Finder(need(root, "the folder of the audio"))
     corpus = Corpus(options.name or "", (PHRASINGS[options.thinking],))
@@ -96,6 +97,7 @@ def read(options) -> Corpus:
             try:
                 if isinstance(row, str):
                     raise ValueError(row)
+                own_id = text_of(row.get(layout.id), "id") or own_id
                 cells = _cells(row, layout)
                 own_id = text_of(cells["id"], "id") or own_id
                 item, right = _item(cells, own_id, file, number, place, layout, finder, options)
@@ -179,7 +181,7 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
     if letters == [letter_of(place) for place in range(len(texts))]:
         texts = [LETTERED.sub("", text, count=1) for text in texts]
     right_choice([texts[right]] if len(texts[right]) > 1 else [], texts)  # what the reward will need
-    order = sorted(range(len(texts)), key=lambda each: (fraction(f"{options.seed}\n{id}\n{texts[each]}"), each))
+    order = ordered(texts, id, options.seed)
     if (audio := embedded_audio(cells["audio"], file, number, layout.audio)) is None:
         clip = audio_path(cells["audio"])
         audio = finder.find(clip, file.parent)
@@ -190,16 +192,21 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
         id,
         split,
         ((audio,),),
-        (letter_of(order.index(right)), texts[right]),
+        (letter_of(order.index(texts[right])), texts[right]),
         question,
         source=place,
         data_source=options.name or layout.name,
-        choices=tuple(texts[each] for each in order),
+        choices=tuple(order),
         category=text_of(_first(cells["category"]), "category"),
         difficulty=text_of(_first(cells["difficulty"]), "difficulty"),
         record=cells.get("record", ""),
     )
     return item, right
+
+
+def ordered(choices: Sequence[str], id: str, seed: str = "0") -> list[str]:
+    """Return choices in the order that a row's id decides, however they were ordered before."""
+    return sorted(choices, key=lambda choice: (fraction(f"{seed}\n{id}\n{choice}"), choice))
 
 
 def _first(cell):

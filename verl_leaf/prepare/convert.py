@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +90,17 @@ def _prompt(settings: Settings, item: Item) -> str:
         corpus = settings.corpus
         phrasings = corpus.phrasings[:1] if item.split in corpus.one_phrasing else corpus.phrasings
         phrasing = settings.prompt or choose(phrasings, item.phrase_by or item.question)
-        choices = "\n".join(f"{letter_of(number)}) {choice}" for number, choice in enumerate(item.choices))
-        fields = {PLACEHOLDER: PLACEHOLDER * len(item.audios), "{question}": item.question, "{choices}": choices}
-        text = re.sub("|".join(fields), lambda match: fields[match[0]], phrasing)
+        text = fill(phrasing, item.question, item.choices, len(item.audios))
     if text.count(PLACEHOLDER) != len(item.audios):
         raise AudioError(f"the question holds {PLACEHOLDER}, but not once for each of {len(item.audios)} audio(s)")
     return text
+
+
+def fill(phrasing: str, question: str, choices: Sequence[str] = (), clips: int = 1) -> str:
+    """Return a phrasing with a question, lettered choices, and a placeholder for each clip."""
+    lettered = "\n".join(f"{letter_of(number)}) {choice}" for number, choice in enumerate(choices))
+    fields = {PLACEHOLDER: PLACEHOLDER * clips, "{question}": question, "{choices}": lettered}
+    return re.sub("|".join(map(re.escape, fields)), lambda match: fields[match[0]], phrasing)
 
 
 def _load(segment: Segment) -> np.ndarray:

@@ -47,8 +47,7 @@ def add_arguments(parser) -> None:
 
 def read(options) -> Corpus:
     file = need(options.file, f"a table: {', '.join(SUFFIXES)}", "file")
-    if not 0 <= options.held_out < 0.5:
-        raise ValueError(f"--held-out {options.held_out}: must be from 0 to below 0.5; it is taken twice")
+    check_held_out(options.held_out)
     columns = {name: getattr(options, f"{name}_column") for name in NEEDED + OPTIONAL}
     corpus = Corpus(options.name or file.stem, PHRASINGS)
     # Columns that are named otherwise than they are by default must be there.
@@ -161,6 +160,12 @@ def _several(cell, what: str) -> list[tuple[int | None, object]]:
     if not values:
         raise ValueError(f"has no {what}")
     return values
+
+
+def check_held_out(share: float) -> None:
+    """Raise ValueError unless a share can be held out twice."""
+    if not 0 <= share < 0.5:
+        raise ValueError(f"--held-out {share}: must be from 0 to below 0.5; it is taken twice")
 
 
 def held_out(name: str, share: float) -> str:
