@@ -3,7 +3,8 @@
 #
 #   bash examples/spoken_choices/run.sh [hydra overrides]
 #
-# TASK  folder for data, model, run and evaluation (default work/spoken_choices)      VENV  as in recipes/
+# TASK   folder for data, model, run and evaluation (default work/spoken_choices)      VENV  as in recipes/
+# CLIPS  training clips, and STEPS of the warm start
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
@@ -12,7 +13,7 @@ on_cpu_share_the_cores
 
 TASK=$(realpath -m "${TASK:-work/spoken_choices}")
 RUN=$(realpath -m "${RUN:-$TASK/run}")
-python -m examples.spoken_choices.prepare --out "$TASK"
+python -m examples.spoken_choices.prepare --out "$TASK" --clips "${CLIPS:-3600}" --steps "${STEPS:-1000}"
 verl-leaf prepare audioqa "$TASK/data/spoken_choices.jsonl" --out "$TASK/rows" \
   --prompt $'<audio>\n{question}\n{choices}\nWrite the right choice between <answer> and </answer>.'
 TRAIN=$TASK/rows/train.parquet VAL=$TASK/rows/test.parquet MODEL=$TASK/model RUN=$RUN \
