@@ -7,7 +7,10 @@ from verl_leaf.prepare.audioqa import ordered
 from verl_leaf.prepare.convert import fill
 
 NAME = "spoken_choices"
-PROMPT = "<audio>\n{question}\n{choices}\nWrite the right choice between <answer> and </answer>."
+PROMPT = (
+    "<audio>\n{question}\n{choices}\n"
+    "Write what you hear between <think> and </think>, then the right choice between <answer> and </answer>."
+)
 QUESTIONS = {
     "adjective": "What are they like?",
     "noun": "Who are they?",
@@ -15,7 +18,7 @@ QUESTIONS = {
     "place": "Where are they?",
 }
 RIGHT_SHARE = 0.4
-"""How often an undecided answer is the right choice; each of the others is as likely as any other."""
+"""How often an undecided answer is the right choice, whatever it has heard; the others share what is left."""
 
 
 def row(sentence: phrases.Sentence) -> dict:
@@ -39,13 +42,16 @@ def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
     answer, *others = asked["choices"]
     prompt = fill(PROMPT, asked["question"], ordered(asked["choices"], asked["id"]))
     shares = {answer: RIGHT_SHARE} | dict.fromkeys(others, (1 - RIGHT_SHARE) / len(others))
-    options = {f"<answer>{word}</answer>": share for word, share in shares.items()}
-    return {NAME: phrases.Exercise("audio-question-answering", prompt.removeprefix("<audio>"), (options,))}
+    heard = {f"<think>{phrases.english(sentence)}</think>": 1.0}
+    named = {f"<answer>{word}</answer>": share for word, share in shares.items()}
+    return {NAME: phrases.Exercise("audio-question-answering", prompt.removeprefix("<audio>"), (heard, named))}
 
 
 def texts() -> list[str]:
-    """All answers, for the tokenizer."""
-    return [f"<answer>{word}</answer>" for slot in QUESTIONS for word in phrases.SLOTS[slot]]
+    """Pieces of all answers, for the tokenizer."""
+    answers = [f"</think> <answer>{word}</answer>" for slot in QUESTIONS for word in phrases.SLOTS[slot]]
+    first, *others = ([*slot] for slot in phrases.SLOTS.values())
+    return [*answers, *(f"<think>{word}" for word in first), *(f" {word}" for slot in others for word in slot)]
 
 
 def instructions() -> list[str]:

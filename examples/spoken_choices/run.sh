@@ -15,13 +15,13 @@ TASK=$(realpath -m "${TASK:-work/spoken_choices}")
 RUN=$(realpath -m "${RUN:-$TASK/run}")
 python -m examples.spoken_choices.prepare --out "$TASK" --clips "${CLIPS:-3600}" --steps "${STEPS:-1000}"
 verl-leaf prepare audioqa "$TASK/data/spoken_choices.jsonl" --out "$TASK/rows" \
-  --prompt $'<audio>\n{question}\n{choices}\nWrite the right choice between <answer> and </answer>.'
+  --prompt "$(python -c 'from examples.spoken_choices.questions import PROMPT; print(PROMPT)')"
 TRAIN=$TASK/rows/train.parquet VAL=$TASK/rows/test.parquet MODEL=$TASK/model RUN=$RUN \
   bash recipes/qwen2audio_leaf.sh \
   reward.custom_reward_function.name=choice_format \
-  '+reward.custom_reward_function.reward_kwargs={weight:0.2}' \
+  '+reward.custom_reward_function.reward_kwargs={weight:0.2,thinking:true}' \
   data.max_prompt_length=256 \
-  data.max_response_length=16 \
+  data.max_response_length=48 \
   "$@"
 verl-leaf evaluate before="$TASK/model" after="$RUN" --data "$TASK/rows/test.parquet" --out "$TASK/evaluation" \
-  --greedy --max-tokens 16 --controls
+  --greedy --max-tokens 48 --controls

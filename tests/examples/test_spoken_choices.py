@@ -27,7 +27,7 @@ def test_the_warm_start_asks_what_the_prepared_rows_ask(tmp_path):
         row, exercise = found[phrases.english(sentence)], questions.exercises(sentence)[questions.NAME]
         assert row["prompt"][0]["content"] == f"<audio>{exercise.instruction}"
         truth, info = row["reward_model"]["ground_truth"], row["extra_info"]
-        assert choice_format("s", exercise.reference, truth, info)["score"] == 1
+        assert choice_format("s", exercise.reference, truth, info, thinking=True)["score"] == 1
         scores += [choice_format("s", exercise.undecided(rng), truth, info)["choice"] for _ in range(20)]
     assert questions.RIGHT_SHARE - 0.1 < sum(scores) / len(scores) < questions.RIGHT_SHARE + 0.1
     assert {row["extra_info"]["category"] for row in found.values()} == set(questions.QUESTIONS)
