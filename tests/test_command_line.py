@@ -43,7 +43,7 @@ def test_the_families_are_those_declared():
 
 
 def test_the_rewards_are_all_that_need_no_options():
-    assert tuple(METRICS) == REWARDS
+    assert (*METRICS, "choice") == REWARDS
 
 
 def test_an_error_shows_control_characters(tmp_path, capsys):

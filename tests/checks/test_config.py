@@ -306,7 +306,7 @@ def test_preflight_does_not_read_the_audio(spoken_row, tmp_path):
         list(RowFile(file).rows())
     data = OmegaConf.create({"train_files": str(file), "val_files": [str(file)]})
     truth = spoken_row["reward_model"]["ground_truth"]
-    assert _references(data) == {"spoken_german": [truth, truth]}
+    assert _references(data, lambda *_: None) == {"spoken_german": [truth, truth]}
 
 
 def test_a_path_that_verls_own_dataset_would_take_for_a_pattern(configure, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from verl_leaf.cli import main
 from verl_leaf.runs.swap import write_rows
 
 REFERENCES = ["zwei Hunde schlafen", "drei Katzen spielen im Garten", "ein Kind singt", "alte Leute lachen laut"]
@@ -39,3 +40,18 @@ def answers(tmp_path):
         return file
 
     return write
+
+
+def evaluate(*arguments) -> int:
+    return main(["evaluate", *map(str, arguments)])
+
+
+@pytest.fixture
+def refused(capsys):
+    """The error of a command that is refused."""
+
+    def run(*arguments) -> str:
+        assert evaluate(*arguments) == 2
+        return capsys.readouterr().err
+
+    return run

@@ -5,27 +5,11 @@ import json
 
 import pytest
 
-from tests.evaluate.conftest import REFERENCES
-from verl_leaf.cli import main
+from tests.evaluate.conftest import REFERENCES, evaluate
 from verl_leaf.runs.swap import write_rows
 
 SAMPLED = [(row, sample, text) for row, text in enumerate(REFERENCES) for sample in range(2)]
 WORSE = [(row, sample, text.split()[sample]) for row, sample, text in SAMPLED]
-
-
-def evaluate(*arguments) -> int:
-    return main(["evaluate", *map(str, arguments)])
-
-
-@pytest.fixture
-def refused(capsys):
-    """The error of a command that is refused."""
-
-    def run(*arguments) -> str:
-        assert evaluate(*arguments) == 2
-        return capsys.readouterr().err
-
-    return run
 
 
 def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):

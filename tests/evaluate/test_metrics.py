@@ -8,7 +8,7 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from verl_leaf.evaluate import models
-from verl_leaf.evaluate.metrics import METRICS, Missing, ScoreOptions, build
+from verl_leaf.evaluate.metrics import TEXT_METRICS, Missing, ScoreOptions, build
 from verl_leaf.evaluate.models import BertModel
 
 CORPORA = {
@@ -215,7 +215,7 @@ def test_whole_texts_are_read():
     assert build("rougeL", ScoreOptions()).reads == 4000 and build("rouge2", ScoreOptions()).reads is None
 
 
-@pytest.mark.parametrize("name", [name for name in METRICS if name not in ("meteor", "bertscore")])
+@pytest.mark.parametrize("name", [name for name in TEXT_METRICS if name not in ("meteor", "bertscore")])
 def test_anything_can_be_scored(name):
     scorer = build(name, ScoreOptions())
     for answer, reference in (("", ""), ("", "a"), ("a", ""), ("\0", "\ud800"), ("a" * 9000, "b " * 9000)):

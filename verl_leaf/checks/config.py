@@ -1,10 +1,11 @@
 """What can be known to be wrong with a run before Ray and the engines start."""
 
+import functools
 import glob
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from omegaconf import ListConfig, OmegaConf
@@ -50,12 +51,14 @@ def check_run(config) -> None:
         check_sharing(config)
     reward = config.reward.custom_reward_function
     if reward.path in REWARD_PATHS:
-        from verl_leaf.rewards.check import check_reward
+        from verl_leaf.rewards.check import check_reward, check_row
 
         given = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
         options = cast(dict[str, Any], given)
         try:
-            check_reward(reward.name, options, _references(config.data))
+            check_reward(reward.name, options, {})
+            references = _references(config.data, functools.partial(check_row, reward.name, options))
+            check_reward(reward.name, options, references)
         except ValueError as error:
             raise ValueError(f"reward.custom_reward_function: {error}") from error
 
@@ -192,8 +195,13 @@ def _local_files(data) -> Iterator[tuple[str, str]]:
                 yield setting, os.path.expanduser(file)
 
 
-def _references(data) -> dict[str, list[str]]:
-    """References of the first rows of every data source in the parquet files that can be read here.
+def _references(data, check_row: Callable[[str, list[str], Any], None]) -> dict[str, list[str]]:
+    """Return references of the first rows of every data source in the parquet files that can be read here.
+
+    Args:
+        data: verl's ``data`` configuration.
+        check_row: raises a ValueError if the reward cannot score a row, of which it gets the data source, the references
+            and ``extra_info``.
 
     Raises:
         ValueError: a row's reference, of any row, is not what a reward can compare with an answer.
@@ -205,10 +213,12 @@ def _references(data) -> dict[str, list[str]]:
         file = RowFile(path)
         if not {"data_source", "reward_model"} <= set(file.columns):
             continue
-        for number, row in file.rows(columns=["data_source", "reward_model"]):
+        for number, row in file.rows(columns=["data_source", "reward_model", "extra_info"]):
             try:
                 texts = reference_texts((row["reward_model"] or {}).get("ground_truth"))
-                known = references[data_source_name(row["data_source"])]
+                source = data_source_name(row["data_source"])
+                check_row(source, texts, row.get("extra_info"))
+                known = references[source]
             except ValueError as error:
                 raise ValueError(f"{path}, row {number}: {error}") from error
             if len(known) < REFERENCES_READ:

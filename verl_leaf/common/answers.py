@@ -28,6 +28,8 @@ class Answer:
         finish: the model ended it, or the limit of tokens did, or it failed.
         seed: of its sampling; None where unknown or greedy.
         error: why it failed.
+        choices: of a question with choices, in the order of their letters.
+        category, difficulty: of the row, if it has them.
     """
 
     row: int
@@ -40,6 +42,9 @@ class Answer:
     finish: Finish = "stop"
     seed: int | None = None
     error: str | None = None
+    choices: tuple[str, ...] = ()
+    category: str = ""
+    difficulty: str = ""
 
     def to_json(self) -> str:
         """One line, without its end."""
@@ -52,7 +57,7 @@ class Answer:
         Raises:
             TypeError: a field is missing or unknown.
         """
-        return cls(**{**values, "references": tuple(values["references"]), "audio": tuple(values["audio"])})
+        return cls(**values | {name: tuple(values[name]) for name in ("references", "audio", "choices")})
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ class Row:
     question: str
     references: tuple[str, ...]
     audio: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    category: str = ""
+    difficulty: str = ""
 
     def answer(self, sample: int, text: str, **others) -> Answer:
         """Return an answer to this row."""

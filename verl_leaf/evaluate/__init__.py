@@ -32,6 +32,11 @@ def add_arguments(command) -> None:
         "--against", metavar="NAME", help="system that the others are compared with (default: the first)"
     )
     command.add_argument("--common", action="store_true", help="score the answers that all systems have")
+    command.add_argument(
+        "--controls",
+        action="store_true",
+        help="of questions with choices, ask without audio and with another row's audio, too",
+    )
     command.add_argument("--judge", type=Path, nargs="+", default=[], metavar="FILE.yaml", help="judges to ask, too")
     command.add_argument("--checkpoints", type=Path, metavar="RUN", help="pick one of the adapters that a run has kept")
     command.add_argument("--select", default="bleu", metavar="METRIC", help="by which score (default: %(default)s)")

@@ -13,7 +13,8 @@ import yaml
 from verl_leaf.common.answers import Answer, Key, read_answers
 from verl_leaf.common.console import Console
 from verl_leaf.evaluate.answer_file import AnswerFile
-from verl_leaf.evaluate.data import Data
+from verl_leaf.evaluate.choices import with_choices, write_mmau
+from verl_leaf.evaluate.data import CONTROLS, Data
 from verl_leaf.evaluate.generate import Sampling, generate, made_of
 from verl_leaf.evaluate.judging import ask, check, read_judges
 from verl_leaf.evaluate.metrics import METRICS, ScoreOptions
@@ -36,6 +37,7 @@ class Plan:
     vllm: dict[str, Any]
     common: bool
     judges: tuple[JudgeSpec, ...] = ()
+    controls: bool = False
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -62,7 +64,11 @@ def evaluate(options: argparse.Namespace) -> int:
         systems.append(_pick(options, plan, on, console))
     if data is not None:
         names = [system.name for system in systems]
-        plan = dataclasses.replace(plan, judges=tuple(judges))
+        plan = dataclasses.replace(plan, judges=tuple(judges), controls=options.controls)
+        if options.controls and not any(row.choices for row in data.rows):
+            raise ValueError(f"--controls: no row of {data.path} has choices (extra_info.choices): leave it out")
+        if options.controls and not any(system.model for system in systems):
+            raise ValueError("--controls: answers that were made elsewhere have none: name a model, or leave it out")
         if options.against not in (None, *names):
             raise ValueError(f"--against {options.against}: no system is called that; there are {', '.join(names)}")
         _evaluate(systems, data, options.out, plan, options.metrics, options.against or names[0], console)
@@ -140,7 +146,8 @@ def _evaluate(
     references: dict[str, list[str]] = {}
     for row in data.rows:
         references.setdefault(row.data_source, []).extend(row.references)
-    scoring = Scoring(references, metrics, plan.scores)
+    choices = {source: all(row.choices for row in data.rows if row.data_source == source) for source in references}
+    scoring = Scoring(references, metrics, plan.scores, [source for source, every in choices.items() if every])
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -149,6 +156,7 @@ def _evaluate(
         made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
         found = _found(systems, made, data, out, plan, console)
         grid = Grid.of(found, len(data.rows), plan.common)
+        controls = _controls(systems, grid, data, out, plan, console) if plan.controls else {}
         check(grid, plan.judges, against)
         measured = measure(grid, scoring, Console(stderr=True))
         stopped: list[Exception] = []
@@ -162,11 +170,14 @@ def _evaluate(
                 measured.append(graded)
                 summaries += summary
         report = dataclasses.replace(report_on(grid, measured, scoring, against), judges=summaries)
+        report = with_choices(report, grid, controls)
         told = [
             {key: value if value is None else str(value) for key, value in dataclasses.asdict(each).items()}
             for each in systems
         ]
         write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
+        if files := write_mmau(grid, data.path, out / "mmau"):
+            console.print(f"For MMAU's own evaluation: {', '.join(map(str, files))}")
     for further in stopped[1:]:
         console.print(str(further))
     if stopped:
@@ -189,6 +200,24 @@ def _found(
         generated[name] = {key: answer for key, answer in file.values.items() if key[1] < plan.sampling.passes}
         _say_failures(name, list(generated[name].values()), console)
     return {each.name: (foreign | generated)[each.name] for each in systems}
+
+
+def _controls(
+    systems: list[System], grid: Grid, data: Data, out: Path, plan: Plan, console: Console
+) -> dict[str, Grid]:
+    """Return the answers of the models to the same rows with each control, those that are missing generated."""
+    models = [each for each in systems if each.model is not None]
+    grids = {}
+    for control in CONTROLS:
+        asked, folder = data.with_control(control), out / "controls" / control.replace(" ", "_")
+        made = {each.name: made_of(each, asked, plan.sampling, plan.vllm) for each in models}
+        console.print(f"Control: {control}")
+        found = _found(models, made, asked, folder, plan, console)
+        answers = {
+            name: [[own[row, k] for k in range(grid.passes)] for row in grid.rows] for name, own in found.items()
+        }
+        grids[control] = Grid(grid.rows, grid.passes, answers)
+    return grids
 
 
 def _say_failures(name: str, answers: list, console: Console) -> None:

@@ -1,5 +1,6 @@
 """The rows to answer: what scoring needs of all of them in memory, their audio decoded when its turn comes."""
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -18,8 +19,10 @@ from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.references import contents
-from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
+from verl_leaf.data.rows import check_columns, reference_texts, row_choices, spoken_row
 from verl_leaf.models import family_of_processor
+from verl_leaf.rewards.choice import right_choice
+from verl_leaf.runs.swap import MAX_SHIFTS
 from verl_leaf.speech.prompt import render_prompt, render_text
 
 DATA_CONFIG = {"long_audio": "cut"}  # what a model cannot hear it cannot be asked about; the log says how often
@@ -40,18 +43,25 @@ class Prompt:
     cut: bool
 
 
+NO_AUDIO, WRONG_AUDIO = CONTROLS = ("no audio", "wrong audio")
+
+
 class Data:
     """A parquet file of rows.
 
     Args:
         path: of the file.
 
+    Attributes:
+        control: which of ``CONTROLS`` the prompts are; empty if they are the rows' own.
+
     Raises:
         ValueError: it cannot be read, or a row has not what it needs; file, row and reason are named.
     """
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.control = path, ""
+        self._heard: dict[int, int] = {}  # row -> row whose audio is the wrong one for it
         self._file = RowFile(path)
         check_columns(self._file.path, self._file.columns)
         self._root = os.path.dirname(os.path.abspath(path))
@@ -64,19 +74,28 @@ class Data:
         try:
             row = spoken_row(raw, self._root)
             references = reference_texts(row["reward_model"]["ground_truth"])
+            extra = row.get("extra_info") or {}
+            if choices := row_choices(extra):
+                right_choice(references, choices)
         except ValueError as error:
             raise ValueError(f"{self.path}, row {number}: {error}") from error
-        extra = row.get("extra_info") or {}
         self.splits.add(str(extra.get("split")))
         question = "\n".join(message["content"].replace(PLACEHOLDER, "").strip() for message in row["prompt"])
         question = question.strip() or str(extra.get("question") or "")  # a prompt may be spoken alone
         audio = tuple(_name(reference, self._root) for reference in row["audios"])
         self._messages.append(_parts(row | {"audios": [None] * len(audio)}))
-        return Row(number, row["data_source"], question, tuple(references), audio)
+        groups = (str(extra.get(name) or "") for name in ("category", "difficulty"))
+        return Row(number, row["data_source"], question, tuple(references), audio, choices, *groups)
 
     def digest(self) -> str:
         """SHA-256 of the file; of audio that it names by path, not the content."""
         return file_digest(self.path)
+
+    def with_control(self, control: str) -> "Data":
+        """Return the same rows with prompts that have no audio, or another row's."""
+        other = copy.copy(self)
+        other.control, other._heard = control, _other_clips(self.rows)
+        return other
 
     def check_prompts(self, model: Path) -> None:
         """Stop unless a model reads every prompt as it is written.
@@ -104,20 +123,71 @@ class Data:
         family = family_of_processor(processor)
 
         def prompt(raw: dict) -> tuple[dict, bool]:
-            row = spoken_row(raw, self._root)
-            text, clips, cut = render_prompt(processor, _parts(row), DATA_CONFIG)
+            return request_of(_parts(spoken_row(raw, self._root)))
+
+        def request_of(messages: list[dict]) -> tuple[dict, bool]:
+            text, clips, cut = render_prompt(processor, messages, DATA_CONFIG)
             family.prompt_length(processor, text, [len(clip) for clip in clips])  # stops where clips are too many
             request: dict = {"prompt_token_ids": processor.tokenizer(text)["input_ids"]}
             return (request | {"multi_modal_data": {"audio": clips}} if clips else request), cut
 
+        if self.control:
+            for number in numbers:
+                try:
+                    yield number, Prompt(number, *request_of(self._control_messages(number)))
+                except ValueError as error:
+                    yield number, error
+            return
         quiet = Console(quiet=True)  # whoever takes the prompts shows the progress
         for number, _, result in self._file.map(prompt, "", numbers, self._columns, quiet):
             yield number, result if isinstance(result, ValueError) else Prompt(number, *result)
+
+    def _control_messages(self, number: int) -> list[dict]:
+        """Return a row's messages without audio, or with another row's."""
+        if self.control == NO_AUDIO:
+            own = self._messages[number]
+            return [message | {"content": _without_audio(message["content"])} for message in own]
+        if (other := self._heard.get(number)) is None:
+            raise ValueError("no other row has as many clips, and other ones")
+        ((_, row), *_) = self._file.rows([number], self._columns)
+        ((_, heard), *_) = self._file.rows([other], self._columns)
+        audios = spoken_row(heard, self._root)["audios"]
+        return _parts(spoken_row(row, self._root) | {"audios": audios})
 
     def messages(self, number: int) -> list[dict]:
         """The chat messages of a row, with a part for each clip."""
         ((_, row),) = self._file.rows([number], self._columns)
         return _parts(spoken_row(row, self._root))
+
+
+def _without_audio(content):
+    """Return the content of a message without its parts of audio."""
+    if isinstance(content, str):
+        return content
+    return [part for part in content if part["type"] != "audio"]
+
+
+def _other_clips(rows: list[Row]) -> dict[int, int]:
+    """Return, of each row with audio, the row whose audio it gets as a control: of as many clips, and other ones.
+
+    Of the shifts that are tried, the one is taken after which the fewest rows have their own clip, or one that belongs to
+    the same right answer.
+    """
+    by_count: dict[int, list[Row]] = {}
+    for row in rows:
+        by_count.setdefault(len(row.audio), []).append(row)
+    others = {}
+    for count, own in by_count.items():
+        shifts = [own[shift:] + own[:shift] for shift in range(1, min(len(own), MAX_SHIFTS + 1)) if count]
+        if shifts:
+            best = min(shifts, key=lambda moved: sum(map(_alike, own, moved)))
+            others |= {a.row: b.row for a, b in zip(own, best, strict=True) if a.audio != b.audio}
+    return others
+
+
+def _alike(row: Row, other: Row) -> float:
+    """Return how much the audio of another row says of a row's answer: 1 for the same clip, less for the same answer."""
+    return 1.0 if row.audio == other.audio else 0.1 * (row.references[-1] == other.references[-1])
 
 
 def _parts(row: dict) -> list[dict]:

@@ -126,4 +126,5 @@ class _Groups:
 
     def _reward(self, row: int, text: str) -> float:
         own = self.data.rows[row]
-        return self.reward(own.data_source, text, list(own.references))["score"]
+        extra_info = {"choices": list(own.choices)}
+        return self.reward(own.data_source, text, list(own.references), extra_info)["score"]

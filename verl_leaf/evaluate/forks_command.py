@@ -7,7 +7,7 @@ from verl_leaf.evaluate import add_sampling_arguments
 from verl_leaf.show import add_figure_arguments, default_out
 
 # A copy, since the rewards' libraries take seconds to import.
-REWARDS = ("sentence_bleu", "sentence_bleu_uncased", "chrf", "wer", "cer", "rouge_l", "exact_match")
+REWARDS = ("sentence_bleu", "sentence_bleu_uncased", "chrf", "wer", "cer", "rouge_l", "exact_match", "choice")
 
 
 def add_arguments(parser) -> None:

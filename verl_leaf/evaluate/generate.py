@@ -73,6 +73,7 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
         "model": model_digest(system.model),
         "adapter": model_digest(system.adapter) if system.adapter else None,
         "data": data.digest(),
+        **({"control": data.control} if data.control else {}),
         "sampling": {key: value for key, value in dataclasses.asdict(sampling).items() if key != "passes"},
         "settings": {key: value for key, value in sorted(settings.items()) if key not in CHANGES_NOTHING},
         "versions": {

@@ -18,6 +18,7 @@ from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
 from verl_leaf.evaluate.models import BertModel, wordnet
+from verl_leaf.rewards.choice import CHOICE_METRICS
 from verl_leaf.rewards.metrics import MAX_CHARACTERS, RougeTokenizer, collapse, needed_tokenizer, tokenizer
 
 Texts = Sequence[str]
@@ -48,11 +49,11 @@ class Metric(Scorer):
     """A metric, ready to score.
 
     Attributes:
-        statistics: answers and their references -> ``[N, S]`` float64.
+        statistics: answers, their references and choices -> ``[N, S]`` float64.
         reads: characters of each text that count; None for all.
     """
 
-    statistics: Callable[[Texts, References], np.ndarray]
+    statistics: Callable[[Texts, References, References], np.ndarray]
     reads: int | None
 
 
@@ -93,6 +94,8 @@ def build(name: str, options: ScoreOptions, references: Collection[str] = ()) ->
         signature, statistics_of, score, scale = make(options)
     except LookupError as error:
         raise Missing(str(error.args[0])) from error
+    if name == "choice":  # capitals and lines count
+        return Metric(name, title, signature, score, scale, statistics_of, None)
     if blind := _cannot_score(name, options, references):
         raise Missing(blind)
     reads = MAX_CHARACTERS if name in SLOW else None
@@ -101,7 +104,7 @@ def build(name: str, options: ScoreOptions, references: Collection[str] = ()) ->
         text = collapse(text)[:reads]
         return text.lower() if options.lowercase else text
 
-    def statistics_of_clean(texts: Texts, references: References) -> np.ndarray:
+    def statistics_of_clean(texts: Texts, references: References, _choices: References = ()) -> np.ndarray:
         lists = [[clean(reference) for reference in own] for own in references]
         return np.asarray(statistics_of([clean(text) for text in texts], lists), dtype=np.float64)
 
@@ -229,6 +232,14 @@ def _exact_match(options: ScoreOptions) -> Made:
     return "white space aside", *_mean_of(lambda text, references: float(text in references))
 
 
+def _choice(options: ScoreOptions) -> Made:
+    def statistics_of(texts: Texts, references: References, choices: References) -> np.ndarray:
+        scores = [CHOICE_METRICS["choice"](*each)[0] for each in zip(texts, references, choices, strict=True)]
+        return np.stack([scores, np.ones(len(scores))], axis=1)
+
+    return "the one choice that an answer names, by letter or text", statistics_of, _mean, (0.0, 1.0)
+
+
 def _mean_of(one: Callable[[str, Sequence[str]], float]) -> tuple[Statistics, Score, Scale]:
     return functools.partial(_each, lambda text, references: (one(text, references), 1.0)), _mean, (0.0, 1.0)
 
@@ -257,4 +268,6 @@ METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Made]]] = {
     "wer": ("WER ↓", functools.partial(_error_rate, jiwer.process_words, "words")),
     "cer": ("CER ↓", functools.partial(_error_rate, jiwer.process_characters, "characters")),
     "exact_match": ("exact match", _exact_match),
+    "choice": ("accuracy", _choice),
 }
+TEXT_METRICS = [name for name in METRICS if name != "choice"]  # of rows without choices

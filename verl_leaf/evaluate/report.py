@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import write_file
 from verl_leaf.common.progress import track
-from verl_leaf.evaluate.metrics import METRICS, Metric, Missing, ScoreOptions, Scorer, build
+from verl_leaf.evaluate.metrics import METRICS, TEXT_METRICS, Metric, Missing, ScoreOptions, Scorer, build
 from verl_leaf.evaluate.significance import (
     FEWEST_DIFFERENT,
     FEWEST_FOR_A_TEST,
@@ -99,6 +99,9 @@ class Evaluation:
         signatures: metric -> what its scores depend on; by data source where it differs.
         not_computed: metric -> why.
         judges: what each judge did for each system, as :meth:`verl_leaf.judges.Verdicts.summary` has it.
+        choices: accuracy of questions with choices, by category and difficulty, beside its controls.
+        letters: how often each letter is right, and how often each system names it.
+        pairs: of two systems, or a system and its control, how often one alone is right.
         notes: of what was scored: rows, clips, passes.
     """
 
@@ -108,6 +111,9 @@ class Evaluation:
     signatures: dict[str, str]
     not_computed: dict[str, str]
     judges: list[dict]
+    choices: list[dict]
+    letters: list[dict]
+    pairs: list[dict]
     notes: dict[str, Any]
 
 
@@ -116,22 +122,32 @@ class Scoring:
 
     Args:
         references: data source -> all its references.
-        metrics: names; None for all, except those that need what is not installed or cannot score the references.
+        metrics: names; None for accuracy if a source has choices, else for all metrics of text except those that need what
+            is not installed or cannot score the references.
         options: of all metrics; without ``tokenize``, each data source gets the tokeniser that its script needs.
+        with_choices: data sources of which every row has choices.
 
     Raises:
         ValueError: a metric is unknown, or was asked for by name and cannot be computed.
     """
 
-    def __init__(self, references: Mapping[str, list[str]], metrics: Sequence[str] | None, options: ScoreOptions):
+    def __init__(
+        self,
+        references: Mapping[str, list[str]],
+        metrics: Sequence[str] | None,
+        options: ScoreOptions,
+        with_choices: Collection[str] = (),
+    ):
         if unknown := [name for name in metrics or () if name not in METRICS]:
             raise ValueError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}")
         self.scorers: dict[str, dict[str, Metric]] = {source: {} for source in references}
         reasons: dict[str, dict[str, str]] = {}
         for source, texts in references.items():
             tokenize = options.tokenize or needed_tokenizer(texts)
-            for name in metrics or METRICS:
+            for name in metrics or (["choice"] if source in with_choices else TEXT_METRICS):
                 try:
+                    if name == "choice" and source not in with_choices:
+                        raise Missing("its rows have no choices")
                     self.scorers[source][name] = build(name, dataclasses.replace(options, tokenize=tokenize), texts)
                 except Missing as error:
                     if metrics:
@@ -228,6 +244,9 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
         signatures=scoring.signatures(),
         not_computed=scoring.not_computed,
         judges=[],
+        choices=[],
+        letters=[],
+        pairs=[],
         notes={
             "rows": len(grid.rows),
             "clusters": int(clusters.max()) + 1,
@@ -256,7 +275,7 @@ def _measured(grid: Grid, scoring: Scoring, name: str) -> Measured:
             if metric := scorers.get(source):
                 own = [answer for place in places for answer in answers[place]]
                 texts, references = [answer.text for answer in own], [answer.references for answer in own]
-                found[source] = metric.statistics(texts, references)
+                found[source] = metric.statistics(texts, references, [answer.choices for answer in own])
                 limit = metric.reads or np.inf
                 cut += sum(len(collapse(text)) > limit for text in itertools.chain(texts, *references))
         width = next(iter(found.values())).shape[1]
@@ -346,7 +365,65 @@ def tables_of(report: Evaluation) -> list[Table]:
                 notes=tuple(below),
             )
         )
-    return tables
+    return [*tables, *_tables_of_choices(report)]
+
+
+def _tables_of_choices(report: Evaluation) -> list[Table]:
+    """Return the tables of questions with choices; none if there are none."""
+    if not report.choices:
+        return []
+    known = ("data_source", "group", "system", "questions", "chance", "accuracy", "low", "high", "unread")
+    controls = [name for name in report.choices[0] if name not in known]
+    share = lambda value: "-" if value is None else f"{100 * value:.1f} %"  # noqa: E731
+    unit = report.notes["unit"]
+    accuracy = Table(
+        title=f"Accuracy by group, 95 % interval over {unit}" + (", and of controls" if controls else ""),
+        columns=(
+            "data source",
+            "group",
+            "system",
+            "questions",
+            "chance",
+            "accuracy",
+            "95 % interval",
+            "unread",
+            *controls,
+        ),
+        rows=[
+            (
+                *(line[key] for key in known[:3]),
+                str(line["questions"]),
+                share(line["chance"]),
+                share(line["accuracy"]),
+                "-" if line["low"] is None else f"{100 * line['low']:.1f} to {share(line['high'])}",
+                share(line["unread"]),
+                *(share(line[control]) for control in controls),
+            )
+            for line in report.choices
+        ],
+        words=3,
+        notes=("unread: the share of answers that name no choice, or several; they count as wrong.",),
+    )
+    letters = Table(
+        title="Share of each letter",
+        columns=("answers", *(name for name in report.letters[0] if name != "who")),
+        rows=[(line["who"], *(share(line[name]) for name in line if name != "who")) for line in report.letters],
+        words=1,
+    )
+    pairs = Table(
+        title=f"Which of two is right more often, by {unit}",
+        columns=("system", "against", "better", "worse", "p"),
+        rows=[
+            (line["system"], line["against"], str(line["better"]), str(line["worse"]), f"{line['p_holm']:.4f}")
+            for line in report.pairs
+        ],
+        words=2,
+        notes=(
+            "p: two-sided, of the exact sign test; with one row per clip and one pass that is McNemar's exact test.",
+            f"p is corrected by Holm's method for the {len(report.pairs)} tests in this table.",
+        ),
+    )
+    return [accuracy, letters, *([pairs] if report.pairs else [])]
 
 
 def _of_a_judge(line: dict) -> str:
@@ -389,7 +466,7 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
         table.print(console)
     write_file(out / "report.md", "\n".join(table.markdown() for table in tables))
     write_file(out / "report.tex", "\n".join(table.latex() for table in tables))
-    for name in ("answers", "scores", "differences"):
+    for name in ("answers", "scores", "differences", "choices", "letters", "pairs"):
         if lines := getattr(report, name):
             write_csv(out / f"{name}.csv", lines)
     summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)

@@ -6,7 +6,7 @@ rest.
 
 import importlib
 
-CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "voicebench", "manifest")
+CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "voicebench", "audioqa", "manifest")
 
 
 def add_arguments(parser) -> None:
@@ -19,7 +19,9 @@ def add_arguments(parser) -> None:
         corpus = names.add_parser(name, help=module.HELP, description=module.__doc__)
         module.add_arguments(corpus)
         corpus.add_argument("--out", type=Path, required=True, help="folder to write to; give it again to go on")
-        corpus.add_argument("--prompt", help="one phrasing for all rows, with {question} where there are questions")
+        corpus.add_argument(
+            "--prompt", help="one phrasing for all rows, with {question} and {choices} where there are such"
+        )
         corpus.add_argument("--embed", action="store_true", help="audio into the parquet files instead of its path")
         corpus.add_argument("--workers", type=int, help="processes (default: one per core)")
         corpus.add_argument("--shard-rows", type=int, default=20000, help="rows per file (default: %(default)s)")

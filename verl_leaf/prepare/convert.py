@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from verl_leaf.data.references import AudioError, contents
 from verl_leaf.data.rows import spoken_row
 from verl_leaf.prepare.corpus import Corpus, Item, Rejected, Segment, choose
 from verl_leaf.prepare.tables import ParquetColumn
+from verl_leaf.rewards.choice import letter_of
 
 RATE = 16000  # Hz of the audio that is joined or cut here
 MAX_EMBEDDED = 2**30  # bytes of a row's audio: half of what an Arrow array can hold
@@ -61,6 +63,10 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
                 "index": number,
                 "question": item.question,
                 "seconds": seconds,
+                "choices": list(item.choices) or None,
+                "category": item.category or None,
+                "difficulty": item.difficulty or None,
+                "record": item.record or None,
             },
             "unheard": any(unheard(waveform, RATE) for waveform in waveforms),  # for the report, in no file
         }
@@ -84,10 +90,17 @@ def _prompt(settings: Settings, item: Item) -> str:
         corpus = settings.corpus
         phrasings = corpus.phrasings[:1] if item.split in corpus.one_phrasing else corpus.phrasings
         phrasing = settings.prompt or choose(phrasings, item.phrase_by or item.question)
-        text = phrasing.replace(PLACEHOLDER, PLACEHOLDER * len(item.audios)).replace("{question}", item.question)
+        text = fill(phrasing, item.question, item.choices, len(item.audios))
     if text.count(PLACEHOLDER) != len(item.audios):
         raise AudioError(f"the question holds {PLACEHOLDER}, but not once for each of {len(item.audios)} audio(s)")
     return text
+
+
+def fill(phrasing: str, question: str, choices: Sequence[str] = (), clips: int = 1) -> str:
+    """Return a phrasing with a question, lettered choices, and a placeholder for each clip."""
+    lettered = "\n".join(f"{letter_of(number)}) {choice}" for number, choice in enumerate(choices))
+    fields = {PLACEHOLDER: PLACEHOLDER * clips, "{question}": question, "{choices}": lettered}
+    return re.sub("|".join(map(re.escape, fields)), lambda match: fields[match[0]], phrasing)
 
 
 def _load(segment: Segment) -> np.ndarray:

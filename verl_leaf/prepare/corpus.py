@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
@@ -35,6 +36,10 @@ class Item:
     source: str = ""  # file and row that it comes from
     numbered: bool = False  # the id is only the row's number
     data_source: str = ""  # its own, where a corpus has several; the corpus's if empty
+    choices: tuple[str, ...] = ()  # in the order of their letters
+    category: str = ""
+    difficulty: str = ""
+    record: str = ""  # JSON of the row as published, if a benchmark's own evaluation needs it
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,14 @@ class Corpus:
     rejected: list[Rejected] = field(default_factory=list)
     max_seconds: float | None = None  # longer audio is left out
     one_phrasing: tuple[str, ...] = ()  # splits that only get the first phrasing
+    facts: dict[str, Any] = field(default_factory=dict)  # what else the report says
+    notes: list[str] = field(default_factory=list)  # lines below the report's table
     _sources: dict[tuple, str] = field(default_factory=dict, init=False, repr=False)  # of what rows say
 
     def add(self, item: Item | Rejected) -> None:
         """Take a row; one that says the same as an earlier one, under the same id if it has one, is left out."""
         if isinstance(item, Item):
-            content = (None if item.numbered else item.id, item.audios, item.question, item.answers)
+            content = (None if item.numbered else item.id, item.audios, item.question, item.answers, item.choices)
             if content not in self._sources:
                 self._sources[content] = item.source
                 self.items.append(item)

@@ -6,9 +6,11 @@ Several audios or answers of a row are a list (in CSV, a JSON list). A question 
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import (
     SPLITS,
@@ -29,12 +31,11 @@ HELP = "a CSV, JSON or parquet file of your own"
 PHRASINGS = (f"{PLACEHOLDER}\n{{question}}",)
 NEEDED, OPTIONAL = ("audio", "question", "answer"), ("id", "split")
 DELIMITED, JSON, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet",)
+SUFFIXES = (*DELIMITED, *JSON, *PARQUET)
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument(
-        "file", type=Path, help=f"table with one row per question: {', '.join(DELIMITED + JSON + PARQUET)}"
-    )
+    parser.add_argument("file", type=Path, help=f"table with one row per question: {', '.join(SUFFIXES)}")
     parser.add_argument("--name", help="data_source of the rows (default: the file's name)")
     parser.add_argument("--audio-root", type=Path, help="what relative paths start from (default: the file's folder)")
     for column in NEEDED + OPTIONAL:
@@ -45,12 +46,14 @@ def add_arguments(parser) -> None:
 
 
 def read(options) -> Corpus:
-    file = need(options.file, f"a table: {', '.join(DELIMITED + JSON + PARQUET)}", "file")
-    if not 0 <= options.held_out < 0.5:
-        raise ValueError(f"--held-out {options.held_out}: must be from 0 to below 0.5; it is taken twice")
+    file = need(options.file, f"a table: {', '.join(SUFFIXES)}", "file")
+    check_held_out(options.held_out)
     columns = {name: getattr(options, f"{name}_column") for name in NEEDED + OPTIONAL}
     corpus = Corpus(options.name or file.stem, PHRASINGS)
-    for number, (place, row) in enumerate(_rows(file, columns)):
+    # Columns that are named otherwise than they are by default must be there.
+    needed = [column for name, column in columns.items() if name in NEEDED or column != name]
+    rows = table_rows(file, needed, (columns["audio"], columns["answer"]), [*columns.values()])
+    for number, (place, row) in enumerate(rows):
         if isinstance(row, str):
             corpus.add(Rejected(str(number), place, row))
         else:
@@ -61,18 +64,29 @@ def read(options) -> Corpus:
     return corpus
 
 
-def _rows(file: Path, columns: dict[str, str]) -> Rows:
-    """Rows of the table; columns that are needed, or named otherwise than they are by default, must be there."""
-    needed = [column for name, column in columns.items() if name in NEEDED or column != name]
+def table_rows(file: Path, needed: Sequence[str], lists: Sequence[str], optional: Sequence[str] | None = None) -> Rows:
+    """Yield the rows of a table; of delimited text, the cells of some columns may be JSON lists.
+
+    Args:
+        file: CSV, JSON or parquet, by the end of its name.
+        needed: columns that must be there.
+        lists: columns whose cells may be lists, that of the audio first.
+        optional: further columns to read of a parquet file; all if None.
+
+    Raises:
+        ValueError: the file cannot be read, or lacks a column.
+    """
     kind = file.suffix.lower()
     if kind in DELIMITED:
         for place, row in read_delimited(file, needed):
             if isinstance(row, dict):
-                _check_quotes(row, columns["audio"], f"{file}, {place.removeprefix(f'{file.name}, ')}")
-                row = _with_lists(row, (columns["audio"], columns["answer"]))
+                if lists[0] in row:
+                    _check_quotes(row, lists[0], f"{file}, {place.removeprefix(f'{file.name}, ')}")
+                row = _with_lists(row, [column for column in lists if column in row])
             yield place, row
     elif kind in PARQUET:
-        yield from read_parquet(file, needed, [column for column in columns.values() if column not in needed])
+        others = RowFile(file).columns if optional is None else optional
+        yield from read_parquet(file, needed, [column for column in others if column not in needed])
     elif kind in JSON:
         names: dict[str, None] = {}
         for place, row in read_json(file):
@@ -82,8 +96,7 @@ def _rows(file: Path, columns: dict[str, str]) -> Rows:
             check_names(file, [*names], needed)
     else:
         raise ValueError(
-            f"{file}: its name must end in one of {', '.join(DELIMITED + JSON + PARQUET)}; a spreadsheet is saved as "
-            "'CSV UTF-8'"
+            f"{file}: its name must end in one of {', '.join(SUFFIXES)}; a spreadsheet is saved as 'CSV UTF-8'"
         )
 
 
@@ -103,7 +116,7 @@ def _check_quotes(row: dict, audio_column: str, place: str) -> None:
         )
 
 
-def _with_lists(row: dict, columns: tuple[str, ...]) -> dict | str:
+def _with_lists(row: dict, columns: Sequence[str]) -> dict | str:
     """The row with lists where a cell is one in JSON; or what is wrong with it, where it is one of Python's."""
     lists = {}
     for column in columns:
@@ -132,9 +145,7 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
             raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
     except ValueError as error:
         return Rejected(id, place, str(error))
-    if not split:
-        share = fraction(id)
-        split = TEST if share < options.held_out else VALIDATION if share < 2 * options.held_out else TRAIN
+    split = split or held_out(id, options.held_out)
     return Item(id, split, audios, answers, question, source=place, numbered=not own_id)
 
 
@@ -151,11 +162,34 @@ def _several(cell, what: str) -> list[tuple[int | None, object]]:
     return values
 
 
-def _segment(audio, row: int, part: int | None, options) -> Segment:
-    """An audio by its path, or inside the table: bytes, or a Hugging Face ``Audio`` dictionary."""
-    if isinstance(audio, bytes) or (isinstance(audio, dict) and isinstance(audio.get("bytes"), bytes)):
-        return Segment(str(options.file), row=row, column=options.audio_column, part=part)
-    path = audio.get("path") if isinstance(audio, dict) else audio
+def check_held_out(share: float) -> None:
+    """Raise ValueError unless a share can be held out twice."""
+    if not 0 <= share < 0.5:
+        raise ValueError(f"--held-out {share}: must be from 0 to below 0.5; it is taken twice")
+
+
+def held_out(name: str, share: float) -> str:
+    """Return the split that a hash of a name chooses: a share is for the test, and as much for validation."""
+    place = fraction(name)
+    return TEST if place < share else VALIDATION if place < 2 * share else TRAIN
+
+
+def embedded_audio(cell, file: Path, row: int, column: str, part: int | None = None) -> Segment | None:
+    """Return an audio inside the table: bytes, or a Hugging Face ``Audio`` dictionary; None if the cell names a file."""
+    if isinstance(cell, bytes) or (isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes)):
+        return Segment(str(file), row=row, column=column, part=part)
+    return None
+
+
+def audio_path(cell) -> str:
+    """Return the path in a cell; raise ValueError if it holds none."""
+    path = cell.get("path") if isinstance(cell, dict) else cell
     if not isinstance(path, str) or not text_of(path, "audio"):
         raise ValueError(f"an audio is of the type {type(path).__name__}, not a path, or bytes in a parquet file")
-    return Segment(absolute_audio(text_of(path, "audio"), str(options.audio_root or options.file.parent)))
+    return text_of(path, "audio")
+
+
+def _segment(audio, row: int, part: int | None, options) -> Segment:
+    """An audio by its path, or inside the table."""
+    inside = embedded_audio(audio, options.file, row, options.audio_column, part)
+    return inside or Segment(absolute_audio(audio_path(audio), str(options.audio_root or options.file.parent)))

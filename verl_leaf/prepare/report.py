@@ -52,6 +52,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         "rows_with_nothing_to_hear": silent,
         "splits": splits,
         "left_out": dict(reasons),
+        **corpus.facts,
     }
     write_file(out / "report.json", json.dumps(content, indent=1, ensure_ascii=False))
     lines = [f"{written + len(rejected)} rows read, {written} written, {len(rejected)} left out"]
@@ -62,6 +63,7 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
         lines.append(f"{len(repeated)} id(s) are of several rows, {repeated[0]!r} is the first")
     if silent:
         lines.append(f"{silent} row(s) have a clip in which there is nothing to hear; `verl-leaf data FILE` names them")
+    lines += corpus.notes
     lines.append(f"in {out}" + (", rejected.jsonl names every row left out" if reasons else ""))
     console = Console()
     if splits:

@@ -39,6 +39,10 @@ SCHEMA = pyarrow.schema(
                     ("index", pyarrow.int64()),
                     ("question", TEXT),
                     ("seconds", pyarrow.float64()),
+                    ("choices", pyarrow.list_(TEXT)),
+                    ("category", TEXT),
+                    ("difficulty", TEXT),
+                    ("record", TEXT),
                 ]
             ),
         ),
@@ -81,8 +85,12 @@ def write(
 
 
 def _whole_prompt(prompt: str, corpus: Corpus) -> str:
-    if any(item.question for item in corpus.items) and "{question}" not in prompt:
-        raise ValueError(f"--prompt {prompt!r} holds no {{question}}, which stands for each row's question")
+    for what, there in (
+        ("question", any(item.question for item in corpus.items)),
+        ("choices", any(item.choices for item in corpus.items)),
+    ):
+        if there and f"{{{what}}}" not in prompt:
+            raise ValueError(f"--prompt {prompt!r} holds no {{{what}}}, which stands for each row's {what}")
     if not prompt.strip() or prompt.count(PLACEHOLDER) > 1:
         raise ValueError(f"--prompt {prompt!r}: must be a text that holds {PLACEHOLDER} at most once")
     return prompt if PLACEHOLDER in prompt else f"{PLACEHOLDER}\n{prompt}"

@@ -1,28 +1,31 @@
 """Rewards for ``reward.custom_reward_function.path=pkg://verl_leaf.rewards``, called by verl's reward manager.
 
-``reward.custom_reward_function.name`` is one of ``REWARDS``: a metric, a weighted ``mix`` of them, or ``by_data_source``.
+``reward.custom_reward_function.name`` is one of ``REWARDS``: a metric, ``choice_format``, a weighted ``mix``, or
+``by_data_source``.
 Options go below ``+reward.custom_reward_function.reward_kwargs``. Every reward takes verl's arguments:
 
 - ``data_source``: the row's column. A name that ends in ``_swapped_audio`` belongs to the data source without it.
 - ``solution_str``: the answer.
 - ``ground_truth``: one reference, or a list of them, as :func:`verl_leaf.data.rows.reference_texts` takes them; another
   is an error, since a right answer would score 0.
+- ``extra_info``: the row's; rewards of choices need its ``choices``, a list of texts in the order of their letters.
 
 It returns ``score`` in [0, 1], higher for better; ``data_source``, so that dumps of validation tell data sets apart; and
 the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for each validation as
 ``val-aux/{data_source}/{part}/mean@{n}``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from verl_leaf.data.rows import reference_texts
-from verl_leaf.rewards.metrics import measure, part_names
-from verl_leaf.rewards.options import chosen, weights_of
+from verl_leaf.data.rows import reference_texts, row_choices
+from verl_leaf.rewards.choice import CHOICE_METRICS
+from verl_leaf.rewards.metrics import METRICS, measure, part_names
+from verl_leaf.rewards.options import chosen, format_weights, weights_of
 
 
 def _reward_of(metric: str, doc: str) -> Callable:
     def reward(data_source: str, solution_str: str, ground_truth, extra_info=None, *, tokenize=None, **_) -> dict:
-        return _score(data_source, solution_str, ground_truth, {metric: 1}, tokenize)
+        return _score(data_source, solution_str, ground_truth, extra_info, {metric: 1}, tokenize)
 
     reward.__name__ = reward.__qualname__ = metric
     reward.__doc__ = f"{doc}\n\nFor ``tokenize`` see :func:`mix`."
@@ -38,6 +41,29 @@ wer = _reward_of("wer", "1 - jiwer's word error rate, at least 0; of several ref
 cer = _reward_of("cer", "1 - jiwer's character error rate, at least 0; of several references, the best.")
 rouge_l = _reward_of("rouge_l", "F1 of rouge-score's ROUGE-L, without stemming; of several references, the best.")
 exact_match = _reward_of("exact_match", "1 where the answer is one of the references, white space aside; else 0.")
+choice = _reward_of("choice", "1 if the answer names the right one of the row's choices and no other; else 0.")
+
+
+def choice_format(
+    data_source: str,
+    solution_str: str,
+    ground_truth,
+    extra_info=None,
+    *,
+    weight: float = 0.5,
+    thinking: bool = False,
+    **_,
+) -> dict:
+    """The right choice, and the format of the answer: ``<answer>...</answer>`` and nothing else.
+
+    Args:
+        weight: of the format. 0.5 is R1-AQA's, which adds both (arXiv 2503.11197).
+        thinking: the format begins with ``<think>...</think>``.
+
+    Raises:
+        ValueError: an option is wrong; verl stops for the same before its engines start.
+    """
+    return _score(data_source, solution_str, ground_truth, extra_info, format_weights(weight, thinking), None)
 
 
 def mix(
@@ -53,7 +79,7 @@ def mix(
     Raises:
         ValueError: an option is wrong; verl stops for the same before its engines start.
     """
-    return _score(data_source, solution_str, ground_truth, weights_of(weights), tokenize)
+    return _score(data_source, solution_str, ground_truth, extra_info, weights_of(weights), tokenize)
 
 
 def by_data_source(
@@ -72,10 +98,9 @@ def by_data_source(
     Raises:
         ValueError: an option is wrong, or ``rewards`` does not know the data source.
     """
-    result = _score(
-        data_source, solution_str, ground_truth, weights_of(chosen("rewards", rewards, data_source)), tokenize
-    )
-    others = {part for reward in rewards.values() for metric in weights_of(reward) for part in part_names(metric)}
+    own = weights_of(chosen("rewards", rewards, data_source))
+    result = _score(data_source, solution_str, ground_truth, extra_info, own, tokenize)
+    others = {part for reward in rewards.values() for metric in weights_of(reward) for part in _parts_of(metric)}
     return dict.fromkeys(sorted(others)) | result
 
 
@@ -89,6 +114,8 @@ REWARDS = {
         cer,
         rouge_l,
         exact_match,
+        choice,
+        choice_format,
         mix,
         by_data_source,
     )
@@ -96,14 +123,26 @@ REWARDS = {
 
 
 def _score(
-    data_source: str, answer: str, ground_truth, weights: Mapping[str, float], tokenize: str | Mapping | None
+    data_source: str,
+    answer: str,
+    ground_truth,
+    extra_info: Mapping | None,
+    weights: Mapping[str, float],
+    tokenize: str | Mapping | None,
 ) -> dict:
     references = reference_texts(ground_truth)
     own_tokenize = chosen("tokenize", tokenize, data_source) if isinstance(tokenize, Mapping) else tokenize
     score = 0.0
     parts: dict[str, float] = {}
     for metric, weight in weights.items():
-        metric_score, metric_parts = measure(metric, answer, references, own_tokenize)
+        if metric in CHOICE_METRICS:
+            metric_score, metric_parts = CHOICE_METRICS[metric](answer, references, row_choices(extra_info))
+        else:
+            metric_score, metric_parts = measure(metric, answer, references, own_tokenize)
         score += weight * metric_score
         parts |= metric_parts
     return {"score": min(score, 1.0), "data_source": data_source} | parts
+
+
+def _parts_of(metric: str) -> Iterable[str]:
+    return part_names(metric) if metric in METRICS else CHOICE_METRICS[metric]("", ["A"], ("one", "other"))[1]

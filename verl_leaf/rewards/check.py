@@ -1,11 +1,13 @@
 """Whether a reward can score all rows, known before a run starts."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from verl_leaf.data.rows import row_choices
 from verl_leaf.rewards import REWARDS
+from verl_leaf.rewards.choice import right_choice
 from verl_leaf.rewards.metrics import COUNT_WORDS, needed_tokenizer, tokenizer
-from verl_leaf.rewards.options import chosen, weights_of
+from verl_leaf.rewards.options import chosen, format_weights, weights_of
 
 
 def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]]) -> None:
@@ -34,17 +36,45 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
         raise ValueError(f"reward_kwargs: rewards={rewards}: must be a mapping from data sources to rewards")
     for reward in [options["weights"]] if "weights" in options else rewards.values():
         weights_of(reward)
+    if name == "choice_format":
+        format_weights(**options)
     for tokenizer_name in tokenize.values() if isinstance(tokenize, Mapping) else [tokenize]:
         if tokenizer_name is not None:
             tokenizer(tokenizer_name)
     for data_source, texts in references.items():
-        reward = chosen("rewards", rewards, data_source) if "rewards" in options else options.get("weights", name)
+        metrics = _metrics_of(name, options, data_source)
         if isinstance(tokenize, Mapping):
             chosen("tokenize", tokenize, data_source)
         needed = needed_tokenizer(texts)
-        if needed and "tokenize" not in options and set(weights_of(reward)) & set(COUNT_WORDS):
+        if needed and "tokenize" not in options and metrics & set(COUNT_WORDS):
             raise ValueError(
                 f"the references of the data source {data_source!r} have no spaces between words, which "
-                f"{', '.join(weights_of(reward))} would count: set reward_kwargs.tokenize={needed} (verl_leaf/rewards/README.md), or "
+                f"{', '.join(sorted(metrics & set(COUNT_WORDS)))} would count: set reward_kwargs.tokenize={needed} (verl_leaf/rewards/README.md), or "
                 "null to do without"
             )
+
+
+def check_row(name: str, options: Mapping, data_source: str, references: Sequence[str], extra_info) -> None:
+    """Stop unless a reward that needs the choices of a row finds the right one among them.
+
+    Raises:
+        ValueError: the message says what is wrong with the row.
+    """
+    if name not in REWARDS or "choice" not in _metrics_of(name, options, data_source):
+        return
+    choices = row_choices(extra_info)
+    if not choices:
+        raise ValueError(
+            f"has no extra_info.choices, which the reward {name} needs: make the rows with `verl-leaf prepare audioqa`"
+        )
+    right_choice(references, choices)
+
+
+def _metrics_of(name: str, options: Mapping, data_source: str) -> set[str]:
+    """Return the metrics that a reward takes for a data source."""
+    if name == "choice_format":
+        return {"choice"}
+    reward = (
+        chosen("rewards", options["rewards"], data_source) if "rewards" in options else options.get("weights", name)
+    )
+    return set(weights_of(reward))

@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.rewards.choice import CHOICE_METRICS
 from verl_leaf.rewards.metrics import METRICS
+
+NAMES = (*METRICS, *CHOICE_METRICS)
 
 
 def weights_of(reward: str | Mapping) -> Mapping[str, float]:
@@ -15,8 +18,8 @@ def weights_of(reward: str | Mapping) -> Mapping[str, float]:
     weights = {reward: 1} if isinstance(reward, str) else reward
     if not isinstance(weights, Mapping):
         raise ValueError(f"{reward} is neither a metric nor the weights of several")
-    if unknown := [str(metric) for metric in weights if metric not in METRICS]:
-        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(METRICS)}")
+    if unknown := [str(metric) for metric in weights if metric not in NAMES]:
+        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(NAMES)}")
     numbers = [weight for weight in weights.values() if isinstance(weight, int | float) and weight > 0]
     if len(numbers) < len(weights) or abs(sum(numbers) - 1) > 1e-6:
         raise ValueError(f"weights must be numbers above 0 and sum to 1, got {dict(weights)}")
@@ -30,3 +33,16 @@ def chosen(option: str, by_source: Mapping, data_source: str | int):
     if base not in entries:
         raise ValueError(f"{option}: no entry for the data source {base!r}; there are {', '.join(entries)}")
     return entries[base]
+
+
+def format_weights(weight: float = 0.5, thinking: bool = False) -> Mapping[str, float]:
+    """Return the weights of ``choice_format``.
+
+    Raises:
+        ValueError: the weight of the format is not above 0 and below 1, or ``thinking`` is not true or false.
+    """
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1:
+        raise ValueError(f"weight={weight}: must be above 0 and below 1")
+    if not isinstance(thinking, bool):
+        raise ValueError(f"thinking={thinking}: must be true or false")
+    return {"choice": 1 - weight, "think_format" if thinking else "answer_format": weight}

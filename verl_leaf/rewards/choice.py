@@ -1,0 +1,185 @@
+"""Which of the lettered choices a reply names, and whether it has the format that the prompt asks for.
+
+Nothing is guessed: a reply that names two choices, denies one or leaves a tag open names none. The time for a reply grows
+with its length and no faster.
+"""
+
+import functools
+import re
+import string
+from collections.abc import Callable, Sequence
+
+from verl_leaf.rewards.metrics import collapse
+
+MAX_CHOICES = len(string.ascii_uppercase)
+
+_PUNCTUATION = " .,;:!?\"'()[]{}<>*_`~|=…。、「」『』«»¿¡·"  # at the ends of a text it is no part of it
+_ONE_FORM = str.maketrans(
+    {wide: chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)}  # the full-width ASCII of Chinese and Japanese texts
+    | dict(zip("‘’‛“”„–—−", "'''\"\"\"---", strict=True))
+)
+_TAG = re.compile(r"(</?answer>)", re.IGNORECASE)
+_LETTER_AND_TEXT = re.compile(r"\W*([a-z])\W*?(?:([)\].,:-]| )\W*(.*))?", re.IGNORECASE)
+# A character that goes on with a word, in the scripts that part words by spaces.
+_W = r"[^\W_\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
+# A letter within a sentence: a capital other than "I" that is no initial and no part of a word with a hyphen, or a letter of
+# either case in brackets or behind a word that announces it.
+_CAPITAL = rf"(?<!{_W})(?<!\w[-'.])[A-HJ-Z](?!{_W})(?![-'.]{_W})"
+_BRACKETED = r"[(\[{] ?[a-zA-Z] ?[)\]}]"
+_ANNOUNCED = (
+    r"\b(?i:answer|option|choice|letter|choose|pick|select)(?: is)?(?: ?: ?| )[*\"'(]?[a-zA-Z]"
+    r"(?=$|[^\w\s'-]| (?:is|because|since)\b)"
+)
+_LETTER = re.compile(f"{_CAPITAL}|{_BRACKETED}|{_ANNOUNCED}")
+# A capital before any other word is the article, as in "A dog", or something else, as in "C minor".
+_BEFORE_A_WORD = re.compile(
+    r" (?!(?:is|was|and|or|because|since|as|so|for|with|but|then|would|seems|not|ist|und|oder|est|et|ou|es|y)\b)"
+    rf"{_W}{{2}}"
+)
+_NOT = r"(?:\w*n't\b|\b(?:not|no(?! doubt)|never|neither|nor|cannot|except|wrong|incorrect|false|nicht|kein\w*|falsch|pas)\b)"
+_SAME_CLAUSE = r"[^\w,.;:!?]"
+_DENIED = (  # what is before a choice, with up to five words between, and right behind it
+    re.compile(
+        rf"{_NOT}(?:{_SAME_CLAUSE}+\w+){{0,5}}{_SAME_CLAUSE}*$|[不没沒非错錯][^,.;:!?。]{{0,4}}$", re.IGNORECASE
+    ),
+    re.compile(rf"{_SAME_CLAUSE}*(?:\w+{_SAME_CLAUSE}+)?{_NOT}|[^,.;:!?。]{{0,3}}[不没沒非错錯]", re.IGNORECASE),
+)
+_MOST_NAMES = 50  # a reply that names choices more often is not read: each name costs a search for denials
+_WINDOW = 80  # characters before and behind a choice that are searched for a denial
+
+
+def letter_of(number: int) -> str:
+    """Return the letter of a choice, which is numbered from 0."""
+    return string.ascii_uppercase[number]
+
+
+def named_choice(reply: str, choices: Sequence[str]) -> int | None:
+    """Return the number of the one choice that a reply names, by its letter or its text; None if it names none or several.
+
+    If there are ``<answer>`` tags, what they hold decides, else the whole reply but for ``<think>``. A letter with its own
+    text (``B) dog``) is one name. A single letter is a letter, also if another choice has it for its text.
+    """
+    region = _region(reply)
+    if region is None:
+        return None
+    region, texts = _plain(region), [_plain(choice).strip(_PUNCTUATION) for choice in choices]
+    keys = [text.casefold() for text in texts]
+    if exact := _LETTER_AND_TEXT.fullmatch(region):
+        number, text = string.ascii_lowercase.index(exact[1].lower()), _key(exact[3] or "")
+        if not text or text in keys[number : number + 1]:
+            return number if number < len(keys) else None
+        if text in keys and exact[2] != " ":  # the text of another choice, or "a" is the article
+            return None
+    if (whole := _key(region)) in keys:
+        return keys.index(whole)
+    return _mentioned(region, texts)
+
+
+def right_choice(references: Sequence[str], choices: Sequence[str]) -> int:
+    """Return the number of the choice that a row's references name, by letter, by text or both.
+
+    Raises:
+        ValueError: there are too few or too many choices, one has no text or that of another, or the references do not
+            name one of them.
+    """
+    keys = [_key(choice) for choice in choices]
+    if not 2 <= len(keys) <= MAX_CHOICES:
+        raise ValueError(f"has {len(keys)} choices; there must be 2 to {MAX_CHOICES}")
+    if twice := [choice for choice, key in zip(choices, keys, strict=True) if not key or keys.count(key) > 1]:
+        raise ValueError(f"the choice {twice[0]!r:.80} is empty, or another one reads the same")
+    right = set(range(len(keys)))
+    for reference in map(_key, references):
+        right &= {number for number, key in enumerate(keys) if reference in (key, letter_of(number).lower())}
+    if len(right) != 1:
+        raise ValueError(f"the reference {list(references)!r:.80} names none of the choices {list(choices)!r:.200}")
+    return right.pop()
+
+
+def has_format(reply: str, thinking: bool) -> bool:
+    """Return whether a reply is ``<answer>...</answer>`` and nothing else, with ``<think>...</think>`` before if ``thinking``."""
+    tags = ["<think>", "</think>", "<answer>", "</answer>"]
+    holds_text = [False, True, False, True, False]
+    pieces = re.split(r"(</?(?:think|answer)>)", reply)
+    first = 0 if thinking else 2
+    return pieces[1::2] == tags[first:] and [bool(piece.strip()) for piece in pieces[::2]] == holds_text[first:]
+
+
+def _choice(reply: str, references: Sequence[str], choices: Sequence[str]) -> tuple[float, dict[str, float]]:
+    right, named = right_choice(references, choices), named_choice(reply, choices)
+    return float(named == right), {"choice": float(named == right), "choice_unread": float(named is None)}
+
+
+def _format(thinking: bool, reply: str, *_) -> tuple[float, dict[str, float]]:
+    value = float(has_format(reply, thinking))
+    return value, {"think_format" if thinking else "answer_format": value}
+
+
+# Score and parts of a reply, by the references and the choices of its row; as :func:`verl_leaf.rewards.metrics.measure`.
+CHOICE_METRICS: dict[str, Callable[[str, Sequence[str], Sequence[str]], tuple[float, dict[str, float]]]] = {
+    "choice": _choice,
+    "answer_format": functools.partial(_format, False),
+    "think_format": functools.partial(_format, True),
+}
+
+
+def _region(reply: str) -> str | None:
+    """Return the part of a reply that decides; None if a tag is open."""
+    rest = reply.rpartition("</think>")[2]
+    pieces = _TAG.split(rest)
+    tags = [tag.lower() for tag in pieces[1::2]]
+    if tags != ["<answer>", "</answer>"] * (len(tags) // 2):
+        return None
+    if tags:
+        return "\n".join(pieces[2::4])
+    return None if "<think>" in rest else rest
+
+
+def _mentioned(region: str, texts: Sequence[str]) -> int | None:
+    """Return the one choice that a text mentions and does not deny."""
+    found = [
+        (match.start(), -match.end(), number)
+        for number, text in enumerate(texts)
+        if not re.fullmatch("[a-zA-Z]", text)
+        for match in _as_words(text).finditer(region)
+    ]
+    spans, end, rest = [], 0, list(region)
+    for start, stop, number in sorted(found):
+        if start >= end:  # the text of a choice within that of another is no mention of it
+            end = -stop
+            spans.append((start, end, number))
+            rest[start:end] = " " * (end - start)
+    for match in _LETTER.finditer(region):
+        letter = match[0].strip(_PUNCTUATION)[-1]
+        is_article = _BEFORE_A_WORD.match(region, match.end()) is not None
+        if rest[match.end() - 1] != " " and not (is_article and letter == "A"):
+            spans.append((*match.span(), len(texts) if is_article else string.ascii_uppercase.index(letter.upper())))
+    named = {number for *_, number in spans}
+    masked = "".join(rest)
+    if len(named) != 1 or max(named) >= len(texts) or len(spans) > _MOST_NAMES:
+        return None
+    if any(_is_denied(masked, *span) for *span, _ in spans):
+        return None
+    return named.pop()
+
+
+def _is_denied(text: str, start: int, stop: int) -> bool:
+    before, behind = text[max(0, start - _WINDOW) : start], text[stop : stop + _WINDOW]
+    return bool(_DENIED[0].search(before) or _DENIED[1].match(behind))
+
+
+def _as_words(text: str) -> re.Pattern[str]:
+    """Return a pattern that finds a text where it is no part of a longer word or number."""
+    first, last = (bool(re.match(_W, edge)) for edge in (text[0], text[-1]))
+    before = rf"(?<!{_W})" * first + r"(?<!\d[.,])(?<!-)" * text[0].isdigit()
+    behind = rf"(?!{_W})" * last + r"(?![.,]\d)" * text[-1].isdigit()
+    return re.compile(f"{before}{re.escape(text)}{behind}", re.IGNORECASE)
+
+
+def _plain(text: str) -> str:
+    """Return a text with one form of each sign, and single spaces."""
+    return collapse(text.translate(_ONE_FORM))
+
+
+def _key(text: str) -> str:
+    """Return what two texts that read the same have in common."""
+    return _plain(text).strip(_PUNCTUATION).casefold()
