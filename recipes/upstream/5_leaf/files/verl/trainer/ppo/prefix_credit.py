@@ -259,18 +259,15 @@ def estimate_kappa(groups: list[ResponseGroup]) -> float:
     Returns:
         `(float)`: the variance of rewards within a node over that between nodes; infinity if it says nothing.
     """
-    first, later = [], []
+    total, within, late_pairs = 0.0, 0.0, 0
     for group in groups:
-        if group.reward_std**2 <= LEAST_VARIANCE:
-            continue
         pairs = np.triu_indices(len(group.rewards), 1)
-        spread = (group.rewards[pairs[0]] - group.rewards[pairs[1]]) ** 2 / 2 / group.reward_std**2
-        parts_first = group.common[pairs] == group.common[pairs].min()
-        first.append(spread[parts_first])
-        later.append(spread[~parts_first])
-    late_pairs = sum(map(len, later))
-    if not late_pairs:
-        return np.inf
-    total, within = np.concatenate(first).mean(), np.concatenate(later).mean()
-    between = max(0.0, total - within) * late_pairs / (late_pairs + PRIOR_PAIRS)
-    return max(total - between, LEAST_WITHIN * total) / between if between else np.inf
+        spread = (group.rewards[pairs[0]] - group.rewards[pairs[1]]) ** 2 / 2
+        late = group.common[pairs] > group.common[pairs].min(initial=group.common.max())
+        if group.reward_std**2 > LEAST_VARIANCE and late.any():
+            # As many times as there are late pairs, so that prompts may differ in variance and in where they part.
+            total += spread[~late].mean() * late.sum()
+            within += spread[late].sum()
+            late_pairs += late.sum()
+    between = max(0.0, total - within) / (late_pairs + PRIOR_PAIRS)
+    return max(total / late_pairs - between, LEAST_WITHIN * total / late_pairs) / between if between else np.inf
