@@ -93,8 +93,8 @@ def common_prefix(a, b):
 
 
 def kappa_and_early(groups):
-    """``kappa`` of a batch, ``early`` and the number of pairs that part late, over groups of (responses, rewards)."""
-    T, W, N = 0.0, 0.0, 0  # T and W times N
+    """``kappa`` of a batch, ``early`` and the weight of all groups, over groups of (responses, rewards)."""
+    T, W, n = 0.0, 0.0, 0.0  # T and W times n
     for responses, rewards in groups:
         if unbiased_variance(rewards) <= 1e-12:
             continue
@@ -103,12 +103,14 @@ def kappa_and_early(groups):
         half_square = {(i, k): (rewards[i] - rewards[k]) ** 2 / 2 for i, k in pairs}
         first = [half_square[pair] for pair in pairs if prefix[pair] == min(prefix.values())]
         later = [half_square[pair] for pair in pairs if prefix[pair] > min(prefix.values())]
-        T, W, N = T + len(later) * mean(first), W + sum(later), N + len(later)
+        if later:
+            weight = len(first) * len(later) / (len(first) + len(later))
+            T, W, n = T + weight * mean(first), W + weight * mean(later), n + weight
     if not T:
-        return float("inf"), 0.0, N
-    tau2 = max(0.0, T - W) / N * N / (N + 20)
-    sigma2 = max(T / N - tau2, 0.05 * T / N)
-    return (sigma2 / tau2 if tau2 else float("inf")), 1 - W / T, N
+        return float("inf"), 0.0, n
+    tau2 = max(0.0, T - W) / (n + 10)
+    sigma2 = max(T / n - tau2, 0.05 * T / n)
+    return (sigma2 / tau2 if tau2 else float("inf")), 1 - W / T, n
 
 
 def grpo_prefix(responses, rewards, kappa):

@@ -2,11 +2,11 @@
 
 We added this measure; it is not from the paper. A pair of responses ``i``, ``k`` of a group has ``h = (r_i - r_k)^2 / 2``.
 In a group whose branches differ in value by the variance ``tau2``, and whose rewards within a branch have the variance
-``sigma2``, the mean of ``h`` is ``tau2 + sigma2`` over the pairs that part where the group first parts (their common prefix
-is the group's shortest), and ``sigma2`` over the pairs that part later. ``W`` is the mean over all pairs that part later.
-``T`` is the mean over the others, in which each group has the weight that it has in ``W``, its number of later pairs: so
-prompts may differ in the variance of their rewards and in where they part. ``W`` and ``T`` are unbiased, and ``early``
-estimates ``tau2 / (tau2 + sigma2)``. If the first choice decides nothing, it is 0 on average, and by chance below.
+``sigma2``, the mean of ``h`` is ``tau2 + sigma2`` over the ``n_T`` pairs that part where the group first parts (their common
+prefix is the group's shortest), and ``sigma2`` over the ``n_W`` pairs that part later. ``T`` and ``W`` are means of these
+over groups, both with the weight ``n_T n_W / (n_T + n_W)`` of a group: so prompts may differ in the variance of their
+rewards and in where they part. ``early`` estimates ``tau2 / (tau2 + sigma2)``. If the first choice decides nothing, it is 0
+on average, and by chance below.
 """
 
 from dataclasses import dataclass
@@ -19,20 +19,23 @@ from verl_leaf.algorithm.forks import Forks
 from verl_leaf.algorithm.grpo import centre
 
 LEAST_VARIANCE = 1e-12  # of a group's rewards, for them to differ
+DECAY = 0.9  # of the sums of earlier steps, with every step
 Sums = tuple[float, float, float]
-"""The sums of `PairSpread` over some groups: ``N_W T``, ``N_W W`` and ``N_W``, the number of pairs that part later."""
+"""The sums of `PairSpread` over some groups: ``n T``, ``n W`` and ``n``, the weights of all groups."""
+NO_SUMS: Sums = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class PairSpread:
-    """Sums over the pairs of each group; 0 if its rewards do not differ, or no pair parts later.
+    """Sums over the pairs of each group; 0 if its rewards do not differ, or no pair parts later than the first.
 
     Any selection of groups, drawn with replacement or not, has the `early_share` of the sums over it.
 
     Attributes:
         first: ``[G]`` float64, the mean of ``h`` over the pairs that part where the group first parts, times ``pairs``.
-        later: ``[G]`` float64, the sum of ``h`` over the pairs that part later, or never.
-        pairs: ``[G]`` float64, the number of the pairs that part later.
+        later: ``[G]`` float64, the mean of ``h`` over the pairs that part later, or never, times ``pairs``.
+        pairs: ``[G]`` float64, the weight of the group. The difference of its two means has a variance like that of as many
+            pairs.
     """
 
     first: Tensor
@@ -73,10 +76,15 @@ def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
     from_mean = centred - forks.node_sum(centred)[:, branch] / n
     # Responses that end where the group first parts share no longer prefix, though they may be the same.
     parted = differ & (n < size) & (forks.lengths > forks.position[:, 0])
-    later, pairs = per_group(n / 2 * from_mean.square() * parted), per_group((n - 1) / 2 * parted)
-    total, all_pairs = per_group(size / 2 * centred.square()), per_group((size - 1) / 2)
-    first = torch.where(pairs > 0, (total - later) / (all_pairs - pairs) * pairs, 0)
-    return PairSpread(first, later, pairs)
+    later, n_W = per_group(n / 2 * from_mean.square() * parted), per_group((n - 1) / 2 * parted)
+    total, all_pairs = per_group(size / 2 * centred.square()), per_group((size - 1) / 2).clamp(min=1)
+    share = n_W / all_pairs
+    return PairSpread((total - later) * share, later * (1 - share), n_W * (1 - share))
+
+
+def pooled(earlier: Sums, step: Sums) -> Sums:
+    """Return the sums of a step and the steps before it."""
+    return DECAY * earlier[0] + step[0], DECAY * earlier[1] + step[1], DECAY * earlier[2] + step[2]
 
 
 def early_share(sums: Sums) -> float:
@@ -86,7 +94,7 @@ def early_share(sums: Sums) -> float:
 
 
 def early_metrics(forks: Forks, rewards: Tensor) -> dict[str, float]:
-    """Return ``early`` and ``early_pairs`` (``N_W``) of a step, for the log of any estimator.
+    """Return ``early`` and ``early_pairs`` (``n``) of a step, for the log of any estimator.
 
     The arguments, and what is raised, are those of `pair_spread`.
     """

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check, check_mask, check_terminal_rewards, is_kappa
-from verl_leaf.algorithm.early import Sums, pair_spread
+from verl_leaf.algorithm.early import NO_SUMS, Sums, pair_spread, pooled
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre
 from verl_leaf.algorithm.rows import last_position, per_token
 
-PRIOR_PAIRS = 20  # tau2 is taken in full if far more pairs than this part later
+PRIOR_PAIRS = 10  # tau2 is taken in full if n is far larger
 LEAST_SIGMA2 = 0.05  # as a share of T
-DECAY = 0.9  # of the sums of the steps before
-NO_SUMS: Sums = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class PrefixBaselineAdvantages:
             ``num_tokens`` where the path forks no more, and the baseline means nothing.
         forks: where the responses part.
         kappa: the one that was used.
-        sums: those of the pairs of this batch, and of the batches before with decay.
+        sums: of the pairs of this batch and of the batches before.
     """
 
     advantages: Tensor
@@ -78,7 +76,7 @@ def grpo_prefix_advantages(
         kappa: how many responses a longer prefix must have to count half: a number from 0 to infinity, or ``"auto"``
             for the `shrinkage` that fits this batch and the batches before.
         by_std: False leaves out the division by ``std + 1e-6``, as Dr. GRPO does (arXiv 2503.20783).
-        earlier: the ``sums`` that the batch before returned, to which ``DECAY`` is applied.
+        earlier: the ``sums`` that the batch before returned, which are pooled with those of this batch.
 
     Returns:
         The advantages ``[N, T]`` in the dtype of ``rewards``, 0 outside ``mask``, and the baselines they come from.
@@ -90,8 +88,7 @@ def grpo_prefix_advantages(
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
     G = check_terminal_rewards(rewards, group)
-    batch = pair_spread(forks, rewards).sums()
-    sums = batch[0] + DECAY * earlier[0], batch[1] + DECAY * earlier[1], batch[2] + DECAY * earlier[2]
+    sums = pooled(earlier, pair_spread(forks, rewards).sums())
     strength = shrinkage(sums) if isinstance(kappa, str) else float(kappa)
 
     r, std, _ = centre(rewards, forks.group, G)
@@ -121,12 +118,12 @@ def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:
 def shrinkage(sums: Sums) -> float:
     """Return ``kappa``: the empirical Bayes ratio of the rewards' variance within a node to that between nodes.
 
-        tau2 = max(0, T - W) * N_W / (N_W + 20)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
+        tau2 = max(0, T - W) * n / (n + 10)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
 
     ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. It is infinite if ``tau2`` is 0.
 
     Args:
-        sums: of the pairs, which give ``T``, ``W`` and ``N_W``.
+        sums: of the pairs, which give ``T``, ``W`` and ``n``.
     """
     first, later, pairs = sums
     tau2 = max(0.0, first - later) / (pairs + PRIOR_PAIRS)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -172,9 +171,14 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
 def _bootstrapped_early(pairs: list[Sums]) -> tuple[float, float, float]:
     """``early``, and the 95 % interval of drawing as many prompts again."""
     sums = np.array(pairs)
+
+    def early(rows: np.ndarray) -> float:
+        first, later, count = rows.sum(0).tolist()
+        return early_share((first, later, count))
+
     drawn = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs)))
-    low, high = np.quantile([early_share(draw) for draw in sums[drawn].sum(1)], (0.025, 0.975))
-    return early_share(sums.sum(0)), float(low), float(high)
+    low, high = np.quantile([early(sums[rows]) for rows in drawn], (0.025, 0.975))
+    return early(sums), float(low), float(high)
 
 
 def verdict(name: str, rows: list[dict]) -> str:
