@@ -13,7 +13,7 @@ Writes `simulator.md`, and `simulator.csv` with a row per task and method.
 import argparse
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,8 +21,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from examples.leaf_against_grpo.report import markdown
-from verl_leaf.algorithm import grpo_advantages, grpo_prefix_advantages
-from verl_leaf.algorithm.early import NO_SUMS, Sums
+from verl_leaf.algorithm import grpo_advantages
 from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import write_file
@@ -170,25 +169,22 @@ def estimator(name: str) -> Method:
     if name == "grpo":
         return lambda rollouts, seeds: grpo_advantages(rollouts.rewards, rollouts.group)[:, None] * rollouts.mask
     row = ESTIMATORS[name]
-    return lambda rollouts, seeds: row.function(rollouts, row.options()).advantages
+
+    def advantages(rollouts: Rollouts, seeds: int) -> Tensor:
+        return row.function(rollouts, row.options()).advantages
+
+    return seed_by_seed(advantages) if name == "grpo_prefix" else advantages
 
 
-@dataclass
-class PrefixBaseline:
-    """`grpo_prefix`, whose `kappa` is of the batch and the steps before: so for one seed after the other."""
+def seed_by_seed(method: Method) -> Method:
+    """A method that looks at a whole batch, as `grpo_prefix` does for `kappa`: on one seed after the other."""
 
-    sums: dict[int, Sums] = field(default_factory=dict)
+    def apart(rollouts: Rollouts, seeds: int) -> Tensor:
+        columns = (rollouts.tokens, rollouts.mask, rollouts.rewards, rollouts.group)
+        parts = zip(*(column.chunk(seeds) for column in columns), strict=True)
+        return torch.cat([method(Rollouts(*own, group - group[0]), 1) for *own, group in parts])
 
-    def __call__(self, rollouts: Rollouts, seeds: int) -> Tensor:
-        parts = []
-        inputs = (rollouts.tokens, rollouts.rewards, rollouts.mask, rollouts.group)
-        for seed, own in enumerate(zip(*(x.chunk(seeds) for x in inputs), strict=True)):
-            tokens, rewards, mask, group = own
-            earlier = self.sums.get(seed, NO_SUMS)
-            result = grpo_prefix_advantages(tokens, rewards, mask, group - group[0], earlier=earlier)
-            self.sums[seed] = result.sums
-            parts.append(result.advantages)
-        return torch.cat(parts)
+    return apart
 
 
 def at_rms_of_grpo(method: Method) -> Method:
@@ -202,13 +198,11 @@ def at_rms_of_grpo(method: Method) -> Method:
     return scaled
 
 
-METHODS: dict[str, Callable[[], Method]] = {
-    **{name: lambda name=name: estimator(name) for name in ("grpo", *ESTIMATORS)},
-    "grpo_prefix": PrefixBaseline,
-    "grpo_floored at GRPO's RMS": lambda: at_rms_of_grpo(estimator("grpo_floored")),
-    "leaf at GRPO's RMS": lambda: at_rms_of_grpo(estimator("leaf")),
+METHODS: dict[str, Method] = {
+    **{name: estimator(name) for name in ("grpo", *ESTIMATORS)},
+    "grpo_floored at GRPO's RMS": at_rms_of_grpo(estimator("grpo_floored")),
+    "leaf at GRPO's RMS": at_rms_of_grpo(estimator("leaf")),
 }
-"""Functions that make a method as it is before the first step."""
 
 
 def train(task: Task, method: Method, rate: float, seeds: range) -> Tensor:
@@ -247,9 +241,9 @@ def results(console: Console) -> Iterator[dict]:
     cells = list(itertools.product(TASKS, METHODS))
     grpo: dict[Task, Tensor] = {}
     for task, name in track(cells, "Simulating", len(cells), console):
-        areas = {rate: train(task, METHODS[name](), rate, SWEEP_SEEDS).mean().item() for rate in RATES}
+        areas = {rate: train(task, METHODS[name], rate, SWEEP_SEEDS).mean().item() for rate in RATES}
         rate = max(areas, key=lambda rate: areas[rate])
-        reward = 100 * train(task, METHODS[name](), rate, SEEDS)
+        reward = 100 * train(task, METHODS[name], rate, SEEDS)
         gain = reward - grpo.setdefault(task, reward)
         row = {"task": task.name, "method": name, "rate": rate, "area": reward.mean().item()}
         for what, values in {"gain": gain.mean(1), "last": gain[:, -5:].mean(1)}.items():

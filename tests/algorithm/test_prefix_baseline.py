@@ -232,19 +232,6 @@ def test_others_are_biased_at_any_scale(advantages_of):
     assert (found - scale * wanted).norm() > 1e-2 * found.norm()
 
 
-def test_kappa_pools_the_sums_of_earlier_batches():
-    settled = [{"responses": [[1, 1], [1, 2], [2, 1], [2, 2]], "rewards": [1.0, 1.0, 0.0, 0.0]}]
-    noise = [{"responses": [[1, 1], [1, 2], [2, 1], [2, 2]], "rewards": [1.0, 0.0, 1.0, 0.0]}]
-    alone, before = run(pack(noise), "auto"), run(pack(settled), "auto")
-    inputs = {name: getattr(pack(noise), name) for name in ("responses", "rewards", "mask", "group", "lengths")}
-    after = grpo_prefix_advantages(**inputs, kappa="auto", earlier=before.sums)
-    assert alone.kappa == math.inf and alone.sums == pytest.approx([1 / 3, 2 / 3, 4 / 3])
-    assert after.sums == pytest.approx([a + 0.9 * b for a, b in zip(alone.sums, before.sums, strict=True)])
-    again = grpo_prefix_advantages(**inputs, kappa="auto", earlier=(30.0, 10.0, 90.0))  # T = 1/3, W = 1/9, 90 pairs
-    tau2 = (27 + 1 / 3 - 9 - 2 / 3) / (81 + 4 / 3 + 10)
-    assert again.kappa == pytest.approx(((27 + 1 / 3) / (81 + 4 / 3) - tau2) / tau2)
-
-
 def test_equal_rewards_and_the_only_response_of_a_group_teach_nothing():
     groups = [
         {"responses": [[1, 2], [1, 3], [4]], "rewards": [0.1, 0.1, 0.1]},

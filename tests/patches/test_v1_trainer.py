@@ -168,35 +168,6 @@ def test_ray_sends_trainers_by_reference():
         assert len(ray.cloudpickle.dumps(trainer)) < 200
 
 
-def test_what_kappa_keeps_is_in_checkpoints(tmp_path):
-    class Verls:
-        """What of verl's trainer checkpoints need: where they are, and the step that loading finds."""
-
-        def __init__(self, step: int, **resume):
-            settings = {"default_local_dir": str(tmp_path), "resume_mode": "auto", **resume}
-            self.config, self.step = OmegaConf.create({"trainer": settings}), step
-
-        def _save_checkpoint(self):
-            self.saved = True
-
-        def _load_checkpoint(self):
-            self.global_steps = self.step
-
-    class Trainer(V1TrainerMixin, Verls):
-        __init__ = Verls.__init__
-
-    before = Trainer(10)
-    before.global_steps, before.pair_sums = 10, (0.5, 0.1, 3.0)
-    before._save_checkpoint()
-    assert before.saved
-    elsewhere = {"resume_mode": "resume_path", "resume_from_path": str(tmp_path / "global_step_10")}
-    resumed = Trainer(10), Trainer(10, **{**elsewhere, "default_local_dir": "elsewhere"}), Trainer(0), Trainer(20)
-    for trainer in resumed:
-        trainer._load_checkpoint()
-    # From scratch, or from a checkpoint of before there was such a file, it begins anew.
-    assert [trainer.pair_sums for trainer in resumed] == [(0.5, 0.1, 3.0)] * 2 + [(0.0, 0.0, 0.0)] * 2
-
-
 def test_a_prompt_is_named_without_its_bytes():
     clip = {"type": "audio", "audio": {"bytes": b"RIFF", "path": "a.wav"}}
     samples = {"type": "audio", "audio": {"array": [0.0], "sampling_rate": 16000}}
@@ -260,18 +231,6 @@ def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data):
     stored = trainer.queue.kv_batch_get(keys=result.keys, partition_id="train", select_fields=["advantages"])
     torch.testing.assert_close(stored["advantages"].to_padded_tensor(0.0), expected(data))
     assert trainer_base.compute_advantage_for_multi_trajectories is compute
-
-
-@pytest.mark.e2e
-def test_kappa_of_the_v1_trainer_is_of_the_steps_before_as_well(trainer, data):
-    trainer.trainer.config.algorithm.adv_estimator = "grpo_prefix"
-    batch, first, second = trainer.put(), {}, {}
-    trainer.trainer._compute_advantage(batch, first)
-    own = trainer.trainer.pair_sums
-    trainer.trainer._compute_advantage(batch, second)
-    assert trainer.trainer.pair_sums == pytest.approx([1.9 * x for x in own])  # the same sums, and 0.9 of them
-    assert second["grpo_prefix/kappa"] < first["grpo_prefix/kappa"]  # more pairs say the same
-    assert second["forks/early"] == first["forks/early"]
 
 
 @pytest.mark.e2e

@@ -19,10 +19,8 @@ from verl_leaf.algorithm.forks import Forks
 from verl_leaf.algorithm.grpo import centre
 
 LEAST_VARIANCE = 1e-12  # of a group's rewards, for them to differ
-DECAY = 0.9  # of the sums of earlier steps, with every step
 Sums = tuple[float, float, float]
 """The sums of `PairSpread` over some groups: ``n T``, ``n W`` and ``n``, the weights of all groups."""
-NO_SUMS: Sums = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,6 @@ def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
     total, all_pairs = per_group(size / 2 * centred.square()), per_group((size - 1) / 2).clamp(min=1)
     share = n_W / all_pairs
     return PairSpread((total - later) * share, later * (1 - share), n_W * (1 - share))
-
-
-def pooled(earlier: Sums, step: Sums) -> Sums:
-    """Return the sums of a step and the steps before it."""
-    return DECAY * earlier[0] + step[0], DECAY * earlier[1] + step[1], DECAY * earlier[2] + step[2]
 
 
 def early_share(sums: Sums) -> float:

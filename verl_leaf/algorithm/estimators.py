@@ -7,13 +7,13 @@ benchmarks take names, functions, options and metrics. `grpo` is not in it, beca
 import difflib
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import is_kappa
-from verl_leaf.algorithm.early import NO_SUMS, Sums, early_share, pair_spread, pooled
+from verl_leaf.algorithm.early import early_metrics
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import grpo_floored_advantages
 from verl_leaf.algorithm.lambda_grpo import lambda_grpo_advantages
@@ -50,7 +50,6 @@ class Rollouts:
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         lengths: ``[N]`` integers, or None if a response ends at the last token in ``mask``.
         surprisal: ``[N, T]`` floats, ``-log p(token)`` in nats; None if the estimator does not need it.
-        earlier: the ``sums`` of the step before, if there was one.
     """
 
     tokens: Tensor
@@ -59,7 +58,6 @@ class Rollouts:
     group: Tensor
     lengths: Tensor | None = None
     surprisal: Tensor | None = None
-    earlier: Sums = NO_SUMS
 
 
 @dataclass(frozen=True)
@@ -71,14 +69,12 @@ class Credit:
         metrics: numbers for the trainer's log, by their names there.
         forks: where the responses part, if the estimator has computed it.
         leaf: trees and spans, from LEAF only.
-        sums: of the pairs of this step and the steps before it, of which ``grpo_prefix`` makes its ``kappa``.
     """
 
     advantages: Tensor
     metrics: dict[str, float] = field(default_factory=dict)
     forks: Forks | None = None
     leaf: LeafAdvantages | None = None
-    sums: Sums = NO_SUMS
 
 
 @dataclass(frozen=True)
@@ -96,13 +92,12 @@ class Estimator:
     needs_surprisal: bool = False
 
     def __call__(self, rollouts: Rollouts, options: Options) -> tuple[Credit, dict[str, float]]:
-        """Return the result, and its metrics with ``early`` and the weight of the pairs it is of."""
+        """Return the result, and its metrics with those that every estimator has (`early_metrics`)."""
         credit, lengths = self.function(rollouts, options), rollouts.lengths
         lengths = last_position(rollouts.mask) + 1 if lengths is None else lengths
         forks = credit.forks or find_forks(rollouts.tokens, lengths, rollouts.group)
-        step = pair_spread(forks, rollouts.rewards).sums()
-        early = {"forks/early": early_share(step), "forks/early_pairs": step[2]}
-        return replace(credit, sums=pooled(rollouts.earlier, step)), credit.metrics | early
+        early = {f"forks/{name}": value for name, value in early_metrics(forks, rollouts.rewards).items()}
+        return credit, credit.metrics | early
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,7 @@ class GrpoPrefixOptions(Options):
     kappa: float | str = option(
         "auto",
         Values("auto, and the numbers from 0 on", is_kappa, str, _number_or_text),
-        "how many responses a longer prefix must have to count half: auto (what fits this step and those before) or a number",
+        "how many responses a longer prefix must have to count half: auto (what fits the batch) or a number",
     )
     norm_adv_by_std_in_grpo: bool = True  # verl's own setting
 
@@ -173,7 +168,6 @@ def grpo_prefix(rollouts: Rollouts, options: GrpoPrefixOptions) -> Credit:
         lengths=rollouts.lengths,
         kappa=options.kappa,
         by_std=options.norm_adv_by_std_in_grpo,
-        earlier=rollouts.earlier,
     )
     return Credit(result.advantages, {"grpo_prefix/kappa": result.kappa}, result.forks)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check, check_mask, check_terminal_rewards, is_kappa
-from verl_leaf.algorithm.early import NO_SUMS, Sums, pair_spread, pooled
+from verl_leaf.algorithm.early import Sums, pair_spread
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre
 from verl_leaf.algorithm.rows import last_position, per_token
@@ -32,7 +32,6 @@ class PrefixBaselineAdvantages:
             ``num_tokens`` where the path forks no more, and the baseline means nothing.
         forks: where the responses part.
         kappa: the one that was used.
-        sums: of the pairs of this batch and of the batches before.
     """
 
     advantages: Tensor
@@ -40,7 +39,6 @@ class PrefixBaselineAdvantages:
     start: Tensor
     forks: Forks
     kappa: float
-    sums: Sums
 
 
 def grpo_prefix_advantages(
@@ -52,7 +50,6 @@ def grpo_prefix_advantages(
     lengths: Tensor | None = None,
     kappa: float | str = "auto",
     by_std: bool = True,
-    earlier: Sums = NO_SUMS,
 ) -> PrefixBaselineAdvantages:
     """GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
 
@@ -74,9 +71,8 @@ def grpo_prefix_advantages(
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
         kappa: how many responses a longer prefix must have to count half: a number from 0 to infinity, or ``"auto"``
-            for the `shrinkage` that fits this batch and the batches before.
+            for that of the batch, `shrinkage`.
         by_std: False leaves out the division by ``std + 1e-6``, as Dr. GRPO does (arXiv 2503.20783).
-        earlier: the ``sums`` that the batch before returned, which are pooled with those of this batch.
 
     Returns:
         The advantages ``[N, T]`` in the dtype of ``rewards``, 0 outside ``mask``, and the baselines they come from.
@@ -88,8 +84,7 @@ def grpo_prefix_advantages(
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
     G = check_terminal_rewards(rewards, group)
-    sums = pooled(earlier, pair_spread(forks, rewards).sums())
-    strength = shrinkage(sums) if isinstance(kappa, str) else float(kappa)
+    strength = shrinkage(pair_spread(forks, rewards).sums()) if isinstance(kappa, str) else float(kappa)
 
     r, std, _ = centre(rewards, forks.group, G)
     baseline = _baselines(forks, r, strength)
@@ -99,8 +94,7 @@ def grpo_prefix_advantages(
     start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
     advantages = per_token(start, paid.to(rewards.dtype), forks.num_tokens)
     advantages.masked_fill_(mask == 0, 0)
-    baseline = baseline + (rewards.double() - r)[:, None]
-    return PrefixBaselineAdvantages(advantages, baseline, start, forks, strength, sums)
+    return PrefixBaselineAdvantages(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
 
 
 def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:

@@ -25,7 +25,6 @@ SOLVED = "active: for metrics and checks; `batch` is solved upstream"
 # In DataProto.meta_info, which the legacy trainer sends on to its workers: so plain floats only, unless asked for more.
 METRICS = "verl_leaf/metrics"
 REPORT = "verl_leaf/report"  # a function that takes the whole step, for the time of the call
-EARLIER = "verl_leaf/earlier"  # what `kappa: auto` keeps of the steps before; the legacy trainer keeps nothing
 
 
 def _patch(ray_trainer: ModuleType) -> str:
@@ -40,13 +39,10 @@ def _patch(ray_trainer: ModuleType) -> str:
     @functools.wraps(original)
     def compute_advantage(data, adv_estimator, *args, **kwargs):
         check_rewards(data.batch["token_level_rewards"], data.non_tensor_batch.get("uid"))
-        offered = {} if solved else {"batch": data.batch}
-        offered["report"] = data.meta_info.pop(REPORT, lambda step: data.meta_info.update({METRICS: step.metrics}))
-        if EARLIER in data.meta_info:
-            offered["earlier"] = data.meta_info.pop(EARLIER)
+        report = data.meta_info.pop(REPORT, lambda step: data.meta_info.update({METRICS: step.metrics}))
 
         def bound(name_or_enum):
-            return _bind(find(name_or_enum), **offered)
+            return _bind(find(name_or_enum), report=report, **({} if solved else {"batch": data.batch}))
 
         with replaced(ray_trainer.core_algos, "get_adv_estimator_fn", bound):
             return original(data, adv_estimator, *args, **kwargs)

@@ -11,37 +11,29 @@ verl's or a user's own, so what all of them derive from is extended: those regis
 - ``_balance_batch`` deals the rows of a batch out to the ranks by their lengths, whichever prompt they belong to, and has
   no switch. Each rank then cuts its own rows into mini-batches (verl/workers/engine_workers.py train_mini_batch). With
   ``share_prompts``, rows are dealt out so that the mini-batches of all ranks together are whole prompts, as on one rank.
-- A checkpoint has no place for what ``kappa: auto`` of ``grpo_prefix`` keeps from one step to the next: it is a file beside
-  verl's.
 - ``_update_actor`` averages the norms of a step's gradients, and the count of those that are not finite is lost
   (:mod:`verl_leaf.patches.update_counts`).
 """
 
 import functools
 import inspect
-import json
 from itertools import chain, islice
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from verl_leaf.algorithm.early import NO_SUMS, Sums
-from verl_leaf.common.files import write_file
-from verl_leaf.patches.advantage_batch import EARLIER, REPORT
+from verl_leaf.patches.advantage_batch import REPORT
 from verl_leaf.patches.base import expect, extend, replaced, says
 from verl_leaf.patches.update_counts import counting
 from verl_leaf.training.sharing import SHARE_PROMPTS
 
 UPSTREAM = "adv_estimator_fields"  # what an estimator asks for, once recipes/upstream/2_estimator_fields is in verl
-PAIR_SUMS = "pair_sums.json"  # in a checkpoint's folder
 SOLVED = "active: for metrics, checks, shared prompts and counts of updates; the responses are solved upstream"
 
 
 class V1TrainerMixin:
-    """Fetches the responses, reports, traces, keeps prompts together and sums, and counts, before verl's own methods."""
+    """Fetches the responses, reports, traces, keeps prompts together and counts, before the methods of verl's trainer."""
 
     verl_fetches: bool  # what an estimator asks for
-    pair_sums: Sums = NO_SUMS  # of the last step's credit
 
     def __init__(self, config):
         from verl_leaf.training.traces.writer import TraceWriter
@@ -60,7 +52,7 @@ class V1TrainerMixin:
 
         def with_responses(data, *args, **kwargs):
             self._add_responses(data, batch)
-            data.meta_info |= {REPORT: steps.append, EARLIER: self.pair_sums}
+            data.meta_info[REPORT] = steps.append
             try:
                 return compute(data, *args, **kwargs)
             except RewardError as error:
@@ -71,26 +63,10 @@ class V1TrainerMixin:
         with replaced(trainer_base, "compute_advantage_for_multi_trajectories", with_responses):
             result = super()._compute_advantage(batch, metrics)
         for step in steps:
-            self.pair_sums = step.credit.sums
             metrics.update(step.metrics)
             if step.credit.leaf is not None:
                 self._trace(step.rollouts, step.credit.leaf, batch)
         return result
-
-    def _save_checkpoint(self):
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        write_file(folder / PAIR_SUMS, json.dumps(self.pair_sums))
-        super()._save_checkpoint()
-
-    def _load_checkpoint(self):
-        super()._load_checkpoint()
-        trainer = self.config.trainer
-        loaded = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
-        if trainer.resume_mode == "resume_path":
-            loaded = Path(trainer.resume_from_path)
-        file = loaded / PAIR_SUMS
-        first, later, pairs = json.loads(file.read_text()) if self.global_steps and file.exists() else NO_SUMS
-        self.pair_sums = (first, later, pairs)
 
     def _refuse_several_outputs(self, batch) -> None:
         from verl_leaf.training.estimator import ESTIMATORS
@@ -220,8 +196,6 @@ def _patch(trainer_base: ModuleType) -> str:
     given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
     expect(trainer_base, "PPOTrainer._balance_batch", *given)
     expect(trainer_base, "PPOTrainer._update_actor", "self", "batch", "metrics")
-    expect(trainer_base, "PPOTrainer._save_checkpoint", "self")
-    expect(trainer_base, "PPOTrainer._load_checkpoint", "self")
     expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
     expect(trainer_base, "upsample_batch_to_divisible_size", "batch", "batch_multiple", "eos_token_id")
     expect(trainer_base, "reduce_metrics", "metrics")

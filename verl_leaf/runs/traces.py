@@ -7,7 +7,6 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from pydantic import ValidationError
 
-from verl_leaf.algorithm.early import NO_SUMS, Sums
 from verl_leaf.common.console import Console
 from verl_leaf.common.errors import in_a_line
 from verl_leaf.common.progress import track
@@ -17,11 +16,10 @@ from verl_leaf.training.traces.schema import FILE_NAME, Head, Prompt
 
 @dataclass(frozen=True)
 class Trace:
-    """One file: a step, its prompts by the number of their line, counted from 1 after the head, and ``earlier`` of the head."""
+    """One file: a step, and its prompts by the number of their line, counted from 1 after the head."""
 
     step: int
     prompts: dict[int, Prompt]
-    earlier: Sums = NO_SUMS
 
 
 def trace_files(folder: Path) -> dict[int, Path]:
@@ -38,7 +36,7 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
         file: its path.
         skipped: gets a sentence for everything that could not be read.
     """
-    prompts, earlier = {}, NO_SUMS
+    prompts = {}
     number = -1
     try:
         with file.open("rb") as lines:
@@ -50,7 +48,7 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
                     if number:
                         prompts[number] = Prompt.model_validate_json(line)
                     else:
-                        earlier = Head.model_validate_json(line).earlier
+                        Head.model_validate_json(line)
                 except ValidationError as error:
                     skipped.append(f"{file.name}, line {number + 1}: {in_a_line(error.errors(include_url=False))}")
                     if number == 0:  # what follows may be anything
@@ -59,7 +57,7 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
             skipped.append(f"{file.name}: is empty")
     except OSError as error:
         skipped.append(f"{file.name}: {error.strerror}")
-    return Trace(step, prompts, earlier)
+    return Trace(step, prompts)
 
 
 def traces_folder(run: Path) -> Path:

@@ -7,7 +7,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from verl_leaf.algorithm import PairSpread, early_share, find_forks, grpo_advantages, pad_groups, pair_spread
-from verl_leaf.algorithm.early import NO_SUMS, Sums
 from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
 from verl_leaf.training.traces.schema import Prompt
 
@@ -35,12 +34,11 @@ class PromptAdvantages:
     early: float | None
 
 
-def step_advantages(prompts: list[Prompt], earlier: Sums = NO_SUMS) -> list[PromptAdvantages]:
+def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
     """Compute advantages, with the estimators' default options.
 
     Args:
         prompts: all of a step, since an estimator may look at the whole batch, as ``grpo_prefix`` does for ``kappa``.
-        earlier: what the trace has of the steps before.
     """
     if not prompts:
         return []
@@ -50,7 +48,7 @@ def step_advantages(prompts: list[Prompt], earlier: Sums = NO_SUMS) -> list[Prom
     mask = pad_sequence([torch.tensor(response.policy) for response in responses], batch_first=True).bool()
     nats = [[torch.inf if nats is None else nats for nats in response.surprisal] for response in responses]
     surprisal = pad_sequence([torch.tensor(row, dtype=torch.float64) for row in nats], batch_first=True)
-    rollouts = Rollouts(tokens, mask, rewards, group, lengths, surprisal, earlier)
+    rollouts = Rollouts(tokens, mask, rewards, group, lengths, surprisal)
     advantages = {
         name: estimator.function(rollouts, estimator.options()).advantages
         for name, estimator in ESTIMATORS.items()

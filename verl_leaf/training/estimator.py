@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from verl_leaf.algorithm import last_position
-from verl_leaf.algorithm.early import NO_SUMS, Sums
 from verl_leaf.algorithm.estimators import ESTIMATORS, Credit, Options, Rollouts
 
 logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
@@ -65,7 +64,6 @@ def advantages(
     config=None,
     *,
     batch: Mapping[str, torch.Tensor],
-    earlier: Sums = NO_SUMS,
     report: Callable[[Step], Any] | None = None,
     **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,7 +79,6 @@ def advantages(
             ``[N, T]`` float, natural logarithms under the distribution that was sampled from. ``old_log_probs``, the
             actor's, serve if the engine returned none, and with ``surprisal=old``. ``attention_mask`` ``[N, P + T]`` tells
             where responses end; without it, they end at the last token in ``response_mask``.
-        earlier: the ``sums`` of the credit of the step before, which ``kappa: auto`` of ``grpo_prefix`` pools.
         report: is called with the :class:`Step`.
 
     Returns:
@@ -103,7 +100,6 @@ def advantages(
         group=_dense_groups(index, mask.device),
         lengths=_lengths(batch, mask),
         surprisal=surprisal,
-        earlier=earlier,
     )
     credit, metrics = estimator(rollouts, options)
     if report is not None:

@@ -89,7 +89,7 @@ def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: 
     """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
     ranked: list[Prompts] = []
     for trace in read_traces(folder, steps, "Reading traces", skipped, console):
-        advantages = step_advantages(list(trace.prompts.values()), trace.earlier)
+        advantages = step_advantages(list(trace.prompts.values()))
         lines = [(*line, of) for line, of in zip(trace.prompts.items(), advantages, strict=True)]
         prompts = sorted(starmap(page_prompt, lines), key=lambda prompt: -prompt["change"])
         if (more := len(prompts) - PROMPTS) > 0:

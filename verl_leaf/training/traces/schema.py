@@ -12,8 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from verl_leaf.algorithm.early import NO_SUMS
-
 FILE_NAME = re.compile(r"step_(\d{6,12})\.jsonl", re.ASCII)
 
 
@@ -39,7 +37,6 @@ class Head(_Line):
     step: Index
     fork_budget: Index  # B
     credit: str  # both, global or local
-    earlier: tuple[Real, Real, Real] = NO_SUMS  # of the pairs of the steps before, for `kappa` of `grpo_prefix`
 
 
 class Boundary(_Line):

@@ -67,7 +67,7 @@ class TraceWriter:
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / file_name(step)
             append = append and file.exists()  # what it would add to may have been left out
-            head = Head(step=step, fork_budget=options.fork_budget, credit=options.credit, earlier=rollouts.earlier)
+            head = Head(step=step, fork_budget=options.fork_budget, credit=options.credit)
             lines = [*([] if append else [head]), *prompts_of(rollouts, leaf, rows, tokenizer, folder)]
             with open(file, "a" if append else "w", encoding="utf-8") as opened:
                 opened.write("".join(line.model_dump_json() + "\n" for line in lines))
