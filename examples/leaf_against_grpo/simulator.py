@@ -7,16 +7,22 @@ training. Tasks differ in how words make a reward, and in what the policies shar
 each method has the learning rate with the largest area (mean reward of all rollouts) on seeds that are not reported, and is
 compared with GRPO seed by seed. All methods of a seed see the same prompts, and draw with the same random numbers.
 
+And what `verl-leaf credit` says before training: the gain of a step with each estimator, relative to GRPO's, from 64 rollouts of
+each class, and its rank correlation with what training then gained.
+
 Writes `simulator.md`, and `simulator.csv` with a row per task and method.
 """
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -26,6 +32,7 @@ from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import write_file
 from verl_leaf.common.progress import track
+from verl_leaf.credit.signal import Prompt, draw_groups, signals, step_advantages, summarise
 from verl_leaf.show.curves import mean_and_interval
 from verl_leaf.show.figures import write_csv
 
@@ -35,7 +42,7 @@ FEATURES = 8  # of a class, if classes share parameters
 PROMPTS, RESPONSES, STEPS = 4, 8, 40
 KL_WEIGHT = 0.02
 RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
-SWEEP_SEEDS, SEEDS = range(1000, 1024), range(120)
+SWEEP_SEEDS, SEEDS, SIGNAL_SEEDS = range(1000, 1024), range(120), range(2000, 2008)
 
 
 @dataclass(frozen=True)
@@ -251,12 +258,73 @@ def results(console: Console) -> Iterator[dict]:
         yield row
 
 
-def table(rows: list[dict]) -> str:
-    """The area above GRPO's by task and method, as Markdown."""
-    cells = {(row["task"], row["method"]): f"{row['gain']:+.1f} ± {row['gain_half']:.1f}" for row in rows}
+def signal_before(task: Task, rollouts: int = 64) -> dict[str, float]:
+    """By estimator, the gain of a step relative to GRPO's, before training (:mod:`verl_leaf.credit.signal`)."""
+    world = World(task, SIGNAL_SEEDS)
+    classes = torch.arange(CLASSES).expand(world.seeds, -1)
+    log_probs = world.log_probs(classes, world.untrained())
+    uniform = torch.rand(world.seeds, CLASSES, rollouts, task.words, generator=torch.Generator().manual_seed(0))
+    words = world.draw(log_probs, uniform.double())
+    own = world.of_branch(log_probs, words[..., 0])
+    surprisal = -own.gather(-1, words[..., None])[..., 0]
+    score = one_hot(words, WORDINGS) - own.exp()
+    # Words in the same place and branch have the same logits, whatever stands between.
+    place = one_hot(world.branch(words[..., 0]) + world.branches * torch.arange(task.words)).double()
+    columns = [x.flatten(0, 1) for x in (words, world.reward(classes, words), surprisal, score, place)]
+    prompts, factors = [], []
+    for tokens, rewards, nats, *of_edges in zip(*columns, strict=True):
+        prompts.append(Prompt(tokens, torch.full((rollouts,), task.words), rewards, nats))
+        row, position = prompts[-1].edges()[1].T
+        factors.append([factor[row, position] for factor in of_edges])
+    groups = draw_groups(len(prompts), rollouts, RESPONSES, seed=0)
+    advantages = step_advantages(prompts, groups)
+    found = [
+        signals(prompt, groups[n], {name: of[n] for name, of in advantages.items()}, factors[n])
+        for n, prompt in enumerate(prompts)
+    ]
+    summary = summarise([size for size, _ in found], [of_prompt for _, of_prompt in found])
+    return {row["estimator"]: row["relative"] for row in summary}
+
+
+def table(rows: list[dict], value: Callable[[dict], str]) -> str:
+    """A value by task and method, as Markdown."""
+    cells = {(row["task"], row["method"]): value(row) for row in rows}
     others = [name for name in METHODS if name != "grpo"]
-    lines = [[f"`{task.name}`", *(cells[task.name, name] for name in others)] for task in TASKS]
-    return markdown(["task", *others], lines)
+    return markdown(
+        ["task", *others], [[f"`{task.name}`", *(cells[task.name, name] for name in others)] for task in TASKS]
+    )
+
+
+def predicted(rows: list[dict]) -> str:
+    """Whether the signal of a step ranks estimators as training then does: rank correlation, bootstrap over tasks."""
+    known = [
+        [(row["signal"], row["gain"]) for row in rows if row["task"] == task.name and row["signal"]] for task in TASKS
+    ]
+
+    def correlation(tasks: Iterable[int]) -> float:
+        return float(spearmanr(*zip(*(pair for task in tasks for pair in known[task]), strict=True)).statistic)
+
+    draws = np.random.default_rng(0).integers(0, len(known), (1000, len(known)))
+    low, high = np.quantile([correlation(tasks) for tasks in draws], (0.025, 0.975))
+    within = statistics.fmean(spearmanr(*zip(*pairs, strict=True)).statistic for pairs in known)
+    count = sum(map(len, known))
+    return (
+        f"Rank correlation of both tables, {count} pairs of task and estimator: {correlation(range(len(known))):.2f} ({low:.2f} to "
+        f"{high:.2f}, bootstrap over tasks); within a task {within:.2f} on average"
+    )
+
+
+def report(rows: list[dict]) -> str:
+    """The tables, as Markdown."""
+    return "\n\n".join(
+        [
+            "**Area above GRPO's**, x 100, each at its own learning rate",
+            table(rows, lambda row: f"{row['gain']:+.1f} ± {row['gain_half']:.1f}"),
+            "**Gain of a step relative to GRPO's**, before training",
+            table(rows, lambda row: f"{row['signal']:.2f}" if row["signal"] else ""),
+            predicted(rows),
+        ]
+    )
 
 
 if __name__ == "__main__":
@@ -265,7 +333,9 @@ if __name__ == "__main__":
     args = parser.parse_args()
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
-    rows = list(results(Console(stderr=True)))
+    signal = {task.name: signal_before(task) for task in TASKS}
+    rows = [row | {"signal": signal[row["task"]].get(row["method"])} for row in results(Console(stderr=True))]
+    rows = [row | {"signal": None if row["method"] == "grpo" else row["signal"]} for row in rows]
     write_csv(args.out / "simulator.csv", rows)
-    write_file(args.out / "simulator.md", table(rows) + "\n")
-    Console().print(table(rows))
+    write_file(args.out / "simulator.md", report(rows) + "\n")
+    Console().print(report(rows))
