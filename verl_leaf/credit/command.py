@@ -64,8 +64,7 @@ def credit(options: argparse.Namespace) -> list[dict]:
         console.print(
             f"{options.data} has {len(data.rows)} rows, which are all taken: fewer than --prompts {options.prompts}"
         )
-    numbers = [row.row for row in data.rows]
-    rows = sorted(random.Random(sampling.seed).sample(numbers, min(options.prompts, len(numbers))))
+    rows = chosen_rows([row.row for row in data.rows], options.prompts, sampling.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     with RunFolder(options.out).lock():
         made = made_of(system, data, sampling, vllm_arguments(options.vllm)) | {"reward": options.reward}
@@ -79,6 +78,11 @@ def credit(options: argparse.Namespace) -> list[dict]:
         _write(options.out, summary, sentence, made, console)
     console.print(f"{sentence} (This took {(time.monotonic() - began) / 60:.0f} min.)")
     return summary
+
+
+def chosen_rows(numbers: list[int], count: int, seed: int) -> list[int]:
+    """Return at most ``count`` of the numbers of rows, at random and in order."""
+    return sorted(random.Random(seed).sample(numbers, min(count, len(numbers))))
 
 
 def _check(options: argparse.Namespace) -> None:
