@@ -127,6 +127,13 @@ SECOND = (
     ),
 )
 """The second study, of which README.md says what it asks: all at one learning rate."""
+SECOND_PAIRS = (
+    (f"grpo_floored{AT_RMS_OF_GRPO}", "grpo_floored"),
+    ("leaf", "grpo_floored"),
+    (f"leaf{AT_RMS_OF_GRPO}", "leaf"),
+    *((method, BASELINE) for method in ("leaf", "grpo_prefix", "tempo")),
+)
+"""What it compares."""
 
 
 def possible() -> list[Cell]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
-from scipy.stats import nct, t
+from scipy.stats import nct, t, ttest_1samp
 
 from examples.leaf_against_grpo.cells import (
     BASELINE,
@@ -30,9 +30,13 @@ from examples.leaf_against_grpo.cells import (
     COST,
     EARLY_TASK,
     METHODS,
+    MORE_SEEDS,
     RATES,
     ROLLOUTS_PER_STEP,
+    SCALE_RATE,
+    SCALE_TASKS,
     SCORES,
+    SECOND_PAIRS,
     SEEDS,
     STARTS,
     STEPS,
@@ -190,6 +194,8 @@ def tables(measured: Numbers, compared: Numbers | None, starts: dict, scalars: d
         if rows := paired_rows(compared):
             yield power(rows)
             yield both_sets(compared)
+    if text := second_study(measured):
+        yield text
     yield sweep(measured)
     yield cost(scalars.get(COST))
 
@@ -301,6 +307,28 @@ def both_sets(compared: Numbers) -> str:
             lines.append([f"`{method}`", f"{mean:+.1f} ± {half:.1f}", f"{p:.4f}", f"{above} of {sum(map(len, sets))}"])
     header = ["method", "BLEU above GRPO's", "p", "pairs above"]
     return f"**{EARLY_TASK}**, K = 8 and K = 16 together, as two independent sets\n\n{markdown(header, lines)}"
+
+
+def second_study(measured: Numbers) -> str | None:
+    """The differences that the second study is about, of seeds that have both cells; None if no three have."""
+    lines = []
+    for method, baseline in SECOND_PAIRS:
+        for name, tasks in (*((task, (task,)) for task in SCALE_TASKS), ("mean of both", SCALE_TASKS)):
+            cells = {
+                seed: [[Cell(task, m, SCALE_RATE, seed) for m in (method, baseline)] for task in tasks]
+                for seed in MORE_SEEDS
+            }
+            whole = [pairs for pairs in cells.values() if all(cell in measured for pair in pairs for cell in pair)]
+            if len(whole) > 2:
+                line = [f"`{method}` - `{baseline}`", name, len(whole)]
+                for key in ("area", "bleu"):
+                    values = [
+                        statistics.fmean(measured[a][key] - measured[b][key] for a, b in pairs) for pairs in whole
+                    ]
+                    line += [spread(values, key), f"{ttest_1samp(values, 0).pvalue:.4f}"]
+                lines.append(line)
+    header = ["difference", "task", "seeds", "area", "p", "BLEU", "p"]
+    return f"**Second study**, learning rate {SCALE_RATE:g}\n\n{markdown(header, lines)}" if lines else None
 
 
 def sweep(measured: Numbers) -> str:

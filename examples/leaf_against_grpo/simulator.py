@@ -41,8 +41,8 @@ CLASSES = 12  # of prompts
 FEATURES = 8  # of a class, if classes share parameters
 PROMPTS, RESPONSES, STEPS = 4, 8, 40
 KL_WEIGHT = 0.02
-RATES = (0.2, 0.4, 0.8, 1.6)
-SWEEP_SEEDS, SEEDS, SIGNAL_SEEDS = range(1000, 1012), range(60), range(2000, 2008)
+RATES = (0.2, 0.4, 0.8)
+SWEEP_SEEDS, SEEDS, SIGNAL_SEEDS = range(1000, 1008), range(40), range(2000, 2008)
 
 
 @dataclass(frozen=True)

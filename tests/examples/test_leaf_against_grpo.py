@@ -205,6 +205,17 @@ def test_the_second_study_has_its_cells():
         assert Cell(cell.task, "grpo", cell.rate, cell.seed) in possible()
 
 
+def test_the_report_of_the_second_study():
+    def measured(cell: Cell) -> dict:
+        value = cell.seed / 100 + (cell.method == "grpo_floored_at_rms") * (0.02 if cell.task == "register" else 0.04)
+        return {"area": value, "bleu": 100 * value}
+
+    text = report.second_study({cell: measured(cell) for cell in SECOND})
+    assert "| `grpo_floored_at_rms` - `grpo_floored` | mean of both | 6 | 0.030 ± 0.000 |" in text
+    assert "| `grpo_prefix` - `grpo` | register | 14 | 0.000 ± 0.000 |" in text
+    assert report.second_study({}) is None
+
+
 def test_an_estimator_at_the_scale_of_grpo():
     draw = torch.Generator().manual_seed(0)
     rewards, mask = torch.zeros(8, 4), torch.ones(8, 4)
