@@ -191,8 +191,8 @@ def test_what_updates_log_is_kept_and_drawn(tmp_path):
     cell = Cell("register", "leaf_at_rms", RATES[1], 7)
     write_cell(tmp_path / cell.name, 1.0, **logged)
     report.write(tmp_path, tmp_path / "results", Console(quiet=True))
-    rows = list(csv.DictReader((tmp_path / "results/curves.csv").open()))
-    assert rows[0]["kl_loss"] == "0.01" and rows[0]["advantage_rms"] == "0.9" and rows[0]["entropy"] == ""
+    rows = list(csv.DictReader((tmp_path / "results/kl.csv").open()))
+    assert len(rows) == STEPS and rows[0]["kl"] == "0.01" and rows[0]["rms"] == "0.9"
     assert (tmp_path / "results/kl.png").exists() and (tmp_path / "results/scale.png").exists()
     with tarfile.open(tmp_path / "results/runs.tar.gz") as archive:
         first = json.loads(archive.extractfile(f"{cell.name}/metrics/000.jsonl").readline())
