@@ -11,6 +11,7 @@ from tests.helpers import PROJECT
 # From the top down. A room may import those below it, and every room the two at the end.
 FLOORS = [
     {"__main__", "cli", "doctor", "plugin"},
+    {"credit"},
     {"evaluate"},
     {"judges", "show"},
     {"runs"},

@@ -22,6 +22,7 @@ COMMANDS = {
     "evaluate": ("answers of models, adapters and runs, as scores with significance", "evaluate"),
     "tree": ("the traced trees of a run as an HTML page", "show.tree_page"),
     "forks": ("how often boundaries fire, in runs or in answers of a model, as a figure", "evaluate.forks_command"),
+    "credit": ("how much signal each estimator's gradient has for a model and data, before training", "credit"),
     "curves": ("rewards and validation scores of runs, as a figure", "show.curves_command"),
 }
 

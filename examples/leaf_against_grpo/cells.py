@@ -7,6 +7,10 @@ TASKS = ("translation", "register", "report")
 EARLY_TASK = "register"
 METHODS = ("grpo", "grpo_floored", "leaf", "tempo", "grpo_prefix")
 BASELINE = "grpo"
+BASELINES = (BASELINE, "grpo_floored")
+"""What methods are compared with: verl's GRPO, and the baseline of the paper."""
+AT_RMS_OF_GRPO = "_at_rms"
+"""End of the name of a method whose advantages are multiplied so that they have the root mean square of GRPO's."""
 RATES = (1.5e-3, 3e-3, 6e-3)
 """Learning rates of which each method has its own best on each task."""
 SWEEP_SEEDS = (101, 102)
@@ -110,8 +114,30 @@ def reported(area: Callable[[Cell], float]) -> list[Cell]:
     ]
 
 
+SCALE_TASKS, SCALE_RATE = ("translation", "register"), 3e-3
+SCALE_SEEDS, MORE_SEEDS = tuple(range(7, 13)), tuple(range(7, 21))
+SCALE_METHODS = ("grpo_floored", f"grpo_floored{AT_RMS_OF_GRPO}", f"leaf{AT_RMS_OF_GRPO}")
+SECOND = (
+    *(Cell("translation", "grpo_floored", SCALE_RATE, seed) for seed in SEEDS),
+    *(
+        Cell(task, method, SCALE_RATE, seed)
+        for seed in MORE_SEEDS
+        for task in SCALE_TASKS
+        for method in ("grpo", "leaf", "grpo_prefix", "tempo", *(SCALE_METHODS if seed in SCALE_SEEDS else ()))
+    ),
+)
+"""The second study, of which README.md says what it asks: all at one learning rate."""
+SECOND_PAIRS = (
+    (f"grpo_floored{AT_RMS_OF_GRPO}", "grpo_floored"),
+    ("leaf", "grpo_floored"),
+    (f"leaf{AT_RMS_OF_GRPO}", "leaf"),
+    *((method, BASELINE) for method in ("leaf", "grpo_prefix", "tempo")),
+)
+"""What it compares."""
+
+
 def possible() -> list[Cell]:
     """All cells that there can be."""
     grid = [Cell(task, method, rate, seed) for seed in SEEDS for task in TASKS for rate in RATES for method in METHODS]
     more = [Cell(EARLY_TASK, method, rate, seed, 16) for seed in SEEDS for rate in RATES for method in METHODS]
-    return [*STARTS, *SWEEP, *grid, *more, COST]
+    return list(dict.fromkeys([*STARTS, *SWEEP, *grid, *more, COST, *SECOND]))

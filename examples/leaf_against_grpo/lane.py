@@ -10,31 +10,39 @@ Prompts come in the same order, and responses are sampled with the same seeds, f
 """
 
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import ray
 import torch
 from omegaconf import OmegaConf, open_dict
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
-from verl.trainer.ppo.v1 import PPOTrainerSync
+from verl.trainer.ppo.v1 import PPOTrainerSync, trainer_base
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import validate_config
 
+from examples.leaf_against_grpo.cells import AT_RMS_OF_GRPO, SCALE_METHODS
 from verl_leaf.common.console import Console
 from verl_leaf.config import compose
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.summary import summarise
 from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
+from verl_leaf.training import estimator
+
+ADVANTAGE_RMS = "study/advantage_rms"
+"""The metric of what `rms` is of a step's advantages."""
 
 
 class SeededWorker(SpeechAgentLoopWorker):
@@ -113,6 +121,10 @@ class CellsTrainer(PPOTrainerSync):
             began = time.perf_counter()
             result = super()._compute_advantage(batch, metrics)
             metrics[f"timing_s/adv_{method}"] = time.perf_counter() - began
+        rows = trainer_base.tq.kv_batch_get(
+            keys=result.keys, partition_id=result.partition_id, select_fields=["advantages", "response_mask"]
+        ).to_padded_tensor()
+        metrics[ADVANTAGE_RMS] = rms(rows["advantages"], rows["response_mask"])
         return result
 
     def _start_checkpoint(self) -> Path:
@@ -145,6 +157,31 @@ def set_rate(checkpoint: Path, rate: float) -> None:
     torch.save(state, extra)
 
 
+def rms(advantages: torch.Tensor, mask: torch.Tensor) -> float:
+    """The root mean square of advantages `[N, T]`, in which each response has the same weight, as in the loss."""
+    squares = (advantages.square() * mask).sum(1) / mask.sum(1).clamp(min=1)
+    return squares.mean().sqrt().item()
+
+
+def at_rms_of_grpo(
+    name: str,
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config=None,
+    *,
+    batch: Mapping[str, torch.Tensor],
+    report: Callable | None = None,
+    **_,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """An estimator of ours, as verl calls it, whose advantages have the root mean square of GRPO's on the same rollouts."""
+    given = (token_level_rewards, response_mask, index)
+    advantages, _ = estimator.FUNCTIONS[name](*given, config, batch=batch, report=report)
+    grpo, _ = core_algos.compute_grpo_outcome_advantage(*given)
+    scaled = advantages * (rms(grpo, response_mask) / max(rms(advantages, response_mask), 1e-9))
+    return scaled, scaled
+
+
 @contextmanager
 def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
     """Whether the folder is this process's for the time of the block."""
@@ -163,6 +200,9 @@ class Lane(TaskRunnerV1.__ray_metadata__.modified_class):
 
     def run(self, config) -> None:
         TRAINER_REGISTRY["sync"] = CellsTrainer
+        for method in SCALE_METHODS:
+            if (name := method.removesuffix(AT_RMS_OF_GRPO)) != method:
+                core_algos.ADV_ESTIMATOR_REGISTRY[method] = functools.partial(at_rms_of_grpo, name)
         super().run(config)
 
 

@@ -2,14 +2,17 @@
 
     python -m examples.leaf_against_grpo.report [--runs FOLDER] [--out FOLDER]
 
-Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (the reward of every step), and three figures:
-`curves` (learning), `rates` (the sweep of learning rates) and `gain` (what each method gains, against what the task is like).
-And `runs.tar.gz`: of the cells that are done what all this is made from, so that it can be made again, or gone on from, where
+Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (reward, KL and more of every step), and figures:
+`curves` (learning), `rates` (the sweep of learning rates), `gain` (what each method gains, against what the task is like),
+`pairs` (differences to both baselines, with those that could be detected), `kl` (reward against the KL divergence from the
+model that training starts from) and `scale` (the root mean square of advantages over steps). The last two are of cells whose
+runs have logged them. And `runs.tar.gz`: of the cells that are done what all this is made from, so that it can be made again, or gone on from, where
 the runs are not.
 """
 
 import argparse
 import io
+import itertools
 import json
 import statistics
 import tarfile
@@ -18,15 +21,22 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.optimize import brentq
+from scipy.stats import nct, t, ttest_1samp
 
 from examples.leaf_against_grpo.cells import (
     BASELINE,
+    BASELINES,
     COST,
     EARLY_TASK,
     METHODS,
+    MORE_SEEDS,
     RATES,
     ROLLOUTS_PER_STEP,
+    SCALE_RATE,
+    SCALE_TASKS,
     SCORES,
+    SECOND_PAIRS,
     SEEDS,
     STARTS,
     STEPS,
@@ -42,14 +52,18 @@ from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 from verl_leaf.runs.summary import read_validation
 from verl_leaf.runs.traces import read_trace, trace_files, traces_folder
+from verl_leaf.show.advantages import step_advantages
 from verl_leaf.show.curves import REWARD, SMOOTH, crossing, mean_and_interval, smoothed
 from verl_leaf.show.figures import COLOURS, save, write_csv
 from verl_leaf.show.forks import collect, measures
+from verl_leaf.training.traces.schema import Prompt
 
 PROJECT = Path(__file__).resolve().parents[2]
 PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
-KEPT = (REWARD, "forks/early", "training/rollout_probs_diff_max", "timing_s/")
-"""Beginnings of the names of those scalars that the report reads."""
+KL, RMS = "actor/kl_loss", "study/advantage_rms"
+UPDATES = (KL, "actor/pg_clipfrac", "actor/grad_norm", "actor/entropy", RMS)
+KEPT = (REWARD, "forks/early", "training/rollout_probs_diff_max", "timing_s/", *UPDATES)
+"""Beginnings of the names of those scalars that `runs.tar.gz` keeps."""
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
 GROUPS = (*((task, 8) for task in TASKS), (EARLY_TASK, 16))
 """What is compared: a task, and how many responses a prompt gets."""
@@ -85,6 +99,11 @@ def write(runs: Path, out: Path, console: Console) -> None:
         save(out / "rates", rates(measured), rows, console)
     if compared:
         save(out / "curves", curves(scalars, compared), list(curve_rows(scalars)), console)
+    if compared and (pairs := paired_rows(compared)):
+        save(out / "pairs", pairs_figure(pairs), pairs, console)
+    if moved := list(moved_rows(scalars)):
+        for name, x, y, axis in (("kl", "kl", "reward", "KL divergence"), ("scale", "step", "rms", "step")):
+            save(out / name, moved_figure(moved, x, y, axis), moved, console)
     if compared and len(starts) == len(TASKS) and (rows := gains(compared, starts)):
         save(out / "gain", gain_figure(rows), rows, console)
 
@@ -136,14 +155,32 @@ def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float 
     }
 
 
-def start(folder: RunFolder) -> dict[str, tuple[float, float, float]]:
-    """`early` and `usable` (share of boundaries that are usable forks) before training, each with its 95 % interval."""
+def start(folder: RunFolder) -> dict:
+    """`early` and `usable` (share of boundaries that are usable forks) before training, with 95 % intervals; and the `scale`."""
     files = trace_files(traces_folder(folder.path)).items()
     prompts = [(step, prompt) for step, file in files for prompt in read_trace(step, file, []).prompts.values()]
     whole = {row["measure"]: row for row in measures(collect(prompts)) if row["over"] == "all"}
     found = {name: tuple(whole[name][key] for key in ("value", "low", "high")) for name in ("early", "usable")}
+    found["scale"] = scale(prompts)
     before = read_validation(folder.answers_of(0), has_swapped=False)[0]
     return found | {name: (before[name],) * 3 for name in ("bleu", "reward")}
+
+
+def scale(prompts: list[tuple[int, Prompt]]) -> dict[str, float]:
+    """The root mean square of each method's advantages, in which responses have the same weight, as in the loss."""
+    squares: dict[str, list[float]] = {}
+    for _, own in itertools.groupby(prompts, key=lambda each: each[0]):
+        step = [prompt for _, prompt in own]
+        for prompt, advantages in zip(step, step_advantages(step), strict=True):
+            of_method = {method: advantages.tokens[method] for method in METHODS if method in advantages.tokens}
+            of_method["grpo"] = [[value] for value in advantages.grpo]
+            of_method["leaf"] = [
+                [span.advantage for span in response.spans for _ in range(span.start, span.end)]
+                for response in prompt.responses
+            ]
+            for method, responses in of_method.items():
+                squares.setdefault(method, []).extend(statistics.fmean(x * x for x in tokens) for tokens in responses)
+    return {method: statistics.fmean(squares[method]) ** 0.5 for method in METHODS}
 
 
 def tables(measured: Numbers, compared: Numbers | None, starts: dict, scalars: dict[Cell, Scalars]) -> Iterable[str]:
@@ -154,6 +191,11 @@ def tables(measured: Numbers, compared: Numbers | None, starts: dict, scalars: d
     else:
         for group in GROUPS:
             yield comparison(*group, compared)
+        if rows := paired_rows(compared):
+            yield power(rows)
+            yield both_sets(compared)
+    if text := second_study(measured):
+        yield text
     yield sweep(measured)
     yield cost(scalars.get(COST))
 
@@ -164,18 +206,20 @@ def before_training(starts: dict) -> str:
     for task, own in starts.items():
         intervals = [f"{own[name][0]:.2f} ({own[name][1]:.2f} to {own[name][2]:.2f})" for name in ("early", "usable")]
         rows.append([task, *intervals, f"{own['reward'][0]:.3f}", f"{own['bleu'][0]:.1f}"])
-    return f"**Before training**\n\n{markdown(['task', 'early', 'usable forks', 'reward', 'BLEU'], rows)}"
+    text = f"**Before training**\n\n{markdown(['task', 'early', 'usable forks', 'reward', 'BLEU'], rows)}"
+    scales = [[task, *(f"{own['scale'][method]:.2f}" for method in METHODS)] for task, own in starts.items()]
+    return f"{text}\n\n**Root mean square of advantages**, before training\n\n{markdown(['task', *METHODS], scales)}"
 
 
-def differences(compared: Numbers, task: str, n: int, method: str, key: str) -> list[float]:
-    """By how much a method is above GRPO, for each seed that both have."""
+def differences(compared: Numbers, task: str, n: int, method: str, key: str, baseline: str = BASELINE) -> list[float]:
+    """By how much a method is above a baseline, for each seed that both have."""
     own, base = (
         {
             cell.seed: values[key]
             for cell, values in compared.items()
             if (cell.task, cell.n, cell.method) == (task, n, m)
         }
-        for m in (method, BASELINE)
+        for m in (method, baseline)
     )
     return [own[seed] - base[seed] for seed in SEEDS if seed in own and seed in base]
 
@@ -184,6 +228,7 @@ def comparison(task: str, n: int, compared: Numbers) -> str:
     """Methods on one task."""
     header = ["method", "learning rate", "seeds", "area", "reward", "BLEU"]
     header += [f"{name} above GRPO's" for name in ("area", "reward", "BLEU")]
+    header += [f"{name} above `grpo_floored`'s" for name in ("area", "BLEU")]
     header += [f"rollouts to {score}" for score in SCORES[task]]
     rows = []
     for method in METHODS:
@@ -194,10 +239,96 @@ def comparison(task: str, n: int, compared: Numbers) -> str:
         row += [spread([values[key] for values in own.values()], key) for key in ("area", "reward", "bleu")]
         for key in ("area", "reward", "bleu"):
             row.append("" if method == BASELINE else spread(differences(compared, task, n, method, key), key))
+        for key in ("area", "bleu"):
+            row.append(
+                "" if method in BASELINES else spread(differences(compared, task, n, method, key, BASELINES[1]), key)
+            )
         rows.append([*row, *(reached([values[f"rollouts_to_{place}"] for values in own.values()]) for place in (1, 2))])
     if not rows:
         return f"**{task}**, K = {n}: no cell is done"
     return f"**{task}**, K = {n}\n\n{markdown(header, rows)}"
+
+
+def paired_rows(compared: Numbers) -> list[dict]:
+    """A row per group, measure, baseline and method of at least 3 pairs: the mean difference, its interval and its spread."""
+    rows = []
+    for (task, n), key, (place, baseline) in itertools.product(GROUPS, ("bleu", "area"), enumerate(BASELINES)):
+        for method in METHODS:
+            values = differences(compared, task, n, method, key, baseline)
+            if method not in BASELINES[: place + 1] and len(values) > 2:
+                mean, half = mean_and_interval(values)
+                row = {"task": task, "n": n, "measure": key, "baseline": baseline, "method": method}
+                rows.append(
+                    row | {"pairs": len(values), "mean": mean, "half": half, "deviation": statistics.stdev(values)}
+                )
+    return rows
+
+
+def detectable(deviation: float, pairs: int, power: float = 0.8) -> float:
+    """The mean difference that a two-sided paired t-test at 5 % finds with a probability of `power`."""
+    limit = t.ppf(0.975, pairs - 1)
+    shift = brentq(lambda shift: nct.sf(limit, pairs - 1, shift) - power, 0, 20)
+    return shift * deviation / pairs**0.5
+
+
+def pooled(rows: list[dict]) -> float:
+    """The standard deviation of differences, pooled over methods."""
+    return statistics.fmean(row["deviation"] ** 2 for row in rows) ** 0.5
+
+
+def power(rows: list[dict]) -> str:
+    """What difference to GRPO could have been seen, and with 20 seeds could be."""
+    lines = []
+    for (task, n), key in itertools.product(GROUPS, ("bleu", "area")):
+        own = [
+            row for row in rows if (row["task"], row["n"], row["measure"], row["baseline"]) == (task, n, key, BASELINE)
+        ]
+        if own:
+            deviation, pairs = pooled(own), own[0]["pairs"]
+            values = (deviation, detectable(deviation, pairs), detectable(deviation, 20))
+            digits = 1 if key == "bleu" else 3
+            lines.append([f"{task}, K = {n}", key, pairs, *(f"{value:.{digits}f}" for value in values)])
+    note = "The difference to GRPO that a paired t-test at 5 % finds in four of five studies; deviations pooled over methods."
+    header = ["task", "measure", "pairs", "standard deviation of a difference", "detectable", "with 20 pairs"]
+    return f"**What could have been seen**. {note}\n\n{markdown(header, lines)}"
+
+
+def both_sets(compared: Numbers) -> str:
+    """BLEU above GRPO's on the task with early decisions, with K = 8 and 16 as two independent sets."""
+    lines = []
+    for method in METHODS[1:]:
+        sets = [differences(compared, EARLY_TASK, n, method, "bleu") for n in (8, 16)]
+        if all(len(values) > 2 for values in sets):
+            squares = [statistics.variance(values) / len(values) for values in sets]
+            freedom = sum(squares) ** 2 / sum(s**2 / (len(v) - 1) for s, v in zip(squares, sets, strict=True))  # Welch
+            mean, error = statistics.fmean(map(statistics.fmean, sets)), sum(squares) ** 0.5 / 2
+            above = sum(value > 0 for values in sets for value in values)
+            half, p = t.ppf(0.975, freedom) * error, 2 * t.sf(abs(mean) / error, freedom)
+            lines.append([f"`{method}`", f"{mean:+.1f} ± {half:.1f}", f"{p:.4f}", f"{above} of {sum(map(len, sets))}"])
+    header = ["method", "BLEU above GRPO's", "p", "pairs above"]
+    return f"**{EARLY_TASK}**, K = 8 and K = 16 together, as two independent sets\n\n{markdown(header, lines)}"
+
+
+def second_study(measured: Numbers) -> str | None:
+    """The differences that the second study is about, of seeds that have both cells; None if no three have."""
+    lines = []
+    for method, baseline in SECOND_PAIRS:
+        for name, tasks in (*((task, (task,)) for task in SCALE_TASKS), ("mean of both", SCALE_TASKS)):
+            cells = {
+                seed: [[Cell(task, m, SCALE_RATE, seed) for m in (method, baseline)] for task in tasks]
+                for seed in MORE_SEEDS
+            }
+            whole = [pairs for pairs in cells.values() if all(cell in measured for pair in pairs for cell in pair)]
+            if len(whole) > 2:
+                line = [f"`{method}` - `{baseline}`", name, len(whole)]
+                for key in ("area", "bleu"):
+                    values = [
+                        statistics.fmean(measured[a][key] - measured[b][key] for a, b in pairs) for pairs in whole
+                    ]
+                    line += [spread(values, key), f"{ttest_1samp(values, 0).pvalue:.4f}"]
+                lines.append(line)
+    header = ["difference", "task", "seeds", "area", "p", "BLEU", "p"]
+    return f"**Second study**, learning rate {SCALE_RATE:g}\n\n{markdown(header, lines)}" if lines else None
 
 
 def sweep(measured: Numbers) -> str:
@@ -261,10 +392,11 @@ def markdown(header: list[str], rows: list[list]) -> str:
 
 
 def curve_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
-    """Mean reward of each step's rollouts."""
+    """Mean reward of each step's rollouts, and what its updates logged."""
     for cell, own in scalars.items():
         for step, value in own[REWARD].items():
-            yield {"cell": cell.name, "step": step, "reward": value, "early": own.get("forks/early", {}).get(step)}
+            row = {"cell": cell.name, "step": step, "reward": value, "early": own.get("forks/early", {}).get(step)}
+            yield row | {name.partition("/")[2]: own.get(name, {}).get(step) for name in UPDATES}
 
 
 def curves(scalars: dict[Cell, Scalars], compared: Numbers) -> Figure:
@@ -355,6 +487,57 @@ def gain_figure(rows: list[dict]) -> Figure:
         axis.axhline(0, color="black", linewidth=0.8)
         _label(axis, "", label)
     axes[0].set_ylabel("area above GRPO's")
+    axes[0].legend(fontsize=7, frameon=False)
+    return figure
+
+
+def pairs_figure(rows: list[dict]) -> Figure:
+    """Differences to both baselines with their intervals; grey is what could not be detected."""
+    groups = [group for group in GROUPS if any((row["task"], row["n"]) == group for row in rows)]
+    figure = Figure(figsize=(3.4 * len(groups), 5.6), layout="constrained")
+    axes = figure.subplots(2, len(groups), squeeze=False)
+    for line, (key, name) in zip(axes, (("bleu", "BLEU"), ("area", "area")), strict=True):
+        for axis, (task, n) in zip(line, groups, strict=True):
+            own = [row for row in rows if (row["task"], row["n"], row["measure"]) == (task, n, key)]
+            least = detectable(pooled([row for row in own if row["baseline"] == BASELINE]), own[0]["pairs"])
+            axis.axvspan(-least, least, color="black", alpha=0.07, linewidth=0)
+            axis.axvline(0, color="black", linewidth=0.8)
+            for place, row in enumerate(own):
+                axis.errorbar(
+                    row["mean"], -place, xerr=row["half"], fmt="o", color=COLOUR[row["method"]], markersize=4, capsize=2
+                )
+            labels = [f"{row['method']} - {row['baseline']}" for row in own]
+            axis.set_yticks([-place for place in range(len(own))], labels if axis is line[0] else [], fontsize=7)
+            _label(axis, f"{task}, K = {n}" if key == "bleu" else "", name)
+    return figure
+
+
+def moved_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
+    """Reward, KL divergence and root mean square of advantages of each step, of cells whose runs have logged them."""
+    for cell, own in scalars.items():
+        if cell.rate and KL in own and RMS in own:
+            for step, value in smoothed(own[REWARD]).items():
+                if step in own[KL] and step in own[RMS]:
+                    row = {"task": cell.task, "method": cell.method, "seed": cell.seed, "n": cell.n, "step": step}
+                    yield row | {"reward": value, "kl": own[KL][step], "rms": own[RMS][step]}
+
+
+def moved_figure(rows: list[dict], x: str, y: str, label: str) -> Figure:
+    """Means over the runs of a method, step by step: one number against another."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    figure = Figure(figsize=(3.6 * len(tasks), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(tasks), squeeze=False)[0]
+    names = {"reward": f"reward of the rollouts, mean of {SMOOTH} steps", "rms": "root mean square of advantages"}
+    for axis, task in zip(axes, tasks, strict=True):
+        for colour, method in zip(itertools.cycle(COLOURS), dict.fromkeys(row["method"] for row in rows), strict=False):
+            by_step: dict[int, list[dict]] = {}
+            for row in rows:
+                if (row["task"], row["method"]) == (task, method):
+                    by_step.setdefault(row["step"], []).append(row)
+            points = [[statistics.fmean(row[key] for row in own) for key in (x, y)] for own in by_step.values()]
+            axis.plot([point[0] for point in points], [point[1] for point in points], color=colour, label=method)
+        _label(axis, task, label)
+    axes[0].set_ylabel(names[y])
     axes[0].legend(fontsize=7, frameon=False)
     return figure
 

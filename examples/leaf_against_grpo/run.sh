@@ -3,6 +3,7 @@
 #
 #   bash examples/leaf_against_grpo/run.sh                         the whole study; given again, it goes on
 #   bash examples/leaf_against_grpo/run.sh register/leaf/0.003/1   one cell of it
+#   bash examples/leaf_against_grpo/run.sh --second                the second study; given again, it goes on
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh

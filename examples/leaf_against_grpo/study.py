@@ -1,6 +1,6 @@
 """Runs the cells of the study that are not done, then writes its report: first those that choose the learning rates.
 
-    python -m examples.leaf_against_grpo.study [CELLS ...]
+    python -m examples.leaf_against_grpo.study [--second | CELLS ...]
 
 Stopped and given again, the same command goes on: cells that are done are left alone, those begun go on from their last
 checkpoint.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from examples.leaf_against_grpo import report
-from examples.leaf_against_grpo.cells import COMMON, COST, STARTS, SWEEP, Cell, possible, reported
+from examples.leaf_against_grpo.cells import COMMON, COST, SECOND, STARTS, SWEEP, Cell, possible, reported
 from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 from verl_leaf.config import quoted
@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument(
         "cells", nargs="*", help="names or patterns such as register/leaf/0.003/1 or 'report/*' (default: all)"
     )
+    parser.add_argument("--second", action="store_true", help="run the cells of the second study")
     parser.add_argument("--task", type=Path, default=Path("work/leaf_against_grpo"), help="what prepare.py has made")
     parser.add_argument("--out", type=Path, default=Path("runs/leaf_against_grpo"), help="folder of the study")
     parser.add_argument(
@@ -50,7 +51,9 @@ def main() -> int:
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        if args.cells:
+        if args.second:
+            run(out, task, [*SECOND], args.lanes, console)
+        elif args.cells:
             run(out, task, asked, args.lanes, console)
         else:
             run(out, task, [*STARTS, *SWEEP], args.lanes, console)

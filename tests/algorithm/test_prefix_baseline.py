@@ -104,15 +104,15 @@ def test_row_order_changes_nothing(groups, kappa, seed, random):
 
 @settings(max_examples=60, deadline=None)
 @given(batches, KAPPA, st.sampled_from([0.5, 3.0, 1000.0]), st.sampled_from([-5.0, 0.0, 1e6]))
-def test_scaling_and_shifting_a_groups_rewards_changes_nothing(groups, kappa, scale, shift):
+def test_scaling_all_rewards_and_shifting_those_of_a_group_changes_nothing(groups, kappa, scale, shift):
     batch = pack(groups)
-    rewards = torch.where(batch.group == 0, batch.rewards * scale + shift, batch.rewards)
+    rewards = batch.rewards * scale + shift * (batch.group == 0)
     found, wanted = run(batch, kappa, rewards=rewards).advantages, run(batch, kappa).advantages
     torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-5)  # the 1e-6 beside a std of 0.07 is 1.4e-5 of it
 
 
 # A policy that can be enumerated: P(response), lengths of 1 to 3. Gradients are with respect to the logits of every node.
-POLICY = {(): (0.5, 0.3, 0.2), (0,): (0.6, 0.4), (0, 0): (0.3, 0.7), (1,): (0.25, 0.75)}
+POLICY = {(): (0.5, 0.42, 0.08), (0,): (0.6, 0.4), (0, 0): (0.3, 0.7), (1,): (0.25, 0.75)}
 TREE = {(0, 0, 0): 1.0, (0, 0, 1): 0.2, (0, 1): 0.7, (1, 0): 0.0, (1, 1): 0.9, (2,): 0.4}
 
 
@@ -136,8 +136,8 @@ def policy_gradient():
     return sum(probability(y) * r * score(y).sum(0) for y, r in TREE.items())
 
 
-def expected_gradient(advantages_of):
-    """The expectation over all groups of 3 of the gradient summed over responses and tokens."""
+def expected_gradient(advantages_of, chance=probability, per_token=False):
+    """The expectation over all groups of 3 of the gradient summed over responses, and over tokens or averaged over them."""
     groups = list(itertools.product(TREE, repeat=3))
     batch = pack(
         [{"responses": [list(y) for y in group], "rewards": [TREE[y] for y in group]} for group in groups], width=3
@@ -146,7 +146,7 @@ def expected_gradient(advantages_of):
     total = 0
     for rows, group in zip(batch.rows, groups, strict=True):
         for row, y in zip(rows, group, strict=True):
-            weight = math.prod(map(probability, group))
+            weight = math.prod(map(chance, group)) / (len(y) if per_token else 1)
             total = total + weight * (advantages[row, : len(y), None] * score(y)).sum(0)
     return total
 
@@ -165,6 +165,41 @@ def test_the_gradient_is_unbiased(kappa):
     assert sum(map(probability, TREE)) == pytest.approx(1)
     error = expected_gradient(undivided(kappa)) - 3 * policy_gradient()
     assert error.abs().max() < 1e-12
+
+
+def grpo_undivided(batch):
+    mean_of = torch.zeros(int(batch.group.max()) + 1, dtype=batch.rewards.dtype).index_add(
+        0, batch.group, batch.rewards
+    )
+    return (batch.rewards - mean_of[batch.group] / 3)[:, None].expand(-1, 3) * 3 / 2  # K / (K - 1)
+
+
+def nucleus(response, top_p=0.9):
+    """The probability of a response if each token is drawn from the fewest that together have ``top_p``."""
+    total = 1.0
+    for t, token in enumerate(response):
+        choices = sorted(POLICY[response[:t]], reverse=True)
+        kept = [p for n, p in enumerate(choices) if sum(choices[:n]) < top_p]
+        own = POLICY[response[:t]][token]
+        total *= own / sum(kept) if own in kept else 0.0
+    return total
+
+
+@pytest.mark.parametrize("advantages_of", [undivided(0), undivided(2.0), grpo_undivided], ids=["0", "2", "grpo"])
+@pytest.mark.parametrize(
+    "changes, error, cosine",
+    [
+        ({}, 0, 1),
+        ({"per_token": True}, 0.565, 0.973),  # verl's loss_agg_mode seq-mean-token-mean
+        ({"chance": nucleus}, 0.16, 0.991),
+    ],
+    ids=["token-sum", "seq-mean-token-mean", "top-p"],
+)
+def test_what_a_mean_over_tokens_and_top_p_do_to_the_gradient(advantages_of, changes, error, cosine):
+    """The figures of the README: without a bias of the baseline, the loss and the sampling bring one."""
+    found, wanted = expected_gradient(advantages_of, **changes), 3 * policy_gradient()
+    assert (found - wanted).norm() / wanted.norm() == pytest.approx(error, abs=0.005)
+    assert torch.cosine_similarity(found, wanted, dim=0) == pytest.approx(cosine, abs=0.001)
 
 
 def leaf_undivided(batch):

@@ -2,14 +2,19 @@
 
 import csv
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 from collections import Counter
 
+import numpy as np
 import pytest
+import torch
+from verl.trainer.ppo import core_algos
 
-from examples.leaf_against_grpo import report, study
+from examples.leaf_against_grpo import lane, report, study
 from examples.leaf_against_grpo.cells import (
     COST,
     EARLY_TASK,
@@ -18,6 +23,7 @@ from examples.leaf_against_grpo.cells import (
     ROLLOUTS_PER_STEP,
     ROLLOUTS_PER_UPDATE,
     SCORES,
+    SECOND,
     SEEDS,
     STARTS,
     STEPS,
@@ -77,14 +83,14 @@ FACTOR = {"grpo": 1.0, "leaf": 1.2, "grpo_floored": 0.5}
 """The reward of step s is s / 100 times this."""
 
 
-def write_cell(folder, factor, reward=0.5, steps=STEPS):
+def write_cell(folder, factor, reward=0.5, steps=STEPS, **logged):
     for name in ("metrics", "validation"):
         (folder / name).mkdir(parents=True)
     with open(folder / "metrics/000.jsonl", "w") as file:
         for step in range(1, steps + 1):
             data = {"critic/score/mean": factor * step / 100, "training/rollout_probs_diff_max": 1e-6}
             data |= {f"timing_s/{name}": 1.0 for name in (*report.PHASES, "adv", *(f"adv_{m}" for m in METHODS))}
-            data |= {"timing_s/step": 6.0, "timing_s/adv_leaf": 1.6}
+            data |= {"timing_s/step": 6.0, "timing_s/adv_leaf": 1.6, **logged}
             file.write(json.dumps({"step": step, "data": data}) + "\n")
     row = {"output": "a b c d e", "gts": "a b c d e f", "score": reward, "data_source": "translation"}
     (folder / f"validation/{steps if steps == STEPS else 0}.jsonl").write_text(json.dumps(row))
@@ -134,8 +140,96 @@ def test_report(runs):
     text = (runs / "results/report.md").read_text()
     assert f"| `leaf` | {RATES[1]:g} | 3 |" in text and f"{0.2 * mean_step / 100:.3f} ± 0.000" in text
     assert "| relative | 1.000 | 1.000 | 1.100 | 1.000 | 1.000 |" in text and "K = 16: no cell is done" in text
-    figures = ("curves", "rates", "gain")
+    figures = ("curves", "rates", "gain", "pairs")
     assert all((runs / f"results/{name}.{kind}").stat().st_size for name in figures for kind in ("png", "svg", "csv"))
+
+
+def test_the_report_compares_with_both_baselines(runs):
+    """LEAF's reward is 0.6 at the end in each pair, `grpo_floored`'s 0.25: of a cell that is written below."""
+    for seed, place in ((1, 0.0), (2, 0.1), (3, 0.2)):
+        for method, factor in (("leaf", 1.0), ("grpo_floored", 2.0)):
+            folder = runs / Cell("report", method, RATES[1], seed).name
+            shutil.rmtree(folder)
+            write_cell(folder, factor + seed + place * (method == "leaf"))
+    report.write(runs, runs / "results", Console(quiet=True))
+    rows = list(csv.DictReader((runs / "results/pairs.csv").open()))
+    (row,) = [
+        r
+        for r in rows
+        if (r["task"], r["measure"], r["baseline"], r["method"]) == ("report", "area", "grpo_floored", "leaf")
+    ]
+    mean_step = (STEPS + 1) / 2
+    assert float(row["mean"]) == pytest.approx((-1 + 0.1) * mean_step / 100)
+    assert not [r for r in rows if r["method"] == r["baseline"] or r["method"] == "grpo"]
+    text = (runs / "results/report.md").read_text()
+    assert "BLEU above `grpo_floored`'s" in text and "**What could have been seen**" in text
+    assert "**Root mean square of advantages**" in text
+
+
+def test_the_detectable_difference_is_that_of_a_paired_t_test():
+    # Noncentral t by simulation: 6 pairs, 80 % power. And the normal approximation for many pairs.
+    draw = np.random.default_rng(0).normal(report.detectable(1.0, 6), 1.0, (20_000, 6))
+    found = np.abs(draw.mean(1)) / (draw.std(1, ddof=1) / 6**0.5) > 2.5706
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    assert report.detectable(2.0, 1000) == pytest.approx(2 * (1.96 + 0.8416) / 1000**0.5, rel=0.01)
+
+
+def test_two_sets_are_taken_together_as_independent():
+    shift = {8: (4.0, 5.0, 6.0), 16: (2.0, 3.0, 4.0)}  # means 5 and 3, standard errors 1 / sqrt(3)
+    compared = {
+        Cell(EARLY_TASK, method, RATES[1], seed, n): {"bleu": own if method == "leaf" else 0.0}
+        for n, values in shift.items()
+        for seed, own in enumerate(values, 1)
+        for method in ("grpo", "leaf")
+    }
+    # 4 degrees of freedom (equal variances): t = 2.776, error = sqrt(1/3 + 1/3) / 2
+    assert f"| `leaf` | +4.0 ± {2.7764 * (2 / 3) ** 0.5 / 2:.1f} |" in report.both_sets(compared)
+
+
+def test_what_updates_log_is_kept_and_drawn(tmp_path):
+    logged = {report.KL: 0.01, report.RMS: 0.9, "actor/grad_norm": 2.0, "actor/other": 1.0}
+    cell = Cell("register", "leaf_at_rms", RATES[1], 7)
+    write_cell(tmp_path / cell.name, 1.0, **logged)
+    report.write(tmp_path, tmp_path / "results", Console(quiet=True))
+    rows = list(csv.DictReader((tmp_path / "results/kl.csv").open()))
+    assert len(rows) == STEPS and rows[0]["kl"] == "0.01" and rows[0]["rms"] == "0.9"
+    assert (tmp_path / "results/kl.png").exists() and (tmp_path / "results/scale.png").exists()
+    with tarfile.open(tmp_path / "results/runs.tar.gz") as archive:
+        first = json.loads(archive.extractfile(f"{cell.name}/metrics/000.jsonl").readline())
+    assert first["data"][report.KL] == 0.01 and "actor/other" not in first["data"]
+
+
+def test_the_second_study_has_its_cells():
+    assert len(SECOND) == len(set(SECOND)) == 6 + 2 * (14 * 4 + 6 * 3) and set(SECOND) <= set(possible())
+    for cell in SECOND:  # each is paired with GRPO's, in the same study or the first
+        assert Cell(cell.task, "grpo", cell.rate, cell.seed) in possible()
+
+
+def test_the_report_of_the_second_study():
+    def measured(cell: Cell) -> dict:
+        value = cell.seed / 100 + (cell.method == "grpo_floored_at_rms") * (0.02 if cell.task == "register" else 0.04)
+        return {"area": value, "bleu": 100 * value}
+
+    text = report.second_study({cell: measured(cell) for cell in SECOND})
+    assert "| `grpo_floored_at_rms` - `grpo_floored` | mean of both | 6 | 0.030 ± 0.000 |" in text
+    assert "| `grpo_prefix` - `grpo` | register | 14 | 0.000 ± 0.000 |" in text
+    assert report.second_study({}) is None
+
+
+def test_an_estimator_at_the_scale_of_grpo():
+    draw = torch.Generator().manual_seed(0)
+    rewards, mask = torch.zeros(8, 4), torch.ones(8, 4)
+    mask[3, 2:] = 0
+    rewards[:, 0] = torch.rand(8, generator=draw)
+    index = np.array(["a"] * 4 + ["b"] * 4)
+    given = {"token_level_rewards": rewards, "response_mask": mask, "index": index}
+    batch = {"responses": torch.randint(3, (8, 4), generator=draw)}
+    scaled, _ = lane.at_rms_of_grpo("grpo_floored", **given, batch=batch)
+    grpo, _ = core_algos.compute_grpo_outcome_advantage(rewards, mask, index)
+    assert lane.rms(scaled, mask) == pytest.approx(lane.rms(grpo, mask))
+    assert lane.rms(torch.tensor([[3.0, 4.0], [5.0, 9.0]]), torch.tensor([[1, 1], [1, 0]])) == pytest.approx(
+        (12.5 / 2 + 12.5) ** 0.5
+    )
 
 
 def test_what_is_packed_gives_the_same_report(runs, tmp_path):

@@ -93,23 +93,24 @@ def common_prefix(a, b):
 
 
 def kappa_and_early(groups):
-    """``kappa`` of a batch, ``early`` and the number of pairs that part late, over groups of (responses, rewards)."""
-    first, later = [], []
+    """``kappa`` of a batch, ``early`` and the weight of all groups, over groups of (responses, rewards)."""
+    T, W, n = 0.0, 0.0, 0.0  # T and W times n
     for responses, rewards in groups:
-        variance = unbiased_variance(rewards)
-        if variance <= 1e-12:
+        if unbiased_variance(rewards) <= 1e-12:
             continue
         pairs = [(i, k) for i in range(len(rewards)) for k in range(i)]
         prefix = {(i, k): common_prefix(responses[i], responses[k]) for i, k in pairs}
-        for i, k in pairs:
-            h = (rewards[i] - rewards[k]) ** 2 / 2 / variance
-            (first if prefix[i, k] == min(prefix.values()) else later).append(h)
-    if not later or not sum(first):
-        return float("inf"), 0.0, len(later)
-    T, W = mean(first), mean(later)
-    tau2 = max(0.0, T - W) * len(later) / (len(later) + 20)
-    sigma2 = max(T - tau2, 0.05 * T)
-    return (sigma2 / tau2 if tau2 else float("inf")), 1 - W / T, len(later)
+        half_square = {(i, k): (rewards[i] - rewards[k]) ** 2 / 2 for i, k in pairs}
+        first = [half_square[pair] for pair in pairs if prefix[pair] == min(prefix.values())]
+        later = [half_square[pair] for pair in pairs if prefix[pair] > min(prefix.values())]
+        if later:
+            weight = len(first) * len(later) / (len(first) + len(later))
+            T, W, n = T + weight * mean(first), W + weight * mean(later), n + weight
+    if not T:
+        return float("inf"), 0.0, n
+    tau2 = max(0.0, T - W) / (n + 10)
+    sigma2 = max(T / n - tau2, 0.05 * T / n)
+    return (sigma2 / tau2 if tau2 else float("inf")), 1 - W / T, n
 
 
 def grpo_prefix(responses, rewards, kappa):
@@ -141,5 +142,15 @@ def tempo(responses, rewards):
 
     return [
         [(rewards[i] - average + value(i, t + 1) - value(i, t)) / (std + 1e-6) for t in range(len(y))]
+        for i, y in enumerate(responses)
+    ]
+
+
+def lambda_grpo(responses, rewards):
+    """Advantages of each token."""
+    std = sqrt(unbiased_variance(rewards)) if len(rewards) > 1 else 1.0
+    average = mean(rewards) if len(rewards) > 1 else 0.0
+    return [
+        [(rewards[i] - average) / (std + 1e-6) / (1 + len(alike(responses, i, t + 1))) for t in range(len(y))]
         for i, y in enumerate(responses)
     ]

@@ -6,6 +6,7 @@ Needs nothing but torch. README.md beside this file has the formulas.
 from verl_leaf.algorithm.early import PairSpread, early_metrics, early_share, pair_spread
 from verl_leaf.algorithm.forks import find_forks, pad_groups
 from verl_leaf.algorithm.grpo import grpo_advantages, grpo_floored_advantages
+from verl_leaf.algorithm.lambda_grpo import lambda_grpo_advantages
 from verl_leaf.algorithm.leaf import (
     CREDITS,
     LeafAdvantages,
@@ -31,6 +32,7 @@ __all__ = [
     "grpo_advantages",
     "grpo_floored_advantages",
     "grpo_prefix_advantages",
+    "lambda_grpo_advantages",
     "last_position",
     "leaf_advantages",
     "leaf_metrics",

@@ -1,10 +1,12 @@
-"""How much of what rewards differ by is settled where responses first part: ``early = 1 - W / T``.
+"""How much of the variance of rewards is decided where responses first part: ``early = 1 - W / T``.
 
-Ours, not the paper's. Over the groups whose rewards differ, each pair of responses ``i``, ``k`` has
-``h = (r_i - r_k)^2 / 2 / variance`` of its group (unbiased), which is 1 on average over all pairs of a group. Pairs
-that part where the group first parts (their common prefix is the group's shortest) have the mean ``T``, pairs that part
-later the mean ``W``. Where the first choice settles the reward, those that chose alike differ little: ``early`` is near
-1. Where it settles nothing, ``W = T`` on average and ``early`` is 0, or by chance below.
+We added this measure; it is not from the paper. A pair of responses ``i``, ``k`` of a group has ``h = (r_i - r_k)^2 / 2``.
+In a group whose branches differ in value by the variance ``tau2``, and whose rewards within a branch have the variance
+``sigma2``, the mean of ``h`` is ``tau2 + sigma2`` over the ``n_T`` pairs that part where the group first parts (their common
+prefix is the group's shortest), and ``sigma2`` over the ``n_W`` pairs that part later. ``T`` and ``W`` are means of these
+over groups, both with the weight ``n_T n_W / (n_T + n_W)`` of a group: so prompts may differ in the variance of their
+rewards and in where they part. ``early`` estimates ``tau2 / (tau2 + sigma2)``. If the first choice decides nothing, it is 0
+on average, and by chance below.
 """
 
 from dataclasses import dataclass
@@ -17,34 +19,35 @@ from verl_leaf.algorithm.forks import Forks
 from verl_leaf.algorithm.grpo import centre
 
 LEAST_VARIANCE = 1e-12  # of a group's rewards, for them to differ
+Sums = tuple[float, float, float]
+"""The sums of `PairSpread` over some groups: ``n T``, ``n W`` and ``n``, the weights of all groups."""
 
 
 @dataclass(frozen=True)
 class PairSpread:
-    """Sums of ``h`` and numbers of pairs of each group, 0 where its rewards do not differ.
+    """Sums over the pairs of each group; 0 if its rewards do not differ, or no pair parts later than the first.
 
     Any selection of groups, drawn with replacement or not, has the `early_share` of the sums over it.
 
     Attributes:
-        first: ``[G]`` float64, the sum of ``h`` over the pairs that part where the group first parts.
-        first_pairs: ``[G]`` float64, their number.
-        later: ``[G]`` float64, the sum of ``h`` over the pairs that part later, or never.
-        later_pairs: ``[G]`` float64, their number.
+        first: ``[G]`` float64, the mean of ``h`` over the pairs that part where the group first parts, times ``pairs``.
+        later: ``[G]`` float64, the mean of ``h`` over the pairs that part later, or never, times ``pairs``.
+        pairs: ``[G]`` float64, the weight of the group. The difference of its two means has a variance like that of as many
+            pairs.
     """
 
     first: Tensor
-    first_pairs: Tensor
     later: Tensor
-    later_pairs: Tensor
+    pairs: Tensor
 
-    def means(self) -> tuple[float, float, float]:
-        """``T``, ``W`` and ``N_W`` (the number of pairs that part later) over all groups; a mean of no pairs is 0."""
-        sums = torch.stack([self.first, self.first_pairs, self.later, self.later_pairs]).sum(1).tolist()
-        return sums[0] / max(sums[1], 1), sums[2] / max(sums[3], 1), sums[3]
+    def sums(self) -> Sums:
+        """Return the sums over all groups."""
+        first, later, pairs = torch.stack([self.first, self.later, self.pairs]).sum(1).tolist()
+        return first, later, pairs
 
 
 def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
-    """Sums up, for each group, by how much the rewards of its pairs differ.
+    """Sum up, for each group, by how much the rewards of its pairs differ.
 
     Args:
         forks: where the responses part.
@@ -60,7 +63,6 @@ def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
     G = check_terminal_rewards(rewards, forks.group)
     centred, std, size = centre(rewards, forks.group, G)
     differ = std.square() > LEAST_VARIANCE
-    scaled = torch.where(differ, centred / std, 0)
     size = size.double()
 
     def per_group(x: Tensor) -> Tensor:
@@ -69,24 +71,25 @@ def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
     # Within any set of n, the sum over pairs of (r_i - r_k)^2 / 2 is n / 2 times the sum of (r_i - mean)^2.
     branch = min(1, forks.node.shape[1] - 1)  # the node after the first fork, or the root where none forks
     n = forks.size[:, branch].double()
-    from_mean = scaled - forks.node_sum(scaled)[:, branch] / n
+    from_mean = centred - forks.node_sum(centred)[:, branch] / n
     # Responses that end where the group first parts share no longer prefix, though they may be the same.
     parted = differ & (n < size) & (forks.lengths > forks.position[:, 0])
-    later, later_pairs = per_group(n / 2 * from_mean.square() * parted), per_group((n - 1) / 2 * parted)
-    total, pairs = per_group(size / 2 * scaled.square()), per_group((size - 1) / 2 * differ)
-    return PairSpread(total - later, pairs - later_pairs, later, later_pairs)
+    later, n_W = per_group(n / 2 * from_mean.square() * parted), per_group((n - 1) / 2 * parted)
+    total, all_pairs = per_group(size / 2 * centred.square()), per_group((size - 1) / 2).clamp(min=1)
+    share = n_W / all_pairs
+    return PairSpread((total - later) * share, later * (1 - share), n_W * (1 - share))
 
 
-def early_share(spread: PairSpread) -> float:
-    """``early = 1 - W / T``; 0 where no pair parts later."""
-    T, W, N_W = spread.means()
-    return 1 - W / T if N_W else 0.0
+def early_share(sums: Sums) -> float:
+    """Return ``early = 1 - W / T``; 0 if no pair parts later, or none of those that part first differs."""
+    first, later, _ = sums
+    return 1 - later / first if first else 0.0
 
 
 def early_metrics(forks: Forks, rewards: Tensor) -> dict[str, float]:
-    """Return ``early`` and ``early_pairs`` (``N_W``) of a step, for the log of any estimator.
+    """Return ``early`` and ``early_pairs`` (``n``) of a step, for the log of any estimator.
 
     The arguments, and what is raised, are those of `pair_spread`.
     """
-    spread = pair_spread(forks, rewards)
-    return {"early": early_share(spread), "early_pairs": float(spread.later_pairs.sum())}
+    sums = pair_spread(forks, rewards).sums()
+    return {"early": early_share(sums), "early_pairs": sums[2]}

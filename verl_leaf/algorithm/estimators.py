@@ -16,6 +16,7 @@ from verl_leaf.algorithm.arguments import is_kappa
 from verl_leaf.algorithm.early import early_metrics
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import grpo_floored_advantages
+from verl_leaf.algorithm.lambda_grpo import lambda_grpo_advantages
 from verl_leaf.algorithm.leaf import CREDITS, LeafAdvantages, leaf_advantages
 from verl_leaf.algorithm.metrics import leaf_metrics
 from verl_leaf.algorithm.options import COUNTS, NUMBERS, PATHS, POSITIVE_COUNTS, Options, Values, one_of, option
@@ -91,7 +92,7 @@ class Estimator:
     needs_surprisal: bool = False
 
     def __call__(self, rollouts: Rollouts, options: Options) -> tuple[Credit, dict[str, float]]:
-        """The result, and its metrics with those that every estimator has (`early_metrics`)."""
+        """Return the result, and its metrics with those that every estimator has (`early_metrics`)."""
         credit, lengths = self.function(rollouts, options), rollouts.lengths
         lengths = last_position(rollouts.mask) + 1 if lengths is None else lengths
         forks = credit.forks or find_forks(rollouts.tokens, lengths, rollouts.group)
@@ -172,8 +173,16 @@ def grpo_prefix(rollouts: Rollouts, options: GrpoPrefixOptions) -> Credit:
 
 
 def tempo(rollouts: Rollouts, options: Options) -> Credit:
-    """TEMPO (arXiv 2509.18314)."""
+    """TEMPO (Findings of ACL 2026, arXiv 2509.18314)."""
     result = tempo_advantages(
+        rollouts.tokens, rollouts.rewards, rollouts.mask, rollouts.group, lengths=rollouts.lengths
+    )
+    return Credit(result.advantages, forks=result.forks)
+
+
+def lambda_grpo(rollouts: Rollouts, options: Options) -> Credit:
+    """lambda-GRPO (ICML 2026, arXiv 2509.21154)."""
+    result = lambda_grpo_advantages(
         rollouts.tokens, rollouts.rewards, rollouts.mask, rollouts.group, lengths=rollouts.lengths
     )
     return Credit(result.advantages, forks=result.forks)
@@ -189,6 +198,7 @@ ESTIMATORS = {
     "grpo_floored": Estimator(grpo_floored),
     "grpo_prefix": Estimator(grpo_prefix, GrpoPrefixOptions),
     "tempo": Estimator(tempo),
+    "lambda_grpo": Estimator(lambda_grpo),
 }
 
 

@@ -46,6 +46,14 @@ class Forks:
         return total.scatter_add_(0, self.node, values[:, None].expand_as(self.node)).gather(0, self.node)
 
 
+@dataclass(frozen=True)
+class ForkAdvantages:
+    """What an estimator computed: ``advantages`` ``[N, T]``, and where the responses part."""
+
+    advantages: Tensor
+    forks: Forks
+
+
 def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
     """Finds every place where responses of a group part. Token comparison is exact.
 

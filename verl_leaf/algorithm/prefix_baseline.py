@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check, check_mask, check_terminal_rewards, is_kappa
-from verl_leaf.algorithm.early import PairSpread, pair_spread
+from verl_leaf.algorithm.early import Sums, pair_spread
 from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre
-from verl_leaf.algorithm.rows import last_position, row_blocks
+from verl_leaf.algorithm.rows import last_position, per_token
 
-PRIOR_PAIRS = 20  # tau2 is taken in full where pairs that part later are many more than this
+PRIOR_PAIRS = 10  # tau2 is taken in full if n is far larger
 LEAST_SIGMA2 = 0.05  # as a share of T
 
 
@@ -84,7 +84,7 @@ def grpo_prefix_advantages(
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
     G = check_terminal_rewards(rewards, group)
-    strength = shrinkage(pair_spread(forks, rewards)) if isinstance(kappa, str) else float(kappa)
+    strength = shrinkage(pair_spread(forks, rewards).sums()) if isinstance(kappa, str) else float(kappa)
 
     r, std, _ = centre(rewards, forks.group, G)
     baseline = _baselines(forks, r, strength)
@@ -92,7 +92,7 @@ def grpo_prefix_advantages(
     if by_std:
         paid = paid / (std[:, None] + STD_EPSILON)
     start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
-    advantages = _per_token(start, paid.to(rewards.dtype), forks.num_tokens)
+    advantages = per_token(start, paid.to(rewards.dtype), forks.num_tokens)
     advantages.masked_fill_(mask == 0, 0)
     return PrefixBaselineAdvantages(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
 
@@ -109,27 +109,16 @@ def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:
     return torch.stack(baselines, 1)
 
 
-def shrinkage(spread: PairSpread) -> float:
-    """``kappa`` of a batch: the empirical Bayes ratio of the rewards' variance within a node to that between nodes.
+def shrinkage(sums: Sums) -> float:
+    """Return ``kappa``: the empirical Bayes ratio of the rewards' variance within a node to that between nodes.
 
-        tau2 = max(0, T - W) * N_W / (N_W + 20)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
+        tau2 = max(0, T - W) * n / (n + 10)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
 
-    ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. Infinite where ``tau2`` is 0.
+    ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. It is infinite if ``tau2`` is 0.
 
     Args:
-        spread: of the pairs of each group, which has the ``T``, ``W`` and ``N_W`` of the batch.
+        sums: of the pairs, which give ``T``, ``W`` and ``n``.
     """
-    T, W, N_W = spread.means()
-    tau2 = max(0.0, T - W) * N_W / (N_W + PRIOR_PAIRS)
-    return max(T - tau2, LEAST_SIGMA2 * T) / tau2 if tau2 else math.inf
-
-
-def _per_token(start: Tensor, value: Tensor, T: int) -> Tensor:
-    """``[N, T]``, the ``value [N, S]`` whose ``start [N, S]`` came last."""
-    N = len(start)
-    result = torch.empty((N, T), device=value.device, dtype=value.dtype)
-    count = torch.diff(start, dim=1, append=torch.full_like(start[:, :1], T))
-    for rows in row_blocks(N, T, value.device) if T else ():
-        repeated = value[rows].flatten().repeat_interleave(count[rows].flatten(), output_size=result[rows].numel())
-        result[rows] = repeated.view(-1, T)
-    return result
+    first, later, pairs = sums
+    tau2 = max(0.0, first - later) / (pairs + PRIOR_PAIRS)
+    return max(first / pairs - tau2, LEAST_SIGMA2 * first / pairs) / tau2 if tau2 else math.inf

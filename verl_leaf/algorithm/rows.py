@@ -1,4 +1,4 @@
-"""Rows of tokens: where each ends, and how many are worked on at a time."""
+"""Rows of tokens: where each ends, values that hold for several of them, and how many are worked on at a time."""
 
 from collections.abc import Iterator
 
@@ -23,3 +23,14 @@ def row_blocks(N: int, T: int, device: torch.device) -> Iterator[slice]:
     """
     height = max(1, (1 << (20 if device.type == "cpu" else 24)) // max(T, 1))
     return (slice(first, min(first + height, N)) for first in range(0, N, height))
+
+
+def per_token(start: Tensor, value: Tensor, T: int) -> Tensor:
+    """``[N, T]``, the ``value [N, S]`` whose ``start [N, S]`` came last; the first of ``start`` is 0."""
+    N = len(start)
+    result = torch.empty((N, T), device=value.device, dtype=value.dtype)
+    count = torch.diff(start, dim=1, append=torch.full_like(start[:, :1], T))
+    for rows in row_blocks(N, T, value.device) if T else ():
+        repeated = value[rows].flatten().repeat_interleave(count[rows].flatten(), output_size=result[rows].numel())
+        result[rows] = repeated.view(-1, T)
+    return result

@@ -51,7 +51,7 @@ SETTINGS = {
             "leaves the actor's log-probabilities out, which algorithm.leaf.surprisal=old asks for",
             only=(False, None),
             unless=("algorithm.leaf.surprisal", ("rollout", None)),
-            but=("grpo_floored", "grpo_prefix", "tempo"),
+            but=("grpo_floored", "grpo_prefix", "tempo", "lambda_grpo"),
         ),
         Setting("trainer.critic_warmup", NO_CRITIC, only=(0,)),
         Setting("critic.enable", "trains a critic, whose values {} does not read", only=(None, False)),

@@ -1,4 +1,4 @@
-"""TEMPO, the nearest published peer (arXiv 2509.18314): GRPO, corrected where the prefix tree branches.
+"""TEMPO, the nearest published peer (Findings of ACL 2026, arXiv 2509.18314): GRPO, corrected where the tree branches.
 
 Read for this: the paper's abstract, summaries and reviews, and the advantage function of the authors' code
 (github.com/fatebreaker/tempo at 0a1c273, `compute_tempo_outcome_advantage`), whose numbers `tempo_advantages` gives.
@@ -10,22 +10,12 @@ Not read: the paper's own equations. What those sources leave open is decided he
 - tokens that the policy did not write count in prefixes and get 0. In the authors' code a response ends at the first.
 """
 
-from dataclasses import dataclass
-
 from torch import Tensor
 
 from verl_leaf.algorithm.arguments import check_mask, check_terminal_rewards
-from verl_leaf.algorithm.forks import Forks, find_forks
+from verl_leaf.algorithm.forks import ForkAdvantages, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre, grpo_advantages
 from verl_leaf.algorithm.rows import last_position
-
-
-@dataclass(frozen=True)
-class TempoAdvantages:
-    """What `tempo_advantages` computed: ``advantages`` ``[N, T]``, and where the responses part."""
-
-    advantages: Tensor
-    forks: Forks
 
 
 def tempo_advantages(
@@ -35,7 +25,7 @@ def tempo_advantages(
     group: Tensor,
     *,
     lengths: Tensor | None = None,
-) -> TempoAdvantages:
+) -> ForkAdvantages:
     """TEMPO's advantages: GRPO's, plus the temporal difference of the tree's values where it branches.
 
         A_i[t] = (r_i - mean) / (std + 1e-6) + V(y_i[:t+1]) - V(y_i[:t])
@@ -63,4 +53,4 @@ def tempo_advantages(
     row, depth = (forks.position < forks.num_tokens).nonzero(as_tuple=True)
     difference = value[row, depth + 1] - value[row, depth]
     advantages[row, forks.position[row, depth]] = (base[row, 0] + difference).to(rewards.dtype)
-    return TempoAdvantages(advantages.masked_fill_(mask == 0, 0), forks)
+    return ForkAdvantages(advantages.masked_fill_(mask == 0, 0), forks)

@@ -59,9 +59,8 @@ def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
     for number, prompt in enumerate(prompts):
         rows = (group == number).nonzero().flatten().tolist()
         of_tokens = {name: [of[row, : int(lengths[row])].tolist() for row in rows] for name, of in advantages.items()}
-        spread = spread_of(prompt)
-        is_known = spread.first_pairs.sum() > 0 and spread.later_pairs.sum() > 0
-        results.append(PromptAdvantages(grpo[rows].tolist(), of_tokens, early_share(spread) if is_known else None))
+        sums = spread_of(prompt).sums()
+        results.append(PromptAdvantages(grpo[rows].tolist(), of_tokens, early_share(sums) if sums[2] else None))
     return results
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from verl_leaf.algorithm import PairSpread, early_share
+from verl_leaf.algorithm.early import Sums, early_share
 from verl_leaf.common.console import Console
 from verl_leaf.common.intervals import wilson
 from verl_leaf.common.tables import show
@@ -67,7 +66,7 @@ class SeenPairs(NamedTuple):
     """By how much the rewards of a prompt's pairs differ."""
 
     step: int
-    sums: list[float]  # the four of :class:`verl_leaf.algorithm.PairSpread`
+    sums: Sums  # of :class:`verl_leaf.algorithm.PairSpread`
 
 
 @dataclass(frozen=True)
@@ -90,9 +89,7 @@ def collect(prompts: Iterable[tuple[int, Prompt]]) -> RunForks:
             fired, usable = prompt.fired(index), prompt.usable(index)
             boundaries.append(SeenBoundary(step, share, boundary.position, fired, usable))
         nodes += [SeenNode(step, len(node.responses), prompt.spread(node)) for node in prompt.nodes]
-        spread = spread_of(prompt)
-        sums = (spread.first, spread.first_pairs, spread.later, spread.later_pairs)
-        pairs.append(SeenPairs(step, [total.item() for total in sums]))
+        pairs.append(SeenPairs(step, spread_of(prompt).sums()))
     return RunForks(count, boundaries, nodes, pairs)
 
 
@@ -130,9 +127,9 @@ def measures(forks: RunForks) -> list[dict]:
 
     ``low`` and ``high`` are, for shares, the 95 % Wilson interval (which takes the boundaries of a prompt for
     independent), for nodes the quartiles around the mean, and for ``early`` the 95 % interval of a bootstrap over prompts.
-    ``early`` is of the prompts whose rewards differ.
+    ``early`` is of the prompts whose rewards differ, and in which pairs part later than at the first fork.
     """
-    tells = [seen for seen in forks.pairs if seen.sums[1]] if any(seen.sums[3] for seen in forks.pairs) else []
+    tells = [seen for seen in forks.pairs if seen.sums[2]]
     kinds: tuple[tuple[str, list, str, Summary], ...] = (
         ("fired", forks.boundaries, "fired", _share),
         ("usable", forks.boundaries, "usable", _share),
@@ -186,16 +183,17 @@ def _quartiles(values: list[float]) -> tuple[float, float, float]:
     return statistics.fmean(values), float(low), float(high)
 
 
-def _bootstrapped_early(pairs: list[list[float]]) -> tuple[float, float, float]:
+def _bootstrapped_early(pairs: list[Sums]) -> tuple[float, float, float]:
     """``early``, and the 95 % interval of drawing as many prompts again."""
-    sums = torch.tensor(pairs, dtype=torch.float64)
+    sums = np.array(pairs)
+
+    def early(rows: np.ndarray) -> float:
+        first, later, count = rows.sum(0).tolist()
+        return early_share((first, later, count))
+
     drawn = np.random.default_rng(0).integers(0, len(pairs), (DRAWS, len(pairs)))
-    low, high = np.quantile([_early(sums[rows]) for rows in drawn], (0.025, 0.975))
-    return _early(sums), float(low), float(high)
-
-
-def _early(sums: torch.Tensor) -> float:
-    return early_share(PairSpread(*sums.unbind(1)))
+    low, high = np.quantile([early(sums[rows]) for rows in drawn], (0.025, 0.975))
+    return early(sums), float(low), float(high)
 
 
 def verdict(name: str, rows: list[dict]) -> str:

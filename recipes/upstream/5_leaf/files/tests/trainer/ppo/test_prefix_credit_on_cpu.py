@@ -254,8 +254,8 @@ def test_kappa_is_estimated_from_what_late_pairs_say():
         return prefix_credit.estimate_kappa(_groups(data))
 
     # Of a prompt's six pairs, four part at the first token. It settles all, half, or nothing of the reward.
-    between = 1.5 * 18 / (18 + 20)
-    assert kappa([0, 0, 1, 1]) == pytest.approx((1.5 - between) / between, rel=1e-6)
+    between = 0.5 * 12 / (12 + 10)  # T = 1 / 2, and a prompt has the weight 4 * 2 / 6
+    assert kappa([0, 0, 1, 1]) == pytest.approx((0.5 - between) / between, rel=1e-6)
     assert kappa([0, 0, 1, 1]) < kappa([0, 0.5, 0.75, 1.25]) < np.inf
     assert kappa([0, 1, 0, 1]) == kappa([1, 1, 1, 1]) == np.inf
 

@@ -29,9 +29,9 @@ import torch
 CREDITS = ("both", "global", "local")
 STD_FLOOR = 1e-6
 # For estimate_kappa: a group's rewards differ if their variance is larger; the variance between nodes is taken in full
-# where many more than this number of pairs part late; the least variance within a node, as a share of all.
+# where the weight of all pairs is far larger than this; the least variance within a node, as a share of all.
 LEAST_VARIANCE = 1e-12
-PRIOR_PAIRS = 20
+PRIOR_PAIRS = 10
 LEAST_WITHIN = 0.05
 
 
@@ -259,18 +259,16 @@ def estimate_kappa(groups: list[ResponseGroup]) -> float:
     Returns:
         `(float)`: the variance of rewards within a node over that between nodes; infinity if it says nothing.
     """
-    first, later = [], []
+    total, within, weight = 0.0, 0.0, 0.0
     for group in groups:
-        if group.reward_std**2 <= LEAST_VARIANCE:
-            continue
         pairs = np.triu_indices(len(group.rewards), 1)
-        spread = (group.rewards[pairs[0]] - group.rewards[pairs[1]]) ** 2 / 2 / group.reward_std**2
-        parts_first = group.common[pairs] == group.common[pairs].min()
-        first.append(spread[parts_first])
-        later.append(spread[~parts_first])
-    late_pairs = sum(map(len, later))
-    if not late_pairs:
-        return np.inf
-    total, within = np.concatenate(first).mean(), np.concatenate(later).mean()
-    between = max(0.0, total - within) * late_pairs / (late_pairs + PRIOR_PAIRS)
-    return max(total - between, LEAST_WITHIN * total) / between if between else np.inf
+        spread = (group.rewards[pairs[0]] - group.rewards[pairs[1]]) ** 2 / 2
+        late = group.common[pairs] > group.common[pairs].min(initial=group.common.max())
+        if group.reward_std**2 > LEAST_VARIANCE and late.any():
+            # The same weight for both means, so that prompts may differ in variance and in where they part.
+            own = late.sum() * (~late).sum() / len(late)
+            total += own * spread[~late].mean()
+            within += own * spread[late].mean()
+            weight += own
+    between = max(0.0, total - within) / (weight + PRIOR_PAIRS)
+    return max(total / weight - between, LEAST_WITHIN * total / weight) / between if between else np.inf

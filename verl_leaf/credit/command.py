@@ -1,0 +1,216 @@
+"""What ``verl-leaf credit`` does, step by step: rollouts, gradients of a prompt at a time, and what they say."""
+
+import argparse
+import dataclasses
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch.nn.utils.rnn import pad_sequence
+
+from verl_leaf.common.console import Console
+from verl_leaf.common.files import LineStore, write_file
+from verl_leaf.common.progress import track
+from verl_leaf.common.tables import show
+from verl_leaf.credit.gradients import TokenGradients
+from verl_leaf.credit.signal import (
+    CEILING,
+    NAMES,
+    Prompt,
+    Signal,
+    draw_groups,
+    signals,
+    step_advantages,
+    summarise,
+    verdict,
+)
+from verl_leaf.evaluate.answer_file import record
+from verl_leaf.evaluate.command import sampling_of, vllm_arguments
+from verl_leaf.evaluate.data import Data
+from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, made_of, started
+from verl_leaf.evaluate.systems import System, parse_system
+from verl_leaf.rewards import REWARDS
+from verl_leaf.runs.folder import RunFolder
+from verl_leaf.show.figures import COLOURS, save
+
+MEASURES = ("efficiency", "relative", "cosine")
+
+
+def credit(options: argparse.Namespace) -> list[dict]:
+    """Run the command.
+
+    Returns:
+        The rows of :func:`verl_leaf.credit.signal.summarise`.
+
+    Raises:
+        ValueError: an option or input is wrong, or the engine stopped; what is done is kept, and the same call resumes there.
+    """
+    _check(options)
+    console, progress = Console(), Console(stderr=True)
+    began = time.monotonic()
+    # A step's rollouts are drawn as in training, not as in evaluation.
+    training = {"temperature": 1.0, "top_p": 0.9, "top_k": -1}
+    for name, value in training.items():
+        setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+    sampling, data = sampling_of(options, options.rollouts), Data(options.data)
+    system = parse_system(options.model, options.base)
+    if system.model is None:
+        raise ValueError(f"--model {options.model}: answers alone have no gradients: give what generates them")
+    if options.prompts > len(data.rows):
+        console.print(
+            f"{options.data} has {len(data.rows)} rows, which are all taken: fewer than --prompts {options.prompts}"
+        )
+    rows = chosen_rows([row.row for row in data.rows], options.prompts, sampling.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    with RunFolder(options.out).lock():
+        made = made_of(system, data, sampling, vllm_arguments(options.vllm)) | {"reward": options.reward}
+        rollouts = _rollouts(options, system, data, sampling, rows, made, progress)
+        prompts = {row: _prompt(rollouts, row, sampling.passes) for row in rows}
+        made |= {"rows": rows, "rollouts": options.rollouts, "group": options.group, "lora": options.lora}
+        found = _signals(options, system, data, sampling, prompts, made, progress)
+        of_prompts = [found[row] for row in rows]
+        summary = summarise([size for size, _ in of_prompts], [own for _, own in of_prompts])
+        sentence = verdict(summary, len(rows))
+        _write(options.out, summary, sentence, made, console)
+    console.print(f"{sentence} (This took {(time.monotonic() - began) / 60:.0f} min.)")
+    return summary
+
+
+def chosen_rows(numbers: list[int], count: int, seed: int) -> list[int]:
+    """Return at most ``count`` of the numbers of rows, at random and in order."""
+    return sorted(random.Random(seed).sample(numbers, min(count, len(numbers))))
+
+
+def _check(options: argparse.Namespace) -> None:
+    if options.group < 2:
+        raise ValueError(f"--group {options.group}: must be 2 or more, or there is nothing to compare with")
+    if options.rollouts < 2 * options.group or options.rollouts % 2:
+        raise ValueError(
+            f"--rollouts {options.rollouts}: must be even and at least {2 * options.group}, twice --group {options.group}: one half "
+            "has the groups, the other the policy gradient"
+        )
+    if options.prompts < 2:
+        raise ValueError(f"--prompts {options.prompts}: must be 2 or more, or there is no interval")
+
+
+def _rollouts(
+    options: argparse.Namespace,
+    system: System,
+    data: Data,
+    sampling: Sampling,
+    rows: list[int],
+    made: dict[str, Any],
+    console: Console,
+) -> dict[tuple[int, int], dict]:
+    """The responses by row and sample; those that are missing are generated, and are on disk before the next is."""
+    file = options.out / "rollouts.jsonl"
+    record(file, made, "rollouts")
+    store = LineStore(file, lambda line: ((line["row"], line["sample"]), line), "rollout")
+    jobs = [Job(0, row, k) for row in rows for k in range(sampling.passes) if (row, k) not in store.values]
+    if not jobs:
+        return store.values
+    assert system.model is not None
+    adapters = {0: (system.name, system.adapter)} if system.adapter else {}
+    processed = {"logprobs_mode": "processed_logprobs"}  # of what was drawn from
+    settings = engine_settings(
+        system.model, data, [adapter for _, adapter in adapters.values()], processed | vllm_arguments(options.vllm)
+    )
+    data.check_prompts(system.model)
+    reward = REWARDS[options.reward]
+    with started(settings, adapters, console) as engine:
+        outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
+        for job, output in outputs:
+            if isinstance(output, str):
+                raise ValueError(f"{options.data}, row {job.row}: {output}. Leave the row out")
+            own, completion = data.rows[job.row], output.outputs[0]
+            line = {
+                "row": job.row,
+                "sample": job.sample,
+                "tokens": list(completion.token_ids),
+                "log_probs": [
+                    step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs, strict=True)
+                ],
+                "reward": float(reward(own.data_source, completion.text, list(own.references))["score"]),
+            }
+            store.append(json.dumps(line))
+    return store.values
+
+
+def _prompt(rollouts: dict[tuple[int, int], dict], row: int, passes: int) -> Prompt:
+    own = [rollouts[row, k] for k in range(passes)]
+    return Prompt(
+        tokens=pad_sequence([torch.tensor(each["tokens"]) for each in own], batch_first=True),
+        lengths=torch.tensor([len(each["tokens"]) for each in own]),
+        rewards=torch.tensor([each["reward"] for each in own], dtype=torch.double),
+        surprisal=pad_sequence([-torch.tensor(each["log_probs"]).double() for each in own], batch_first=True),
+    )
+
+
+def _signals(
+    options: argparse.Namespace,
+    system: System,
+    data: Data,
+    sampling: Sampling,
+    prompts: dict[int, Prompt],
+    made: dict[str, Any],
+    console: Console,
+) -> dict[int, tuple[float, dict[str, Signal]]]:
+    """By row, what :func:`verl_leaf.credit.signal.signals` returns; on disk before the next prompt is begun."""
+    file = options.out / f"signals{'_lora' if options.lora else ''}.jsonl"
+    record(file, made, "signals")
+    store = LineStore(file, _parsed, "signal of a prompt")
+    missing = [row for row in prompts if row not in store.values]
+    if missing:
+        groups = draw_groups(len(prompts), options.rollouts, options.group, sampling.seed)
+        advantages = step_advantages(list(prompts.values()), groups)
+        place = {row: number for number, row in enumerate(prompts)}
+        model = TokenGradients(system, options.lora, sampling.temperature, sampling.seed)
+        for row in track(missing, "Gradients", len(missing), console):
+            own = {name: of_all[place[row]] for name, of_all in advantages.items()}
+            factors = model.factors(data, row, prompts[row])
+            size, of_row = signals(prompts[row], groups[place[row]], own, factors)
+            values = {name: dataclasses.astuple(signal) for name, signal in of_row.items()}
+            store.append(json.dumps({"row": row, "size": size, "signals": values}))
+    return store.values
+
+
+def _parsed(line: dict) -> tuple[int, tuple[float, dict[str, Signal]]]:
+    return line["row"], (line["size"], {name: Signal(*line["signals"][name]) for name in NAMES})
+
+
+def _write(out: Path, rows: list[dict], sentence: str, made: dict[str, Any], console: Console) -> None:
+    """Write table, figure and JSON."""
+    lines = [
+        [
+            row["estimator"],
+            *(f"{row[m]:.3f} ({row[f'{m}_low']:.3f} to {row[f'{m}_high']:.3f})" for m in MEASURES),
+            f"{row['best']:.0%}",
+        ]
+        for row in rows
+    ]
+    columns = ("estimator", "efficiency", "relative to grpo", "cosine of a step", "best in")
+    show("Signal of a step (95 % intervals, bootstrap over prompts)", columns, lines, words=1, console=console)
+    save(out / "credit", _figure(rows), rows, console)
+    write_file(
+        out / "credit.json", json.dumps({"verdict": sentence, "estimators": rows, "made_of": made}, indent=1) + "\n"
+    )
+
+
+def _figure(rows: list[dict]) -> Figure:
+    figure = Figure(figsize=(9, 0.4 * len(rows) + 1), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    labels = {"efficiency": "efficiency of a step", "relative": "the same, relative to grpo"}
+    for axis, (measure, label) in zip(axes, labels.items(), strict=True):
+        for place, row in enumerate(rows):
+            colour = "black" if row["estimator"] == CEILING else COLOURS[0]
+            axis.plot([row[f"{measure}_low"], row[f"{measure}_high"]], [-place, -place], color=colour)
+            axis.plot(row[measure], -place, "o", color=colour, markersize=4)
+        axis.set_yticks([-place for place in range(len(rows))], [row["estimator"] for row in rows])
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.25)
+    axes[1].axvline(1, color="black", linewidth=0.8)
+    return figure
