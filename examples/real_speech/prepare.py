@@ -16,8 +16,8 @@ import soundfile
 from examples.real_speech import recordings, sentences, voices
 from examples.real_speech.assemble import assemble, cross, read_bridge
 from examples.real_speech.corpus import SEED, VALIDATION
-from examples.real_speech.ctc import words
 from examples.real_speech.parts import Parts
+from examples.real_speech.sentences import words
 from examples.real_speech.tuning import REPEAT
 from verl_leaf.common.files import whole_file, whole_folder
 from verl_leaf.common.progress import track
@@ -67,7 +67,7 @@ def spoken(folder: Path) -> list[tuple[str, Path, str, str, str]]:
             if wave is not None:
                 path = (folder / f"{split}-{len(rows):04d}.wav").absolute()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, wave, voices.SAMPLE_RATE, subtype="PCM_16")
+                soundfile.write(path, voices.vary(wave, rng), voices.SAMPLE_RATE, subtype="PCM_16")
                 rows.append((path.stem, path, QUESTION, " ".join(words(text)), split))
     return rows
 

@@ -7,14 +7,11 @@ import argparse
 import time
 from pathlib import Path
 
-import jiwer
-import torch
-
-from examples.real_speech import corpus, ctc
-from examples.real_speech.assemble import assemble, cross, write_bridge
+from examples.real_speech import corpus
+from examples.real_speech.assemble import assemble, write_bridge
+from examples.real_speech.ctc import Speller
 from examples.real_speech.parts import Parts
 from examples.real_speech.tuning import Tuner
-from verl_leaf.common.files import whole_file
 
 
 def main() -> None:
@@ -28,33 +25,23 @@ def main() -> None:
     options = parser.parse_args()
     folder, began = options.out, time.process_time()
     model, processor = assemble(Parts(folder / "parts"))
-    data, validation = corpus.make(folder / "corpus", corpus.Encoder(model, processor), options.clips)
-    print(f"{len(data.texts)} clips to train on, {len(validation.texts)} for validation", flush=True)
+    data, validation = corpus.make(folder / "corpus", options.clips)
+    counts = {name: len(part.texts) for name, part in validation.items()}
+    print(f"{len(data.texts)} clips to train on; for validation: {counts}", flush=True)
 
-    path = folder / "stage_a.pt"
-    if not path.exists():
-        embeddings = model.get_input_embeddings().weight.detach()
-        projector, wer = ctc.train(data, validation, embeddings, processor.tokenizer, options.ctc_steps, word_errors)
-        with whole_file(path) as partial:
-            torch.save({"projector": projector, "steps": options.ctc_steps, "wer": wer}, partial)
-    stage_a = torch.load(path)
-    cross(model, stage_a["projector"])
-
-    tuner = Tuner(model, processor, data)
-    progress = tuner.train(folder / "stage_b.pt", options.steps)
+    speller = Speller(model, processor, data, folder / "stage_a.pt")
+    speller.train(options.ctc_steps, validation)
+    tuner = Tuner(model, processor, data, folder / "stage_b.pt")
+    tuner.train(options.steps, validation)
     record = {
         "clips": len(data.texts),
-        "ctc_steps": stage_a["steps"],
-        "steps": progress.step,
-        "cpu_seconds_of_stage_b": round(progress.cpu_seconds),
+        "ctc_steps": speller.progress.step,
+        "steps": tuner.progress.step,
+        "cpu_seconds_of_stage_a": round(speller.progress.cpu_seconds),
+        "cpu_seconds_of_stage_b": round(tuner.progress.cpu_seconds),
     }
     write_bridge(folder / "bridge.safetensors", tuner.bridge(), {name: str(value) for name, value in record.items()})
     print(f"{folder / 'bridge.safetensors'}: {record}; this command took {time.process_time() - began:.0f} CPU s")
-
-
-def word_errors(references: list[str], heard: list[str]) -> float:
-    """Return the word error rate over all clips, without case and punctuation."""
-    return jiwer.wer([" ".join(ctc.words(text)) for text in references], [" ".join(ctc.words(text)) for text in heard])
 
 
 if __name__ == "__main__":
