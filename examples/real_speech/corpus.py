@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from examples.real_speech import acted, sentences
+from examples.real_speech.exercises import composed
 from examples.real_speech.voices import HELD_OUT, TRAIN, Speaker, Voices, vary
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
@@ -16,6 +17,8 @@ SHARD = 500
 """Clips in a file, which is made as a whole or not at all."""
 VALIDATION = 200
 """The number of sentences that only the held-out voices speak."""
+COMPOSED = 600
+"""The number of sentences and questions that have a task of their own; they are spoken too."""
 HELD_OUT_DIALOGUES = ("FAYE", "HENRY")
 """The characters whose dialogues are for validation."""
 SEED = 0
@@ -49,7 +52,7 @@ def make(folder: Path, clips: int) -> tuple[Utterances, dict[str, Utterances]]:
 
     Args:
         folder: where they are.
-        clips: how many sentences synthetic voices speak; there are about 4,000, then they begin again.
+        clips: how many sentences synthetic voices speak; there are about 6,500, then they begin again.
     """
     texts = sentences.read()
     random.Random(SEED).shuffle(texts)
@@ -57,6 +60,7 @@ def make(folder: Path, clips: int) -> tuple[Utterances, dict[str, Utterances]]:
     speaker = Speaker()
     training, validation = actors(folder)
     spoken = _shard(folder / "validation.pt", held_out, HELD_OUT, SEED, speaker)
+    training += _shard(folder / "composed.pt", list(composed(COMPOSED)), TRAIN, SEED, speaker)
     for number, first in enumerate(range(0, clips, SHARD)):
         shard = [texts[clip % len(texts)] for clip in range(first, min(first + SHARD, clips))]
         training += _shard(folder / f"train-{number:03d}.pt", shard, TRAIN, SEED + 1 + number, speaker)

@@ -16,9 +16,9 @@ import soundfile
 from examples.real_speech import recordings, sentences, voices
 from examples.real_speech.assemble import assemble, cross, read_bridge
 from examples.real_speech.corpus import SEED, VALIDATION
+from examples.real_speech.exercises import REPEAT
 from examples.real_speech.parts import Parts
 from examples.real_speech.sentences import words
-from examples.real_speech.tuning import REPEAT
 from verl_leaf.common.files import whole_file, whole_folder
 from verl_leaf.common.progress import track
 from verl_leaf.models import tiny

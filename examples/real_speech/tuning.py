@@ -10,30 +10,18 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2AudioProcessor
 
 from examples.real_speech.convert import Weights
-from examples.real_speech.corpus import Utterances
+from examples.real_speech.corpus import COMPOSED, Utterances
 from examples.real_speech.encoder import Encoder
-from examples.real_speech.sentences import words
+from examples.real_speech.exercises import composed, exercise
 from examples.real_speech.training import Training
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration
 
-REPEAT = ("Repeat what you hear.", "Write down what is said.", "What is said?", "Transcribe the recording.")
-COUNT = "How many words do you hear?"
-FIRST, LAST = "What is the first word?", "What is the last word?"
-REPEAT_SHARE = 0.8
 BATCH = 8
 RANK = 12
 TARGETS = ["q_proj", "v_proj"]
 LORA_RATE, PROJECTOR_RATE, ENCODER_RATE = 2e-3, 3e-4, 2e-4
 CHECK_EVERY, CHECKED = 50, 16
-
-
-def exercise(text: str, rng: random.Random) -> tuple[str, str]:
-    """Return an instruction about a sentence and its answer."""
-    said = words(text)
-    if rng.random() < REPEAT_SHARE:
-        return rng.choice(REPEAT), " ".join(said)
-    return rng.choice([(COUNT, str(len(said))), (FIRST, said[0]), (LAST, said[-1])])
 
 
 class Tuner:
@@ -56,6 +44,7 @@ class Tuner:
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
+        self._tasks = composed(COMPOSED)
         self._model, self._processor, self._data, self._seed = model, processor, data, seed
         parts = getattr(model, "model", model)
         self._encoder, self._projector, self._language = (
@@ -105,7 +94,7 @@ class Tuner:
         rows, answers = [], []
         heard = self._encoder([data.waves[clip] for clip in chosen], disturbances)
         for clip, frames in zip(chosen, heard, strict=True):
-            instruction, answer = exercise(data.texts[clip], rng)
+            instruction, answer = exercise(data.texts[clip], self._tasks, rng)
             tokens = tokenizer(answer + tokenizer.eos_token, return_tensors="pt").input_ids[0]
             before, after = prompt(self._processor, instruction)
             rows.append(

@@ -6,7 +6,7 @@ rest.
 
 import importlib
 
-CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "voicebench", "manifest")
+CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "fillets", "asterisk", "voicebench", "manifest")
 
 
 def add_arguments(parser) -> None:
