@@ -93,7 +93,7 @@ class Speller:
         model.requires_grad_(False)
         self._encoder = Encoder(model, processor)
         parts = getattr(model, "model", model)
-        with torch.inference_mode():
+        with torch.no_grad():
             frames = torch.cat(self._encoder([data.waves[clip] for clip in data.batch(0, 64, seed)]))
             self._mean, self._deviation = frames.mean(0), frames.std(0)
         inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS), parts.audio_tower)
