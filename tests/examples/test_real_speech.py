@@ -4,6 +4,7 @@ import random
 import struct
 import subprocess
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -151,7 +152,7 @@ def test_the_actors_lines_have_the_names_of_their_clips():
         ("07000AJ", "*FLHello!*01Who are you?*02"),
         ("070001P", "A pilot.*03"),
     ]
-    scene = struct.pack(">28xH", 9).ljust(30, b"\0") + b"\x03*FL\0\x06No!*02\0"
+    scene = struct.pack(">28xH", 10).ljust(31, b"\0") + b"\x03*FL\0\x06No!*02"
     assert list(acted.lines("C5C.CUT", scene)) == [("C5C__01", "*FL"), ("C5C__02", "No!*02")]
     assert list(acted.lines("QUEEN2.JAS", b"Neat*02\r\nCute")) == [("JOE0041", "Neat*02"), ("JOE0042", "Cute")]
     assert list(acted.lines("JOE.ACT", b"x")) == []
@@ -166,9 +167,11 @@ def model(task):
 
 
 @pytest.fixture
-def data():
-    """Sixteen clips in which each letter is a tone."""
-    texts = [("big cats sing", "two dogs sleep", "a man is here", "no one knows")[number % 4] for number in range(16)]
+def data(monkeypatch):
+    """Sixteen clips in which each letter is a tone, with letters that the small tokenizer has."""
+    monkeypatch.setattr(ctc, "LETTERS", "adhkmstw")
+    monkeypatch.setattr(ctc, "BLANK", "<|endoftext|>")
+    texts = [("a mad hat", "what masks", "sam had that", "math tasks")[number % 4] for number in range(16)]
     moments = np.arange(1600) / 16_000
     return Utterances(
         texts,
@@ -181,7 +184,11 @@ def test_the_encoder_hears_what_the_model_hears(task, processor, model):
     waves = [rng.normal(0, 0.1, size).astype(np.float32) for size in (20_000, 33_000)]
     plain = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model").eval()
     inputs = processor(
-        text=["<|audio_bos|><|AUDIO|><|audio_eos|>"] * 2, audio=waves, sampling_rate=16_000, return_tensors="pt"
+        text=["<|audio_bos|><|AUDIO|><|audio_eos|>"] * 2,
+        audio=waves,
+        sampling_rate=16_000,
+        padding=True,
+        return_tensors="pt",
     )
     heard = {}
     getattr(plain, "model", plain).multi_modal_projector.register_forward_hook(
@@ -298,7 +305,7 @@ def test_units_are_tokens_of_the_language_model(processor):
 def test_stage_a_learns_to_write_tones(model, processor, data, tmp_path):
     speller = ctc.Speller(model, processor, data, tmp_path / "a.pt")
     speller.train(60, {})
-    assert ctc.word_errors(data.texts, speller.hear(data.waves)) < 0.5
+    assert jiwer.cer(data.texts, speller.hear(data.waves)) < 0.4
 
 
 def test_exercises_have_their_answers():
