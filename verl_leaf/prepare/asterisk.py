@@ -9,6 +9,7 @@ from pathlib import Path
 from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need
 from verl_leaf.prepare.covost2 import LANGUAGES
 from verl_leaf.prepare.covost2 import PHRASINGS as TRANSLATE
+from verl_leaf.prepare.fillets import MAX_SECONDS
 from verl_leaf.prepare.tables import read_lines
 
 HELP = "Asterisk's prompts (Debian): English transcription, and translation"
@@ -31,7 +32,9 @@ def read(options) -> Corpus:
     print(f"Asterisk's prompts: {LICENCE}")
     names = {"source": "English", "target": LANGUAGES[options.answers]}
     phrasings = TRANSCRIBE if options.answers == "en" else tuple(text.format(**names) for text in TRANSLATE)
-    corpus = Corpus(f"asterisk_en_{options.answers}", phrasings, one_phrasing=(VALIDATION, TEST))
+    corpus = Corpus(
+        f"asterisk_en_{options.answers}", phrasings, max_seconds=MAX_SECONDS, one_phrasing=(VALIDATION, TEST)
+    )
     for name, text in english.items():
         clip = options.sounds / f"{name}.wav"
         if not text or text.startswith("["):
