@@ -10,7 +10,7 @@ from pathlib import Path
 from examples.real_speech import corpus
 from examples.real_speech.assemble import assemble, write_bridge
 from examples.real_speech.ctc import Speller
-from examples.real_speech.parts import Parts
+from examples.real_speech.parts import SMOLLM2, WHISPER, Parts
 from examples.real_speech.tuning import Tuner
 
 
@@ -34,6 +34,8 @@ def main() -> None:
     tuner = Tuner(model, processor, data, folder / "stage_b.pt")
     tuner.train(options.steps, validation)
     record = {
+        "base": f"{SMOLLM2.name} {SMOLLM2.version} ({SMOLLM2.licence}), {WHISPER.name} {WHISPER.version} ({WHISPER.licence})",
+        "data": "Debian's flight-of-the-amazon-queen (actors), and fortunes spoken by eSpeak NG and flite",
         "clips": len(data.texts),
         "ctc_steps": speller.progress.step,
         "steps": tuner.progress.step,

@@ -12,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -22,6 +23,7 @@ from examples.real_speech.assemble import cross, read_bridge, write_bridge
 from examples.real_speech.corpus import Utterances, sixteen_bit
 from examples.real_speech.encoder import Encoder, masked
 from examples.real_speech.parts import Package, Parts
+from examples.real_speech.prepare import SHIPPED
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration as Actor
 
@@ -320,3 +322,27 @@ def test_exercises_have_their_answers():
     for text, answer in past:
         verb = text.split()[3]
         assert answer.split()[3] == exercises.VERBS[verb] and sentences.words(text)[4:] == answer.split()[4:]
+
+
+# ----- the bridge in this repository -----------------------------------------------------------------------------------
+
+
+def test_the_shipped_bridge_fits_the_model():
+    assert SHIPPED.stat().st_size <= 4 * 2**20
+    bridge, record = read_bridge(SHIPPED)
+    assert record["base"] and record["data"] and int(record["steps"]) > 0
+    smollm2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    whisper = {"num_mel_bins": 80, "d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6}
+    config = Qwen2AudioConfig(
+        text_config={"model_type": "qwen2", **smollm2, "num_key_value_heads": 3, "vocab_size": 49_152},
+        audio_config={"model_type": "qwen2_audio_encoder", **whisper, "encoder_ffn_dim": 1536},
+    )
+    with torch.device("meta"):
+        shapes = {QWEN2_AUDIO.checkpoint_name(name): weight.shape for name, weight in Actor(config).named_parameters()}
+    for name, tensor in bridge.items():
+        weight, _, part = name.partition(".lora_")
+        assert tensor.dtype == torch.bfloat16 and tensor.isfinite().all()
+        if part:
+            assert tuple(bridge[f"{weight}.lora_B"].shape[:1] + bridge[f"{weight}.lora_A"].shape[1:]) == shapes[weight]
+        else:
+            assert tensor.shape == shapes[weight]
