@@ -31,7 +31,8 @@ def main() -> None:
 
     speller = Speller(model, processor, data, folder / "stage_a.pt")
     speller.train(options.ctc_steps, validation)
-    tuner = Tuner(model, processor, data, folder / "stage_b.pt")
+    # The state of stage B has the encoder as well, so one that began after fewer steps of stage A is no beginning.
+    tuner = Tuner(model, processor, data, folder / f"stage_b-{speller.progress.step}.pt")
     tuner.train(options.steps, validation)
     record = {
         "base": f"{SMOLLM2.name} {SMOLLM2.version} ({SMOLLM2.licence}), {WHISPER.name} {WHISPER.version} ({WHISPER.licence})",
