@@ -19,9 +19,9 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder for packages, clips, states and bridge.safetensors"
     )
-    parser.add_argument("--clips", type=int, default=1600, help="spoken sentences to train on (default: %(default)s)")
-    parser.add_argument("--ctc-steps", type=int, default=1000, help="batches of stage A (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2000, help="batches of stage B (default: %(default)s)")
+    parser.add_argument("--clips", type=int, default=6500, help="spoken sentences to train on (default: %(default)s)")
+    parser.add_argument("--ctc-steps", type=int, default=1100, help="batches of stage A (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="batches of stage B (default: %(default)s)")
     options = parser.parse_args()
     folder, began = options.out, time.process_time()
     model, processor = assemble(Parts(folder / "parts"))
