@@ -22,6 +22,8 @@ COMMANDS = {
     "prepare covost2": ["--translations", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],
     "prepare dailytalk": ["--questions", "{bad}", "--audio", "{bad}", "--out", "{ok}/out"],
     "prepare parliament": ["--questions", "{bad}", "--europarl", "{bad}", "--out", "{ok}/out"],
+    "prepare fillets": ["--game", "{bad}", "--out", "{ok}/out"],
+    "prepare asterisk": ["--sounds", "{bad}", "--texts", "{bad}", "--out", "{ok}/out"],
     "prepare voicebench": ["--data", "{bad}", "--out", "{ok}/out"],
     "prepare manifest": ["{bad}", "--out", "{ok}/out"],
     "data": ["{bad}"],

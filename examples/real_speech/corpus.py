@@ -1,94 +1,96 @@
-"""The spoken corpus of the bridge's training: what the frozen encoder hears when the voices speak the sentences."""
+"""The corpus of the bridge's training: sentences that synthetic voices speak, and actors' dialogues."""
 
-import functools
-import operator
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
 
-from examples.real_speech import sentences
-from examples.real_speech.voices import HELD_OUT, TRAIN, Speaker, Voices
+from examples.real_speech import acted, sentences
+from examples.real_speech.exercises import composed
+from examples.real_speech.voices import HELD_OUT, TRAIN, Speaker, Voices, vary
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
-from verl_leaf.models.whisper import padding, pooled_frames
 
-SHARD = 200
+SHARD = 500
 """Clips in a file, which is made as a whole or not at all."""
 VALIDATION = 200
 """The number of sentences that only the held-out voices speak."""
+COMPOSED = 600
+"""The number of sentences and questions that have a task of their own; they are spoken too."""
+HELD_OUT_DIALOGUES = ("FAYE", "HENRY")
+"""The characters whose dialogues are for validation."""
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Utterances:
-    """Sentences and what the encoder makes of them."""
+    """Sentences and how they sound."""
 
     texts: list[str]
-    frames: list[torch.Tensor]
-    """bfloat16 ``[frames, width]`` for each sentence, 25 frames per second."""
+    waves: list[np.ndarray]
+    """int16 at 16 kHz for each sentence."""
+
+    def __add__(self, other: "Utterances") -> "Utterances":
+        return Utterances(self.texts + other.texts, self.waves + other.waves)
+
+    def batch(self, step: int, size: int, seed: int) -> list[int]:
+        """Return the clips of a step: all of about the same length, and in an epoch each clip at most once."""
+        per_epoch = max(1, len(self.texts) // size)
+        epoch, number = divmod(step, per_epoch)
+        rng = random.Random(f"{seed} {epoch}")
+        order = sorted(range(len(self.texts)), key=lambda clip: len(self.waves[clip]) + 8_000 * rng.random())
+        batches = [order[first : first + size] for first in range(0, per_epoch * size, size)]
+        return rng.sample(batches, per_epoch)[number]
 
 
-class Encoder:
-    """The model's encoder, for one clip at a time."""
-
-    def __init__(self, model: Qwen2AudioForConditionalGeneration, processor: Qwen2AudioProcessor) -> None:
-        self._tower = getattr(model, "model", model).audio_tower.eval()
-        self._extractor = processor.feature_extractor
-
-    @torch.inference_mode()
-    def __call__(self, wave: np.ndarray) -> torch.Tensor:
-        """Return the frames of a clip, bfloat16 ``[frames, width]``; ``wave``: float at 16 kHz."""
-        made = self._extractor(
-            wave,
-            sampling_rate=self._extractor.sampling_rate,
-            padding="max_length",
-            return_attention_mask=True,
-            return_tensors="pt",
-            **padding(self._extractor, [wave])["audio_kwargs"],
-        )
-        frames = int(made.attention_mask.sum())
-        positions = self._tower.config.max_source_positions
-        heard = torch.arange(positions) < (frames - 1) // 2 + 1
-        hidden = self._tower(made.input_features, attention_mask=heard.expand(1, 1, positions, positions))
-        return hidden.last_hidden_state[0, : pooled_frames(frames)].bfloat16().clone()
-
-
-def make(folder: Path, encoder: Encoder, clips: int) -> tuple[Utterances, Utterances]:
-    """Return the clips for training and for validation, which differ in sentences and in voices.
+def make(folder: Path, clips: int) -> tuple[Utterances, dict[str, Utterances]]:
+    """Return what to train on, and for validation other sentences of other voices, and dialogues of other characters.
 
     Files that an earlier call made are used again.
+
+    Args:
+        folder: where they are.
+        clips: how many sentences synthetic voices speak; there are about 6,500, then they begin again.
     """
     texts = sentences.read()
     random.Random(SEED).shuffle(texts)
     held_out, texts = texts[:VALIDATION], texts[VALIDATION:]
-    shards = [
-        [texts[number % len(texts)] for number in range(first, first + SHARD)] for first in range(0, clips, SHARD)
-    ]
     speaker = Speaker()
-    validation = _shard(folder / "validation.pt", held_out, HELD_OUT, SEED, speaker, encoder)
-    made = [
-        _shard(folder / f"train-{number:03d}.pt", shard, TRAIN, SEED + 1 + number, speaker, encoder)
-        for number, shard in enumerate(shards)
-    ]
-    return Utterances(
-        [text for shard in made for text in shard.texts],
-        functools.reduce(operator.iadd, (shard.frames for shard in made), []),
-    ), validation
+    training, validation = actors(folder)
+    spoken = _shard(folder / "validation.pt", held_out, HELD_OUT, SEED, speaker)
+    training += _shard(folder / "composed.pt", list(composed(COMPOSED)), TRAIN, SEED, speaker)
+    for number, first in enumerate(range(0, clips, SHARD)):
+        shard = [texts[clip % len(texts)] for clip in range(first, min(first + SHARD, clips))]
+        training += _shard(folder / f"train-{number:03d}.pt", shard, TRAIN, SEED + 1 + number, speaker)
+    return training, {"voices": spoken, "actors": validation}
 
 
-def _shard(path: Path, texts: list[str], voices: Voices, seed: int, speaker: Speaker, encoder: Encoder) -> Utterances:
+def actors(folder: Path) -> tuple[Utterances, Utterances]:
+    """Return the dialogues for training and those for validation."""
+    split = Utterances([], []), Utterances([], [])
+    for clip in acted.read(folder):
+        part = split[clip.source.startswith(HELD_OUT_DIALOGUES)]
+        part.texts.append(clip.text)
+        part.waves.append(sixteen_bit(clip.wave))
+    return split
+
+
+def sixteen_bit(wave: np.ndarray) -> np.ndarray:
+    """Return a clip with its peak at 0.7, int16."""
+    return (wave * (0.7 * 32767 / np.abs(wave).max(initial=1e-6))).astype(np.int16)
+
+
+def _shard(path: Path, texts: list[str], voices: Voices, seed: int, speaker: Speaker) -> Utterances:
     if not path.exists():
         rng = random.Random(seed)
-        spoken, frames = [], []
+        spoken = {}
         for text in track(texts, f"Speaking {path.name}", total=len(texts)):
             wave = speaker(text, voices, rng)
             if wave is not None:
-                spoken.append(text)
-                frames.append(encoder(wave))
+                spoken[text] = torch.from_numpy(sixteen_bit(vary(wave, rng) if voices is HELD_OUT else wave))
         with whole_file(path) as partial:
-            torch.save({"texts": spoken, "frames": frames}, partial)
-    return Utterances(**torch.load(path))
+            torch.save(spoken, partial)
+    spoken = torch.load(path)
+    return Utterances(list(spoken), [wave.numpy() for wave in spoken.values()])

@@ -1,8 +1,8 @@
 """A real speech model from two packages, recordings of people to measure it on, and a spoken task to train it with.
 
-python -m examples.real_speech.prepare --out FOLDER
+python -m examples.real_speech.prepare --out FOLDER [--bridge FILE]
 
-FOLDER has the `bridge.safetensors` of examples.real_speech.train, and gets `parts/` (the packages), `model/` (Qwen2-Audio's layout on the hub) and `manifest.csv` with clips for
+FOLDER gets `parts/` (the packages), `model/` (Qwen2-Audio's layout on the hub) and `manifest.csv` with clips for
 `verl-leaf prepare manifest`: spoken ones to train and validate on, and people's as the test.
 """
 
@@ -16,14 +16,15 @@ import soundfile
 from examples.real_speech import recordings, sentences, voices
 from examples.real_speech.assemble import assemble, cross, read_bridge
 from examples.real_speech.corpus import SEED, VALIDATION
-from examples.real_speech.ctc import words
+from examples.real_speech.exercises import REPEAT
 from examples.real_speech.parts import Parts
-from examples.real_speech.tuning import REPEAT
+from examples.real_speech.sentences import words
 from verl_leaf.common.files import whole_file, whole_folder
 from verl_leaf.common.progress import track
 from verl_leaf.models import tiny
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 
+SHIPPED = Path(__file__).parent / "bridge.safetensors"
 QUESTION = f"<audio>{REPEAT[0]}"  # as in the training of the bridge, without a line break between them
 TRAIN_CLIPS, VALIDATION_CLIPS, PROMPTS = 128, 32, 60
 
@@ -31,12 +32,12 @@ TRAIN_CLIPS, VALIDATION_CLIPS, PROMPTS = 128, 32, 60
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--bridge", type=Path, default=SHIPPED, help="default: the one beside this file")
     options = parser.parse_args()
-    bridge_file = options.out / "bridge.safetensors"
-    if not bridge_file.exists():
-        raise SystemExit(f"{bridge_file}: there is no such file. python -m examples.real_speech.train makes it")
+    if not options.bridge.exists():
+        raise SystemExit(f"{options.bridge}: there is no such file. python -m examples.real_speech.train makes one")
     model, processor = assemble(Parts(options.out / "parts"))
-    bridge, record = read_bridge(bridge_file)
+    bridge, record = read_bridge(options.bridge)
     cross(model, bridge)
     with whole_folder(options.out / "model", replace=True) as partial:
         tiny.save(QWEN2_AUDIO, model, processor, partial)
@@ -67,7 +68,7 @@ def spoken(folder: Path) -> list[tuple[str, Path, str, str, str]]:
             if wave is not None:
                 path = (folder / f"{split}-{len(rows):04d}.wav").absolute()
                 path.parent.mkdir(parents=True, exist_ok=True)
-                soundfile.write(path, wave, voices.SAMPLE_RATE, subtype="PCM_16")
+                soundfile.write(path, voices.vary(wave, rng), voices.SAMPLE_RATE, subtype="PCM_16")
                 rows.append((path.stem, path, QUESTION, " ".join(words(text)), split))
     return rows
 

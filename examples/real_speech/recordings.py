@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from examples.human_speech import prepare as librivox
-from examples.real_speech.ctc import words
+from examples.real_speech.sentences import words
 
 PROMPTS = Path("/usr/share/asterisk/sounds/en")
 PROMPT_TEXTS = Path("/usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz")

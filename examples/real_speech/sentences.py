@@ -5,16 +5,21 @@ from pathlib import Path
 
 FORTUNES = Path("/usr/share/games/fortunes")
 COLLECTIONS = [
+    "computers",
+    "cookie",
     "education",
     "food",
     "fortunes",
     "humorists",
     "kids",
     "law",
+    "linux",
     "literature",
     "love",
     "medicine",
+    "miscellaneous",
     "news",
+    "paradoxum",
     "people",
     "pets",
     "platitudes",
@@ -22,11 +27,12 @@ COLLECTIONS = [
     "science",
     "songs-poems",
     "sports",
+    "startrek",
     "wisdom",
     "work",
 ]
-SENTENCE = re.compile(r"(?:^|(?<=[.?!] ))[A-Z][A-Za-z']*,?(?: [A-Za-z]['A-Za-z]*,?){2,8}[.?!](?= |$)")
-"""From 3 to 9 words, without digits, quotation marks, brackets or dashes."""
+SENTENCE = re.compile(r"(?:^|(?<=[.?!] ))[A-Z][A-Za-z']*,?(?: [A-Za-z]['A-Za-z]*,?){2,11}[.?!](?= |$)")
+"""From 3 to 12 words, without digits, quotation marks, brackets or dashes."""
 INITIALS = re.compile(r"\b[A-Z]{2,}|\b[A-Z]\.")
 
 
@@ -45,3 +51,8 @@ def read(folder: Path = FORTUNES) -> list[str]:
             said = " ".join(re.sub(r"^\s*--.*", "", quotation, flags=re.M | re.S).split())
             found |= {sentence: None for sentence in SENTENCE.findall(said) if not INITIALS.search(sentence)}
     return list(found)
+
+
+def words(text: str) -> list[str]:
+    """Return the lower-case words of a text, without punctuation and digits."""
+    return re.findall(r"[a-z']*[a-z][a-z']*", text.lower())

@@ -1,59 +1,38 @@
-"""Stage B: the projector and low-rank matrices of the language model learn to follow instructions about what is heard."""
+"""Stage B: low-rank matrices of the language model learn to follow instructions about what is heard."""
 
 import random
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
-from transformers import Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor
+from transformers import Qwen2AudioProcessor
 
-from examples.real_speech.assemble import PROJECTOR
 from examples.real_speech.convert import Weights
-from examples.real_speech.corpus import Utterances
-from examples.real_speech.ctc import words
-from verl_leaf.common.files import whole_file
+from examples.real_speech.corpus import COMPOSED, Utterances
+from examples.real_speech.encoder import Encoder
+from examples.real_speech.exercises import composed, exercise
+from examples.real_speech.training import Training
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
+from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration
 
-REPEAT = ("Repeat what you hear.", "Write down what is said.", "What is said?", "Transcribe the recording.")
-COUNT = "How many words do you hear?"
-FIRST, LAST = "What is the first word?", "What is the last word?"
-REPEAT_SHARE = 0.8
 BATCH = 8
-RANK = 16
+RANK = 12
 TARGETS = ["q_proj", "v_proj"]
-LORA_RATE, PROJECTOR_RATE = 2e-3, 3e-4
-WARMUP = 15
-SAVE_EVERY = 10
-
-
-def exercise(text: str, rng: random.Random) -> tuple[str, str]:
-    """Return an instruction about a sentence and its answer."""
-    said = words(text)
-    if rng.random() < REPEAT_SHARE:
-        return rng.choice(REPEAT), " ".join(said)
-    return rng.choice([(COUNT, str(len(said))), (FIRST, said[0]), (LAST, said[-1])])
-
-
-@dataclass
-class Progress:
-    """How far a training has come; it continues from the file of an interrupted one."""
-
-    step: int = 0
-    cpu_seconds: float = 0.0
+LORA_RATE, PROJECTOR_RATE, ENCODER_RATE = 2e-3, 3e-4, 2e-4
+CHECK_EVERY, CHECKED = 100, 16
 
 
 class Tuner:
-    """Trains a model with frames of its encoder that were computed before.
+    """Trains the language model's low-rank matrices, the projector, and those of the encoder.
 
     Args:
-        model: the model; it is changed.
+        model: the model, after stage A; it is changed.
         processor: its processor.
         data: what to train on.
-        seed: for the low-rank matrices, the order of the clips and the exercises.
+        path: file of the state.
+        seed: for the low-rank matrices, the order of the clips, their disturbances and the exercises.
     """
 
     def __init__(
@@ -61,93 +40,66 @@ class Tuner:
         model: Qwen2AudioForConditionalGeneration,
         processor: Qwen2AudioProcessor,
         data: Utterances,
+        path: Path,
         seed: int = 0,
     ) -> None:
         torch.manual_seed(seed)
+        self._tasks = composed(COMPOSED)
         self._model, self._processor, self._data, self._seed = model, processor, data, seed
         parts = getattr(model, "model", model)
-        self._projector, self._language = parts.multi_modal_projector, parts.language_model
-        model.requires_grad_(False)
+        self._encoder, self._projector, self._language = (
+            Encoder(model, processor),
+            parts.multi_modal_projector,
+            parts.language_model,
+        )
         inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS), self._language)
         self._projector.requires_grad_(True)
-        self._trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        projector = list(self._projector.parameters())
-        lora = [weight for name, weight in self._trained.items() if ".lora_" in name]
-        self._optimizer = torch.optim.AdamW([{"params": projector}, {"params": lora}], weight_decay=0.0)
+        rates = {"language_model": LORA_RATE, "multi_modal_projector": PROJECTOR_RATE, "audio_tower": ENCODER_RATE}
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        self._training = Training(
+            "stage B",
+            path,
+            [
+                ({name: weight for name, weight in trained.items() if part in name}, rate)
+                for part, rate in rates.items()
+            ],
+        )
+        self.progress = self._training.progress
 
-    def train(self, path: Path, steps: int) -> Progress:
-        """Train up to ``steps`` batches; ``path`` has the state, from which an interrupted training continues.
-
-        The learning rates rise for ``WARMUP`` steps and fall linearly to a tenth at the end.
-        """
-        progress = Progress()
-        if path.exists():
-            state = torch.load(path)
-            progress = Progress(**state["progress"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._model.load_state_dict(state["weights"], strict=False)
-        losses = []
-        while progress.step < steps:
-            began = time.process_time()
-            self._set_rates(min((progress.step + 1) / WARMUP, max(0.1, 1 - progress.step / steps)))
-            loss = self._loss(progress.step)
-            self._optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._trained.values(), 1.0)
-            self._optimizer.step()
-            losses.append(loss.item())
-            progress.step += 1
-            progress.cpu_seconds += time.process_time() - began
-            if progress.step % SAVE_EVERY == 0 or progress.step == steps:
-                with whole_file(path) as partial:
-                    torch.save(
-                        {
-                            "progress": vars(progress),
-                            "optimizer": self._optimizer.state_dict(),
-                            "weights": {name: weight.detach() for name, weight in self._trained.items()},
-                        },
-                        partial,
-                    )
-                recent = sum(losses[-SAVE_EVERY:]) / len(losses[-SAVE_EVERY:])
-                print(f"stage B: step {progress.step}, loss {recent:.3f}, {progress.cpu_seconds:.0f} CPU s", flush=True)
-        return progress
-
-    def _set_rates(self, share: float) -> None:
-        for group, rate in zip(self._optimizer.param_groups, (PROJECTOR_RATE, LORA_RATE), strict=True):
-            group["lr"] = share * rate
+    def train(self, steps: int, validation: dict[str, Utterances]) -> None:
+        """Train up to ``steps`` batches."""
+        self._training.run(steps, self._loss, lambda: self._check(validation), CHECK_EVERY)
 
     def bridge(self) -> Weights:
         """Return what was trained, as :func:`examples.real_speech.assemble.cross` takes it."""
         tensors = {}
-        for name, weight in self._trained.items():
+        for name, weight in self._training.weights.items():
             name = QWEN2_AUDIO.checkpoint_name(name)
-            if name.startswith(PROJECTOR):
-                tensors[name] = weight.detach()
-            else:
-                module, _, part = name.partition(".lora_")
+            module, lora, part = name.partition(".lora_")
+            if lora:
                 # The product is scaled by lora_alpha / rank = 2.
                 tensors[f"{module}.weight.lora_{part[0]}"] = weight.detach() * (2 if part[0] == "B" else 1)
+            else:
+                tensors[name] = weight.detach()
         return tensors
 
-    def _batch(self, step: int) -> list[int]:
-        """Return the clips of a step: all of about the same length, and in an epoch each clip at most once."""
-        count = len(self._data.texts)
-        per_epoch = max(1, count // BATCH)
-        epoch, number = divmod(step, per_epoch)
-        rng = random.Random(f"{self._seed} {epoch}")
-        order = sorted(range(count), key=lambda clip: len(self._data.frames[clip]) + 12 * rng.random())
-        batches = [order[first : first + BATCH] for first in range(0, per_epoch * BATCH, BATCH)]
-        return rng.sample(batches, per_epoch)[number]
-
     def _loss(self, step: int) -> torch.Tensor:
-        rng, tokenizer = random.Random(f"{self._seed} {step}"), self._processor.tokenizer
+        rng = random.Random(f"{self._seed} {step}")
+        return self._loss_of(self._data, self._data.batch(step, BATCH, self._seed), rng, rng)
+
+    def _loss_of(
+        self, data: Utterances, chosen: list[int], rng: random.Random, disturbances: random.Random | None
+    ) -> torch.Tensor:
+        tokenizer = self._processor.tokenizer
         rows, answers = [], []
-        for clip in self._batch(step):
-            instruction, answer = exercise(self._data.texts[clip], rng)
+        heard = self._encoder([data.waves[clip] for clip in chosen], disturbances)
+        for clip, frames in zip(chosen, heard, strict=True):
+            instruction, answer = exercise(data.texts[clip], self._tasks, rng)
             tokens = tokenizer(answer + tokenizer.eos_token, return_tensors="pt").input_ids[0]
             before, after = prompt(self._processor, instruction)
-            heard = self._projector(self._data.frames[clip].float())
-            rows.append(torch.cat([self._embed(before), heard, self._embed(torch.cat([after, tokens[:-1]]))]))
+            rows.append(
+                torch.cat([self._embed(before), self._projector(frames), self._embed(torch.cat([after, tokens[:-1]]))])
+            )
             answers.append(tokens)
         inputs = pad_sequence(rows, batch_first=True)
         mask = pad_sequence([torch.ones(len(row), dtype=torch.long) for row in rows], batch_first=True)
@@ -156,6 +108,14 @@ class Tuner:
             hidden[i, len(row) - len(own) : len(row)] for i, (row, own) in enumerate(zip(rows, answers, strict=True))
         ]
         return functional.cross_entropy(self._model.lm_head(torch.cat(spoken)), torch.cat(answers))
+
+    def _check(self, validation: dict[str, Utterances]) -> str:
+        found = ""
+        with torch.no_grad():
+            for name, data in validation.items():
+                loss = self._loss_of(data, data.batch(0, CHECKED, self._seed), random.Random(0), None)
+                found += f", {name} {loss.item():.3f}"
+        return found
 
     def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
         return self._model.get_input_embeddings()(tokens)

@@ -42,7 +42,7 @@ class Speaker:
         self._espeak = Synthesizer(MAX_SECONDS)
 
     def __call__(self, text: str, voices: Voices, rng: random.Random) -> np.ndarray | None:
-        """Return a clip, float32 at 16 kHz with its peak at 0.7; None if it is longer than ``MAX_SECONDS``."""
+        """Return a clip, float32 at 16 kHz; None if it is longer than ``MAX_SECONDS``."""
         if rng.random() < FLITE_SHARE:
             wave = flite(text, rng.choice(voices.flite), rng)
         else:
@@ -51,7 +51,6 @@ class Speaker:
                 wave = self._espeak(Clip(text, voice, speed, pitch, Path()))
             except ValueError:  # too long
                 return None
-        wave = vary(wave, rng)
         return wave if len(wave) <= MAX_SECONDS * SAMPLE_RATE else None
 
 

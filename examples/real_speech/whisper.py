@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from examples.real_speech.convert import Whisper
-from examples.real_speech.ctc import words
 from examples.real_speech.parts import Parts
+from examples.real_speech.sentences import words
 from verl_leaf.common.progress import track
 from verl_leaf.data.audio import load_audio
 from verl_leaf.data.parquet import RowFile

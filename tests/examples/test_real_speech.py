@@ -1,8 +1,10 @@
 """The real speech model's making, on small random parts: conversion, bridge, both stages of its training."""
 
 import random
+import struct
 import subprocess
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -10,15 +12,18 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
-from examples.real_speech import convert, ctc, parts, recordings, sentences, tuning, voices
-from examples.real_speech.assemble import PROJECTOR, cross, read_bridge, write_bridge
-from examples.real_speech.corpus import Encoder, Utterances
+from examples.real_speech import acted, convert, ctc, exercises, parts, recordings, sentences, training, tuning, voices
+from examples.real_speech.assemble import cross, read_bridge, write_bridge
+from examples.real_speech.corpus import Utterances, sixteen_bit
+from examples.real_speech.encoder import Encoder, masked
 from examples.real_speech.parts import Package, Parts
+from examples.real_speech.prepare import SHIPPED
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
 from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration as Actor
 
@@ -133,8 +138,26 @@ def test_recordings_of_people_have_words_only():
     found = recordings.found(20)
     assert len({name for name, *_ in found}) == len(found) >= 20
     for name, path, text in found:
-        assert path.exists() and text == " ".join(ctc.words(text))
+        assert path.exists() and text == " ".join(sentences.words(text))
         assert name.startswith("librivox") or not recordings.NUMBERS & set(text.split())
+
+
+def line(number, text):
+    return struct.pack(">2xHB", number, len(text)) + text + bytes(-(5 + len(text)) % 4)
+
+
+def test_the_actors_lines_have_the_names_of_their_clips():
+    player = line(10, b"*FLHello!*01Who are you?*02")
+    other = line(1, b"A pilot.*03")
+    head = struct.pack(">20x5H12xH", 65535, 2, 7, 1, 1, 128 + len(player)).ljust(20 + 128, b"\0")
+    assert list(acted.lines("BOB1.DOG", head + player + other)) == [
+        ("07000AJ", "*FLHello!*01Who are you?*02"),
+        ("070001P", "A pilot.*03"),
+    ]
+    scene = struct.pack(">28xH", 10).ljust(31, b"\0") + b"\x03*FL\0\x06No!*02"
+    assert list(acted.lines("C5C.CUT", scene)) == [("C5C__01", "*FL"), ("C5C__02", "No!*02")]
+    assert list(acted.lines("QUEEN2.JAS", b"Neat*02\r\nCute")) == [("JOE0041", "Neat*02"), ("JOE0042", "Cute")]
+    assert list(acted.lines("JOE.ACT", b"x")) == []
 
 
 # ----- the bridge ------------------------------------------------------------------------------------------------------
@@ -145,21 +168,29 @@ def model(task):
     return Actor.from_pretrained(task / "model").eval()
 
 
-def utterances(model, count=16):
-    torch.manual_seed(1)
-    width = model.config.audio_config.d_model
-    texts = [
-        ("big cats sing", "two dogs sleep", "a man is here", "no one knows")[number % 4] for number in range(count)
-    ]
-    return Utterances(texts, [torch.randn(20 + number % 3, width).bfloat16() for number in range(count)])
+@pytest.fixture
+def data(monkeypatch):
+    """Sixteen clips in which each letter is a tone, with letters that the small tokenizer has."""
+    monkeypatch.setattr(ctc, "LETTERS", "adhkmstw")
+    monkeypatch.setattr(ctc, "BLANK", "<|endoftext|>")
+    texts = [("a mad hat", "what masks", "sam had that", "math tasks")[number % 4] for number in range(16)]
+    moments = np.arange(1600) / 16_000
+    return Utterances(
+        texts,
+        [sixteen_bit(np.concatenate([np.sin(moments * 60 * ord(c)) for c in text])) for text in texts],
+    )
 
 
 def test_the_encoder_hears_what_the_model_hears(task, processor, model):
-    wave = np.random.default_rng(0).normal(0, 0.1, 20_000).astype(np.float32)
-    frames = Encoder(model, processor)(wave)
+    rng = np.random.default_rng(0)
+    waves = [rng.normal(0, 0.1, size).astype(np.float32) for size in (20_000, 33_000)]
     plain = Qwen2AudioForConditionalGeneration.from_pretrained(task / "model").eval()
     inputs = processor(
-        text=["<|audio_bos|><|AUDIO|><|audio_eos|>"], audio=[wave], sampling_rate=16_000, return_tensors="pt"
+        text=["<|audio_bos|><|AUDIO|><|audio_eos|>"] * 2,
+        audio=waves,
+        sampling_rate=16_000,
+        padding=True,
+        return_tensors="pt",
     )
     heard = {}
     getattr(plain, "model", plain).multi_modal_projector.register_forward_hook(
@@ -167,56 +198,78 @@ def test_the_encoder_hears_what_the_model_hears(task, processor, model):
     )
     with torch.no_grad():
         plain(**inputs)
-    torch.testing.assert_close(frames.float(), heard["frames"][0, : len(frames)], rtol=2e-2, atol=2e-2)
-    assert len(frames) == int((inputs.input_ids == processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")).sum())
+        frames = Encoder(model, processor)(waves)
+    counts = (inputs.input_ids == processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")).sum(1).tolist()
+    assert [len(clip) for clip in frames] == counts
+    for clip, whole in zip(frames, heard["frames"], strict=True):
+        torch.testing.assert_close(clip, whole[: len(clip)], rtol=1e-4, atol=1e-5)
 
 
-def test_a_bridge_is_what_training_came_to(model, processor, tmp_path):
-    data = utterances(model)
-    tuner = tuning.Tuner(model, processor, data)
-    tuner.train(tmp_path / "state.pt", steps=12)
-    write_bridge(tmp_path / "bridge.safetensors", tuner.bridge(), {"steps": "12"})
+def test_masks_are_within_the_clip():
+    mel = torch.randn(1, 80, 300)
+    changed = masked(mel, [200], random.Random(3)) != mel
+    assert not changed[..., 200:].any() and 0 < changed.float().mean() < 0.4
+    assert (masked(mel, [200], random.Random(3)) == masked(mel, [200], random.Random(3))).all()
+
+
+def both_stages(model, processor, data, folder, steps=6):
+    speller = ctc.Speller(model, processor, data, folder / "a.pt")
+    speller.train(steps, {})
+    tuner = tuning.Tuner(model, processor, data, folder / "b.pt")
+    tuner.train(steps, {})
+    return tuner
+
+
+def test_a_bridge_is_what_training_came_to(model, processor, data, tmp_path):
+    tuner = both_stages(model, processor, data, tmp_path)
+    write_bridge(tmp_path / "bridge.safetensors", tuner.bridge(), {"steps": "6"})
     bridge, record = read_bridge(tmp_path / "bridge.safetensors")
-    assert record == {"steps": "12"} and all(tensor.dtype == torch.bfloat16 for tensor in bridge.values())
-    with torch.no_grad():
-        expected = tuner._loss(step=9)
-    fresh = type(model).from_pretrained(model.name_or_path).eval()
-    cross(fresh, bridge)
-    again = tuning.Tuner(fresh, processor, data)
-    with torch.no_grad():
-        assert again._loss(step=9) == pytest.approx(expected.item(), abs=5e-3)
-    before = tuning.Tuner(type(model).from_pretrained(model.name_or_path).eval(), processor, data)
-    with torch.no_grad():
-        assert abs(before._loss(step=9) - expected) > 0.05  # the bridge does something
+    assert record == {"steps": "6"} and all(tensor.dtype == torch.bfloat16 for tensor in bridge.values())
+    places = {name.split(".")[0] for name in bridge}
+    assert places == {"audio_tower", "multi_modal_projector", "language_model"}
+
+    def loss(tuner):
+        with torch.no_grad():
+            return tuner._loss_of(data, [0, 1, 2, 3], random.Random(0), None).item()
+
+    def with_bridge(bridge):
+        fresh = type(model).from_pretrained(model.name_or_path).eval()
+        cross(fresh, bridge)
+        return tuning.Tuner(fresh, processor, data, tmp_path / "none.pt")
+
+    expected = loss(tuner)
+    assert loss(with_bridge(bridge)) == pytest.approx(expected, abs=5e-3)
+    for place in places:  # each part does something
+        rest = {name: tensor for name, tensor in bridge.items() if not name.startswith(place)}
+        assert abs(loss(with_bridge(rest)) - expected) > 1e-3
 
 
-def test_an_interrupted_training_ends_like_a_whole_one(model, processor, tmp_path, monkeypatch):
-    monkeypatch.setattr(tuning, "SAVE_EVERY", 1)
-    data = utterances(model)
+def test_an_interrupted_training_ends_like_a_whole_one(model, processor, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 1)
 
-    def trained(*stops):
-        for stop in stops:
-            own = type(model).from_pretrained(model.name_or_path).eval()
-            tuner = tuning.Tuner(own, processor, data)
-            if stop:
-                monkeypatch.setattr(tuner, "_loss", interrupt(tuner._loss, stop))
-            try:
-                tuner.train(tmp_path / f"{len(stops)}.pt", steps=5)
-            except KeyboardInterrupt:
-                continue
-        return tuner.bridge()
+    def trained(folder):
+        return both_stages(type(model).from_pretrained(model.name_or_path).eval(), processor, data, folder, 4).bridge()
 
-    def interrupt(loss, stop):
-        def until(step):
-            if step == stop:
+    def interrupted(folder, stage):
+        loss = stage._loss
+
+        def until(self, step):
+            if step == 2:
                 raise KeyboardInterrupt
-            return loss(step)
+            return loss(self, step)
 
-        return until
+        with monkeypatch.context() as patch:
+            patch.setattr(stage, "_loss", until)
+            with pytest.raises(KeyboardInterrupt):
+                trained(folder)
 
-    whole, resumed = trained(None), trained(2, None)
-    for name, tensor in whole.items():
-        torch.testing.assert_close(resumed[name], tensor)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = trained(tmp_path / "whole")
+    interrupted(tmp_path / "parts", ctc.Speller)
+    interrupted(tmp_path / "parts", tuning.Tuner)
+    for name, tensor in trained(tmp_path / "parts").items():
+        torch.testing.assert_close(tensor, whole[name])
 
 
 def test_low_rank_products_are_pefts(model):
@@ -236,38 +289,60 @@ def test_low_rank_products_are_pefts(model):
 
 
 def test_units_write_and_read(processor):
-    units = ctc.Units([ctc.BLANK, *(f"Ġ{letter}" for letter in ctc.LETTERS), *ctc.LETTERS, "Ġthe"])
-    written = units.write("The Egg isn't off.")
-    assert units.tokens[written[0]] == "Ġthe"
+    units = ctc.Units([ctc.BLANK, *(f"Ġ{letter}" for letter in ctc.LETTERS), *ctc.LETTERS, "Ġthe", "Ġth", "eg"])
+    written = units.write("The Theft, an Egg isn't off.")
+    assert [units.tokens[unit] for unit in written[:5]] == ["Ġthe", "Ġthe", "f", "t", "Ġa"]
     spread = [unit for unit in written for unit in (unit, unit, 0)]
-    assert units.read(spread) == "the egg isn't off"
+    assert units.read(spread) == "the theft an egg isn't off"
 
 
-def test_stage_a_learns_to_spell_frames(processor, model):
-    torch.manual_seed(0)
-    texts = ["the cat", "a dog", "no man", "be kind"] * 10
-    letters = torch.randn(128, model.config.audio_config.d_model)
-    # (As an encoder's frames do, these tell the first letter of a word from the same letter inside.)
-    frames = [torch.stack([letters[ord(c)] for c in text.title() for c in (c, c)]).bfloat16() for text in texts]
-    tokenizer, names = processor.tokenizer, {}
+def test_units_are_tokens_of_the_language_model(processor):
+    tokenizer = processor.tokenizer
+    units = ctc.Units.of(["we went when we were wet"] * 3, tokenizer)
+    frequent = set(units.tokens[1 + 2 * len(ctc.LETTERS) :])
+    assert frequent <= tokenizer.get_vocab().keys()
+    assert ctc.Units.of(["we went when we were wet"] * 3, tokenizer).tokens == units.tokens
 
-    class Letters:
-        def get_vocab(self):
-            return {}
 
-        def convert_tokens_to_ids(self, tokens):
-            return [names.setdefault(token, len(names)) for token in tokens]
-
-    data = Utterances(texts, frames)
-    embeddings = torch.randn(len(tokenizer), model.config.text_config.hidden_size)
-    projector, wer = ctc.train(data, data, embeddings, Letters(), 200, lambda said, heard: float(said != heard))
-    assert wer == 0
-    mapped = torch.cat(frames).float() @ projector[f"{PROJECTOR}.weight"].T + projector[f"{PROJECTOR}.bias"]
-    assert mapped.norm(dim=1).mean() == pytest.approx(embeddings.norm(dim=1).mean().item(), rel=0.05)
+def test_stage_a_learns_to_write_tones(model, processor, data, tmp_path):
+    speller = ctc.Speller(model, processor, data, tmp_path / "a.pt")
+    speller.train(60, {})
+    assert jiwer.cer(data.texts, speller.hear(data.waves)) < 0.4
 
 
 def test_exercises_have_their_answers():
-    rng = random.Random(0)
-    asked = dict(tuning.exercise("Never say that's all!", rng) for _ in range(200))
-    assert asked[tuning.COUNT] == "4" and asked[tuning.FIRST] == "never" and asked[tuning.LAST] == "all"
-    assert {asked[instruction] for instruction in tuning.REPEAT} == {"never say that's all"}
+    rng, tasks = random.Random(0), exercises.composed(300)
+    asked = dict(exercises.exercise("Never say that's all!", tasks, rng) for _ in range(200))
+    assert asked[exercises.COUNT] == "4" and asked[exercises.FIRST] == "never" and asked[exercises.LAST] == "all"
+    assert {asked[instruction] for instruction in exercises.REPEAT} == {"never say that's all"}
+    assert tasks["What is the opposite of cold?"] == (exercises.ANSWER, "hot")
+    assert tasks["Which day comes after Sunday?"] == (exercises.ANSWER, "monday")
+    past = [(text, answer) for text, (instruction, answer) in tasks.items() if instruction == exercises.PAST]
+    assert len(tasks) == 300 and past
+    for text, answer in past:
+        verb = text.split()[3]
+        assert answer.split()[3] == exercises.VERBS[verb] and sentences.words(text)[4:] == answer.split()[4:]
+
+
+# ----- the bridge in this repository -----------------------------------------------------------------------------------
+
+
+def test_the_shipped_bridge_fits_the_model():
+    assert SHIPPED.stat().st_size <= 4 * 2**20
+    bridge, record = read_bridge(SHIPPED)
+    assert record["base"] and record["data"] and int(record["steps"]) > 0
+    smollm2 = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    whisper = {"num_mel_bins": 80, "d_model": 384, "encoder_layers": 4, "encoder_attention_heads": 6}
+    config = Qwen2AudioConfig(
+        text_config={"model_type": "qwen2", **smollm2, "num_key_value_heads": 3, "vocab_size": 49_152},
+        audio_config={"model_type": "qwen2_audio_encoder", **whisper, "encoder_ffn_dim": 1536},
+    )
+    with torch.device("meta"):
+        shapes = {QWEN2_AUDIO.checkpoint_name(name): weight.shape for name, weight in Actor(config).named_parameters()}
+    for name, tensor in bridge.items():
+        weight, _, part = name.partition(".lora_")
+        assert tensor.dtype == torch.bfloat16 and tensor.isfinite().all()
+        if part:
+            assert tuple(bridge[f"{weight}.lora_B"].shape[:1] + bridge[f"{weight}.lora_A"].shape[1:]) == shapes[weight]
+        else:
+            assert tensor.shape == shapes[weight]

@@ -250,3 +250,28 @@ def parliament(root: Path, hub: bool) -> None:
     questions.mkdir()
     (questions / "Europarl_LongAudio.json").write_text(json.dumps(europarl))
     (questions / "VoxPopuli_LongAudio.json").write_text(json.dumps(voxpopuli))
+
+
+def fillets(root: Path, lines: dict[str, list[tuple[str, str]]], language: str = "cs") -> None:
+    """Fish Fillets: each scene's lines as (speaker, English text); the Czech text is the English one reversed."""
+    for scene, spoken in lines.items():
+        text = "".join(
+            f'dialogId("{scene}-{n}", "font_{speaker}", "{english}")\ndialogStr("{english[::-1]}")\n\n'
+            for n, (speaker, english) in enumerate(spoken)
+        )
+        (root / "script" / scene).mkdir(parents=True)
+        (root / "script" / scene / f"dialogs_{language}.lua").write_text(text)
+        for n in range(len(spoken)):
+            write(root / "sound" / scene / language / f"{scene}-{n}.ogg", tone(300 + n, 0.5))
+
+
+def asterisk(root: Path) -> None:
+    """Asterisk's prompts: 20 in English, with French for all but one, and a tone."""
+    for language, first in (("en", 0), ("fr", 1)):
+        folder = root / "doc" / f"asterisk-core-sounds-{language}"
+        folder.mkdir(parents=True)
+        lines = [f"dir/p{n}: {language} {n}." for n in range(first, 20)]
+        with gzip.open(folder / f"core-sounds-{language}.txt.gz", "wt") as file:
+            file.write("\n".join(["; Core Sounds", "", "beep: [a tone]", *lines]))
+    for n in range(19):
+        write(root / "sounds" / "dir" / f"p{n}.wav", tone(300 + n, 0.3))

@@ -24,7 +24,7 @@ from tests.helpers.corpora import (
     report,
     rows,
 )
-from verl_leaf.prepare.corpus import choose, fraction
+from verl_leaf.prepare.corpus import SPLITS, choose, fraction
 
 
 def test_librisqa(tmp_path):
@@ -290,3 +290,44 @@ def test_phrasings_are_chosen_by_md5():
     number = int(hashlib.md5(text.encode()).hexdigest()[:8], 16)
     assert choose(("a", "b", "c"), text) == ("a", "b", "c")[number % 3]
     assert fraction(text) == number / 16**8
+
+
+def test_fillets_has_no_speaker_and_no_scene_on_both_sides(tmp_path, capsys):
+    fish = [("big", "What is that?"), ("small", 'A \\"ship\\".')]
+    others = [("crab", f"Go away {n}.") for n in range(5)]
+    scenes = {f"sea{n}": fish for n in range(3)} | {"beach": [*fish, *others], "shore": [*others, ("gull", "Ah.")]}
+    scenes |= {"temple": [(f"god{n}", "We gods.") for n in range(5)], "sea0": [*fish, ("crab", "I pass."), ("big", "")]}
+    corpora.fillets(tmp_path / "game", scenes)
+    assert prepare("fillets", "--game", tmp_path / "game", "--out", tmp_path / "out") == 0
+    assert "GPL-2" in capsys.readouterr().out
+    found = {split: [row["extra_info"]["id"] for row in rows(tmp_path / "out", split)] for split in SPLITS}
+    assert sorted(found["train"]) == [f"sea{n}/sea{n}-{line}" for n in range(3) for line in range(2)]
+    assert {id.split("/")[0] for id in found["validation"]} == {"beach", "shore"}  # the crab is in both
+    assert {id.split("/")[0] for id in found["test"]} == {"temple"}
+    row = rows(tmp_path / "out", "train")[0]
+    assert row["reward_model"]["ground_truth"][0] in ("What is that?", 'A "ship".')
+    reasons = rejected(tmp_path / "out")
+    assert reasons["beach/beach-0"] == "its scene is for validation, its speaker, font_big, is for another"
+    assert reasons["sea0/sea0-2"] == "its scene is for train, its speaker, font_crab, is for another"
+    assert reasons["sea0/sea0-3"] == "has no text in English"
+
+
+def test_where_only_the_fish_talk_one_of_them_is_held_out(tmp_path):
+    scenes = {f"sea{n}": [("big", "Oh."), ("small", "Ah.")] for n in range(20)}
+    corpora.fillets(tmp_path / "game", scenes, "nl")
+    assert prepare("fillets", "--game", tmp_path / "game", "--voices", "nl", "--out", tmp_path / "out") == 0
+    for split, line, low, high in (("test", 1, 0, 0.2), ("validation", 1, 0.2, 0.4), ("train", 0, 0.4, 1)):
+        expected = sorted(f"{scene}/{scene}-{line}" for scene in scenes if low <= fraction(scene) < high)
+        assert expected and sorted(row["extra_info"]["id"] for row in rows(tmp_path / "out", split)) == expected
+
+
+@pytest.mark.parametrize("language", ["en", "fr"])
+def test_asterisk(tmp_path, capsys, language):
+    corpora.asterisk(tmp_path)
+    where = "--sounds", tmp_path / "sounds", "--texts", tmp_path / "doc", "--answers", language
+    assert prepare("asterisk", *where, "--out", tmp_path / "out") == 0
+    assert "CC-BY-SA-3.0" in capsys.readouterr().out
+    answers = {id: row["reward_model"]["ground_truth"] for id, row in everything(tmp_path / "out").items()}
+    assert answers == {f"dir/p{n}": [f"{language} {n}."] for n in range(language == "fr", 19)}
+    reasons = {"beep": "has no speech", "dir/p19": "no such file"}
+    assert rejected(tmp_path / "out") == reasons | ({"dir/p0": "has no text in French"} if language == "fr" else {})

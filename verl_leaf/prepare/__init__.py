@@ -6,7 +6,7 @@ rest.
 
 import importlib
 
-CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "voicebench", "audioqa", "manifest")
+CORPORA = ("librisqa", "covost2", "dailytalk", "parliament", "fillets", "asterisk", "voicebench", "audioqa", "manifest")
 
 
 def add_arguments(parser) -> None:
