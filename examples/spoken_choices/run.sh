@@ -19,7 +19,8 @@ verl-leaf prepare audioqa "$TASK/data/spoken_choices.jsonl" --out "$TASK/rows" \
 TRAIN=$TASK/rows/train.parquet VAL=$TASK/rows/test.parquet MODEL=$TASK/model RUN=$RUN \
   bash recipes/qwen2audio_leaf.sh \
   reward.custom_reward_function.name=choice_format \
-  '+reward.custom_reward_function.reward_kwargs={weight:0.2,thinking:true}' \
+  +reward.custom_reward_function.reward_kwargs.weight=0.2 \
+  +reward.custom_reward_function.reward_kwargs.thinking=true \
   data.max_prompt_length=256 \
   data.max_response_length=48 \
   "$@"
