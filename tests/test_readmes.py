@@ -210,7 +210,7 @@ def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -
     elif script == "examples/real_speech/run.sh":
         assert arguments in ([], ["--train"])
     else:
-        cells = [cell.name for cell in possible()]
+        cells = ["--second", *(cell.name for cell in possible())]
         others = [word for word in arguments if not OVERRIDE.match(word)]
         assert all(fnmatch.filter(cells, word) for word in others), f"none of {others} is a cell of the study"
         check_overrides(tuple(word for word in arguments if OVERRIDE.match(word)), "leaf")

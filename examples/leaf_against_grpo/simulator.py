@@ -15,17 +15,15 @@ Writes `simulator.md`, and `simulator.csv` with a row per task and method.
 
 import argparse
 import itertools
-import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from examples.leaf_against_grpo.predicts import correlations
 from examples.leaf_against_grpo.report import markdown
 from verl_leaf.algorithm import grpo_advantages
 from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
@@ -296,22 +294,11 @@ def table(rows: list[dict], value: Callable[[dict], str]) -> str:
 
 
 def predicted(rows: list[dict]) -> str:
-    """Whether the signal of a step ranks estimators as training then does: rank correlation, bootstrap over tasks."""
+    """Whether the signal of a step ranks estimators as training then does."""
     known = [
         [(row["signal"], row["gain"]) for row in rows if row["task"] == task.name and row["signal"]] for task in TASKS
     ]
-
-    def correlation(tasks: Iterable[int]) -> float:
-        return float(spearmanr(*zip(*(pair for task in tasks for pair in known[task]), strict=True)).statistic)
-
-    draws = np.random.default_rng(0).integers(0, len(known), (1000, len(known)))
-    low, high = np.quantile([correlation(tasks) for tasks in draws], (0.025, 0.975))
-    within = statistics.fmean(spearmanr(*zip(*pairs, strict=True)).statistic for pairs in known)
-    count = sum(map(len, known))
-    return (
-        f"Rank correlation of both tables, {count} pairs of task and estimator: {correlation(range(len(known))):.2f} ({low:.2f} to "
-        f"{high:.2f}, bootstrap over tasks); within a task {within:.2f} on average"
-    )
+    return f"Rank correlation of both tables (95 % interval, bootstrap over tasks): {correlations(known)}"
 
 
 def report(rows: list[dict]) -> str:

@@ -1,9 +1,12 @@
 """The simulator of the study: rewards by hand, the gradient by autograd, and that training learns."""
 
+import json
+
 import pytest
 import torch
 
 from examples.leaf_against_grpo import simulator
+from examples.leaf_against_grpo.predicts import correlations, pairs_of
 from examples.leaf_against_grpo.simulator import METHODS, TASKS, Task, World, at_rms_of_grpo, signal_before, train
 from verl_leaf.algorithm.estimators import Rollouts
 from verl_leaf.rewards import REWARDS
@@ -96,3 +99,16 @@ def test_the_signal_of_a_step_prefers_the_tree_where_the_first_word_is_half_of_t
     early, independent = (signal_before(task) for task in (TASKS[4], TASKS[0]))
     assert early["grpo"] == independent["grpo"] == 1
     assert early["grpo_prefix"] > 1.2 > independent["grpo_prefix"] and early["tree ceiling"] > early["grpo_prefix"]
+
+
+def test_predictions_are_ranked_over_all_tasks_and_within_each(tmp_path):
+    rows = [{"estimator": name, "relative": value} for name, value in (("grpo", 1), ("leaf", 2), ("tempo", 3))]
+    (tmp_path / "credit.json").write_text(json.dumps({"estimators": rows}))
+    gain = {"task": "report", "n": "8", "measure": "area", "baseline": "grpo"}
+    gains = [gain | {"method": "leaf", "mean": "0.1"}, gain | {"method": "tempo", "mean": "-0.1"}]
+    gains += [gains[0] | {"n": "16", "mean": "9"}, gains[0] | {"measure": "bleu", "mean": "9"}]
+    assert pairs_of("report", tmp_path, gains, "area") == [(2, 0.1), (3, -0.1)]
+    # Ranks 1.5, 3, 1.5, 4 and 2, 3, 1, 4.
+    assert correlations([[(1, 2), (2, 3)], [(1, 0), (3, 5)]]).startswith(
+        "0.95 (0.95 to 1.00) over 4 pairs; 1.00 within"
+    )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verl_leaf.algorithm.arguments import is_kappa
 from verl_leaf.algorithm.early import early_metrics
-from verl_leaf.algorithm.forks import Forks, find_forks
+from verl_leaf.algorithm.forks import ForkAdvantages, Forks, find_forks
 from verl_leaf.algorithm.grpo import grpo_floored_advantages
 from verl_leaf.algorithm.lambda_grpo import lambda_grpo_advantages
 from verl_leaf.algorithm.leaf import CREDITS, LeafAdvantages, leaf_advantages
@@ -174,17 +174,17 @@ def grpo_prefix(rollouts: Rollouts, options: GrpoPrefixOptions) -> Credit:
 
 def tempo(rollouts: Rollouts, options: Options) -> Credit:
     """TEMPO (Findings of ACL 2026, arXiv 2509.18314)."""
-    result = tempo_advantages(
-        rollouts.tokens, rollouts.rewards, rollouts.mask, rollouts.group, lengths=rollouts.lengths
-    )
-    return Credit(result.advantages, forks=result.forks)
+    return _without_options(tempo_advantages, rollouts)
 
 
 def lambda_grpo(rollouts: Rollouts, options: Options) -> Credit:
     """lambda-GRPO (ICML 2026, arXiv 2509.21154)."""
-    result = lambda_grpo_advantages(
-        rollouts.tokens, rollouts.rewards, rollouts.mask, rollouts.group, lengths=rollouts.lengths
-    )
+    return _without_options(lambda_grpo_advantages, rollouts)
+
+
+def _without_options(function: Callable[..., ForkAdvantages], rollouts: Rollouts) -> Credit:
+    columns = (rollouts.tokens, rollouts.rewards, rollouts.mask, rollouts.group)
+    result = function(*columns, lengths=rollouts.lengths)
     return Credit(result.advantages, forks=result.forks)
 
 
