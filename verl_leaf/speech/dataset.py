@@ -112,7 +112,8 @@ class SpeechDataset(RLHFDataset):
         """Return the rows that can be used, their numbers, and what is to be said of them."""
         names = list(dict.fromkeys([name for file in files for name in file.columns] + [self.keys.audio]))
         needed = sum(file.size for file in files) * len(numbers) // sum(map(len, files))
-        store, used, words, first, began = RowStore(self.cache_dir, needed), array("Q"), [], 0, time.monotonic()
+        words: list[str] = []
+        store, used, first, began = RowStore(self.cache_dir, needed), array("Q"), 0, time.monotonic()
         for file, original in zip(files, self.original_data_files, strict=True):
             own = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
             for number, row in self._usable_rows(file, own, self._root(file, original), words):
@@ -121,10 +122,11 @@ class SpeechDataset(RLHFDataset):
             first += len(file)
         kept = np.array(used)
         if time.monotonic() - began > WORTH_KEEPING and type(self) is SpeechDataset:
-            file = store.keep(self._name(files, numbers), used=kept, words=np.array(words, dtype=str))
-            words.append(
-                f"{file} has these rows ({store.size / 2**30:.1f} GiB), so that the next run need not check them"
-            )
+            try:
+                path = store.keep(self._name(files, numbers), used=kept, words=np.array(words, dtype=str))
+                words.append(f"{path} has these rows ({store.size / 2**30:.1f} GiB): the next run need not check them")
+            except OSError as error:
+                words.append(f"{self.cache_dir}: the rows are not kept for the next run ({error.strerror})")
         return store, kept, words
 
     def _chosen(self, total: int) -> np.ndarray:
