@@ -5,13 +5,14 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --time=24:00:00
-#SBATCH --signal=B:TERM@120
+#SBATCH --signal=B:TERM@300
 # Run a recipe on several nodes: a Ray cluster with one worker a node, and the recipe beside its head.
 #
 #   DATA=librisqa EPOCHS=4 sbatch recipes/slurm.sh recipes/qwen2audio_leaf.sh [hydra overrides]
 #
 # The project is on a file system that all nodes see, with the environment installed (VENV, by default the project's .venv-gpu).
-# The same command goes on after a time limit: give RUN=folder to be sure that it is the same run.
+# Five minutes before a time limit the run is told to stop: it saves a checkpoint after its step. The same command goes on from
+# there: give RUN=folder to be sure that it is the same run.
 set -euo pipefail
 : "${1:?give a recipe}"
 # (Slurm runs a copy of this file: the recipe is where the project is.)
@@ -30,7 +31,10 @@ export RAY_TMPDIR=${RAY_TMPDIR:-${TMPDIR:-/tmp}}
 export RAY_AUTH_MODE=token
 ray get-auth-token --generate >/dev/null
 
-trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT TERM
+RECIPE=
+# The recipe saves before it ends; the cluster ends after it.
+trap '[[ -z $RECIPE ]] || { kill -TERM "$RECIPE" 2>/dev/null && wait "$RECIPE"; }; exit 143' TERM
+trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
 srun --nodes=1 --ntasks=1 --nodelist="${HOSTS[0]}" \
   ray start --head --port="$PORT" --num-gpus="$GPUS" --block &
 for host in "${HOSTS[@]:1}"; do
@@ -44,4 +48,5 @@ for _ in $(seq 60); do
 done
 [[ $nodes == "$NODES" ]] || { echo "$nodes of $NODES nodes have joined the Ray cluster at $RAY_ADDRESS" >&2; exit 1; }
 bash "$@" &
-wait $!
+RECIPE=$!
+wait "$RECIPE"

@@ -197,7 +197,9 @@ def check_recipe(script: str, arguments: list[str], environment: dict[str, str])
 
 def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -> None:
     assert (PROJECT / script).is_file(), f"{script} is not here"
-    if script.startswith("recipes/"):
+    if script == "recipes/upstream/check.sh":
+        assert arguments in ([], ["CHECKOUT"])
+    elif script.startswith("recipes/"):
         check_recipe(script, arguments, environment)
     elif script in ("tests/run.sh", "tests/versions/gpu_versions.sh"):
         check_pytest(arguments)

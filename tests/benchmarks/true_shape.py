@@ -17,13 +17,15 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import soundfile
 import torch
 from datasets import Dataset
 from rich.table import Table
-from transformers import Qwen2AudioConfig, Qwen2AudioProcessor, WhisperFeatureExtractor
+from transformers import Qwen2AudioProcessor, WhisperFeatureExtractor
 
 from tests.helpers import PROJECT
+from tests.helpers.true_shapes import build_config
 from verl_leaf.common.console import Console
 from verl_leaf.models import FAMILIES
 from verl_leaf.models.tiny import byte_tokenizer, save, write_random
@@ -40,33 +42,8 @@ def write_true_shape(folder: Path) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": list(family.tiny.TOKENS)})
     processor = Qwen2AudioProcessor(WhisperFeatureExtractor(feature_size=128), tokenizer)
-    config = Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "num_mel_bins": 128,
-            "d_model": 1280,
-            "encoder_layers": 32,
-            "encoder_attention_heads": 20,
-            "encoder_ffn_dim": 5120,
-            "max_source_positions": 1500,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": 156032,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": False,
-            "bos_token_id": None,
-            "eos_token_id": processor.tokenizer.eos_token_id,
-        },
-        audio_token_index=family.audio_token_id(processor),
-        tie_word_embeddings=False,
-    )
-    config.architectures = [family.architectures[0]]
+    config = build_config(family, audio_token_index=family.audio_token_id(processor))
+    config.text_config.bos_token_id, config.text_config.eos_token_id = None, processor.tokenizer.eos_token_id
     config.dtype = "bfloat16"
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
         model = family.load_hf_class()._from_config(config, dtype=torch.bfloat16)
@@ -90,12 +67,20 @@ def write_rows(folder: Path, rows: int, seconds: float) -> Path:
     return folder / "rows.parquet"
 
 
+def host_memory_in_use() -> float:
+    """GiB that no process could get, pinned and shared memory included."""
+    memory = psutil.virtual_memory()
+    return (memory.total - memory.available) / 2**30
+
+
 class Watch:
-    """What nvidia-smi sees in use on the fullest GPU, and when each step ended, five times a second."""
+    """What is in use on the fullest GPU and on the host, and when each step ended, five times a second."""
 
     def __init__(self, metrics: Path) -> None:
         self.used: list[tuple[float, float]] = []  # when, GiB; nothing without a GPU
+        self.host = 0.0  # GiB, more than before
         self.ends: dict[int, float] = {}
+        self._before = host_memory_in_use()
         self._metrics = metrics
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -114,6 +99,7 @@ class Watch:
             now = time.monotonic()
             for step in read_scalars(self._metrics).get("timing_s/step", {}):
                 self.ends.setdefault(step, now)
+            self.host = max(self.host, host_memory_in_use() - self._before)
             if shutil.which("nvidia-smi"):
                 found = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
                 self.used.append((now, max([0.0, *(float(mib) / 1024 for mib in found if mib.isdigit())])))
@@ -153,9 +139,10 @@ def main() -> None:
     for phase in PHASES:
         median = statistics.median(each[phase] for each in seconds.values())
         table.add_row(phase, f"{median:.2f}", f"{peaks[phase]:.1f}" if watch.used else "no GPU")
-    Console().print(table, f"a step: {statistics.median(scalars['timing_s/step'][step] for step in later):.2f} s")
+    step = statistics.median(scalars["timing_s/step"][step] for step in later)
+    Console().print(table, f"a step: {step:.2f} s; host memory: {watch.host:.1f} GiB at most")
     gpus = str(max(1, torch.cuda.device_count()))
-    subprocess.run(["verl-leaf", "doctor", model, "--gpus", gpus, "--memory", "80"], check=False)
+    subprocess.run(["verl-leaf", "doctor", model, "--gpus", gpus], check=False)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Runs that cannot work are stopped by `main_ppo` itself, before Ray and the engines start."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -23,7 +24,7 @@ from verl.workers.config import ActorConfig, PolicyLossConfig
 
 from tests.helpers import PROJECT
 from verl_leaf.algorithm.settings import SETTINGS
-from verl_leaf.checks.config import _references, check_family, check_run, is_speech_run
+from verl_leaf.checks.config import _references, check_family, check_lora, check_run, check_separate, is_speech_run
 from verl_leaf.common import vllm_distribution
 from verl_leaf.config import family_settings
 from verl_leaf.data.parquet import RowFile
@@ -320,9 +321,15 @@ def test_a_path_that_verls_own_dataset_would_take_for_a_pattern(configure, tmp_p
     check_run(configure(f"data.train_files={tmp_path}/*/rows.parquet", *text))  # a pattern that is meant as one
 
 
+SEPARATE = (
+    *("trainer.use_v1=True", "trainer.v1.trainer_mode=separate_async", "actor_rollout_ref.rollout.nnodes=1"),
+    *("actor_rollout_ref.rollout.n_gpus_per_node=1", "actor_rollout_ref.rollout.checkpoint_engine.backend=nccl"),
+)
+
+
 def test_lora_never_reaches_a_separate_rollout_engine(configure):
     """verl issue 7495: the engine would go on with the first weights, and nothing would say so."""
-    separate = ("trainer.use_v1=True", "trainer.v1.trainer_mode=separate_async", "data.custom_cls.name=null")
+    separate = ("data.custom_cls.name=null", *SEPARATE)
     lora = "actor_rollout_ref.model.lora_rank=8"
     with pytest.raises(
         ValueError, match="separate_async never sends LoRA updates .* or actor_rollout_ref.model.lora.merge=True"
@@ -330,7 +337,34 @@ def test_lora_never_reaches_a_separate_rollout_engine(configure):
         check_run(configure(*separate, lora))
     check_run(configure(*separate))
     check_run(configure(*separate, lora, "actor_rollout_ref.model.lora.merge=True"))
-    check_run(configure(*separate[::2], lora))
+    check_run(configure("trainer.v1.trainer_mode=sync", *separate[:1], lora))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "data.train_batch_size=6",
+        "actor_rollout_ref.rollout.nnodes=0",
+        "actor_rollout_ref.rollout.n_gpus_per_node=0",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=naive",
+    ],
+)
+def test_what_verl_asserts_of_separate_engines_is_known_before(configure, setting):
+    with pytest.raises(ValueError, match=f"{setting} with trainer.v1.trainer_mode=separate_async: set it to"):
+        check_run(configure("data.custom_cls.name=null", *SEPARATE, setting))
+
+
+def test_the_mode_with_separate_engines_passes_verls_assertions(monkeypatch):
+    from verl.trainer.ppo.v1 import trainer_separate_async
+
+    from verl_leaf.config import compose
+
+    config = compose("leaf_speech", ["mode=separate_async", "trainer.n_gpus_per_node=4"])
+    check_separate(config)
+    check_lora(config)
+    monkeypatch.setattr(trainer_separate_async.PPOTrainer, "__init__", lambda self, config: print("built"))
+    with contextlib.suppress(AttributeError):  # of what the base class would have made
+        trainer_separate_async.PPOTrainerSeparateAsync(config)
 
 
 @pytest.mark.parametrize("setting", ["lora_adapter_path=/some/adapter", "lora.rank=8"])

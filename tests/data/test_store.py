@@ -3,6 +3,7 @@
 import resource
 import signal
 
+import numpy as np
 import pytest
 
 from verl_leaf.data.store import RowStore
@@ -27,7 +28,7 @@ def test_rows_come_back_as_they_were(tmp_path):
     for row in rows:
         store.append(row)
     assert [store[number] for number in range(len(store))] == rows
-    assert store.select([7, 3])[0] == rows[7]
+    assert store.select(np.array([7, 3]))[0] == rows[7]
 
 
 def fill(store: RowStore) -> None:

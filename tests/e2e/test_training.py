@@ -133,6 +133,29 @@ def test_a_run_can_be_looked_at(trained, tmp_path):
 
 
 @pytest.mark.thorough
+def test_a_run_that_is_told_to_stop_saves_its_step_and_goes_on(task, tmp_path):
+    recipe = Recipe(task, tmp_path)
+    overrides = [
+        "trainer.total_training_steps=8",
+        "trainer.save_freq=100",
+        "trainer.test_freq=-1",
+        "trainer.val_before_train=False",
+    ]
+    process = recipe.start(*overrides)
+    try:
+        wait_for(lambda: 1 in recipe.scalars().get("training/global_step", ()), process)
+        process.terminate()
+        assert process.wait(timeout=600) == 143
+    finally:
+        kill(process)
+    last = int((recipe.run / "checkpoints/latest_checkpointed_iteration.txt").read_text())
+    assert 1 < last < 8 and max(recipe.scalars()["training/global_step"]) == last
+    assert not (recipe.run / "summary.json").exists()
+    recipe.finish(*overrides)
+    assert f"setting global step to {last}" in (recipe.run / "train.log").read_text(errors="replace")
+
+
+@pytest.mark.thorough
 def test_other_audio_at_the_actor_is_seen(task, tmp_path):
     """The control: without it, a parity check that never fails would look the same."""
     recipe = Recipe(task, tmp_path)

@@ -37,8 +37,12 @@ def settings(
     precision: dict | None,
     checkpointing: bool = False,
     lora_rank: int = 16,
+    shards: int = -1,
 ) -> tuple[HFModelConfig, FSDPEngineConfig, FSDPOptimizerConfig, CheckpointConfig]:
-    """The settings of an engine with LoRA, or without it if the rank is 0. ``precision`` None is verl's own, bf16."""
+    """The settings of an engine with LoRA, or without it if the rank is 0.
+
+    ``precision`` None is verl's own, bf16. Of more ranks than ``shards``, the others have copies.
+    """
     model = HFModelConfig(
         path=str(folder),
         lora_rank=lora_rank,
@@ -48,7 +52,7 @@ def settings(
         enable_gradient_checkpointing=checkpointing,
         override_config={"attn_implementation": family.attn_implementation, "share_prompts": share},
     )
-    config = FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=precision)
+    config = FSDPEngineConfig(strategy="fsdp2", use_torch_compile=False, mixed_precision=precision, fsdp_size=shards)
     return model, config, FSDPOptimizerConfig(lr=1e-4, total_training_steps=1000), CheckpointConfig()
 
 

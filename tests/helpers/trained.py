@@ -11,8 +11,8 @@ K, PROMPTS, RESPONSE = 4, 3, 5
 Dealt = list[list[int]]  # the rows of each rank
 
 
-def train(rank: int, port: int, folder: str, deals: dict[str, Dealt], out: str) -> None:
-    """Train anew for each deal, in mini-batches of one prompt; rank 0 writes the adapters below ``out``."""
+def train(rank: int, port: int, folder: str, deals: dict[str, Dealt], out: str, shards: int) -> None:
+    """Train anew for each deal, in mini-batches of one prompt; rank 0 writes the adapters below ``out``, all a checkpoint."""
     ranks = len(next(iter(deals.values())))
     two_ranks.start(rank, ranks, port)
     from peft import get_peft_model_state_dict
@@ -24,7 +24,9 @@ def train(rank: int, port: int, folder: str, deals: dict[str, Dealt], out: str) 
     from verl_leaf.models import FAMILIES
 
     names = ("model_config", "engine_config", "optimizer_config", "checkpoint_config")
-    settings = engines.settings(Path(folder), FAMILIES["qwen2_audio"], share=True, precision=engines.FP32)
+    settings = engines.settings(
+        Path(folder), FAMILIES["qwen2_audio"], share=True, precision=engines.FP32, shards=shards
+    )
     worker = TrainingWorker(
         TrainingWorkerConfig(model_type="language_model", **dict(zip(names, settings, strict=True)))
     )
@@ -46,10 +48,11 @@ def train(rank: int, port: int, folder: str, deals: dict[str, Dealt], out: str) 
         worker.train_mini_batch(batch)
         weights = get_peft_model_state_dict(worker.engine.module)
         torch.save([weights[key].full_tensor() for key in sorted(weights)], Path(out, f"{name}.{rank}.pt"))
+        worker.save_checkpoint(str(Path(out, f"{name}.checkpoint")))
     torch.distributed.destroy_process_group()
 
 
-def trained(folder: Path, deals: dict[str, Dealt], out: Path) -> list[torch.Tensor]:
+def trained(folder: Path, deals: dict[str, Dealt], out: Path, shards: int = -1) -> list[torch.Tensor]:
     """The weights of the adapter in a row, for each deal."""
-    two_ranks.spawn(train, len(next(iter(deals.values()))), str(folder), deals, str(out))
+    two_ranks.spawn(train, len(next(iter(deals.values()))), str(folder), deals, str(out), shards)
     return [torch.cat([each.flatten() for each in torch.load(out / f"{name}.0.pt")]) for name in deals]

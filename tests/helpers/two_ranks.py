@@ -102,3 +102,31 @@ def spawn(function: Callable, ranks: int, *arguments) -> None:
 def collectives(folders: dict[str, Path], out: Path) -> None:
     """Run both ranks to the end."""
     spawn(run, 2, {name: str(folder) for name, folder in folders.items()}, str(out))
+
+
+def load_tied(rank: int, port: int, folder: str, family: str, out: str) -> None:
+    """Load a model, on one rank or two, and write what it makes of a few rollouts after an update, and what it loaded on."""
+    start(rank, int(Path(out).name), port)
+    from tests.helpers import engines
+    from verl_leaf.models import FAMILIES
+    from verl_leaf.training.sharing.engine import SharingEngine
+
+    build, devices = SharingEngine._build_module, []
+
+    def build_module(engine):
+        module = build(engine)
+        devices.extend({weight.device.type for weight in module.parameters()})
+        return module
+
+    SharingEngine._build_module = build_module
+    engine = engines.build_engine(Path(folder), FAMILIES[family], share=True, precision=engines.FP32, lora_rank=0)
+    random = np.random.default_rng(0)
+    prompt = random.integers(10, 200, 12).tolist()
+    rows = [engines.Row(prompt, random.integers(10, 200, RESPONSE).tolist()) for _ in range(4)]
+    batch = engines.build_batch(rows, engines.Features().install())
+    old = engines.old_log_prob(engine, batch)["log_probs"]
+    engines.update(engine, batch.clone(), old, old)
+    after = engines.old_log_prob(engine, batch)["log_probs"]
+    names = [name for name, _ in engine.module.named_parameters()]
+    torch.save([devices, names, old.values(), after.values()], Path(out) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()

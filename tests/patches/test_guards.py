@@ -40,6 +40,7 @@ GUARDED = [
     ("speech_processor", "verl.utils.tokenizer.tokenizer", "hf_processor"),
     ("update_counts", RAY_TRAINER, "reduce_metrics"),
     ("v1_trainer", V1_TRAINER, "PPOTrainer._update_actor"),
+    ("v1_trainer", V1_TRAINER, "PPOTrainer.step"),
     ("v1_trainer", V1_TRAINER, "reduce_metrics"),
 ]
 GONE = [

@@ -51,6 +51,51 @@ def balanced(keys: list[str], ranks: int, n: int, prompts: int, share: bool = Tr
     return trainer._balance_batch(KVBatchMeta(partition_id="train", keys=keys, tags=tags), {})
 
 
+@pytest.mark.parametrize("save_freq, saved, ran", [(200, [3], 3), (-1, [], 6)])
+def test_a_run_that_is_told_to_stop_saves_its_step_and_ends(tmp_path, monkeypatch, save_freq, saved, ran):
+    """Through verl's own loop; only what a step, a checkpoint and the logs do is left out."""
+    nothing = SimpleNamespace(
+        init=lambda _: None, set_step=lambda _: None, kv_clear=lambda **_: None, log=lambda **_: None
+    )
+    for name in ("Tracking", "ValidationGenerationsLogger", "DapoFilteredRewardTableLogger"):
+        monkeypatch.setattr(trainer_base, name, lambda **_: nothing)
+    for name in ("SkipManager", "tq"):
+        monkeypatch.setattr(trainer_base, name, nothing)
+    below = PPOTrainerSync.__mro__[PPOTrainerSync.__mro__.index(V1TrainerMixin) + 1]
+    steps, written = [], []
+
+    def step(self, metrics, timing_raw):
+        steps.append(self.global_steps)
+        if self.global_steps == 3:
+            (tmp_path / "stop").touch()
+        return KVBatchMeta(partition_id="train", keys=[], tags=[])
+
+    monkeypatch.setattr(below, "step", step)
+    for name in (
+        "_reissue_inflight_prompts",
+        "_start_profiling",
+        "_stop_profiling",
+        "_compute_metrics",
+        "_shutdown_dump_executor",
+    ):
+        monkeypatch.setattr(below, name, lambda *_, **__: None)
+    monkeypatch.setattr(PPOTrainerSync, "on_step_end", lambda self: None)
+    monkeypatch.setattr(below, "_save_checkpoint", lambda self: written.append(self.global_steps))
+    monkeypatch.setattr(below, "_validate", lambda self: pytest.fail("no time to validate"))
+    trainer = PPOTrainerSync.__new__(PPOTrainerSync)
+    settings = {
+        "save_freq": save_freq,
+        "test_freq": 3 if saved else -1,
+        "default_local_dir": str(tmp_path),
+        "total_epochs": 9,
+    }
+    settings |= {"val_before_train": False, "project_name": "", "experiment_name": "", "logger": []}
+    trainer.config = OmegaConf.create({"trainer": settings, "global_profiler": {"steps": None}})
+    trainer.global_steps, trainer.total_training_steps, trainer.steps_per_epoch = 0, 6, 100
+    trainer.fit(None)
+    assert steps == list(range(1, ran + 1)) and written == saved
+
+
 @pytest.fixture
 def no_queue(monkeypatch):
     row = {"prompts": torch.ones(1), "responses": torch.ones(1)}

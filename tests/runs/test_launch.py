@@ -1,9 +1,13 @@
 """What a start of a run says when it is stopped."""
 
+import os
 import signal
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 from rich.console import Console
 
 from verl_leaf.runs.folder import LAST_CHECKPOINT, RunFolder
@@ -38,3 +42,24 @@ def test_a_stopped_run_promises_no_checkpoint_that_there_is_not(tmp_path, last, 
         with pytest.raises(KeyboardInterrupt):
             start._watched(command, Stopped(folder, console), {})
     assert what in said.get()
+
+
+@pytest.mark.parametrize("signals, last", [(1, 3), (2, 2)])
+def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path, signals, last):
+    folder, console = RunFolder(tmp_path), Console(width=1000)
+    folder.checkpoints.mkdir()
+    tracker = folder.checkpoints / LAST_CHECKPOINT
+    tracker.write_text("2")
+    wait = f"import pathlib, time\nwhile not pathlib.Path({str(folder.stop)!r}).exists() or {signals} > 1: time.sleep(0.05)\n"
+    command = [sys.executable, "-c", f"{wait}pathlib.Path({str(tracker)!r}).write_text('3')"]
+    training = SimpleNamespace(config=OmegaConf.create({"trainer": {"use_v1": True, "save_freq": 100}}))
+    watch = Watch(folder, console)
+    watch.has_stepped = True
+    for number in range(signals):
+        threading.Timer(0.5 * (number + 1), os.kill, [os.getpid(), signal.SIGTERM]).start()
+    with folder.lock() as lock, console.capture() as said:
+        start = _Start(training, _Part(folder, None), None, None, lock, console)
+        with pytest.raises(SystemExit) as ended:
+            start._watched(command, watch, {})
+    assert ended.value.code == 143 and not folder.stop.exists()
+    assert f"continues after step {last}, the last checkpoint" in said.get()

@@ -50,9 +50,9 @@ def build(tmp_path, processor):
 
 
 def test_rows_come_with_messages_that_lead_to_the_audio(build, rows, processor):
-    dataset = build(rows)
-    assert len(dataset) == 3
-    item = dataset[2]
+    found = build(rows)
+    assert len(found) == 3
+    item = found[2]
     text, clips, is_long = render_prompt(processor, item["raw_prompt"], CONFIG)
     assert [len(clip) for clip in clips] == [17600] and not is_long
     assert text.count(processor.audio_token) == 1 and "Translate into German." in text
@@ -63,6 +63,50 @@ def test_max_samples(build, rows, processor, tmp_path):
     build(rows)
     dataset = SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor, max_samples=2)
     assert len(dataset) == 2
+
+
+@pytest.fixture
+def kept(build, rows, monkeypatch, tmp_path):
+    """`build` with checked rows that are kept, and its settings."""
+    monkeypatch.setattr("verl_leaf.speech.dataset.WORTH_KEEPING", -1.0)
+    return {"cache_dir": str(tmp_path / "cache"), "filter_overlong_prompts": True}
+
+
+def test_rows_that_were_checked_are_used_without_their_audio(build, rows, kept, tmp_path, caplog):
+    rows[1]["prompt"][0]["content"] += "word " * 200
+    before = build(rows, **kept)
+    said = [message for message in caplog.messages if "1 of 3 rows have a prompt of more" in message]
+    caplog.clear()
+    for number in range(3):
+        (tmp_path / f"{number}.wav").unlink()
+    status = os.stat(tmp_path / "rows.parquet")
+    again = SpeechDataset(str(tmp_path / "rows.parquet"), before.tokenizer, before.config, before.processor)
+    assert [dict(again.dataframe[n]) for n in range(2)] == [before.dataframe[n] for n in range(2)] and len(again) == 2
+    assert caplog.messages[:1] == said and "no audio is read now" in caplog.messages[-1]
+    one = SpeechDataset(
+        str(tmp_path / "rows.parquet"), before.tokenizer, before.config, before.processor, max_samples=-1
+    )
+    assert len(one) == 2
+    for change in {"max_prompt_length": 150}, {"long_audio": "cut"}:
+        changed = OmegaConf.merge(before.config, change)
+        with pytest.raises(ValueError, match="0.wav: no such file"):
+            SpeechDataset(str(tmp_path / "rows.parquet"), before.tokenizer, changed, before.processor)
+    os.utime(tmp_path / "rows.parquet", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    with pytest.raises(ValueError, match="0.wav: no such file"):
+        SpeechDataset(str(tmp_path / "rows.parquet"), before.tokenizer, before.config, before.processor)
+
+
+def test_other_settings_take_the_place_of_kept_rows(build, rows, kept, tmp_path):
+    build(rows, **kept)
+    build(rows, **kept, max_prompt_length=150)
+    assert sorted(file.suffix for file in (tmp_path / "cache").iterdir()) == [".npz", ".rows"]
+
+
+def test_kept_rows_that_are_damaged_are_checked_again(build, rows, kept, tmp_path):
+    build(rows, **kept)
+    (stored,) = (tmp_path / "cache").glob("*.rows")
+    os.truncate(stored, 10)
+    assert len(build(rows, **kept)) == 3
 
 
 @pytest.mark.parametrize("column", ["data_source", "prompt", "reward_model"])

@@ -12,6 +12,8 @@ from omegaconf import ListConfig, OmegaConf
 
 from verl_leaf.algorithm.estimators import ESTIMATORS, LeafOptions, no_estimator
 from verl_leaf.algorithm.settings import check_settings
+from verl_leaf.checks.machine import check_machine
+from verl_leaf.checks.memory import check_memory
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
 from verl_leaf.common.names import REWARD_PATHS
@@ -34,6 +36,7 @@ def check_run(config) -> None:
     """
     check_estimator(config)
     check_lora(config)
+    check_separate(config)
     if is_speech_run(config):
         check_vllm()
         family = check_speech_model(config.actor_rollout_ref.model.path)
@@ -61,6 +64,8 @@ def check_run(config) -> None:
             check_reward(reward.name, options, references)
         except ValueError as error:
             raise ValueError(f"reward.custom_reward_function: {error}") from error
+    check_machine(config.data.get("cache_dir"))
+    check_memory(config)
 
 
 def check_estimator(config) -> None:
@@ -112,8 +117,43 @@ def check_lora(config) -> None:
     if trainer.use_v1 and trainer.v1.trainer_mode == "separate_async" and has_lora and not model.lora.merge:
         raise ValueError(
             "trainer.v1.trainer_mode=separate_async never sends LoRA updates to the rollout engine (verl issue 7495), which "
-            "would go on with the first weights: take sync or colocate_async, or actor_rollout_ref.model.lora.merge=True"
+            "would go on with the first weights: take sync or colocate_async, or actor_rollout_ref.model.lora.merge=True, which "
+            "mode=separate_async sets with what else it needs"
         )
+
+
+def check_separate(config) -> None:
+    """Stop if generating on GPUs of their own lacks what verl asserts of it after it has started Ray.
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    mode = config.trainer.v1
+    if not config.trainer.use_v1 or mode.trainer_mode != "separate_async":
+        return
+    rollout, prompts = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    batch = mode.separate_async.parameter_sync_step * prompts
+    for setting, value, wrong, remedy in (
+        ("data.train_batch_size", config.data.train_batch_size, config.data.train_batch_size != batch, batch),
+        ("actor_rollout_ref.rollout.nnodes", rollout.nnodes, rollout.nnodes < 1, "the nodes that generate"),
+        (
+            "actor_rollout_ref.rollout.n_gpus_per_node",
+            rollout.n_gpus_per_node,
+            rollout.n_gpus_per_node < 1,
+            "their GPUs",
+        ),
+        (
+            "actor_rollout_ref.rollout.checkpoint_engine.backend",
+            rollout.checkpoint_engine.backend,
+            rollout.checkpoint_engine.backend == "naive",
+            "nccl",
+        ),
+    ):
+        if wrong:
+            raise ValueError(
+                f"{setting}={value} with trainer.v1.trainer_mode=separate_async: set it to {remedy}, or all of them by "
+                "mode=separate_async"
+            )
 
 
 def check_family(own: Family, actor_rollout_ref) -> None:

@@ -11,13 +11,28 @@ LEAST_DRIVERS = {"12": 525, "13": 580}  # NVIDIA's, by the major version of the 
 
 def listed_gpus() -> str | None:
     """Number, name and driver of the GPUs that nvidia-smi lists, None where there is no GPU or no nvidia-smi."""
+    gpus = _asked("name", "driver_version")
+    return f"{len(gpus)} x {gpus[0][0]}, driver {gpus[0][1]}" if gpus else None
+
+
+def gpu_memory() -> float | None:
+    """Return the GiB that the smallest GPU has for a program, None where there is no GPU or nvidia-smi does not say."""
+    sizes = [
+        float(total) - float(reserved)
+        for total, reserved in _asked("memory.total", "memory.reserved")
+        if (total + reserved).isdigit()
+    ]
+    return min(sizes) / 1024 if sizes else None
+
+
+def _asked(*what: str) -> list[list[str]]:
+    """Return what nvidia-smi says of each GPU, in the units of nvidia-smi."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
-        return None
-    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+        return []
+    query = [smi, f"--query-gpu={','.join(what)}", "--format=csv,noheader,nounits"]
     listed = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")
-    gpus = [line.rsplit(",", 1) for line in listed if "," in line]
-    return f"{len(gpus)} x {gpus[0][0].strip()}, driver {gpus[0][1].strip()}" if gpus else None
+    return [values for line in listed if len(values := [value.strip() for value in line.rsplit(",", 1)]) == len(what)]
 
 
 def gpu_problem(listed: str) -> tuple[str, str] | None:

@@ -1,23 +1,46 @@
-"""How much memory a recipe's settings would take, from the configurations alone. No weights are loaded.
+"""How much memory a run's settings would take, from the configurations alone. No weights are loaded.
 
-Estimates, in GiB, of what the software keeps at its two peaks, generating and updating. They leave out fragmentation and
-what the libraries allocate for themselves but for the constants below, and are meant to be right to about a tenth.
+Estimates, in GiB, of what the software keeps at its two peaks, generating and updating, of a host and of a checkpoint. They
+leave out fragmentation and what the libraries allocate for themselves except for the constants below.
 """
 
+import inspect
+import logging
+import os
+import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
+from verl_leaf.checks.gpus import gpu_memory
+from verl_leaf.checks.model import model_config
+from verl_leaf.models import FAMILIES, Family
+from verl_leaf.models.shapes import padded_length
+from verl_leaf.training.sharing import SHARE_PROMPTS
+from verl_leaf.training.sharing.log_probs import TOKENS
+from verl_leaf.training.sharing.pack import Layout, cheaper
+
+logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+
 GIB = 2**30
+CARD = 79.1  # GiB that a GPU of 80 GB has
+UNSURE = 1.15  # how far an estimate may be above what a run takes
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
 CONTEXTS = 1.5  # GiB: CUDA's contexts and NCCL's buffers of the actor's and vLLM's process
 SLEEPING_VLLM = 2.0  # GiB that vLLM keeps on the GPU while it sleeps: graphs and workspaces
-LAYER_ACTIVATIONS = (
-    34  # bytes per token and unit of width of a layer that is computed again (arXiv 2205.05198, section 4.1)
-)
+# Bytes per token of a layer that is computed again, forward and backward, for each unit of its width and of its MLP's. Fitted to
+# the traces of tests/helpers/true_shapes.py, which the estimates are held to.
+OF_WIDTH, OF_MLP = 24, 12
+# Sizes of CUDA segments in torch's allocator (c10/cuda/CUDACachingAllocator.cpp): a tensor of up to SMALL comes from a segment of
+# SMALL_SEGMENT, one of up to MEDIUM from one of MEDIUM_SEGMENT, a larger one has its own.
+SMALL, SMALL_SEGMENT = 2**20, 2**21
+MEDIUM, MEDIUM_SEGMENT = 10 * 2**20, 20 * 2**20
+MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that vLLM makes one of
 
 
 @dataclass(frozen=True)
@@ -47,6 +70,13 @@ class Estimate:
     def gib(self) -> float:
         return sum(part.gib for part in self.parts)
 
+    @property
+    def on_gpu(self) -> bool:
+        return "GPU" in self.name
+
+    def in_words(self) -> str:
+        return "; ".join(f"{part.gib:.1f} {part.what} ({part.how})" for part in self.parts if part.gib)
+
 
 @dataclass(frozen=True)
 class ModelSize:
@@ -54,45 +84,134 @@ class ModelSize:
 
     Attributes:
         parameters: of the whole model.
-        lora: of the adapter.
+        lora: of the adapter; 0 if all weights are trained.
         layer: of the largest layer of the language model.
         outside: of everything that is no such layer (embeddings, head, audio encoder), which FSDP gathers as one.
-        layers, hidden, vocabulary: of the language model.
+        tensors: of each tensor, as vLLM merges them.
+        layers, hidden, mlp, vocabulary: of the language model.
+        leaves_out_logits: whether logits of the prompt need not be computed.
+        logit_copies: of all logits in a backward pass: they, their gradient, and Granite's gradient before it is scaled.
+        tied: whether embeddings and output layer are one tensor.
     """
 
     parameters: int
     lora: int
     layer: int
     outside: int
+    tensors: tuple[int, ...]
     layers: int
     hidden: int
+    mlp: int
     vocabulary: int
+    leaves_out_logits: bool
+    logit_copies: int
+    tied: bool
+
+    @property
+    def trained(self) -> int:
+        return self.lora or self.parameters
 
 
-def model_size(network: Any, text_config, lora_layers: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
+def build_network(config, family: Family | None, **settings) -> Any:
+    """Build a model without weights.
+
+    Args:
+        config: its Hugging Face configuration.
+        family: of a speech model; None for a text model.
+        settings: of :meth:`transformers.PreTrainedModel._from_config`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        if family is None:
+            return AutoModelForCausalLM.from_config(config, **settings)
+        model_class: Any = family.load_hf_class()
+        return model_class._from_config(config, attn_implementation=family.attn_implementation, **settings)
+
+
+def lora_layers(
+    network: torch.nn.Module, targets: Sequence[str] | str, exclude: str | None
+) -> dict[str, torch.nn.Linear]:
+    """Return the layers that LoRA takes, by name, as PEFT chooses them.
+
+    Args:
+        network: on any device.
+        targets: the last parts of their names, or ``all-linear``.
+        exclude: regular expression of names that LoRA leaves alone.
+    """
+    everything = targets == "all-linear"
+    return {
+        name: layer
+        for name, layer in network.named_modules()
+        if isinstance(layer, torch.nn.Linear)
+        and (name != "lm_head" if everything else name.rpartition(".")[2] in targets)
+        and not (exclude and re.fullmatch(exclude, name))
+    }
+
+
+def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
     """Count a model's parameters.
 
     Args:
-        network: a :class:`verl_leaf.models.actor.SpeechActor` on any device, the meta device included.
-        text_config: of its language model.
-        lora_layers: that LoRA takes.
-        rank: of LoRA.
+        network: a :class:`verl_leaf.models.actor.SpeechActor`, or a text model of transformers, on any device, the meta
+            device included.
+        lora: layers that LoRA takes.
+        rank: of LoRA; 0 if all weights are trained.
     """
 
     def count(module: torch.nn.Module) -> int:
         return sum(weight.numel() for weight in module.parameters())
 
-    sizes = [count(layer) for layer in network.decoder_layers]
-    parameters = count(network)
+    layers = network.decoder_layers if hasattr(network, "decoder_layers") else network.get_decoder().layers
+    sizes, parameters, text = [count(layer) for layer in layers], count(network), network.config.get_text_config()
     return ModelSize(
         parameters=parameters,
-        lora=sum(rank * (layer.in_features + layer.out_features) for layer in lora_layers),
+        lora=sum(rank * (layer.in_features + layer.out_features) for layer in lora),
         layer=max(sizes),
         outside=parameters - sum(sizes),
+        tensors=_merged(network),
         layers=len(sizes),
-        hidden=text_config.hidden_size,
-        vocabulary=text_config.vocab_size,
+        hidden=text.hidden_size,
+        mlp=text.intermediate_size,
+        vocabulary=text.vocab_size,
+        leaves_out_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
+        logit_copies=3 if hasattr(text, "logits_scaling") else 2,
+        tied=network.get_input_embeddings().weight is network.get_output_embeddings().weight,
     )
+
+
+def _merged(network: torch.nn.Module) -> tuple[int, ...]:
+    sizes: dict[tuple, int] = {}
+    for name, weight in network.named_parameters():
+        if name.startswith("visual."):  # Qwen2.5-Omni's, which vLLM does not load
+            continue
+        *_, layer, kind = ("", *name.split("."))
+        found = next((group for group in MERGED if layer in group), layer)
+        key = (name.removesuffix(f"{layer}.{kind}"), found, kind)
+        sizes[key] = sizes.get(key, 0) + weight.numel()
+    return tuple(sizes.values())
+
+
+def pinned(sizes: Sequence[int]) -> int:
+    """Return the bytes of host memory that vLLM's sleep pins for tensors of these sizes, in bytes.
+
+    vLLM copies each CUDA segment into a block of pinned memory (vllm/device_allocator/cumem.py, 0.24.0), and torch rounds
+    such a block up to a power of two (ATen/core/CachingHostAllocator.h) and keeps it. torch 2.11 has no setting for that.
+    Later ones have ``pinned_max_round_threshold_mb``, with which vLLM 0.30 was seen to fail at its second sleep.
+    """
+    small = sum(size for size in sizes if size <= SMALL)
+    medium = [size for size in sizes if SMALL < size <= MEDIUM]
+    blocks = -(-small // SMALL_SEGMENT) * SMALL_SEGMENT
+    left = 0
+    for size in medium:
+        if size > left:
+            blocks, left = blocks + _power_of_two(MEDIUM_SEGMENT), MEDIUM_SEGMENT
+        left -= size
+    return blocks + sum(_power_of_two(-(-size // SMALL_SEGMENT) * SMALL_SEGMENT) for size in sizes if size > MEDIUM)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
 
 
 def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estimate]:
@@ -107,11 +226,13 @@ def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estima
         One GPU while generating and while updating, the host of one node, and the disk per checkpoint.
     """
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
+    if 0 < (sharded := config.actor_rollout_ref.actor.fsdp_config.fsdp_size) < ranks:
+        ranks = sharded  # the other ranks have copies
     return [
         _generating(config, size, ranks, memory),
         _updating(config, size, ranks),
-        _host(config, size),
-        _disk(size),
+        _host(config, size, ranks),
+        _disk(config, size),
     ]
 
 
@@ -120,14 +241,15 @@ def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
     engine = config.actor_rollout_ref.actor.fsdp_config
     width = BYTES[engine.model_dtype]
     base = 0.0 if engine.param_offload or engine.offload_policy else width * size.parameters / ranks / GIB
-    optimizer = 0.0 if engine.optimizer_offload else 12 * size.lora / ranks / GIB
+    adapter = 4 * size.lora / ranks / GIB
+    optimizer = 0.0 if engine.optimizer_offload else 12 * size.trained / ranks / GIB
     return [
         Part(
             "actor's weights",
             base,
             f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)",
         ),
-        Part("adapter, its gradients and Adam", 4 * size.lora / ranks / GIB + optimizer, "16 bytes per weight"),
+        Part("what is trained", adapter + optimizer, "adapter, gradients and Adam's moments, 4 bytes each per weight"),
     ]
 
 
@@ -155,54 +277,173 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
     return Estimate("one GPU, generating", parts, remedies)
 
 
+def _micro_batch(config: DictConfig, size: ModelSize, updates: bool) -> tuple[int, Layout, bool]:
+    """Return the responses of the largest micro-batch, its layout, and whether responses to a prompt share a row of it.
+
+    Args:
+        config, size: as for :func:`estimates`.
+        updates: of the update, whose micro-batches are parts of a mini-batch; or of the passes for log-probabilities.
+    """
+    settings, data = config.actor_rollout_ref, config.data
+    actor, n = settings.actor, settings.rollout.n
+    longest = data.max_prompt_length + data.max_response_length
+    count = actor.ppo_micro_batch_size_per_gpu or 1
+    if actor.use_dynamic_bsz:
+        prompts = actor.ppo_mini_batch_size if updates else data.train_batch_size
+        own = prompts * n // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
+        count = max(1, min(own, actor.ppo_max_token_len_per_gpu // longest))
+    alone = Layout(count, padded_length(longest))
+    each = min(count, n)
+    if not settings.model.override_config.get(SHARE_PROMPTS, False) or each == 1 or actor.use_dynamic_bsz:
+        return count, alone, False
+    packed = Layout(-(-count // each), padded_length(data.max_prompt_length + each * data.max_response_length))
+    shares = cheaper(packed, alone, size.hidden)
+    return count, packed if shares else alone, shares
+
+
+def _pass(config: DictConfig, size: ModelSize, updates: bool) -> list[Part]:
+    """What the actor's largest forward pass takes, and its backward pass if it updates."""
+    count, layout, shares = _micro_batch(config, size, updates)
+    tokens = layout.rows * layout.width
+    layer = (OF_WIDTH * size.hidden + OF_MLP * size.mlp) * tokens // (1 if updates else 2)
+    kept = 2 * size.layers * size.hidden * tokens
+    if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
+        kept = size.layers * layer
+    mask = 3 * layout.rows * layout.width**2 if shares else 0
+    prompt = config.data.max_prompt_length - 1 if size.leaves_out_logits else 0
+    computed = layout.rows * (layout.width - prompt)
+    chunk = min(TOKENS, count * config.data.max_response_length)
+    logits = (2 * (size.logit_copies if updates else 1) * computed + 8 * chunk) * size.vocabulary
+    return [
+        Part(
+            "activations" if updates else "hidden states",
+            (kept if updates else 2 * size.hidden * tokens) / GIB,
+            f"{layout.rows} row(s) of {layout.width} tokens for {count} response(s)",
+        ),
+        Part("mask", mask / GIB, "of each pair of tokens, and a copy in bf16"),
+        # One is over when the other begins.
+        Part("logits", logits / GIB, f"of {computed} tokens, and {chunk} at a time in float32")
+        if logits > layer
+        else Part("a layer", layer / GIB, "what it computes"),
+    ]
+
+
 def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
-    actor, data = config.actor_rollout_ref.actor, config.data
-    rows = actor.ppo_micro_batch_size_per_gpu or 1
-    answers = rows * data.max_response_length
-    shared = config.actor_rollout_ref.model.override_config.get("share_prompts", False)
-    prompts = max(1, rows // config.actor_rollout_ref.rollout.n) if shared else rows
-    tokens = prompts * data.max_prompt_length + answers
-    kept = size.layers if config.actor_rollout_ref.model.enable_gradient_checkpointing else 0
-    computed = 1 if kept else size.layers
+    passes = [_pass(config, size, updates) for updates in (True, False)]
     parts = [
         *_shard(config, size, ranks),
         Part(
             "gathered weights", 2 * (size.outside + 2 * size.layer) / GIB, "what is no layer, and two layers, in bf16"
         ),
-        Part(
-            "activations",
-            (2 * kept + LAYER_ACTIVATIONS * computed) * tokens * size.hidden / GIB,
-            f"{tokens} tokens in a micro-batch of {rows} responses",
-        ),
-        Part("logits", 10 * answers * size.vocabulary / GIB, "bf16, their gradient and a float32 copy"),
+        *max(passes, key=lambda parts: sum(part.gib for part in parts)),
         Part("sleeping vLLM", SLEEPING_VLLM, "a constant"),
         Part("contexts", CONTEXTS, "a constant"),
     ]
+    actor = config.actor_rollout_ref.actor
+    rows, tokens = actor.ppo_micro_batch_size_per_gpu or 1, actor.ppo_max_token_len_per_gpu
+    smaller = f"ppo_micro_batch_size_per_gpu={rows // 2}"
+    if actor.use_dynamic_bsz:
+        smaller = f"ppo_max_token_len_per_gpu={max(config.data.max_prompt_length + config.data.max_response_length, tokens // 2)}"
     remedies = [
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={max(1, rows // 2)}",
+        f"actor_rollout_ref.actor.{smaller}",
         "actor_rollout_ref.actor.fsdp_config.model_dtype=bf16",
         "more GPUs",
     ]
-    return Estimate("one GPU, updating", parts, remedies if rows > 1 else remedies[1:])
+    return Estimate("one GPU, updating", parts, remedies if rows > 1 or actor.use_dynamic_bsz else remedies[1:])
 
 
-def _host(config: DictConfig, size: ModelSize) -> Estimate:
-    gpus = config.trainer.n_gpus_per_node
-    sleeping = gpus * BYTES["bfloat16"] * size.parameters / config.actor_rollout_ref.rollout.tensor_model_parallel_size
-    loading = BYTES[config.actor_rollout_ref.actor.fsdp_config.model_dtype] * size.parameters
-    return Estimate(
-        "host memory per node",
-        [
-            Part("sleeping vLLM's weights", sleeping / GIB, "pinned, in bf16, for each GPU"),
-            Part("loading", loading / GIB, "the model once, on rank 0; on every rank where embeddings are tied"),
-            Part("processes", 3.0 * gpus + 10.0, "about 3 GiB per GPU and 10 for trainer, queue, Ray and workers"),
-        ],
-    )
-
-
-def _disk(size: ModelSize) -> Estimate:
+def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
+    settings, gpus = config.actor_rollout_ref, config.trainer.n_gpus_per_node
+    rollout = settings.rollout
+    # With an adapter, vLLM sleeps at level 1, which keeps the weights; else at level 2, which drops them.
+    sleeps = rollout.free_cache_engine and size.lora and not settings.model.lora.merge
+    served = [2 * tensor // rollout.tensor_model_parallel_size for tensor in size.tensors]
+    loads = gpus if size.tied and settings.actor.strategy != "fsdp2" else 1
     parts = [
-        Part("adapter", 8 * size.lora / GIB, "float32, in verl's layout and in PEFT's"),
-        Part("Adam", 8 * size.lora / GIB, "two moments in float32"),
+        Part(
+            "sleeping vLLM's weights",
+            gpus * pinned(served) / GIB if sleeps else 0.0,
+            f"{sum(served) / GIB:.1f} in bf16 for each GPU, pinned in blocks of powers of two",
+        ),
+        Part(
+            "loading",
+            loads * BYTES[settings.actor.fsdp_config.model_dtype] * size.parameters / GIB,
+            f"the model {loads} time(s)",
+        ),
+        Part("processes", 3.0 * gpus + 10.0, "about 3 GiB per GPU and 10 for trainer, queue, Ray and workers"),
     ]
-    return Estimate("disk per checkpoint", parts)
+    if not size.lora and (settings.actor.use_kl_loss or config.algorithm.use_kl_in_reward):
+        blocks = sum(_power_of_two(max(1, 2 * tensor // ranks)) for tensor in size.tensors)
+        parts.append(Part("reference policy", gpus * blocks / GIB, "in bf16, pinned in blocks of powers of two"))
+    return Estimate("host memory per node", parts, ["fewer GPUs per node", "a smaller model"])
+
+
+def _disk(config: DictConfig, size: ModelSize) -> Estimate:
+    whole = not (size.lora and config.actor_rollout_ref.actor.checkpoint.get("save_lora_only", False))
+    weights = (
+        BYTES[config.actor_rollout_ref.actor.fsdp_config.model_dtype] * size.parameters if whole else 4 * size.lora
+    )
+    parts = [
+        Part("weights", weights / GIB, "of all layers" if whole else "of the adapter, in float32"),
+        Part("Adam", 8 * size.trained / GIB, "two moments in float32"),
+    ]
+    if size.lora:
+        parts.append(Part("adapter", 4 * size.lora / GIB, "in PEFT's layout, in float32"))
+    return Estimate("disk per checkpoint", parts, ["trainer.default_local_dir to a folder on another disk"])
+
+
+def check_memory(config: DictConfig) -> None:
+    """Estimate a run on GPUs with its own settings, say the result, and compare it with this machine.
+
+    Raises:
+        ValueError: the run needs more memory than a GPU or the host has, or more room than the disk has for one checkpoint.
+    """
+    model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
+    if config.trainer.device != "cuda" or "://" in model.path:
+        return
+    if (
+        actor.strategy not in ("fsdp", "fsdp2")
+        or model.use_fused_kernels
+        or actor.get("ulysses_sequence_parallel_size", 1) > 1
+    ):
+        logger.warning("The memory of this run is not estimated: only FSDP without Ulysses and fused kernels is")
+        return
+    try:
+        found = model_config(model.path)
+        network = build_network(found, FAMILIES.get(found.model_type))
+        lora = lora_layers(network, model.target_modules, model.exclude_modules) if model.lora_rank else {}
+        size = model_size(network, list(lora.values()), model.lora_rank)
+    except (ValueError, AttributeError) as error:  # a text model may be of any architecture
+        logger.warning("The memory of this run is not estimated: %s", " ".join(str(error).split()))
+        return
+    memory = gpu_memory()
+    for estimate in estimates(config, size, memory or CARD):
+        limit, where = _available(config, estimate, memory)
+        needed = f"{estimate.name}: about {estimate.gib:.1f} GiB ({estimate.in_words()})"
+        if limit is not None and estimate.gib > UNSURE * limit:
+            raise ValueError(f"{needed}; {where} {limit:.1f}. Set {', or '.join(estimate.remedies)}")
+        tight = limit is not None and estimate.gib > limit
+        logger.warning("%s%s%s", needed, "" if limit is None else f"; {where} {limit:.1f}", ": tight" if tight else "")
+
+
+def _available(config: DictConfig, estimate: Estimate, memory: float | None) -> tuple[float | None, str]:
+    """Return how many GiB there are of what an estimate is about, None if it cannot be known here, and where."""
+    if estimate.on_gpu:
+        return memory, "each has"
+    if "disk" in estimate.name:
+        folder = Path(config.trainer.default_local_dir).absolute()
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        return shutil.disk_usage(there).free / GIB, f"the disk of {folder} has"
+    return (
+        None if memory is None else host_memory(),
+        "this one has",
+    )  # a machine without a GPU is not the one that trains
+
+
+def host_memory() -> float:
+    """Return the GiB of memory that this machine has, or that its cgroup may use."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limit = Path("/sys/fs/cgroup/memory.max")
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        sizes.append(int(text))
+    return min(sizes) / GIB

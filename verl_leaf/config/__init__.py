@@ -4,6 +4,8 @@
 - ``leaf_speech``: the published configuration (arXiv 2606.07610), with ``family=`` a family of speech models;
 - ``leaf_speech_cpu``: the same for a small model on a machine without a GPU.
 
+``mode=separate_async`` lets GPUs of their own generate.
+
 Each is a YAML file here that builds on verl's ``ppo_trainer``. ``machine=cpu`` makes any of them run without a GPU.
 """
 
@@ -19,6 +21,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
+
+MICRO_BATCH_TOKENS = 8192  # logits of a vocabulary of 156,000 then take 2.6 GB in bf16, and their gradient the same
 
 
 class LeafSearchPath(SearchPathPlugin):
@@ -42,8 +46,12 @@ def register() -> None:
     for name, resolver in (
         ("leaf.mini_batch", prompts_per_mini_batch),
         ("leaf.batch", least_multiple),
-        ("leaf.micro_batch", responses_per_rank),
+        ("leaf.micro_batch", micro_batch),
+        ("leaf.shard", lambda gpus, nodes: gpus if nodes > 1 else -1),
         ("leaf.sum", lambda *numbers: sum(numbers)),
+        ("leaf.product", lambda *numbers: math.prod(numbers)),
+        ("leaf.most", lambda *numbers: max(numbers)),
+        ("leaf.equal", lambda one, other: one == other),
     ):
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
@@ -112,6 +120,20 @@ def least_multiple(number: int, of: int) -> int:
     return -(-number // of) * of
 
 
-def responses_per_rank(prompts: int, responses: int, gpus: int, nodes: int) -> int:
-    """What each rank has of a mini-batch."""
-    return max(1, prompts * responses // (gpus * nodes))
+def micro_batch(prompts: int, responses: int, gpus: int, nodes: int, prompt_tokens: int, response_tokens: int) -> int:
+    """Return how many responses of its share of a mini-batch a rank computes at once: a divisor of the share.
+
+    All of it, or as much as ``MICRO_BATCH_TOKENS`` bound, of prompts that stand once and their responses at full length.
+
+    Args:
+        prompts: in a mini-batch.
+        responses: to a prompt.
+        gpus, nodes: make the ranks.
+        prompt_tokens, response_tokens: at most.
+    """
+    share = max(1, prompts * responses // (gpus * nodes))
+
+    def fits(count: int) -> bool:
+        return -(-count // responses) * prompt_tokens + count * response_tokens <= MICRO_BATCH_TOKENS
+
+    return max(count for count in range(1, share + 1) if share % count == 0 and (count == 1 or fits(count)))

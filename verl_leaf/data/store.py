@@ -1,4 +1,4 @@
-"""Rows on disk while a process works with them."""
+"""Rows on disk while a process works with them, and for later processes that ask for the same."""
 
 import copy
 import errno
@@ -7,12 +7,17 @@ import pickle
 import shutil
 import tempfile
 from array import array
-from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from verl_leaf.common.files import whole_file
 
 
 class RowStore:
-    """Rows in a temporary file that has no name and vanishes with the process.
+    """Rows in a file that has no name and vanishes with the process, unless it is kept.
 
     Files of one run may differ in the types of their columns, which one Arrow table could not hold; and embedded audio
     may be larger than memory. Forked workers may read at the same time.
@@ -27,14 +32,53 @@ class RowStore:
 
     def __init__(self, folder: str, needed: int):
         self._folder, self._needed = Path(folder), needed
-        self._starts, self._sizes = array("Q"), array("Q")
+        self._starts: Any = array("Q")
+        self._sizes: Any = array("Q")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             if needed > self._free():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._file = tempfile.TemporaryFile(dir=folder)
+            self._file = _nameless_file(folder)
         except OSError as error:
             raise self._no_room(error) from error
+
+    @classmethod
+    def find(cls, folder: str, name: str) -> tuple["RowStore", dict[str, np.ndarray]] | None:
+        """Return the rows that :meth:`keep` has kept under a name, and what is about them; None if there are none."""
+        index, rows = _kept(Path(folder), name)
+        try:
+            with np.load(index) as about:
+                arrays = dict(about)
+            file = rows.open("rb")
+        except (OSError, ValueError, BadZipFile):
+            return None
+        store = cls.__new__(cls)
+        store._file, store._starts, store._sizes = file, arrays.pop("starts"), arrays.pop("sizes")
+        return (store, arrays) if store.size == store._starts[-1] + store._sizes[-1] else None
+
+    def keep(self, name: str, **about: np.ndarray) -> Path:
+        """Give the file a name in its folder, in the place of all whose names begin with the same part before a hyphen.
+
+        Args:
+            name: for :meth:`find`.
+            about: arrays to keep beside the rows.
+
+        Returns:
+            The file of the rows.
+        """
+        index, rows = _kept(self._folder, name)
+        for old in self._folder.glob(f"{name.partition('-')[0]}-*"):
+            old.unlink(missing_ok=True)
+        with whole_file(rows) as temporary:
+            try:
+                os.link(f"/proc/self/fd/{self._file.fileno()}", temporary, follow_symlinks=True)
+            except OSError:  # a file system that has no files without a name
+                with temporary.open("wb") as copied:
+                    self._file.seek(0)
+                    shutil.copyfileobj(self._file, copied)
+        with whole_file(index) as temporary, temporary.open("wb") as arrays:
+            np.savez(arrays, allow_pickle=False, starts=np.array(self._starts), sizes=np.array(self._sizes), **about)
+        return rows
 
     def append(self, row: dict) -> None:
         try:
@@ -55,16 +99,30 @@ class RowStore:
             f"{free} free (a quota may allow less). Set data.cache_dir to another folder"
         )
 
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return os.fstat(self._file.fileno()).st_size
+
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, number: int) -> dict:
-        start, size = self._starts[number], self._sizes[number]
-        return pickle.loads(os.pread(self._file.fileno(), size, start))
+        return pickle.loads(os.pread(self._file.fileno(), int(self._sizes[number]), int(self._starts[number])))
 
-    def select(self, numbers: Iterable[int]) -> "RowStore":
+    def select(self, numbers: np.ndarray) -> "RowStore":
         """The rows of these numbers, in their order, of the same file."""
-        chosen, numbers = copy.copy(self), list(numbers)
-        chosen._starts = array("Q", (self._starts[number] for number in numbers))
-        chosen._sizes = array("Q", (self._sizes[number] for number in numbers))
+        chosen = copy.copy(self)
+        chosen._starts, chosen._sizes = np.array(self._starts)[numbers], np.array(self._sizes)[numbers]
         return chosen
+
+
+def _kept(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.npz", folder / f"{name}.rows"
+
+
+def _nameless_file(folder: str) -> IO[bytes]:
+    try:  # tempfile's could not be given a name
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600), "w+b")
+    except OSError:
+        return tempfile.TemporaryFile(dir=folder)

@@ -8,7 +8,9 @@ def add_arguments(parser) -> None:
     parser.add_argument("model", nargs="?", help="model folder or hub name; without one, the environment")
     parser.add_argument("--gpu", action="store_true", help="run tiny models on the GPU and check what it computes")
     parser.add_argument("--gpus", type=int, help="does the published configuration for the model fit so many GPUs?")
-    parser.add_argument("--memory", type=float, default=80.0, help="of each GPU, GiB (default: %(default)s)")
+    parser.add_argument(
+        "--memory", type=float, default=79.1, help="of each GPU, GiB (default: %(default)s, a card of 80 GB)"
+    )
 
 
 def main(options) -> int:

@@ -5,20 +5,19 @@ import importlib
 import importlib.metadata
 import os
 import platform
-import re
 import shutil
 import sys
 import sysconfig
 import tempfile
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 from rich.text import Text
 
 from verl_leaf.checks.gpus import gpu_problem, listed_gpus
-from verl_leaf.checks.memory import estimates, model_size
+from verl_leaf.checks.machine import machine_problems
+from verl_leaf.checks.memory import CARD, build_network, estimates, lora_layers, model_size
 from verl_leaf.checks.model import NEEDS_GPU_VERSIONS, model_config, model_problems
 from verl_leaf.checks.versions import REMEDY, TESTED, is_tested, too_old
 from verl_leaf.common import vllm_distribution
@@ -69,6 +68,11 @@ def examine() -> int:
     _torch_extensions(checkup)
     _gpus(checkup)
     _temporary_folder(checkup)
+    for problem in machine_problems():
+        if problem.stops:
+            checkup.add(problem.what, problem.found, problem.remedy)
+        else:
+            checkup.add(problem.what, f"{problem.found}: {problem.remedy}", verdict="note")
     if any(verdict == "untested" for verdict, *_ in checkup.rows):
         return checkup.show("This environment is untested, and nothing in it is known to be broken.")
     return checkup.show("This environment can train.")
@@ -92,7 +96,7 @@ def examine_gpu() -> int:
     return checkup.show("This GPU computes what it should.")
 
 
-def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> int:
+def examine_model(model: str, gpus: int | None = None, memory: float = CARD) -> int:
     """Print whether a model can be trained, from its config.json alone; the exit status is 1 if it cannot, else 0.
 
     Args:
@@ -103,8 +107,6 @@ def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> 
     Raises:
         ValueError: there is no config.json, or one that transformers does not know.
     """
-    import torch
-
     config = model_config(model)
     checkup = Checkup()
     problems = model_problems(model, config)
@@ -117,25 +119,22 @@ def examine_model(model: str, gpus: int | None = None, memory: float = 80.0) -> 
         checkup.add("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here", verdict="note")
     if family is not None and not problems:
         checkup.add("architecture", config.architectures[0])
-        model_class: Any = family.load_hf_class()
-        with torch.device("meta"):
-            network = model_class._from_config(config, attn_implementation=family.attn_implementation)
+        network = build_network(config, family)
         taken = _layers(checkup, network, family)
         if gpus is not None:
-            _memory(checkup, network, config, list(taken.values()), family, gpus, memory)
+            _memory(checkup, network, list(taken.values()), family, gpus, memory)
     return checkup.show("This model can be trained.")
 
 
-def _memory(checkup: Checkup, network, config, lora_layers: list, family: Family, gpus: int, memory: float) -> None:
+def _memory(checkup: Checkup, network, lora: list, family: Family, gpus: int, memory: float) -> None:
     """Whether the published configuration fits."""
     settings = compose("leaf_speech", [f"family={family.model_type}", f"trainer.n_gpus_per_node={gpus}"])
-    size = model_size(network, config.get_text_config(), lora_layers, settings.actor_rollout_ref.model.lora_rank)
+    size = model_size(network, lora, settings.actor_rollout_ref.model.lora_rank)
     for estimate in estimates(settings, size, memory):
-        parts = "; ".join(f"{part.gib:.1f} {part.what} ({part.how})" for part in estimate.parts)
         remedy = None
-        if "GPU" in estimate.name and estimate.gib > memory:
+        if estimate.on_gpu and estimate.gib > memory:
             remedy = f"{memory:g} GiB are too few: set {', or '.join(estimate.remedies)}"
-        checkup.add(estimate.name, f"about {estimate.gib:.1f} GiB: {parts}", remedy)
+        checkup.add(estimate.name, f"about {estimate.gib:.1f} GiB: {estimate.in_words()}", remedy)
 
 
 def _layers(checkup: Checkup, network, family: Family) -> dict:
@@ -149,11 +148,7 @@ def _layers(checkup: Checkup, network, family: Family) -> dict:
         if isinstance(module, PreTrainedModel):
             attention[module.config._attn_implementation].append(type(module).__name__)
     checkup.add("attention", "; ".join(f"{kind}: {', '.join(names)}" for kind, names in attention.items()))
-    taken = {
-        name: layer
-        for name, layer in network.named_modules()
-        if name.rpartition(".")[2] in family.lora_targets and not re.fullmatch(family.lora_exclude, name)
-    }
+    taken = lora_layers(network, family.lora_targets, family.lora_exclude)
     inside = {module for layer in network.decoder_layers for module in layer.modules()}
     outside = [name for name, layer in taken.items() if layer not in inside]
     present = {name.rpartition(".")[2] for name in taken}

@@ -18,7 +18,12 @@ def placeholders(config) -> tuple[int, ...]:
 
 
 def mask_placeholders(logits: torch.Tensor, config) -> torch.Tensor:
-    """Mask the placeholders, in place: ``logits`` is ``[..., vocabulary]`` and may be part of a graph."""
+    """Mask the placeholders, in place: ``logits`` is ``[..., vocabulary]`` and may be part of a graph.
+
+    Their gradient is 0 wherever they are not the token that is asked for, and they never are. So the graph need not know of
+    the mask: its backward pass would copy the gradient of all logits, 0.8 GiB for 8 responses to a prompt of Qwen2-Audio.
+    """
+    values = logits.detach()
     for token_id in placeholders(config):
-        logits[..., token_id] = MASKED_LOGIT
+        values[..., token_id] = MASKED_LOGIT
     return logits

@@ -1,4 +1,4 @@
-"""verl's V1 trainers do not give LEAF what it needs, spread a prompt over the ranks, and count no skipped updates.
+"""verl's V1 trainers do not give LEAF what it needs, spread a prompt over the ranks, count no skipped updates, save on no signal.
 
 verl/trainer/ppo/v1/trainer_base.py PPOTrainer (0.9.1). Its registry takes subclasses, but the class of a run is one of
 verl's or a user's own, so what all of them derive from is extended: those registered later get it, too.
@@ -11,6 +11,8 @@ verl's or a user's own, so what all of them derive from is extended: those regis
 - ``_balance_batch`` deals the rows of a batch out to the ranks by their lengths, whichever prompt they belong to, and has
   no switch. Each rank then cuts its own rows into mini-batches (verl/workers/engine_workers.py train_mini_batch). With
   ``share_prompts``, rows are dealt out so that the mini-batches of all ranks together are whole prompts, as on one rank.
+- ``fit`` saves a checkpoint every ``save_freq`` steps and at the end, on no signal. If there is a file ``stop`` beside the
+  checkpoints when a ``step`` ends, this step becomes the last: a checkpoint is saved, and nothing is validated.
 - ``_update_actor`` averages the norms of a step's gradients, and the count of those that are not finite is lost
   (:mod:`verl_leaf.patches.update_counts`).
 """
@@ -18,9 +20,11 @@ verl's or a user's own, so what all of them derive from is extended: those regis
 import functools
 import inspect
 from itertools import chain, islice
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from verl_leaf.common.names import STOP
 from verl_leaf.patches.advantage_batch import REPORT
 from verl_leaf.patches.base import expect, extend, replaced, says
 from verl_leaf.patches.update_counts import counting
@@ -40,6 +44,14 @@ class V1TrainerMixin:
 
         super().__init__(config)
         self.leaf_traces = TraceWriter()
+
+    def step(self, metrics, timing_raw):
+        batch = super().step(metrics, timing_raw)
+        settings = self.config.trainer
+        if settings.save_freq > 0 and Path(settings.default_local_dir, STOP).exists():
+            print(f"Told to stop: step {self.global_steps} is the last, and is saved", flush=True)
+            settings.save_freq, settings.test_freq, self.total_training_steps = 1, -1, self.global_steps
+        return batch
 
     def _compute_advantage(self, batch, metrics):
         from verl.trainer.ppo.v1 import trainer_base
@@ -196,6 +208,7 @@ def _patch(trainer_base: ModuleType) -> str:
     given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
     expect(trainer_base, "PPOTrainer._balance_batch", *given)
     expect(trainer_base, "PPOTrainer._update_actor", "self", "batch", "metrics")
+    expect(trainer_base, "PPOTrainer.step", "self", "metrics", "timing_raw")
     expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
     expect(trainer_base, "upsample_batch_to_divisible_size", "batch", "batch_multiple", "eos_token_id")
     expect(trainer_base, "reduce_metrics", "metrics")

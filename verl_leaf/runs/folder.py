@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from verl_leaf import config
 from verl_leaf.common.files import check_inside, read_json, write_file
+from verl_leaf.common.names import STOP
 
 LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/checkpoint_manager.py
 
@@ -84,6 +85,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """verl's checkpoints, each with its adapter."""
         return self.path / "checkpoints"
+
+    @property
+    def stop(self) -> Path:
+        """The file by which the run is told to save a checkpoint and end."""
+        return self.checkpoints / STOP
 
     @property
     def summary(self) -> Path:

@@ -24,6 +24,7 @@ from verl_leaf.runs.summary import summarise, summarise_epochs, trained
 from verl_leaf.runs.validation import ValidationFiles, validation_files
 from verl_leaf.runs.watch import Watch
 
+TERMINATED = 128 + signal.SIGTERM  # exit status of a run that was told to stop
 NOT_TRAINED = 3  # exit status of a run whose updates verl has skipped
 
 
@@ -194,7 +195,11 @@ class _Start:
         return True
 
     def _watched(self, command: list[str], watch: Watch, temporary: dict[str, str]) -> int:
-        """Run a command to its end, and take it along when this process is asked to end; its exit status."""
+        """Run a command to its end, and return its exit status.
+
+        Asked to end by SIGTERM while it trains, it saves a checkpoint after its step first, unless it is asked again. Ended in
+        any other way, this process takes it along.
+        """
         environment = {
             **os.environ,
             **temporary,
@@ -211,16 +216,38 @@ class _Start:
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()],  # held as long as verl lives, whatever becomes of this process
             )
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        stop = self.part.folder.stop
+        stop.unlink(missing_ok=True)
+
+        def end(*_) -> None:
+            if stop.exists() or not watch.has_stepped or not self._saves:
+                sys.exit(TERMINATED)
+            stop.touch()
+            self.console.print(
+                "Told to stop: the run saves a checkpoint after this step, and ends. A second signal ends it now"
+            )
+
+        signal.signal(signal.SIGTERM, end)
         try:
-            return watch.until_it_ends(process)
+            status = watch.until_it_ends(process)
+            if stop.exists():
+                sys.exit(TERMINATED)
+            return status
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
+                process.wait()
+            stop.unlink(missing_ok=True)
             last = self.part.folder.last_checkpoint()
             what = "begins again" if last is None else f"continues after step {last}, the last checkpoint"
             self.console.print(f"Stopped. The same command {what}")
             raise
+
+    @property
+    def _saves(self) -> bool:
+        """Whether verl's trainer looks for the file by which it is told to stop."""
+        trainer = self.training.config.trainer
+        return bool(trainer.use_v1) and trainer.save_freq > 0
 
 
 def _say_what_next(folder: RunFolder, training: Training, console: Console) -> None:

@@ -34,6 +34,7 @@ class Watch:
         self._metrics_read: dict[Path, int] = {file: file.stat().st_size for file in folder.metrics.glob("*.jsonl")}
         self._heard = time.monotonic()
         self._warned = False
+        self.has_stepped = False  # since this start
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -90,6 +91,7 @@ class Watch:
 
     def _show_step(self, step: int, values: dict[str, float]) -> None:
         note = ""
+        self.has_stepped |= "timing_s/step" in values
         if "critic/score/mean" in values:
             note += f"reward {values['critic/score/mean']:.3f}"
         if "timing_s/step" in values:

@@ -5,14 +5,20 @@ engine (verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
 """
 
 import copy
+import hashlib
+import json
 import logging
 import os
+import time
+from array import array
 from collections import Counter
 from enum import Flag, auto
 
 import numpy as np
+from omegaconf import OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
+from verl_leaf import __version__
 from verl_leaf.data.audio import unheard
 from verl_leaf.data.options import Keys, check_options, long_audio
 from verl_leaf.data.parquet import RowFile
@@ -22,6 +28,22 @@ from verl_leaf.models import family_of_processor
 from verl_leaf.speech.prompt import render_prompt
 
 logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+
+WORTH_KEEPING = 10.0  # seconds of checking, from which on the rows are kept for later runs
+# Settings of `data` that do not change what is made of a row; which rows are chosen is known otherwise.
+WITHOUT_EFFECT = (
+    *(
+        "train_files",
+        "val_files",
+        "train_max_samples",
+        "val_max_samples",
+        "shuffle",
+        "validation_shuffle",
+        "seed",
+        "cache_dir",
+    ),
+    *("train_batch_size", "val_batch_size", "gen_batch_size", "dataloader_num_workers"),
+)
 
 
 class Fit(Flag):
@@ -54,18 +76,58 @@ class SpeechDataset(RLHFDataset):
         total = sum(map(len, files))
         order = self._chosen(total)
         numbers = np.sort(order)
-        names = list(dict.fromkeys([name for file in files for name in file.columns] + [self.keys.audio]))
-        needed = sum(file.size for file in files) * len(order) // total
-        store, place, first = RowStore(self.cache_dir, needed), {}, 0
-        for file, original in zip(files, self.original_data_files, strict=True):
-            own = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
-            for number, row in self._usable_rows(file, own, self._root(file, original)):
-                place[first + number] = len(store)
-                store.append({name: row.get(name) for name in names})
-            first += len(file)
-        self.dataframe = store.select(place[number] for number in order.tolist() if number in place)
+        name = self._name(files, numbers)
+        found = RowStore.find(self.cache_dir, name)
+        if found is None:
+            store, used, words = self._checked(files, numbers)
+        else:
+            store, used, words = found[0], found[1]["used"], found[1]["words"].tolist()
+            words.append(
+                f"{self.cache_dir}/{name}.rows has these rows, checked by an earlier run: no audio is read now. If audio has "
+                "changed under the same name, delete that file"
+            )
+        for word in words:
+            logger.warning(word)
+        place = np.searchsorted(used, order).clip(max=len(used) - 1)
+        self.dataframe = store.select(place[used[place] == order])
         if len(order) < total:
             logger.warning("%d of %d rows are used, as data.*_max_samples asks", len(order), total)
+
+    def _name(self, files: list[RowFile], numbers: np.ndarray) -> str:
+        """Return a name for the rows: its first part stands for the files, the second for all that decides what is used."""
+        paths = json.dumps([os.path.abspath(file) for file in self.original_data_files])
+        settings = OmegaConf.to_container(self.config, resolve=True)
+        for setting in WITHOUT_EFFECT:
+            settings.pop(setting, None)
+        processor = self.processor
+        about = [
+            *(__version__, type(self).__qualname__, json.dumps(settings, sort_keys=True, default=str)),
+            *(str((status.st_size, status.st_mtime_ns)) for file in files if (status := os.stat(file.path))),
+            *(processor.tokenizer.backend_tokenizer.to_str(), repr(processor.chat_template)),
+            *(repr(processor), hashlib.sha256(numbers.tobytes()).hexdigest()),
+        ]
+        return "-".join(hashlib.sha256(text.encode()).hexdigest()[:16] for text in (paths, "\n".join([paths, *about])))
+
+    def _checked(self, files: list[RowFile], numbers: np.ndarray) -> tuple[RowStore, np.ndarray, list[str]]:
+        """Return the rows that can be used, their numbers, and what is to be said of them."""
+        names = list(dict.fromkeys([name for file in files for name in file.columns] + [self.keys.audio]))
+        needed = sum(file.size for file in files) * len(numbers) // sum(map(len, files))
+        words: list[str] = []
+        store, used, first, began = RowStore(self.cache_dir, needed), array("Q"), 0, time.monotonic()
+        for file, original in zip(files, self.original_data_files, strict=True):
+            own = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
+            for number, row in self._usable_rows(file, own, self._root(file, original), words):
+                used.append(first + number)
+                store.append({name: row.get(name) for name in names})
+            first += len(file)
+        kept = np.array(used)
+        if time.monotonic() - began > WORTH_KEEPING and type(self) is SpeechDataset:
+            try:
+                path = store.keep(self._name(files, numbers), used=kept, words=np.array(words, dtype=str))
+                words.append(f"{path} has these rows ({store.size / 2**30:.1f} GiB): the next run need not check them")
+            except OSError as error:
+                words.append(f"{self.cache_dir}: the rows are not kept for the next run ({error.strerror})")
+        return store, kept, words
 
     def _chosen(self, total: int) -> np.ndarray:
         """The rows to use, in their order: as in RLHFDataset._read_files_and_tokenize."""
@@ -81,8 +143,8 @@ class SpeechDataset(RLHFDataset):
         """The folder that relative paths start from: that of the file named in ``data``, not of verl's copy."""
         return os.path.dirname(os.path.abspath(file.path if "://" in original else os.path.expanduser(original)))
 
-    def _usable_rows(self, file: RowFile, numbers: np.ndarray, root: str):
-        """Yield number and row of those that can be used; say how many cannot."""
+    def _usable_rows(self, file: RowFile, numbers: np.ndarray, root: str, words: list[str]):
+        """Yield number and row of those that can be used; add to ``words`` how many cannot."""
 
         def fit(row: dict) -> Fit:
             row.update(spoken_row(row, root, self.keys))
@@ -106,7 +168,7 @@ class SpeechDataset(RLHFDataset):
             (Fit.UNHEARD, "a clip in which there is nothing to hear, and are used; `verl-leaf data` names them"),
         ):
             if counts[kind]:
-                logger.warning("%s: %d of %d rows have %s", file.path, counts[kind], len(numbers), what)
+                words.append(f"{file.path}: {counts[kind]} of {len(numbers)} rows have {what}")
         if len(numbers) and not left:
             raise ValueError(f"{file.path}: no row is left")
 

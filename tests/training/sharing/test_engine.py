@@ -21,11 +21,11 @@ from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.training.sharing.engine import (
     SharingEngine,
     _can_be_packed,
-    _cost,
     _say_whether_embeddings_are_tied,
     _tensors_alone,
     check_attention,
 )
+from verl_leaf.training.sharing.pack import Layout, cheaper
 
 
 def test_verl_finds_the_engine():
@@ -41,8 +41,14 @@ def test_sliding_windows_are_refused():
 
 
 def test_long_answers_to_a_short_prompt_are_not_worth_it():
-    assert _cost(1, 340 + 8 * 40, 512) < _cost(8, 340 + 40, 512)
-    assert _cost(1, 20 + 8 * 400, 512) > _cost(8, 20 + 400, 512)
+    assert cheaper(Layout(1, 340 + 8 * 40), Layout(8, 340 + 40), hidden=512)
+    assert not cheaper(Layout(1, 20 + 8 * 400), Layout(8, 20 + 400), hidden=512)
+
+
+def test_a_mask_that_takes_more_memory_than_sharing_saves_is_not_worth_it():
+    packed, alone = Layout(1, 40_500), Layout(2, 40_000)
+    assert packed.multiplications(1024, masked=True) < alone.multiplications(1024, masked=False)
+    assert not cheaper(packed, alone, hidden=1024) and cheaper(packed, alone, hidden=2048)
 
 
 @pytest.fixture(scope="module")
@@ -95,10 +101,33 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
         output = engines.old_log_prob(engine, batch)
         results.append({name: no_padding_2_padding(values, batch) for name, values in output.items()})
     stock, ours = results
-    assert packed is not None and (packed.attention_mask is None) == (case in ("one row", "not worth it"))
+    assert packed is not None and (packed.last is None) == (case in ("one row", "not worth it"))
     assert stock.keys() == ours.keys() == {"log_probs", "entropy", "sum_pi_squared"}
     for name in stock:
         torch.testing.assert_close(ours[name], stock[name], rtol=0, atol=1e-5)
+
+
+def test_smaller_micro_batches_have_the_same_gradients(engine, rollouts, monkeypatch):
+    """So that the number of tokens may bound them, across prompts too, by rows or by tokens."""
+    store, rows, found = engines.Features(), [*rollouts(1, 4, 5), *rollouts(2, 4, 9)], []
+    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
+    engine.shares = True
+    for micro_batch, tokens in (8, None), (2, None), (1, None), (8, 200):
+        batch = engines.build_batch(rows, store, micro_batch)
+        if tokens is not None:
+            tu.assign_non_tensor(batch, use_dynamic_bsz=True, max_token_len_per_gpu=tokens)
+        old = engines.old_log_prob(engine, batch)["log_probs"]
+        engines.add_log_probs(batch, old, old)
+        tu.assign_non_tensor(batch, calculate_entropy=False)
+        with engine.train_mode():
+            engine.optimizer_zero_grad()
+            engine.forward_backward_batch(batch, engines.LOSS)
+            trained = [weight for weight in engine.module.parameters() if weight.requires_grad]
+            found.append(torch.cat([weight.grad.full_tensor().flatten() for weight in trained]))
+            engine.optimizer_zero_grad()
+    assert found[0].norm() > 0
+    for gradient in found[1:]:
+        assert (gradient - found[0]).norm() < 1e-5 * found[0].norm()
 
 
 @pytest.mark.parametrize("case", ["several clips", "no clip", "mixed"])
@@ -122,7 +151,7 @@ def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
     monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
     for shares in (False, True):
         engine.shares, batch = shares, engines.build_batch(rows, store)
-        assert not shares or engine._pack(_tensors_alone(batch)).attention_mask is not None
+        assert not shares or engine._pack(_tensors_alone(batch)).last is not None
         results.append(no_padding_2_padding(engines.old_log_prob(engine, batch)["log_probs"], batch))
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
 

@@ -29,7 +29,8 @@ def model():
 
 
 def attention_mask(packed):
-    return None if packed.attention_mask is None else packed.attention_mask[:, None]
+    mask = packed.attention_mask("cpu")
+    return None if mask is None else mask[:, None]
 
 
 tokens = st.lists(st.integers(0, VOCABULARY - 1), max_size=5)
@@ -80,11 +81,11 @@ def test_every_common_beginning_stands_once(batch):
         beginnings |= {sequence[: end + 1] for end in range(len(sequence))}
     widest = max(map(len, groups.values()))
     assert packed.input_ids.shape == (len(groups), padded_length(widest))
-    if packed.attention_mask is None:
+    if packed.last is None:
         assert len(groups) == len(sequences)
         sizes = [len(sequences[first]) for first in packed.first]
     else:
-        sizes = [int((row.sum(-1) > 1).sum()) + int(row[0, 0]) for row in packed.attention_mask]
+        sizes = [int((row.sum(-1) > 1).sum()) + int(row[0, 0]) for row in packed.attention_mask("cpu")]
     assert sizes == [len(beginnings) for beginnings in groups.values()]
 
 
@@ -104,7 +105,8 @@ def test_padding_does_not_matter():
     sequences = [np.array([1, 2, 3, 4]), np.array([1, 5]), np.array([1, 6])]
     one, other = (pack(sequences, [1, 1, 1], ["a", "b", "b"], pad=pad) for pad in (0, 9))
     assert rows(one, 4) == [[1, 2, 3, 4], [1, 5, 6, 0]] and other.input_ids[1, 3:].eq(9).all()
-    assert torch.equal(one.attention_mask, other.attention_mask) and one.attention_mask.any(-1).all()
+    masks = [each.attention_mask("cpu") for each in (one, other)]
+    assert torch.equal(*masks) and masks[0].any(-1).all()
 
 
 @pytest.mark.parametrize("length, width", [(1, 8), (64, 64), (65, 72), (131, 144)])
@@ -116,6 +118,6 @@ def test_widths_are_few(length, width):
 def test_rows_that_share_nothing_need_no_mask():
     """And transformers builds none for them, which it would where positions jump."""
     packed = pack([np.arange(1, 9), np.arange(2, 5)], [2, 1], ["a", "b"], pad=0)
-    assert packed.attention_mask is None
+    assert packed.last is None and packed.attention_mask("cpu") is None
     assert find_packed_sequence_indices(packed.position_ids[:1]) is None
     assert find_packed_sequence_indices(packed.position_ids[1:]) is None

@@ -99,13 +99,13 @@ def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> tor
     """Log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
     packed = rollouts.pack(share)
     device = next(model.parameters()).device
-    mask = packed.attention_mask
+    mask = packed.attention_mask(device)
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=next(model.parameters()).dtype == torch.bfloat16)
     keys = model.get_base_model().feature_cache.hold([rollouts.audio[first] for first in packed.first])
     with mixed:
         logits = model(
             input_ids=packed.input_ids.to(device),
-            attention_mask=None if mask is None else mask[:, None].to(device),
+            attention_mask=None if mask is None else mask[:, None],
             position_ids=packed.position_ids.to(device),
             features_key=keys.to(device),
         ).logits.flatten(0, 1)

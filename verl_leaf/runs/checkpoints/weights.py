@@ -63,12 +63,12 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
 
 
 def _join(parts: list) -> torch.Tensor:
-    """Return one tensor from its parts on all ranks; FSDP2 shards along one axis, or replicates."""
+    """Return one tensor from its parts on all ranks; FSDP2 shards along one axis, and has copies of the shards on other nodes."""
     first = parts[0]
     if not isinstance(first, DTensor):
         return first.contiguous()
     placement = first.placements[-1]
-    local = [part.to_local() for part in parts]
-    if isinstance(placement, Shard):
-        return torch.cat(local, dim=placement.dim)[: first.shape[0]].contiguous()
-    return local[0].contiguous()
+    if not isinstance(placement, Shard):
+        return first.to_local().contiguous()
+    shards = [part.to_local() for part in parts[: first.device_mesh.shape[-1]]]
+    return torch.cat(shards, dim=placement.dim).contiguous()

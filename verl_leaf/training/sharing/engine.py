@@ -9,9 +9,11 @@ is less work.
 import inspect
 import itertools
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from tensordict import NonTensorStack, TensorDict
 from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
@@ -23,7 +25,7 @@ from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.models.shapes import padded_length
 from verl_leaf.training.sharing import SHARE_PROMPTS
 from verl_leaf.training.sharing.log_probs import log_probs, of_distributions
-from verl_leaf.training.sharing.pack import Packed, pack
+from verl_leaf.training.sharing.pack import Layout, Packed, cheaper, pack
 
 # What only the base class does.
 BASE_CLASS_ALONE = ("distillation_use_topk", "distillation_only", "enable_routing_replay")
@@ -45,6 +47,19 @@ class SharingEngine(FSDPEngineWithLMHead):
         super().initialize()
         if self.shares:
             check_attention(self._text_config)
+
+    def _build_module(self):
+        """Load a model on one rank of a shard group alone, as verl does unless embeddings are tied.
+
+        Of those, every rank of verl's (0.9.1) keeps the whole model in fp32 until it is sharded: 258 GiB on a host with 8 GPUs for
+        8 billion weights. They must be tied again afterwards, because a parameter on the meta device replaces each of both.
+        """
+        if not (self.model_config.hf_config.tie_word_embeddings and self.engine_config.strategy == "fsdp2"):
+            return super()._build_module()
+        with init_empty_weights() if self.device_mesh.get_coordinate()[-1] else nullcontext():
+            module = super()._build_module()
+        module.get_output_embeddings().weight = module.get_input_embeddings().weight
+        return module
 
     def forward_backward_batch(self, data, loss_function, forward_only=False):
         if self.shares and _can_be_packed(data):
@@ -105,9 +120,10 @@ class SharingEngine(FSDPEngineWithLMHead):
         return lambda logits: checkpoint(entropy, logits, use_reentrant=False)
 
     def _attention_mask(self, packed: Packed, device) -> torch.Tensor | None:
-        if packed.attention_mask is None:
+        mask = packed.attention_mask(device)
+        if mask is None:
             return None
-        mask = packed.attention_mask[:, None].to(device)
+        mask = mask[:, None]
         if self._text_config._attn_implementation == "eager":  # which adds the mask to the scores
             return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
         return mask
@@ -120,11 +136,11 @@ class SharingEngine(FSDPEngineWithLMHead):
         tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
         sequences = [tokens[start:end] for start, end in itertools.pairwise(offsets)]
         prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
-        hidden = self._text_config.hidden_size
         packed = pack(sequences, prompts, audio, pad)
-        alone = _cost(count, padded_length(max(map(len, sequences))), hidden)
-        shared_rows, width = packed.input_ids.shape
-        if _cost(shared_rows, width, hidden) > alone:
+        alone = Layout(count, padded_length(max(map(len, sequences))))
+        if packed.last is not None and not cheaper(
+            Layout(*packed.input_ids.shape), alone, self._text_config.hidden_size
+        ):
             return pack(sequences, prompts, range(count), pad)
         return packed
 
@@ -189,11 +205,6 @@ def check_attention(text_config) -> None:
             f"{text_config.model_type} has {', '.join(sorted(kinds))}, "
             f"sliding_window={getattr(text_config, 'sliding_window', None)}: do not share"
         )
-
-
-def _cost(rows: int, width: int, hidden: int) -> int:
-    """Multiplications of a layer, about: 12 hidden² per token outside attention, 2 hidden for each pair of tokens in it."""
-    return rows * width * (12 * hidden**2 + 2 * hidden * width)
 
 
 def _prompt_lengths(micro_batch) -> list[int]:

@@ -20,8 +20,8 @@ class Packed:
     Attributes:
         input_ids: tokens, int64 ``[rows, width]``.
         position_ids: position of each token in its own sequences, int64 ``[rows, width]``.
-        attention_mask: whether a token (second axis) sees another (third), bool ``[rows, width, width]``; padding sees
-            itself. None where each row is one sequence, for which a causal mask does.
+        last: the last column of the row whose token sees this one, int32 ``[rows, width]``; padding is seen by itself. None
+            if each row is one sequence, for which a causal mask does.
         first: for each row, the index of a sequence of it.
         target_index: where the log-probability of each response token goes in the sequences laid end to end: int64
             ``[targets]``, the place of the token before it.
@@ -32,12 +32,48 @@ class Packed:
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    attention_mask: torch.Tensor | None
+    last: torch.Tensor | None
     first: list[int]
     target_index: torch.Tensor
     logit_index: torch.Tensor
     target_ids: torch.Tensor
     first_logit: int
+
+    def attention_mask(self, device: torch.device | str) -> torch.Tensor | None:
+        """Return which token (second axis) sees which (third), bool ``[rows, width, width]``; None for a causal mask."""
+        if self.last is None:
+            return None
+        column = torch.arange(self.last.shape[1], dtype=torch.int32, device=device)
+        mask = column[:, None] <= self.last.to(device)[:, None]
+        return mask.logical_and_(column[:, None] >= column)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of a micro-batch, and tokens in each."""
+
+    rows: int
+    width: int
+
+    def multiplications(self, hidden: int, masked: bool) -> int:
+        """Multiplications of a layer, about: 12 hidden² per token outside attention, 2 hidden for each pair of tokens in it, of
+        which a causal kernel leaves out half."""
+        return self.rows * self.width * (12 * hidden**2 + (2 if masked else 1) * hidden * self.width)
+
+    def memory(self, hidden: int, masked: bool) -> int:
+        """Bytes, about: 100 per token and unit of width in a model of 32 layers, and a mask as bool and as bf16."""
+        return self.rows * self.width * (100 * hidden + 3 * masked * self.width)
+
+
+def cheaper(packed: Layout, alone: Layout, hidden: int) -> bool:
+    """Return whether rows of several sequences take no more work and no more memory than a row for each.
+
+    Args:
+        packed, alone: the two layouts.
+        hidden: width of the model.
+    """
+    saves = packed.multiplications(hidden, masked=True) <= alone.multiplications(hidden, masked=False)
+    return saves and packed.memory(hidden, masked=True) <= alone.memory(hidden, masked=False)
 
 
 def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: Sequence[Hashable], pad: int) -> Packed:
@@ -68,7 +104,9 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
     return Packed(
         input_ids=torch.from_numpy(np.stack([_filled(tree.ids, width, pad) for tree in trees])),
         position_ids=torch.from_numpy(np.stack([_continued(tree.depths, width) for tree in trees])),
-        attention_mask=None if len(groups) == len(sequences) else torch.from_numpy(_mask(trees, width)),
+        last=None
+        if len(groups) == len(sequences)
+        else torch.from_numpy(np.stack([_seen(tree, width) for tree in trees])),
         first=[members[0] for members in groups.values()],
         target_index=torch.from_numpy(np.concatenate(target_index)),
         logit_index=torch.from_numpy(np.concatenate(logit_index)),
@@ -79,22 +117,24 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
 
 @dataclass(frozen=True)
 class _Tree:
-    """Tokens and their depths, int64 ``[size]``, and the path of each sequence through them, int64 ``[length]``."""
+    """Tokens, their depths and the last token below each, int64 ``[size]``; the path of each sequence, int64 ``[length]``."""
 
     ids: np.ndarray
     depths: np.ndarray
+    last: np.ndarray
     paths: list[np.ndarray]
 
 
 def _tree(sequences: list[np.ndarray]) -> _Tree:
     """The tree of some sequences.
 
-    In lexicographic order a sequence shares most with the one before it, so what it adds is what comes after that.
+    In lexicographic order a sequence shares most with the one before it, so what it adds is what comes after that; and all
+    that is below a token comes right behind it.
     """
     paths: list[np.ndarray] = [np.zeros(0, np.int64)] * len(sequences)
     ids, depths, size = [], [], 0
     before, path = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    for number in sorted(range(len(sequences)), key=lambda number: sequences[number].tolist()):
+    for number in sorted(range(len(sequences)), key=lambda number: sequences[number].astype(">i8").tobytes()):
         sequence = sequences[number]
         shared = _common(sequence, before)
         ids.append(sequence[shared:])
@@ -102,7 +142,10 @@ def _tree(sequences: list[np.ndarray]) -> _Tree:
         path = np.concatenate([path[:shared], np.arange(size, size + len(sequence) - shared)])
         before, paths[number] = sequence, path
         size += len(sequence) - shared
-    return _Tree(np.concatenate(ids), np.concatenate(depths), paths)
+    last = np.zeros(size, np.int64)
+    for path in paths:
+        last[path] = np.maximum(last[path], path[-1])
+    return _Tree(np.concatenate(ids), np.concatenate(depths), last, paths)
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
@@ -122,10 +165,5 @@ def _continued(depths: np.ndarray, width: int) -> np.ndarray:
     return np.concatenate([depths, depths[-1] + 1 + np.arange(width - len(depths))])
 
 
-def _mask(trees: list[_Tree], width: int) -> np.ndarray:
-    mask = np.zeros((len(trees), width, width), dtype=bool)
-    mask[:, np.arange(width), np.arange(width)] = True
-    for row, tree in zip(mask, trees, strict=True):
-        for path in tree.paths:
-            row[np.ix_(path, path)] = np.tri(len(path), dtype=bool)
-    return mask
+def _seen(tree: _Tree, width: int) -> np.ndarray:
+    return np.concatenate([tree.last, np.arange(len(tree.last), width)]).astype(np.int32)

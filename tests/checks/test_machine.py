@@ -1,0 +1,76 @@
+"""What is wrong with a machine is named in one line, with the setting that mends it."""
+
+import os
+import re
+import shutil
+import subprocess
+from collections import namedtuple
+
+import pytest
+
+from tests.helpers import PROJECT
+from verl_leaf.checks import machine
+from verl_leaf.checks.machine import check_machine, machine_problems
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def healthy(monkeypatch, tmp_path):
+    """A machine with nothing wrong, whatever the one is on which the tests run."""
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for setting, *_ in machine.CACHES[1:]:
+        monkeypatch.setenv(setting, str(tmp_path))
+    monkeypatch.setattr(machine, "LEAST_FREE", 0.0)
+    monkeypatch.setattr(machine, "LEAST_SHARED", 0.0)
+    check_machine(str(tmp_path / "not/yet"))
+
+
+def test_a_cache_folder_that_is_no_folder(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file/cache"))
+    expected = (
+        f"cache folder of Triton's kernels: {tmp_path}/file/cache cannot be written to .* Set TRITON_CACHE_DIR to"
+    )
+    with pytest.raises(ValueError, match=expected):
+        check_machine(str(tmp_path))
+
+
+def test_a_disk_that_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "LEAST_FREE", shutil.disk_usage(tmp_path).free / 2**30 + 1)
+    with pytest.raises(
+        ValueError, match=r"cache folder of rows: .* is on a disk with .* GiB free. Set data.cache_dir to"
+    ):
+        check_machine(str(tmp_path))
+
+
+def test_shared_memory_of_a_container_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(machine, "LEAST_SHARED", 10**6)
+    check_machine(str(tmp_path))
+    assert re.match(r"shared memory: /dev/shm has .* In a container: docker run --shm-size", caplog.messages[0])
+
+
+def test_a_proxy_for_this_machine_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    (problem,) = machine_problems(str(tmp_path))
+    assert problem.found.startswith("http_proxy: also for 127.0.0.1, localhost") and not problem.stops
+    monkeypatch.setenv("no_proxy", problem.remedy.split("=")[1].split(", or")[0])
+    assert not list(machine_problems(str(tmp_path)))
+
+
+def test_a_checkout_has_line_endings_that_bash_reads(tmp_path):
+    """Also with the setting that git for Windows has by default."""
+    clone = [
+        "git",
+        "clone",
+        "--quiet",
+        "--depth=1",
+        "--config",
+        "core.autocrlf=true",
+        f"file://{PROJECT}",
+        tmp_path / "clone",
+    ]
+    subprocess.run(clone, check=True, env={**os.environ, "GIT_CONFIG_GLOBAL": "/dev/null"})
+    for file in (tmp_path / "clone/recipes").glob("*.sh"):
+        assert b"\r" not in file.read_bytes()

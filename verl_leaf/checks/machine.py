@@ -1,0 +1,90 @@
+"""What a machine does to a run, however it is configured. The doctor and the check before a run ask the same list."""
+
+import logging
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.request import getproxies, proxy_bypass
+
+logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+
+SHARED_MEMORY = Path("/dev/shm")
+LEAST_SHARED = 1.0  # GiB: Docker gives 0.06
+LEAST_FREE = 1.0  # GiB that compiled kernels and a run's rows may take
+# Folders that a run writes to, and what moves them. (The hub's cache may be read-only: its models may be there already.)
+CACHES = (
+    ("data.cache_dir", "", "~/.cache/verl/rlhf"),
+    ("VLLM_CACHE_ROOT", "vLLM's kernels", "~/.cache/vllm"),
+    ("TRITON_CACHE_DIR", "Triton's kernels", "~/.triton"),
+)
+
+
+@dataclass(frozen=True)
+class MachineProblem:
+    """What is wrong with a machine.
+
+    Attributes:
+        what, found: in words.
+        remedy: what to do.
+        stops: whether a run cannot work with it; else some runs cannot, or are slow.
+    """
+
+    what: str
+    found: str
+    remedy: str
+    stops: bool
+
+
+def machine_problems(cache_dir: str | None = None) -> Iterator[MachineProblem]:
+    """Yield what is wrong here.
+
+    Args:
+        cache_dir: verl's ``data.cache_dir``; its default if None.
+    """
+    given = {"data.cache_dir": cache_dir, **os.environ}
+    for setting, contents, default in CACHES:
+        folder = Path(given.get(setting) or default).expanduser()
+        if reason := _not_usable(folder):
+            what = f"cache folder of {contents or 'rows'}"
+            yield MachineProblem(what, f"{folder} {reason}", f"set {setting} to another folder, or make room", True)
+    size = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if SHARED_MEMORY.exists() else 0.0
+    if size < LEAST_SHARED:
+        found = f"{SHARED_MEMORY} has {size:.2f} GiB, through which Ray and NCCL pass tensors"
+        yield MachineProblem("shared memory", found, "in a container: docker run --shm-size=16g, or --ipc=host", False)
+    hosts = ["127.0.0.1", "localhost", socket.gethostname()]
+    proxies = {name for name in ("http", "https") if name in getproxies()}
+    if through := [host for host in hosts if proxies and not proxy_bypass(host)]:
+        found = (
+            f"{' and '.join(f'{name}_proxy' for name in sorted(proxies))}: also for {', '.join(through)}, this machine"
+        )
+        remedy = f"export no_proxy={','.join(hosts)}, or a judge or another server here cannot be reached"
+        yield MachineProblem("proxy", found, remedy, False)
+
+
+def _not_usable(folder: Path) -> str | None:
+    """Return why a process cannot keep something in a folder, which may be missing; None if it can."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return f"cannot be written to ({error.strerror})"
+    free = shutil.disk_usage(there).free / 2**30
+    return None if free >= LEAST_FREE else f"is on a disk with {free:.2f} GiB free"
+
+
+def check_machine(cache_dir: str | None) -> None:
+    """Stop if a run cannot work here, and say what else is wrong.
+
+    Raises:
+        ValueError: the message says what, and what to do.
+    """
+    for problem in machine_problems(cache_dir):
+        sentence = f"{problem.what}: {problem.found}. {problem.remedy[0].upper()}{problem.remedy[1:]}"
+        if problem.stops:
+            raise ValueError(sentence)
+        logger.warning(sentence)
