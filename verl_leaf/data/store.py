@@ -56,7 +56,7 @@ class RowStore:
         store._file, store._starts, store._sizes = file, arrays.pop("starts"), arrays.pop("sizes")
         return (store, arrays) if store.size == store._starts[-1] + store._sizes[-1] else None
 
-    def keep(self, name: str, **about: np.ndarray) -> Path:
+    def keep(self, name: str, **about: Any) -> Path:
         """Give the file a name in its folder, in the place of all whose names begin with the same part before a hyphen.
 
         Args:
