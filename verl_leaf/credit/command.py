@@ -5,6 +5,7 @@ import dataclasses
 import json
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,7 @@ def _rollouts(
         system.model, data, [adapter for _, adapter in adapters.values()], processed | vllm_arguments(options.vllm)
     )
     data.check_prompts(system.model)
-    reward = REWARDS[options.reward]
+    reward: Callable[..., dict[str, float]] = REWARDS[options.reward]
     with started(settings, adapters, console) as engine:
         outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
         for job, output in outputs:

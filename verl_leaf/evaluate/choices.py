@@ -85,7 +85,7 @@ def with_choices(report: Evaluation, grid: Grid, controls: Mapping[str, Grid]) -
         if control in controls
         for system, other in others.items()
     ]
-    pairs = [_pair(*names, one, other, clusters) for *names, one, other in compared]
+    pairs = [_pair(system, versus, one, other, clusters) for system, versus, one, other in compared]
     for line, p in zip(pairs, holm([line["p"] for line in pairs]), strict=True):
         line["p_holm"] = p
     letters = [_letters("right answers", next(iter(read.values())), right=True)]

@@ -176,7 +176,7 @@ def _other_clips(rows: list[Row]) -> dict[int, int]:
     by_count: dict[int, list[Row]] = {}
     for row in rows:
         by_count.setdefault(len(row.audio), []).append(row)
-    others = {}
+    others: dict[int, int] = {}
     for count, own in by_count.items():
         shifts = [own[shift:] + own[:shift] for shift in range(1, min(len(own), MAX_SHIFTS + 1)) if count]
         if shifts:

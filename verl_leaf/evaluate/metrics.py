@@ -8,9 +8,10 @@ Letters: N answers, S numbers per answer.
 
 import functools
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -128,7 +129,7 @@ def _cannot_score(name: str, options: ScoreOptions, references: Collection[str])
     return f"{why}, so it cannot score {len(lost)} of {len(references)} references, such as {lost[0]!r:.40}{remedy}"
 
 
-Statistics = Callable[[Texts, References], Iterable]
+Statistics = Callable[..., Any]  # texts, references and, of some metrics, choices -> [N, S]
 Score = Callable[[np.ndarray], np.ndarray]
 Scale = tuple[float, float] | None
 Made = tuple[str, Statistics, Score, Scale]

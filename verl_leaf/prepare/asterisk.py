@@ -54,4 +54,4 @@ def read(options) -> Corpus:
 def _texts(root: Path, language: str) -> dict[str, str]:
     package = f"asterisk-core-sounds-{language}"
     file = need(root / package / f"core-sounds-{language}.txt.gz", f"the texts of Debian's {package}", "file")
-    return dict(match.groups() for line in read_lines(file) if (match := LINE.fullmatch(line.strip())))
+    return {match[1]: match[2] for line in read_lines(file) if (match := LINE.fullmatch(line.strip()))}

@@ -226,7 +226,8 @@ class _Finder:
     """Finds audio by its path, or by its name anywhere in a folder, whose names are read when first needed."""
 
     def __init__(self, root: Path):
-        self.root, self._files = root, None
+        self.root = root
+        self._files: dict[str, list[Path]] | None = None
 
     def find(self, name: str, folder: Path) -> Segment:
         """Return the segment of a path from the folder of the audio or of the table, or of a name with or without suffix.

@@ -76,7 +76,7 @@ def _texts(folder: Path, options) -> dict[str, tuple[str, str, str]]:
 
 def _splits(spoken: list[tuple[str, str]]) -> dict[str, str]:
     """Return the split of each scene, given scene and speaker of each clip."""
-    others = defaultdict(list)
+    others: dict[str, list[str]] = defaultdict(list)
     for scene, speaker in spoken:
         others[scene] += [speaker] * (speaker not in FISH)
     groups: list[tuple[set[str], set[str]]] = []  # scenes, and their speakers but for the fish

@@ -96,9 +96,9 @@ class SpeechDataset(RLHFDataset):
     def _name(self, files: list[RowFile], numbers: np.ndarray) -> str:
         """Return a name for the rows: its first part stands for the files, the second for all that decides what is used."""
         paths = json.dumps([os.path.abspath(file) for file in self.original_data_files])
-        settings = OmegaConf.to_container(self.config, resolve=True)
-        for setting in WITHOUT_EFFECT:
-            settings.pop(setting, None)
+        every = OmegaConf.to_container(self.config, resolve=True)
+        assert isinstance(every, dict) and self.processor is not None
+        settings = {name: value for name, value in every.items() if name not in WITHOUT_EFFECT}
         processor = self.processor
         about = [
             *(__version__, type(self).__qualname__, json.dumps(settings, sort_keys=True, default=str)),
