@@ -165,11 +165,11 @@ def test_what_is_not_finite_is_named():
     [
         (
             {"estimator": "LEEF"},
-            "estimator='LEEF': there is no such estimator. Did you mean leaf? Valid are leaf, grpo_floored, grpo_prefix, tempo",
+            "estimator='LEEF': there is no such estimator. Did you mean leaf? Valid are " + ", ".join(ESTIMATORS),
         ),
         (
             {"estimator": "gae"},
-            "estimator='gae': there is no such estimator. Valid are leaf, grpo_floored, grpo_prefix, tempo",
+            "estimator='gae': there is no such estimator. Valid are " + ", ".join(ESTIMATORS),
         ),
         ({"credit": "all"}, "credit='all': valid are both, global, local"),
         ({"fork_budget": -1}, "fork_budget=-1: valid are the integers from 0 on"),
