@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_advantages, total_rewards
 from verl_leaf.algorithm import grpo_prefix_advantages, leaf_advantages
+from verl_leaf.algorithm.estimators import ESTIMATORS
 from verl_leaf.algorithm.settings import SETTINGS, check_settings
 from verl_leaf.training import estimator
 
