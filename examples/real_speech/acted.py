@@ -34,6 +34,8 @@ AMOS = 20
 """The bytes at the beginning of dialogues and scenes that their positions do not count."""
 REMARKS, FIRST_REMARK = "QUEEN2.JAS", 41
 """The file of what the player says about things, a line each, and the number of the first."""
+SPOKEN = re.compile(r"[A-Za-z '\".,:;!?-]+")
+"""A text without digits, noises such as "(sigh)", and rests of the format."""
 SECONDS = (0.6, 6.0)
 """Shorter clips are cries."""
 
@@ -64,7 +66,7 @@ def read(folder: Path) -> list[ActedClip]:
             # Commands such as *03 separate what is spoken in one breath.
             for piece, text in enumerate(re.split(r"\*..", line), 1):
                 name = f"{clip}{piece:X}.SB"
-                if words(text) and name in files and not re.search(r"\d", text):
+                if name in files and words(text) and SPOKEN.fullmatch(text):
                     wave, rate = soundfile.read(io.BytesIO(files[name]), dtype="float32")
                     if SECONDS[0] <= len(wave) / rate <= SECONDS[1]:
                         found.append(ActedClip(source, text, soxr.resample(wave, rate, SAMPLE_RATE)))

@@ -95,23 +95,25 @@ class Speller:
         parts = getattr(model, "model", model)
         with torch.no_grad():
             frames = torch.cat(self._encoder([data.waves[clip] for clip in data.batch(0, 64, seed)]))
-            self._mean, self._deviation = frames.mean(0), frames.std(0)
+        self._mean = torch.nn.Parameter(frames.mean(0), requires_grad=False)
+        self._deviation = torch.nn.Parameter(frames.std(0), requires_grad=False)
         inject_adapter_in_model(LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=TARGETS), parts.audio_tower)
         self._projector, self._embeddings = parts.multi_modal_projector.linear, model.get_input_embeddings().weight
-        self._units = Units.of(data.texts, processor.tokenizer)
-        self._targets = [torch.tensor(self._units.write(text)) for text in data.texts]
-        rows = processor.tokenizer.convert_tokens_to_ids(self._units.tokens)
+        self.units = Units.of(data.texts, processor.tokenizer)
+        self._targets = [torch.tensor(self.units.write(text)) for text in data.texts]
+        rows = processor.tokenizer.convert_tokens_to_ids(self.units.tokens)
         self._directions = functional.normalize(self._embeddings[rows], dim=1)
         self._linear = torch.nn.Linear(len(self._mean), self._directions.shape[1])
         torch.nn.init.zeros_(self._linear.weight)  # Confident guesses at first lead CTC to wrong alignments.
         torch.nn.init.zeros_(self._linear.bias)
         self._sharpness, self._blank = torch.nn.Parameter(torch.tensor(3.0)), torch.nn.Parameter(torch.tensor(0.0))
         scalars = {"sharpness": self._sharpness, "blank": self._blank}
+        fixed = {"mean": self._mean, "deviation": self._deviation}
         lora = {name: weight for name, weight in parts.audio_tower.named_parameters() if weight.requires_grad}
         self._training = Training(
             "stage A",
             path,
-            [(dict(self._linear.named_parameters()), PROJECTOR_RATE), (lora, LORA_RATE), (scalars, 1e-2)],
+            [(dict(self._linear.named_parameters()), PROJECTOR_RATE), (lora, LORA_RATE), (scalars, 1e-2), (fixed, 0.0)],
         )
         self.progress = self._training.progress
 
@@ -132,7 +134,7 @@ class Speller:
         with torch.no_grad():
             for first in range(0, len(waves), BATCH):
                 frames = self._encoder(waves[first : first + BATCH])
-                heard += [self._units.read(self._log_probs(clip).argmax(-1).tolist()) for clip in frames]
+                heard += [self.units.read(self._log_probs(clip).argmax(-1).tolist()) for clip in frames]
         return heard
 
     def _log_probs(self, frames: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,8 @@ ESPEAK = tuple(f"{accent}+{variant}" for accent in ACCENTS for variant in ("m1",
 FLITE = ("awb", "rms", "kal16")
 HELD_OUT_ESPEAK = tuple(f"{accent}+{variant}" for accent in ACCENTS for variant in ("m3", "f2"))
 HELD_OUT_FLITE = ("slt",)
-FLITE_SHARE = 0.5
-"""flite's voices are statistics of people's recordings, eSpeak NG's are formulas."""
+FLITE_SHARE = 0.85
+"""flite's voices are statistics of people's recordings. eSpeak NG's are formulas, which Whisper's encoder hears badly."""
 PITCH = {"awb": 120, "rms": 100, "kal16": 100, "slt": 170}
 """The usual fundamental frequency of flite's voices, in Hz."""
 

@@ -215,8 +215,9 @@ def test_masks_are_within_the_clip():
 def both_stages(model, processor, data, folder, steps=6):
     speller = ctc.Speller(model, processor, data, folder / "a.pt")
     speller.train(steps, {})
-    tuner = tuning.Tuner(model, processor, data, folder / "b.pt")
-    tuner.train(steps, {})
+    tuner = tuning.Tuner(model, processor, speller.units, data)
+    tuner.read(folder / "b.pt", steps)
+    tuner.train(folder / "c.pt", steps, {})
     return tuner
 
 
@@ -230,12 +231,12 @@ def test_a_bridge_is_what_training_came_to(model, processor, data, tmp_path):
 
     def loss(tuner):
         with torch.no_grad():
-            return tuner._loss_of(data, [0, 1, 2, 3], random.Random(0), None).item()
+            return tuner.loss_of_clips(data, [0, 1, 2, 3], random.Random(0)).item()
 
     def with_bridge(bridge):
         fresh = type(model).from_pretrained(model.name_or_path).eval()
         cross(fresh, bridge)
-        return tuning.Tuner(fresh, processor, data, tmp_path / "none.pt")
+        return tuning.Tuner(fresh, processor, tuner._units, data)
 
     expected = loss(tuner)
     assert loss(with_bridge(bridge)) == pytest.approx(expected, abs=5e-3)
@@ -250,24 +251,27 @@ def test_an_interrupted_training_ends_like_a_whole_one(model, processor, data, t
     def trained(folder):
         return both_stages(type(model).from_pretrained(model.name_or_path).eval(), processor, data, folder, 4).bridge()
 
-    def interrupted(folder, stage):
-        loss = stage._loss
+    def interrupted(name):
+        step = training.Training.run
 
-        def until(self, step):
-            if step == 2:
-                raise KeyboardInterrupt
-            return loss(self, step)
+        def until(self, steps, loss, *check):
+            def stop(number):
+                if self._name == name and number == 2:
+                    raise KeyboardInterrupt
+                return loss(number)
+
+            step(self, steps, stop, *check)
 
         with monkeypatch.context() as patch:
-            patch.setattr(stage, "_loss", until)
+            patch.setattr(training.Training, "run", until)
             with pytest.raises(KeyboardInterrupt):
-                trained(folder)
+                trained(tmp_path / "parts")
 
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = trained(tmp_path / "whole")
-    interrupted(tmp_path / "parts", ctc.Speller)
-    interrupted(tmp_path / "parts", tuning.Tuner)
+    for stage in "ABC":
+        interrupted(f"stage {stage}")
     for name, tensor in trained(tmp_path / "parts").items():
         torch.testing.assert_close(tensor, whole[name])
 
