@@ -220,7 +220,9 @@ def test_anything_can_be_scored(name):
     scorer = build(name, ScoreOptions())
     for answer, reference in (("", ""), ("", "a"), ("a", ""), ("\0", "\ud800"), ("a" * 9000, "b " * 9000)):
         one = scorer.score(scorer.statistics([answer], [[reference]])).item()
-        assert np.isfinite(one) == (bool(reference) or name not in ("wer", "cer"))  # a rate of what is not there is none
+        assert np.isfinite(one) == (
+            bool(reference) or name not in ("wer", "cer")
+        )  # a rate of what is not there is none
 
 
 def test_meteor_without_wordnet_says_what_to_do(monkeypatch, tmp_path):
