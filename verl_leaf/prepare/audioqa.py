@@ -12,13 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scipy.stats import chisquare
-
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need, text_of
 from verl_leaf.prepare.manifest import SUFFIXES, audio_path, check_held_out, embedded_audio, held_out, table_rows
-from verl_leaf.rewards.choice import letter_of, right_choice
 
 HELP = "AVQA, AudioMCQ, MMAU, or a table of your own with a column of choices"
 LETTER = "the letter of the right choice between <answer> and </answer>"
@@ -168,6 +165,8 @@ def _cells(row: Mapping, layout: Layout) -> dict:
 
 def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Layout, finder: "_Finder", options):
     """Return the item of a row, and the place that its right choice has as published."""
+    from verl_leaf.rewards.choice import letter_of, right_choice  # here, so that --help imports nothing heavy
+
     question = text_of(cells["question"], "question")
     choices = cells["choices"] if isinstance(cells["choices"], list) else []
     texts = [" ".join(text_of(choice, "choice").split()) for choice in choices]
@@ -261,12 +260,16 @@ def _stem(name: str) -> str:
 
 def _shares(places: Sequence[tuple[int, int]]) -> dict[str, float]:
     """Return how often the right choice has each letter."""
+    from verl_leaf.rewards.choice import letter_of  # here, so that --help imports nothing heavy
+
     counts = Counter(place for place, _ in places)
     return {letter_of(place): counts[place] / len(places) for place in range(max((n for _, n in places), default=0))}
 
 
 def _bias(what: str, places: Sequence[tuple[int, int]]) -> str:
     """Say how often the right choice has each letter, and what always naming the commonest one would score."""
+    from scipy.stats import chisquare  # here, so that --help imports nothing heavy
+
     shares = _shares(places)
     if not shares:
         return f"right answers {what}: none"
