@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from verl_leaf.data.choices import letter_of, right_choice
 from verl_leaf.rewards import by_data_source, choice, choice_format
 from verl_leaf.rewards.check import check_reward, check_row
-from verl_leaf.rewards.choice import has_format, letter_of, named_choice, right_choice
+from verl_leaf.rewards.choice import has_format, named_choice
 
 CHOICES = {
     "animals": ("dog", "cat", "bird", "horse"),

@@ -434,10 +434,8 @@ def _available(config: DictConfig, estimate: Estimate, memory: float | None) -> 
         folder = Path(config.trainer.default_local_dir).absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         return shutil.disk_usage(there).free / GIB, f"the disk of {folder} has"
-    return (
-        None if memory is None else host_memory(),
-        "this one has",
-    )  # a machine without a GPU is not the one that trains
+    # A machine without a GPU is not the one that trains.
+    return None if memory is None else host_memory(), "this one has"
 
 
 def host_memory() -> float:

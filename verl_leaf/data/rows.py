@@ -87,19 +87,6 @@ def reference_texts(ground_truth) -> list[str]:
     return texts
 
 
-def row_choices(extra_info) -> tuple[str, ...]:
-    """Return the choices of a row, in the order of their letters; none if ``extra_info`` has no ``choices``.
-
-    Raises:
-        ValueError: they are not texts.
-    """
-    choices = (extra_info or {}).get("choices")
-    choices = [] if choices is None else list(choices)
-    if not all(isinstance(choice, str) for choice in choices):
-        raise ValueError(f"extra_info.choices holds {choices!r:.80}; it must be a list of texts")
-    return tuple(choices)
-
-
 def _text(value) -> str | None:
     """A reference's text, or None where it has none or more than one."""
     if isinstance(value, str):

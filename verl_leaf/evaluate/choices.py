@@ -11,12 +11,13 @@ from scipy.stats import binomtest
 
 from verl_leaf.common.answers import Answer
 from verl_leaf.common.files import write_file
+from verl_leaf.data.choices import letter_of, right_choice
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.evaluate.metrics import ScoreOptions, build
 from verl_leaf.evaluate.report import Evaluation, Grid
 from verl_leaf.evaluate.significance import clusters_of, estimate, holm, summed
 from verl_leaf.prepare.audioqa import LETTERED
-from verl_leaf.rewards.choice import letter_of, named_choice, right_choice
+from verl_leaf.rewards.choice import named_choice
 
 TOGETHER = "together"
 

@@ -16,12 +16,12 @@ from verl_leaf.common.answers import Row
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.choices import right_choice, row_choices
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.references import contents
-from verl_leaf.data.rows import check_columns, reference_texts, row_choices, spoken_row
+from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.models import family_of_processor
-from verl_leaf.rewards.choice import right_choice
 from verl_leaf.runs.swap import MAX_SHIFTS
 from verl_leaf.speech.prompt import render_prompt, render_text
 

@@ -18,9 +18,10 @@ import numpy as np
 from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from verl_leaf.common.texts import collapse
 from verl_leaf.evaluate.models import BertModel, wordnet
 from verl_leaf.rewards.choice import CHOICE_METRICS
-from verl_leaf.rewards.metrics import MAX_CHARACTERS, RougeTokenizer, collapse, needed_tokenizer, tokenizer
+from verl_leaf.rewards.metrics import MAX_CHARACTERS, RougeTokenizer, needed_tokenizer, tokenizer
 
 Texts = Sequence[str]
 References = Sequence[Sequence[str]]

@@ -14,6 +14,7 @@ from verl_leaf.common.answers import Answer, Key
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import write_file
 from verl_leaf.common.progress import track
+from verl_leaf.common.texts import collapse
 from verl_leaf.evaluate.metrics import METRICS, TEXT_METRICS, Metric, Missing, ScoreOptions, Scorer, build
 from verl_leaf.evaluate.significance import (
     FEWEST_DIFFERENT,
@@ -28,7 +29,7 @@ from verl_leaf.evaluate.significance import (
     summed,
 )
 from verl_leaf.evaluate.tables import Table
-from verl_leaf.rewards.metrics import MAX_CHARACTERS, collapse, needed_tokenizer
+from verl_leaf.rewards.metrics import MAX_CHARACTERS, needed_tokenizer
 from verl_leaf.show.figures import write_csv
 
 ALL = "all"  # the data sources together

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verl_leaf.common.names import PLACEHOLDER
+from verl_leaf.data.choices import letter_of, right_choice
 from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need, text_of
 from verl_leaf.prepare.manifest import SUFFIXES, audio_path, check_held_out, embedded_audio, held_out, table_rows
@@ -165,8 +166,6 @@ def _cells(row: Mapping, layout: Layout) -> dict:
 
 def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Layout, finder: "_Finder", options):
     """Return the item of a row, and the place that its right choice has as published."""
-    from verl_leaf.rewards.choice import letter_of, right_choice  # here, so that --help imports nothing heavy
-
     question = text_of(cells["question"], "question")
     choices = cells["choices"] if isinstance(cells["choices"], list) else []
     texts = [" ".join(text_of(choice, "choice").split()) for choice in choices]
@@ -260,8 +259,6 @@ def _stem(name: str) -> str:
 
 def _shares(places: Sequence[tuple[int, int]]) -> dict[str, float]:
     """Return how often the right choice has each letter."""
-    from verl_leaf.rewards.choice import letter_of  # here, so that --help imports nothing heavy
-
     counts = Counter(place for place, _ in places)
     return {letter_of(place): counts[place] / len(places) for place in range(max((n for _, n in places), default=0))}
 

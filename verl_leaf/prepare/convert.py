@@ -14,11 +14,11 @@ import soundfile
 from verl_leaf.common.files import write_file
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.audio import load_audio, unheard
+from verl_leaf.data.choices import letter_of
 from verl_leaf.data.references import AudioError, contents
 from verl_leaf.data.rows import spoken_row
 from verl_leaf.prepare.corpus import Corpus, Item, Rejected, Segment, choose
 from verl_leaf.prepare.tables import ParquetColumn
-from verl_leaf.rewards.choice import letter_of
 
 RATE = 16000  # Hz of the audio that is joined or cut here
 MAX_EMBEDDED = 2**30  # bytes of a row's audio: half of what an Arrow array can hold

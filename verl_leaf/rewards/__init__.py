@@ -17,7 +17,8 @@ the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for e
 
 from collections.abc import Callable, Iterable, Mapping
 
-from verl_leaf.data.rows import reference_texts, row_choices
+from verl_leaf.data.choices import row_choices
+from verl_leaf.data.rows import reference_texts
 from verl_leaf.rewards.choice import CHOICE_METRICS
 from verl_leaf.rewards.metrics import METRICS, measure, part_names
 from verl_leaf.rewards.options import chosen, format_weights, weights_of

@@ -3,9 +3,8 @@
 import inspect
 from collections.abc import Mapping, Sequence
 
-from verl_leaf.data.rows import row_choices
+from verl_leaf.data.choices import right_choice, row_choices
 from verl_leaf.rewards import REWARDS
-from verl_leaf.rewards.choice import right_choice
 from verl_leaf.rewards.metrics import COUNT_WORDS, needed_tokenizer, tokenizer
 from verl_leaf.rewards.options import chosen, format_weights, weights_of
 

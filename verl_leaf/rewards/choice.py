@@ -9,15 +9,8 @@ import re
 import string
 from collections.abc import Callable, Sequence
 
-from verl_leaf.rewards.metrics import collapse
+from verl_leaf.data.choices import PUNCTUATION, key_of, plain, right_choice
 
-MAX_CHOICES = len(string.ascii_uppercase)
-
-_PUNCTUATION = " .,;:!?\"'()[]{}<>*_`~|=…。、「」『』«»¿¡·"  # at the ends of a text it is no part of it
-_ONE_FORM = str.maketrans(
-    {wide: chr(wide - 0xFEE0) for wide in range(0xFF01, 0xFF5F)}  # the full-width ASCII of Chinese and Japanese texts
-    | dict(zip("‘’‛“”„–—−", "'''\"\"\"---", strict=True))
-)
 _TAG = re.compile(r"(</?answer>)", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(r"\W*([a-z])\W*?(?:([)\].,:-]| )\W*(.*))?", re.IGNORECASE)
 # A character that goes on with a word, in the scripts that part words by spaces.
@@ -48,11 +41,6 @@ _MOST_NAMES = 50  # a reply that names choices more often is not read: each name
 _WINDOW = 80  # characters before and behind a choice that are searched for a denial
 
 
-def letter_of(number: int) -> str:
-    """Return the letter of a choice, which is numbered from 0."""
-    return string.ascii_uppercase[number]
-
-
 def named_choice(reply: str, choices: Sequence[str]) -> int | None:
     """Return the number of the one choice that a reply names, by its letter or its text; None if it names none or several.
 
@@ -62,37 +50,17 @@ def named_choice(reply: str, choices: Sequence[str]) -> int | None:
     region = _region(reply)
     if region is None:
         return None
-    region, texts = _plain(region), [_plain(choice).strip(_PUNCTUATION) for choice in choices]
+    region, texts = plain(region), [plain(choice).strip(PUNCTUATION) for choice in choices]
     keys = [text.casefold() for text in texts]
     if exact := _LETTER_AND_TEXT.fullmatch(region):
-        number, text = string.ascii_lowercase.index(exact[1].lower()), _key(exact[3] or "")
+        number, text = string.ascii_lowercase.index(exact[1].lower()), key_of(exact[3] or "")
         if not text or text in keys[number : number + 1]:
             return number if number < len(keys) else None
         if text in keys and exact[2] != " ":  # the text of another choice, or "a" is the article
             return None
-    if (whole := _key(region)) in keys:
+    if (whole := key_of(region)) in keys:
         return keys.index(whole)
     return _mentioned(region, texts)
-
-
-def right_choice(references: Sequence[str], choices: Sequence[str]) -> int:
-    """Return the number of the choice that a row's references name, by letter, by text or both.
-
-    Raises:
-        ValueError: there are too few or too many choices, one has no text or that of another, or the references do not
-            name one of them.
-    """
-    keys = [_key(choice) for choice in choices]
-    if not 2 <= len(keys) <= MAX_CHOICES:
-        raise ValueError(f"has {len(keys)} choices; there must be 2 to {MAX_CHOICES}")
-    if twice := [choice for choice, key in zip(choices, keys, strict=True) if not key or keys.count(key) > 1]:
-        raise ValueError(f"the choice {twice[0]!r:.80} is empty, or another one reads the same")
-    right = set(range(len(keys)))
-    for reference in map(_key, references):
-        right &= {number for number, key in enumerate(keys) if reference in (key, letter_of(number).lower())}
-    if len(right) != 1:
-        raise ValueError(f"the reference {list(references)!r:.80} names none of the choices {list(choices)!r:.200}")
-    return right.pop()
 
 
 def has_format(reply: str, thinking: bool) -> bool:
@@ -149,7 +117,7 @@ def _mentioned(region: str, texts: Sequence[str]) -> int | None:
             spans.append((start, end, number))
             rest[start:end] = " " * (end - start)
     for match in _LETTER.finditer(region):
-        letter = match[0].strip(_PUNCTUATION)[-1]
+        letter = match[0].strip(PUNCTUATION)[-1]
         is_article = _BEFORE_A_WORD.match(region, match.end()) is not None
         if rest[match.end() - 1] != " " and not (is_article and letter == "A"):
             spans.append((*match.span(), len(texts) if is_article else string.ascii_uppercase.index(letter.upper())))
@@ -173,13 +141,3 @@ def _as_words(text: str) -> re.Pattern[str]:
     before = rf"(?<!{_W})" * first + r"(?<!\d[.,])(?<!-)" * text[0].isdigit()
     behind = rf"(?!{_W})" * last + r"(?![.,]\d)" * text[-1].isdigit()
     return re.compile(f"{before}{re.escape(text)}{behind}", re.IGNORECASE)
-
-
-def _plain(text: str) -> str:
-    """Return a text with one form of each sign, and single spaces."""
-    return collapse(text.translate(_ONE_FORM))
-
-
-def _key(text: str) -> str:
-    """Return what two texts that read the same have in common."""
-    return _plain(text).strip(_PUNCTUATION).casefold()

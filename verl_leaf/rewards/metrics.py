@@ -10,6 +10,8 @@ from rouge_score import rouge_scorer
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.utils import SACREBLEU_DIR
 
+from verl_leaf.common.texts import collapse
+
 # The most characters of an answer or reference that a library sees. The slowest is ROUGE-L, whose table of tokens x tokens
 # then has at most 16 million cells: a few seconds where answer and reference both are that long, in single characters.
 MAX_CHARACTERS = 4000
@@ -161,11 +163,6 @@ class RougeTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         return self.words(text.lower()).split()
-
-
-def collapse(text: str) -> str:
-    """A text without white space at its ends and with single spaces; NUL is white space, a lone surrogate becomes ?."""
-    return " ".join(text.encode(errors="replace").decode().replace("\0", " ").split())
 
 
 def cut(text: str) -> str:
