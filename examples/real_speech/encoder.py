@@ -46,7 +46,7 @@ class Encoder:
         )
         counts = made.attention_mask.sum(1)
         mel = made.input_features if rng is None else masked(made.input_features, counts.tolist(), rng)
-        positions = self._tower.config.max_source_positions
+        positions = mel.shape[-1] // 2  # the second convolution halves them
         heard = torch.arange(positions) < ((counts - 1) // 2 + 1)[:, None]
         mask = heard[:, None, None].expand(-1, 1, positions, positions)
         hidden = self._tower(mel, attention_mask=mask).last_hidden_state
