@@ -126,7 +126,7 @@ def test_the_switch_shows_what_verl_s_grpo_pays(show):
     page.get_by_role("button", name="grpo_prefix", exact=True).click()
     expect(first).to_have_text("0.00")
     expect(page.locator(".edge .paid b").nth(1)).not_to_have_text("+0.48")  # what LEAF pays
-    for name in ("tempo", "LEAF"):
+    for name in ("tempo", "lambda_grpo", "LEAF"):
         page.keyboard.press("x")
         expect(page.get_by_role("button", name=name, exact=True)).to_have_attribute("aria-pressed", "true")
     expect(first).to_have_text("−0.06")

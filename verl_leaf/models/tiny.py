@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from verl_leaf.models.family import Family
+from verl_leaf.models.shapes import padded_length
 from verl_leaf.models.whisper import pooled_frames
 
 START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -77,7 +78,7 @@ def whisper_extractor(seconds: int = 30, **settings) -> WhisperFeatureExtractor:
 def whisper_features(mask_name: str, seconds: float) -> tuple[dict[str, torch.Tensor], int]:
     """Return random features with a little silence at the end, as an extractor leaves it, and the number of audio tokens."""
     frames = int(100 * seconds)
-    mask = (torch.arange(min(frames + 5, 3000)) < frames).int()[None]
+    mask = (torch.arange(min(padded_length(frames + 2), 3000)) < frames).int()[None]
     generator = torch.Generator().manual_seed(int(1000 * seconds))
     mel = torch.randn(1, WHISPER["num_mel_bins"], mask.shape[1], generator=generator)
     return {"input_features": mel, mask_name: mask}, pooled_frames(frames)

@@ -73,7 +73,7 @@ class ShortWindow:
         """Encode mel frames.
 
         Args:
-            input_features: float ``[clips, bins, frames]``.
+            input_features: float ``[clips, bins, frames]``, an even number of frames.
             attention_mask: as the layers take it, of half as many positions; Qwen2-Audio's caller makes it.
             input_features_mask: ``[clips, frames]``, 1 for those of the clip; Audio Flamingo 3's caller has it.
 
