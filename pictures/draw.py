@@ -1,6 +1,6 @@
 """Draw the pictures of the READMEs: ``python pictures/draw.py`` writes the SVG files beside this file.
 
-Each picture is at most 640 units wide, so that its text can be read on a telephone, and follows the reader's light or dark
+Each picture is at most 640 units wide, so that its text can be read on a narrow screen, and follows the reader's light or dark
 theme. The advantages in ``idea.svg`` and the mask in ``packing.svg`` are computed by the package.
 """
 
@@ -14,7 +14,6 @@ from verl_leaf.algorithm import grpo_advantages, leaf_advantages
 from verl_leaf.training.sharing.pack import pack
 
 HERE = Path(__file__).parent
-WIDTH = 640
 # Okabe and Ito's blue, vermilion, green and grey: distinct for colour-blind readers.
 BLUE, RED, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#7f7f7f"
 STYLE = """
@@ -42,8 +41,8 @@ REWARDS = (1.0, 0.7, 0.1)
 class Picture:
     """An SVG under construction; coordinates are in units of the picture, y runs downwards."""
 
-    def __init__(self, title: str, height: int) -> None:
-        self.title, self.height = title, height
+    def __init__(self, title: str, height: int, width: int = 640) -> None:
+        self.title, self.height, self.width = title, height, width
         self.parts: list[str] = []
 
     def text(self, x: float, y: float, text: str, size: int = 16, anchor: str = "middle", **style: str) -> None:
@@ -96,7 +95,7 @@ class Picture:
     def svg(self) -> str:
         body = "\n".join(self.parts)
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height}" width="{WIDTH}" role="img">\n'
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {self.width} {self.height}" width="{self.width}" role="img">\n'
             f"<title>{escape(self.title)}</title>\n<style>{STYLE}</style>\n{body}\n</svg>\n"
         )
 
@@ -110,10 +109,8 @@ def idea() -> Picture:
     advantages = leaf_advantages(tokens, torch.tensor(SURPRISAL), rewards, mask, group, fork_budget=2).advantages
     grpo = grpo_advantages(rewards, group)
 
-    picture = Picture("LEAF: the tree of three responses, and the advantage of each span", 330)
-    picture.text(
-        10, 24, "Prompt: a clip says “two old dogs sleep in the garden”; translate it into German.", 14, "start"
-    )
+    picture = Picture("LEAF: the tree of three responses, and the advantage of each span", 340, 530)
+    picture.text(10, 24, "Prompt: translate the spoken “two old dogs sleep in the garden”.", 15, "start")
     rows, left, middle, right, end = (88, 158, 228), 8, 86, 214, 404
     spans = (  # rows, from, to, row and column of a token in it
         (slice(0, 3), left, middle, 0, 0),
@@ -135,19 +132,13 @@ def idea() -> Picture:
     for x, bottom, number in ((middle, rows[2] + 60, 1), (right, rows[1] + 60, 2)):
         picture.dashes(x, 62, bottom)
         picture.text(x, 56, f"◆ boundary {number}", 14)
-    for x, title in ((458, "reward"), (562, "GRPO gives")):
+    for x, title in ((438, "reward"), (496, "GRPO")):
         picture.text(x, 56, title, 14)
-        picture.text(x, 74, "" if title == "reward" else "every word", 14)
     for y, reward, same in zip(rows, REWARDS, grpo.tolist(), strict=True):
-        picture.text(458, y + 36, f"{reward:.1f}", 16)
-        picture.text(562, y + 36, f"{same:+.2f}", 16, font_weight="700")
-    picture.text(
-        10,
-        312,
-        "A box is a span: words that all its responses share, with one advantage. Blue is above 0, red below.",
-        13,
-        "start",
-    )
+        picture.text(438, y + 36, f"{reward:.1f}", 16)
+        picture.text(496, y + 36, f"{same:+.2f}", 16, font_weight="700")
+    picture.text(10, 312, "A box is a span: words that its responses share, with one advantage.", 15, "start")
+    picture.text(10, 332, "Blue is above 0, red below. GRPO gives all words of a response the same.", 15, "start")
     return picture
 
 
@@ -248,7 +239,7 @@ def packing() -> Picture:
 
     picture = Picture("Sharing prompts: three responses in one row", 560)
     colours = (GREY, GREEN, BLUE, RED, "#CC79A7")
-    names = ("prompt", "common", "A", "B", "C")
+    names = ("prompt", "A, B", "A", "B", "C")
     cell = 26
 
     def row(x: float, y: float, parts: list[tuple[int, int]]) -> None:
