@@ -138,7 +138,7 @@ def idea() -> Picture:
         picture.text(438, y + 36, f"{reward:.1f}", 16)
         picture.text(496, y + 36, f"{same:+.2f}", 16, font_weight="700")
     picture.text(10, 312, "A box is a span: words that its responses share, with one advantage.", 15, "start")
-    picture.text(10, 332, "Blue is above 0, red below. GRPO gives all words of a response the same.", 15, "start")
+    picture.text(10, 332, "Blue is above 0, red below. GRPO gives a response one for all words.", 15, "start")
     return picture
 
 
