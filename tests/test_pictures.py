@@ -15,14 +15,10 @@ def test_a_picture_is_what_the_script_draws(name):
 
 def test_the_first_picture_is_the_example():
     text = (PROJECT / "README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
-    surprisal, rewards = (
-        re.search(r"surprisal = torch.tensor\((.*?)\)", text),
-        re.search(r"rewards, .* = torch.tensor\((.*?)\)", text),
-    )
-    assert eval(surprisal[1]) == [list(row) for row in SURPRISAL]
-    assert tuple(eval(rewards[1])) == REWARDS
-    shown = re.findall(r"-?\d\.\d{4}", text)
-    drawn = re.findall(r'font-weight="700">([-+]\d\.\d\d)<', (HERE / "idea.svg").read_text(encoding="utf-8"))[
-        : len(RESPONSES) + 2
-    ]
-    assert {f"{float(value):+.2f}" for value in shown} == set(drawn)
+    surprisal = re.search(r"surprisal = tensor\((.*?)\)", text)[1]
+    rewards = re.search(r"rewards, .* = tensor\((.*?)\)", text)[1]
+    assert eval(surprisal) == [list(row) for row in SURPRISAL]
+    assert eval(rewards) == list(REWARDS)
+    numbers = re.findall(r'font-weight="700">([-+]\d\.\d\d)<', (HERE / "idea.svg").read_text(encoding="utf-8"))
+    spans = numbers[: -len(RESPONSES)]  # behind them are GRPO's, one per response
+    assert {f"{float(value):+.2f}" for value in re.findall(r"-?\d\.\d{4}", text)} == set(spans)
