@@ -1,0 +1,24 @@
+"""The READMEs' pictures are what ``pictures/draw.py`` draws today, and the first one shows the README's own example."""
+
+import re
+
+import pytest
+
+from pictures.draw import HERE, PICTURES, RESPONSES, REWARDS, SURPRISAL
+from tests.helpers import PROJECT
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_picture_is_what_the_script_draws(name):
+    assert (HERE / f"{name}.svg").read_text(encoding="utf-8") == PICTURES[name]().svg(), "run python pictures/draw.py"
+
+
+def test_the_first_picture_is_the_example():
+    text = (PROJECT / "README.md").read_text(encoding="utf-8").split("```python")[1].split("```")[0]
+    surprisal = re.search(r"surprisal = tensor\((.*?)\)", text)[1]
+    rewards = re.search(r"rewards, .* = tensor\((.*?)\)", text)[1]
+    assert eval(surprisal) == [list(row) for row in SURPRISAL]
+    assert eval(rewards) == list(REWARDS)
+    numbers = re.findall(r'font-weight="700">([-+]\d\.\d\d)<', (HERE / "idea.svg").read_text(encoding="utf-8"))
+    spans = numbers[: -len(RESPONSES)]  # behind them are GRPO's, one per response
+    assert {f"{float(value):+.2f}" for value in re.findall(r"-?\d\.\d{4}", text)} == set(spans)
