@@ -1,16 +1,22 @@
-"""The READMEs' pictures are what ``pictures/draw.py`` draws today, and the first one shows the README's own example."""
+"""The READMEs' pictures are what ``.github/pictures/draw.py`` draws today, and the first one shows the README's own example."""
 
 import re
+import runpy
 
 import pytest
 
-from pictures.draw import HERE, PICTURES, RESPONSES, REWARDS, SURPRISAL
 from tests.helpers import PROJECT
+
+HERE = PROJECT / ".github/pictures"
+DRAWN = runpy.run_path(str(HERE / "draw.py"))
+PICTURES, RESPONSES, REWARDS, SURPRISAL = (DRAWN[name] for name in ("PICTURES", "RESPONSES", "REWARDS", "SURPRISAL"))
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_a_picture_is_what_the_script_draws(name):
-    assert (HERE / f"{name}.svg").read_text(encoding="utf-8") == PICTURES[name]().svg(), "run python pictures/draw.py"
+    assert (HERE / f"{name}.svg").read_text(encoding="utf-8") == PICTURES[name]().svg(), (
+        "run python .github/pictures/draw.py"
+    )
 
 
 def test_the_first_picture_is_the_example():

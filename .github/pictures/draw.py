@@ -1,4 +1,4 @@
-"""Draw the pictures of the READMEs: ``python pictures/draw.py`` writes the SVG files beside this file.
+"""Draw the pictures of the READMEs: ``python .github/pictures/draw.py`` writes the SVG files beside this file.
 
 Each picture is at most 640 units wide, so that its text can be read on a narrow screen, and follows the reader's light or dark
 theme. The advantages in ``idea.svg`` and the mask in ``packing.svg`` are computed by the package.
@@ -138,7 +138,7 @@ def idea() -> Picture:
         picture.text(438, y + 36, f"{reward:.1f}", 16)
         picture.text(496, y + 36, f"{same:+.2f}", 16, font_weight="700")
     picture.text(10, 312, "A box is a span: words that its responses share, with one advantage.", 15, "start")
-    picture.text(10, 332, "Blue is above 0, red below. GRPO gives a response one for all words.", 15, "start")
+    picture.text(10, 332, "Blue is above 0, orange below. GRPO gives a response one for all words.", 15, "start")
     return picture
 
 
