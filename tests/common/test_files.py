@@ -95,7 +95,7 @@ def test_a_folder_appears_as_a_whole_or_not_at_all(tmp_path):
     with suppress(RuntimeError), whole_folder(tmp_path / "other"):
         raise RuntimeError
     assert not (tmp_path / "other").exists()
-    with pytest.raises(FileExistsError, match="below/x exists: delete it, or choose another --out"):
+    with pytest.raises(FileExistsError, match="below/x exists. Delete it, or choose another --out"):
         fill(folder, "two")
     assert [file.name for file in folder.iterdir()] == ["one"]
     fill(folder, "two", replace=True)

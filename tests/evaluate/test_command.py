@@ -133,15 +133,15 @@ def test_shares_of_empty_cut_off_and_failed_answers(data, tmp_path):
     ("line", "says"),
     [
         ("{", "line 1"),
-        ("[]", "is not an object with row and text"),
+        ("[]", "is not a JSON object with row and text"),
         ('{"row": 9, "text": "x"}', "row is 9; it must be a number from 0 to 3"),
         ('{"row": true, "text": "x"}', "row is True"),
         ('{"row": 0}', "text is None"),
         ('{"row": 0, "text": "x", "sample": -1}', "sample is -1"),
         ('{"row": 0, "text": "x", "finish": "tired"}', "finish is 'tired'"),
-        ('{"row": 0, "text": "x", "references": ["y"]}', "it answers other data"),
-        ('{"row": 0, "text": "x"}\n{"row": 0, "text": "y"}', "line 2: row 0, sample 0 is there twice"),
-        ("", "holds no answers"),
+        ('{"row": 0, "text": "x", "references": ["y"]}', "The answers belong to other data"),
+        ('{"row": 0, "text": "x"}\n{"row": 0, "text": "y"}', "line 2: row 0, sample 0 occurs twice"),
+        ("", "contains no answers"),
     ],
 )
 def test_answers_that_are_none(line, says, data, tmp_path, refused):

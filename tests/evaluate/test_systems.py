@@ -64,7 +64,7 @@ def test_the_model_of_an_adapter_can_be_elsewhere(task, run, tmp_path):
 
 def test_a_model_that_is_no_speech_model(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}))
-    with pytest.raises(ValueError, match="family: 'llama': supported speech models are"):
+    with pytest.raises(ValueError, match="family: 'llama': the supported families are"):
         parse_system(str(tmp_path))
 
 

@@ -98,7 +98,7 @@ def test_weights_of_several_files(model, adapted, tmp_path):
     for file in adapted[0].iterdir():
         shutil.copy(file, shards)
     with pytest.raises(
-        ValueError, match="own adapter: a LoRA adapter of its own: .*verl-leaf merge .*model --out FOLDER"
+        ValueError, match="adapter: the model folder contains a LoRA adapter: .*verl-leaf merge .*model --out FOLDER"
     ):
         check_speech_model(str(shards))
     assert main(["merge", str(shards), "--out", str(tmp_path / "out")]) == 0
@@ -200,5 +200,5 @@ def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
     assert main(["merge", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "there is nothing to merge" in capsys.readouterr().err
     assert main(["merge", str(folder), "--out", str(tmp_path)]) == 2
-    assert "exists: delete it, or choose another --out" in capsys.readouterr().err
+    assert "exists. Delete it, or choose another --out" in capsys.readouterr().err
     assert family.checkpoint_name("x.y") == "x.y"

@@ -152,19 +152,19 @@ def test_the_command(prepared, tmp_path, capsys):
     assert "mine: two files of answers have this name" in capsys.readouterr().err
     for line, said in (
         ("x", "line 1: is not valid JSON"),
-        ("7", "line 1: 7 is not an object with row and text"),
+        ("7", "line 1: 7 is not a JSON object with row and text"),
         (
             '{"row": 0, "text": "a", "data_source": "b"}',
-            "line 1: it answers 'b', but row 0 of the --data is of voicebench/alpacaeval/test",
+            "line 1: its data_source is 'b', but that of row 0 of --data is voicebench/alpacaeval/test",
         ),
         ('{"row": 99, "text": "a"}', "line 1: row is 99; it must be a number from 0 to 9"),
         ('{"row": 1.7, "text": "a"}', "line 1: row is 1.7; it must be a number from 0 to 9"),
         ('{"row": "1", "text": "a"}', "line 1: row is '1'"),
-        ('{"row": 1, "text": null}', "line 1: text is None; it must be the answer"),
+        ('{"row": 1, "text": null}', "line 1: text is None. It must be a string with the answer"),
         ('{"row": 1, "text": "a", "sample": -1}', "line 1: sample is -1"),
-        ('{"row": 1, "text": "a"}\n{"row": 1, "text": "b"}', "line 2: row 1, sample 0 is there twice"),
+        ('{"row": 1, "text": "a"}\n{"row": 1, "text": "b"}', "line 2: row 1, sample 0 occurs twice"),
         ("[" * 100_000, "line 1: is not valid JSON"),
-        ("", "holds no answers"),
+        ("", "contains no answers"),
     ):
         bare.write_text(line)
         assert main(["voicebench", str(bare), *command[2:]]) == 2
