@@ -172,7 +172,7 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
         ([good, *rest, "--on", data], "give both"),
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
-        ([tmp_path, *rest], "holds no adapter, no model and no checkpoint"),
+        ([tmp_path, *rest], "contains no adapter, model or checkpoint"),
         ([good, "--data", data, "--out", good], "good.jsonl: cannot be made (File exists). Choose another folder"),
     ):
         assert says in refused(*arguments), arguments

@@ -47,7 +47,7 @@ def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path, capsy
     run.summary.write_text('{"adapter_step": 120}')
     assert parse_system(f"after={run.path}") == System("after", model=model, adapter=run.adapter)
     (tmp_path / "a=b").mkdir()
-    with pytest.raises(ValueError, match="a=b: holds no adapter, no model and no checkpoint"):
+    with pytest.raises(ValueError, match="a=b contains no adapter, model or checkpoint"):
         parse_system(str(tmp_path / "a=b"))
 
 

@@ -99,7 +99,7 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     bins = [(float(row["from"]), float(row["to"])) for row in rows if row["over"] == "token"]
     assert {end - start for start, end in bins} == {1} and all(start.is_integer() for start, _ in bins)
     printed = capsys.readouterr().out
-    assert printed.count("its last line is cut off, or being written") == 4 and "100 % (76-100)" in printed
+    assert printed.count("its last line is incomplete") == 4 and "100 % (76-100)" in printed
 
 
 def test_a_run_in_which_nothing_fires(tmp_path):

@@ -352,7 +352,7 @@ def test_what_is_left_out_and_skipped_is_said(show, tmp_path, monkeypatch):
     page = show({})
     notes = " ".join(page.locator(".notes").all_inner_texts())
     assert "Left out: 1 of 3 traced steps" in notes
-    assert "step_000003.jsonl: its last line is cut off, or being written" in notes
+    assert "step_000003.jsonl: its last line is incomplete" in notes
     assert "step_000003.jsonl, line 3: prompt: " in notes
 
 

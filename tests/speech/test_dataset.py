@@ -461,7 +461,7 @@ def test_swapped_rows_keep_their_number_of_clips_and_are_usable(build, rows, tmp
     names = [[os.path.basename(audio) for audio in row["audios"]] for row in read(out)]
     assert names == [["1.wav", "2.wav"], ["0.wav", "1.wav"], ["0.wav"], ["2.wav"], ["0.wav"]]
     assert "1 of the first 6 rows are not in the control" in caplog.text
-    assert "1 rows of the control have the same clip as before" in caplog.text
+    assert "1 rows of the control keep their own clip" in caplog.text
     assert len(SpeechDataset(str(out), processor.tokenizer, CONFIG, processor)) == 5
 
 

@@ -38,7 +38,6 @@ def _asked(*what: str) -> list[list[str]]:
 def gpu_problem(listed: str) -> tuple[str, str] | None:
     """Return why torch cannot use the GPUs, or None if it can.
 
-
     Args:
         listed: GPUs as :func:`listed_gpus` returns them.
 

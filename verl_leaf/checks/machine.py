@@ -27,7 +27,6 @@ CACHES = (
 class MachineProblem:
     """A problem of a machine.
 
-
     Attributes:
         what, found: the part that is affected, and what was found, in words.
         remedy: instruction for the user.
@@ -42,7 +41,6 @@ class MachineProblem:
 
 def machine_problems(cache_dir: str | None = None) -> Iterator[MachineProblem]:
     """Yield the problems of this machine.
-
 
     Args:
         cache_dir: verl's ``data.cache_dir``, or None for its default.
@@ -81,7 +79,6 @@ def _not_usable(folder: Path) -> str | None:
 
 def check_machine(cache_dir: str | None) -> None:
     """Raise an error if no run can work on this machine; log its other problems as warnings.
-
 
     Raises:
         ValueError: the message names the problem and what to do.

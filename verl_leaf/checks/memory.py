@@ -56,7 +56,6 @@ class Part:
 class Estimate:
     """The memory that one GPU or host needs at one time.
 
-
     Attributes:
         name: name of the peak.
         parts: amounts that add up to it.
@@ -82,7 +81,6 @@ class Estimate:
 @dataclass(frozen=True)
 class ModelSize:
     """The sizes of a model, as counted on the meta device.
-
 
     Attributes:
         parameters: parameters of the whole model.
@@ -135,7 +133,6 @@ def lora_layers(
     network: torch.nn.Module, targets: Sequence[str] | str, exclude: str | None
 ) -> dict[str, torch.nn.Linear]:
     """Return by name the layers that get LoRA, chosen as in PEFT.
-
 
     Args:
         network: model on any device.
@@ -219,7 +216,6 @@ def _power_of_two(size: int) -> int:
 def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estimate]:
     """Return the memory estimates of a run.
 
-
     Args:
         config: verl's composed configuration.
         size: sizes of the model.
@@ -282,7 +278,6 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
 
 def _micro_batch(config: DictConfig, size: ModelSize, updates: bool) -> tuple[int, Layout, bool]:
     """Return the number of responses in the largest micro-batch, its layout, and whether its rows share prompts.
-
 
     Args:
         config, size: as in :func:`estimates`.
@@ -400,7 +395,6 @@ def _disk(config: DictConfig, size: ModelSize) -> Estimate:
 
 def check_memory(config: DictConfig) -> None:
     """Estimate the memory of a run on GPUs, log it, and compare it with this machine.
-
 
     Raises:
         ValueError: the run needs more memory than a GPU or the host has, or the disk has no room for one checkpoint.

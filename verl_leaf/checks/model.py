@@ -19,7 +19,6 @@ MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files
 class ModelProblem:
     """A reason why a model cannot be trained.
 
-
     Attributes:
         what: affected part, such as "architecture".
         found: value that was found.
@@ -33,7 +32,6 @@ class ModelProblem:
 
 def model_config(path: str):
     """Return the Hugging Face configuration of a model folder or hub name.
-
 
     Raises:
         ValueError: there is none, or transformers does not know it.
@@ -51,7 +49,6 @@ def model_config(path: str):
 
 def model_problems(path: str, config) -> list[ModelProblem]:
     """Return every problem that would break the training of a model.
-
 
     Args:
         path: model folder or hub name.
@@ -89,7 +86,6 @@ def model_problems(path: str, config) -> list[ModelProblem]:
 
 def check_speech_model(path: str, family: str | None = None) -> Family | None:
     """Raise an error unless a path or hub name is a speech model that can be trained.
-
 
     Args:
         path: model folder or hub name.

@@ -17,7 +17,6 @@ Key = tuple[int, int]  # row and sample of an answer
 class Answer:
     """A system's answer to a row, with everything that scoring needs.
 
-
     Attributes:
         row: number of the row in its data set, starting at 0.
         sample: number of the pass, starting at 0; each pass answers every row once.
@@ -54,7 +53,6 @@ class Answer:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Answer":
         """Return the answer that a parsed line of ``to_json`` describes.
-
 
         Raises:
             TypeError: a field is missing or unknown.

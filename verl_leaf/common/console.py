@@ -13,7 +13,6 @@ from verl_leaf.common.printable import printable
 class Console(rich.console.Console):
     """A console that prints data safely.
 
-
     Brackets and colons are printed as they are, and control characters as escapes. The terminal wraps the lines.
     """
 

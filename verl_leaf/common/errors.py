@@ -9,7 +9,6 @@ MOST = 3  # errors that are listed, because a line of a trace can have thousands
 def in_a_line(errors: Iterable[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
     """Return the first errors of a pydantic model in one line, each as ``key: value: what is wrong``.
 
-
     Args:
         errors: errors from ``ValidationError.errors()``.
         keys: keys of the model, listed if the data has an unknown one.

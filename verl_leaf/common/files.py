@@ -56,7 +56,6 @@ def write_file(path: Path, content: str | bytes) -> None:
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill, which gets its final name only if the block ends without an error.
 
-
     Args:
         path: path of the folder; missing parent folders are made.
         replace: True to replace an existing folder.
@@ -87,7 +86,6 @@ def move_folder(folder: Path, path: Path) -> None:
 
 def read_json(file: Path, kind: type) -> Any:
     """Return the content of a JSON file, or an empty ``kind`` if there is no file.
-
 
     Raises:
         ValueError: the file is not valid JSON, its content is not of that kind, or it is a link out of its folder.
@@ -130,7 +128,6 @@ def _parsed(path: Path, number: int, line: bytes) -> Any:
 
 class LineStore(Generic[Key, Value]):
     """A mapping that is kept in an append-only file of JSON lines.
-
 
     Args:
         path: path of the file, which is made with the first line. An incomplete last line, left by a kill or a full disk, is

@@ -12,7 +12,6 @@ Z = float(norm.ppf(0.975))
 def wilson(share, count):
     """Return both ends of Wilson's 95 % interval of a proportion. It has a positive width even for 0 and 1.
 
-
     Args:
         share: proportion of the observations, in [0, 1]; a number or an array.
         count: number of independent observations; an effective number may be fractional.

@@ -16,7 +16,6 @@ SECONDS_BETWEEN_LINES = 10.0
 def track(items: Iterable[Item], what: str, total: int, console: Console | None = None) -> Iterator[Item]:
     """Yield ``items`` while showing how many of ``total`` are done.
 
-
     Args:
         items: items that the caller works on.
         what: description of the work, such as "Checking train.parquet".

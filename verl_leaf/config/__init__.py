@@ -58,7 +58,6 @@ def register() -> None:
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
     """Return a configuration as ``main_ppo`` would compose it.
 
-
     Args:
         config_name: ``ppo_trainer`` or a name from this module's docstring.
         overrides: Hydra overrides from the command line.
