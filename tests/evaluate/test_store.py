@@ -71,7 +71,7 @@ def test_a_damaged_line_is_named(rows, tmp_path):
     answers = AnswerFile(path, MADE_OF)
     answers.append(rows[0].answer(0, "x").to_json())
     path.write_bytes(path.read_bytes() + b'{"row": 1}\n')
-    with pytest.raises(ValueError, match="x.jsonl, line 2: is no answer"):
+    with pytest.raises(ValueError, match="x.jsonl, line 2: this is not a valid answer"):
         AnswerFile(path, MADE_OF)
 
 
