@@ -64,7 +64,7 @@ def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
     assert evaluate(perfect, "--data", tmp_path / "two.parquet", "--out", tmp_path / "out") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "ROUGE-1: not computed: russian: rouge-score keeps only a to z and 0 to 9" in printed
-    assert "ROUGE-L: of 2 texts only the first 4000 characters were read" in printed
+    assert "ROUGE-L: only the first 4000 characters of 2 texts were read" in printed
     assert "95 % interval of the mean over 2 rows" in printed
     scores = json.loads((tmp_path / "out/summary.json").read_text())["scores"]
     assert {line["data_source"] for line in scores if line["metric"] == "ROUGE-1"} == {"english"}
@@ -154,24 +154,27 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
     good = answers("good", REFERENCES)
     rest = ["--data", data, "--out", tmp_path / "out"]
     for arguments, says in (
-        ([*rest], "name a system"),
-        ([good], "--data FILE"),
+        ([*rest], "there is nothing to evaluate"),
+        ([good], "--data is missing"),
         ([good, good, *rest], "two systems are called good"),
-        ([good, *rest, "--against", "x"], "--against x: no system is called that; there are good"),
-        ([good, *rest, "--metrics", "bleurt"], "--metrics bleurt: there is no such metric; there are bleu"),
-        ([good, *rest, "--metrics", "bertscore"], "--metrics bertscore: say which model: --bertscore roberta-large@17"),
-        ([good, *rest, "--bertscore", "roberta-large"], "must be MODEL@LAYER"),
+        ([good, *rest, "--against", "x"], "--against x: there is no such system. Choose one of good"),
+        ([good, *rest, "--metrics", "bleurt"], "--metrics bleurt: there is no such metric. Choose from bleu"),
+        (
+            [good, *rest, "--metrics", "bertscore"],
+            "--metrics bertscore: it needs a model. Give --bertscore roberta-large@17",
+        ),
+        ([good, *rest, "--bertscore", "roberta-large"], "write MODEL@LAYER"),
         ([good, *rest, "--tokenize", "german"], "tokenize=german: unknown to sacrebleu"),
         ([good, *rest, "--passes", "0"], "--passes 0: out of range"),
         ([good, *rest, "--temperature", "0"], "--temperature 0.0: out of range"),
-        ([good, *rest, "--greedy", "--top-k", "5"], "--greedy draws nothing"),
-        ([good, *rest, "--paper", "--greedy"], "--paper draws as published"),
-        ([good, *rest, "--paper", "--max-tokens", "20"], "--paper draws as published"),
-        ([good, *rest, "--vllm", "eager"], "must be ARGUMENT=VALUE"),
+        ([good, *rest, "--greedy", "--top-k", "5"], "--greedy does not sample"),
+        ([good, *rest, "--paper", "--greedy"], "--paper samples as published"),
+        ([good, *rest, "--paper", "--max-tokens", "20"], "--paper samples as published"),
+        ([good, *rest, "--vllm", "eager"], "write ARGUMENT=VALUE"),
         ([good, *rest, "--vllm", "dtype=["], "the value cannot be read"),
-        ([good, *rest, "--on", data], "give both"),
+        ([good, *rest, "--on", data], "Give both"),
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
-        ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
+        ([tmp_path / "none", *rest], "is neither a folder nor a hub name"),
         ([tmp_path, *rest], "contains no adapter, model or checkpoint"),
         ([good, "--data", data, "--out", good], "good.jsonl: cannot be made (File exists). Choose another folder"),
     ):

@@ -55,11 +55,11 @@ def test_answers_of_something_else_are_refused(rows, tmp_path):
     path = tmp_path / "x.jsonl"
     AnswerFile(path, MADE_OF).append(rows[0].answer(0, "x").to_json())
     with pytest.raises(
-        ValueError, match="made with another model .*'abc', now 'other'.*choose another --out, or delete it"
+        ValueError, match="made with another model .*'abc', now 'other'.*Choose another --out, or delete the file"
     ):
         AnswerFile(path, {**MADE_OF, "model": "other"})
     path.with_suffix(".made_of.json").unlink()
-    with pytest.raises(ValueError, match="nothing says what made these answers"):
+    with pytest.raises(ValueError, match="it is unknown what made these answers"):
         AnswerFile(path, MADE_OF)
     path.with_suffix(".made_of.json").write_text("[]")
     with pytest.raises(ValueError, match="x.made_of.json is not a JSON object"):

@@ -54,7 +54,7 @@ def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path, capsy
 def test_the_model_of_an_adapter_can_be_elsewhere(task, run, tmp_path):
     config = run.adapter_of(20) / "adapter_config.json"
     config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "gone")}))
-    with pytest.raises(ValueError, match="its model .*gone' is not here: give it with --base"):
+    with pytest.raises(ValueError, match="its base model .*gone' does not exist. Give it with --base"):
         parse_system(f"{run.path}@20")
     assert parse_system(f"{run.path}@20", base=str(task / "model")).model == task / "model"
     config.write_text("{}")
@@ -69,7 +69,7 @@ def test_a_model_that_is_no_speech_model(tmp_path):
 
 
 def test_names_must_differ(task):
-    with pytest.raises(ValueError, match="two systems are called model: give them names, as in before="):
+    with pytest.raises(ValueError, match="two systems are called model. Give them names, as in before="):
         parse_systems([str(task / "model")] * 2, None)
 
 
@@ -108,6 +108,6 @@ def test_picking_on_a_test_split_is_refused(run, data, capsys):
     for on, more in ((test, []), (latest, ["--data", data])):
         arguments = ["evaluate", "--checkpoints", run.path, "--on", on, *more]
         assert main(list(map(str, arguments))) == 2
-        assert "is a test split, or the --data itself" in capsys.readouterr().err
+        assert "is a test split, or the same file as --data" in capsys.readouterr().err
     assert main(["evaluate", "--checkpoints", str(data.parent / "none"), "--on", str(latest)]) == 2
-    assert "holds no adapters or models of checkpoints" in capsys.readouterr().err
+    assert "contains no adapters or models of checkpoints" in capsys.readouterr().err

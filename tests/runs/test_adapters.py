@@ -110,6 +110,6 @@ def test_steps_after_verls_last_checkpoint_are_of_an_earlier_training(tmp_path, 
 
 def test_a_run_without_adapters(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no adapter" in capsys.readouterr().err
+    assert "contains no adapter" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no weights for step 3. It has saved none"):
         find_saved(f"{tmp_path}@3")

@@ -196,7 +196,7 @@ def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
     attempt("names '../above.safetensors', which is not a file of the folder")
     shutil.rmtree(run)
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no adapter" in capsys.readouterr().err
+    assert "contains no adapter" in capsys.readouterr().err
     assert main(["merge", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "there is nothing to merge" in capsys.readouterr().err
     assert main(["merge", str(folder), "--out", str(tmp_path)]) == 2
