@@ -37,8 +37,8 @@ def test_every_row_is_written_or_named(prepared):
         *("navigate_7", "hyperbaton_1", "advbench/test/0", "ifeval/test/0"),
     }
     assert rejected(prepared) == {
-        "sd-qa/usa/1": "has no reference",
-        "ifeval/test/1": "its kwargs are not one for each of its instructions",
+        "sd-qa/usa/1": "it has no reference",
+        "ifeval/test/1": "it does not have one set of kwargs for each instruction",
     }
     row = written["alpacaeval/test/1"]
     assert prompt(row) == "<audio>" and row["extra_info"]["question"] == "alpacaeval/test 1?"
@@ -61,10 +61,10 @@ def test_subsets_and_splits_can_be_chosen(tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--subsets", "mtbench"], "--subsets mtbench: there are alpacaeval"),
-        (["--subsets", "sd-qa/zzz"], "no file zzz-00000-of-00001.parquet; splits are gbr, usa"),
+        (["--subsets", "mtbench"], "--subsets mtbench: choose from alpacaeval"),
+        (["--subsets", "sd-qa/zzz"], "no file zzz-00000-of-00001.parquet. The splits are gbr, usa"),
         (["--subsets", "wildvoice"], "wildvoice does not exist"),
-        (["--prompt", "Answer."], "--prompt: VoiceBench's prompt is the recording alone"),
+        (["--prompt", "Answer."], "--prompt: VoiceBench's prompt consists of the recording only"),
     ],
 )
 def test_what_cannot_be_prepared(arguments, said, tmp_path, capsys):
