@@ -151,9 +151,9 @@ def test_what_it_does_not_go_with_is_refused(name, tmp_path):
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("LEAF_FORK_BUDGE", "2", "LEAF_FORK_BUDGE=2: verl-leaf has no such setting; valid are LEAF_ESTIMATOR, "),
+        ("LEAF_FORK_BUDGE", "2", "LEAF_FORK_BUDGE=2: verl-leaf has no such setting. The settings are LEAF_ESTIMATOR, "),
         ("LEAF_FORK_BUDGET", "two", "LEAF_FORK_BUDGET=two: must be an integer"),
-        ("LEAF_CREDIT", "all", "credit='all': valid are both, global, local"),
+        ("LEAF_CREDIT", "all", "credit='all' is not valid. Valid values are both, global, local"),
     ],
 )
 def test_a_wrong_variable_is_named(name, value, message, tmp_path, monkeypatch):

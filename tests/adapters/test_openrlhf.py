@@ -208,7 +208,7 @@ def test_what_it_does_not_go_with_is_refused(name, undone):
 
 
 def test_a_wrong_value_is_named(undone):
-    with pytest.raises(ValueError, match="credit='all': valid are both, global, local"):
+    with pytest.raises(ValueError, match="credit='all' is not valid. Valid values are both, global, local"):
         for_openrlhf.main([*COMMON, "--leaf.credit", "all"])
 
 

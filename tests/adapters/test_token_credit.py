@@ -166,18 +166,18 @@ def test_what_is_not_finite_is_named():
     [
         (
             {"estimator": "LEEF"},
-            "estimator='LEEF': there is no such estimator. Did you mean leaf? Valid are " + ", ".join(ESTIMATORS),
+            "estimator='LEEF': there is no such estimator. Did you mean leaf? Choose one of " + ", ".join(ESTIMATORS),
         ),
         (
             {"estimator": "gae"},
-            "estimator='gae': there is no such estimator. Valid are " + ", ".join(ESTIMATORS),
+            "estimator='gae': there is no such estimator. Choose one of " + ", ".join(ESTIMATORS),
         ),
-        ({"credit": "all"}, "credit='all': valid are both, global, local"),
-        ({"fork_budget": -1}, "fork_budget=-1: valid are the integers from 0 on"),
-        ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5: valid are the integers from 0 on"),
-        ({"kappa": "-1"}, "kappa=-1.0: valid are auto, and the numbers from 0 on"),
-        ({"kappa": "much"}, "kappa='much': valid are auto, and the numbers from 0 on"),
-        ({"kappa": "nan"}, "kappa=nan: valid are auto, and the numbers from 0 on"),
+        ({"credit": "all"}, "credit='all' is not valid. Valid values are both, global, local"),
+        ({"fork_budget": -1}, "fork_budget=-1 is not valid. Valid values are integers of 0 or more"),
+        ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5 is not valid. Valid values are integers of 0 or more"),
+        ({"kappa": "-1"}, "kappa=-1.0 is not valid. Valid values are auto and numbers of 0 or more"),
+        ({"kappa": "much"}, "kappa='much' is not valid. Valid values are auto and numbers of 0 or more"),
+        ({"kappa": "nan"}, "kappa=nan is not valid. Valid values are auto and numbers of 0 or more"),
     ],
 )
 def test_a_wrong_setting_is_named(wrong, message):

@@ -112,7 +112,7 @@ def test_what_it_does_not_go_with_is_refused(name, tmp_path):
 
 
 def test_a_wrong_value_is_named(tmp_path):
-    with pytest.raises(ValueError, match="credit='all': valid are both, global, local"):
+    with pytest.raises(ValueError, match="credit='all' is not valid. Valid values are both, global, local"):
         LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, credit="all")
 
 

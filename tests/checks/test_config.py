@@ -82,9 +82,12 @@ def test_a_good_configuration_passes(configure):
     "override, message",
     [
         ("actor_rollout_ref.rollout.n=1", r"rollout.n=1: leaf compares .* needs at least 2"),
-        ("++algorithm.leaf.forks=3", "no option forks; valid: fork_budget, min_prefix_tokens, credit, surprisal"),
-        ("++algorithm.leaf.fork_budget=-1", "fork_budget=-1: valid are the integers from 0 on"),
-        ("++algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
+        (
+            "++algorithm.leaf.forks=3",
+            "no option forks. Its options are fork_budget, min_prefix_tokens, credit, surprisal",
+        ),
+        ("++algorithm.leaf.fork_budget=-1", "fork_budget=-1 is not valid. Valid values are integers of 0 or more"),
+        ("++algorithm.leaf.credit=none", "credit='none' is not valid. Valid values are both, global, local"),
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
         (
             "actor_rollout_ref.model.exclude_modules='.*(encoder|projector).*'",
@@ -97,13 +100,16 @@ def test_a_good_configuration_passes(configure):
         ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
         (
             "reward.custom_reward_function.name=bleu",
-            "name=bleu: no such reward; there are sentence_bleu, .*, by_data_source",
+            "name=bleu: there is no such reward. Choose one of sentence_bleu, .*, by_data_source",
         ),
-        (f"{KWARGS}.tokenise=zh", "sentence_bleu has no option tokenise; valid: tokenize"),
-        (f"{KWARGS}.tokenize=chinese", "tokenize=chinese: unknown to sacrebleu, which has none, zh, 13a"),
+        (f"{KWARGS}.tokenise=zh", "sentence_bleu has no option tokenise. Its options are tokenize"),
+        (
+            f"{KWARGS}.tokenize=chinese",
+            "tokenize=chinese: sacrebleu has no such tokeniser. Choose one of none, zh, 13a",
+        ),
         (
             f"{KWARGS}.tokenize={{librisqa:zh}}",
-            "tokenize: no entry for the data source 'spoken_german'; there are librisqa",
+            "tokenize has no entry for the data source 'spoken_german'. It has entries for librisqa",
         ),
         ("data.val_files=[/no/such/file.parquet]", "data.val_files: /no/such/file.parquet does not exist"),
     ],
@@ -122,7 +128,7 @@ def test_an_unknown_estimator_is_named_with_the_nearest(configure, name, nearest
         ValueError, match=rf"adv_estimator={re.escape(name)}: there is no such .* Did you mean {nearest}\?"
     ):
         check_run(configure(f"algorithm.adv_estimator={name}"))
-    with pytest.raises(ValueError, match=r"adv_estimator=xyz: there is no such estimator. Valid are leaf, .* gae"):
+    with pytest.raises(ValueError, match=r"adv_estimator=xyz: there is no such estimator. Choose one of leaf, .* gae"):
         check_run(configure("algorithm.adv_estimator=xyz"))
 
 
@@ -390,7 +396,7 @@ def test_a_good_reward_for_each_data_source_passes(configure):
     "name, option, message",
     [
         ("mix", "tokenize=zh", "mix needs weights"),
-        ("mix", "weights={bleu:1}", "no metric bleu; there are sentence_bleu, sentence_bleu_uncased, chrf"),
+        ("mix", "weights={bleu:1}", "there is no metric bleu. Choose from sentence_bleu, sentence_bleu_uncased, chrf"),
         ("mix", "weights={chrf:0.7,cer:0.2}", r"sum to 1, got \{'chrf': 0.7, 'cer': 0.2\}"),
         ("mix", "weights={chrf:1.5,cer:-0.5}", "numbers above 0"),
         ("by_data_source", "rewards=chrf", "rewards=chrf: must be a mapping"),
@@ -399,7 +405,7 @@ def test_a_good_reward_for_each_data_source_passes(configure):
         (
             "by_data_source",
             "rewards={librisqa:chrf}",
-            "no entry for the data source 'spoken_german'; there are librisqa",
+            "no entry for the data source 'spoken_german'. It has entries for librisqa",
         ),
     ],
 )

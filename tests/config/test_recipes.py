@@ -76,7 +76,7 @@ def test_one_variable_is_the_method(dry_run, here):
         assert others == [word for word in commands["grpo"] if "algorithm.adv_estimator" not in word]
     with pytest.raises(
         ValueError,
-        match=r"adv_estimator=ppo: there is no such estimator.* Valid are leaf, grpo_floored, grpo_prefix, tempo, lambda_grpo, gae, .*grpo, ",
+        match=r"adv_estimator=ppo: there is no such estimator.* Choose one of leaf, grpo_floored, grpo_prefix, tempo, lambda_grpo, gae, .*grpo, ",
     ):
         dry_run("qwen2audio_leaf", METHOD="ppo")
 

@@ -135,11 +135,11 @@ def test_rewards():
 @pytest.mark.parametrize(
     "name, options, says",
     [
-        ("choice_format", {"weight": 1}, "weight=1: must be above 0 and below 1"),
+        ("choice_format", {"weight": 1}, "weight=1: set it to a number above 0 and below 1"),
         ("choice_format", {"weight": True}, "weight=True"),
-        ("choice_format", {"thinking": "yes"}, "thinking=yes: must be true or false"),
-        ("choice_format", {"weights": {"choice": 1}}, "has no option weights; valid: weight, thinking"),
-        ("mix", {"weights": {"choise": 1}}, "no metric choise; there are sentence_bleu"),
+        ("choice_format", {"thinking": "yes"}, "thinking=yes: set it to true or false"),
+        ("choice_format", {"weights": {"choice": 1}}, "has no option weights. Its options are weight, thinking"),
+        ("mix", {"weights": {"choise": 1}}, "there is no metric choise. Choose from sentence_bleu"),
     ],
 )
 def test_options_that_are_refused(name, options, says):

@@ -200,7 +200,9 @@ def test_each_data_source_has_its_own_reward_and_verl_reports_the_parts():
 
 
 def test_an_unknown_data_source_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="no entry for the data source 'voxpopuli'; there are librisqa, covost2"):
+    with pytest.raises(
+        ValueError, match="no entry for the data source 'voxpopuli'. It has entries for librisqa, covost2"
+    ):
         by_data_source("voxpopuli", "a", "b", rewards={"librisqa": "rouge_l", "covost2": "chrf"})
 
 
@@ -272,7 +274,7 @@ def test_words_without_spaces_need_a_tokenizer(references, needed):
     assert needed_tokenizer(references) == needed
     for name, words in (("rouge_l", True), ("chrf", False)):
         if needed and words:
-            with pytest.raises(ValueError, match=f"'test' have no spaces .* set reward_kwargs.tokenize={needed}"):
+            with pytest.raises(ValueError, match=f"'test' have no spaces .* Set reward_kwargs.tokenize={needed}"):
                 check_reward(name, {}, {"test": references})
         else:
             check_reward(name, {}, {"test": references})

@@ -59,10 +59,13 @@ def test_the_interval_of_early_is_of_prompts():
 @pytest.mark.parametrize(
     ("rewards", "says"),
     [
-        ([[1.0, 1.0, 0.0, 1.0]] * 3, "1.00 (1.00 to 1.00) of what rewards differ by, more than half"),
+        (
+            [[1.0, 1.0, 0.0, 1.0]] * 3,
+            "1.00 (1.00 to 1.00) of the reward variance within prompts, which is more than half",
+        ),
         ([[1.0, 0.0, 0.5, 1.0]] * 3, "less than half"),
-        ([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.5, 1.0]], "too few prompts to tell"),
-        ([[0.5] * 4], "whether tree credit helps cannot be told"),
+        ([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.5, 1.0]], "too few prompts to know"),
+        ([[0.5] * 4], "it is unknown whether tree credit helps"),
     ],
 )
 def test_the_closing_sentence(rewards, says):
@@ -114,5 +117,5 @@ def test_a_run_without_traces(tmp_path, capsys):
     assert main(["forks", str(tmp_path)]) == 2
     assert "no traces (step_*.jsonl)" in capsys.readouterr().err
     write_trace(tmp_path / "traces", 1, [traced_prompt(**WORKED, fork_budget=0)])
-    with pytest.raises(ValueError, match="hold no boundary"):
+    with pytest.raises(ValueError, match="contain no boundary"):
         write_forks([tmp_path], tmp_path / "forks", Console(quiet=True))

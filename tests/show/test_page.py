@@ -331,7 +331,7 @@ def test_nothing_is_read_outside_of_the_run(tmp_path, capsys):
 
     assert clips()[:5] == ["url", *[build.OUTSIDE] * 4]
     said = capsys.readouterr().out
-    assert "4 clips outside of the run's folder (--audio FOLDER takes it in)" in said
+    assert "4 clips outside of the run's folder (--audio FOLDER includes it)" in said
     assert "step_000002.jsonl: is a link to a file outside of the folder" in said
     assert clips("--audio", str(private))[:5] == ["url"] * 5
     file.unlink()
@@ -384,5 +384,5 @@ def test_wanted_steps(tmp_path):
     page = (tmp_path / "tree.html").read_text()
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
     assert [step["step"] for step in data["steps"]] == [2]
-    with pytest.raises(ValueError, match="no trace of step 3; there are 1, 2"):
+    with pytest.raises(ValueError, match="no trace of step 3. The traced steps are 1, 2"):
         write_tree(tmp_path, tmp_path / "tree.html", [3], Console(quiet=True))

@@ -250,7 +250,9 @@ def dense(index):
 
 @pytest.mark.parametrize("kappa", ["automatic", "5", True, -1, float("nan"), None, [1]])
 def test_a_bad_kappa_is_named(kappa):
-    with pytest.raises(ValueError, match="algorithm.grpo_prefix.kappa=.*: valid are auto, and the numbers from 0 on"):
+    with pytest.raises(
+        ValueError, match="algorithm.grpo_prefix.kappa=.* is not valid. Valid values are auto and numbers of 0 or more"
+    ):
         estimator.read_options("grpo_prefix", {"grpo_prefix": {"kappa": kappa}})
 
 
@@ -283,16 +285,19 @@ def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():
     [
         (
             {"forks": 3, "deep": 1},
-            "algorithm.leaf has no option deep, forks; valid: fork_budget, min_prefix_tokens, credit, ",
+            "algorithm.leaf has no option deep, forks. Its options are fork_budget, min_prefix_tokens, credit, ",
         ),
-        ({"fork_budget": -1}, "algorithm.leaf.fork_budget=-1: valid are the integers from 0 on"),
-        ({"fork_budget": True}, "algorithm.leaf.fork_budget=True: valid are the integers from 0 on"),
-        ({"min_prefix_tokens": 1.0}, "algorithm.leaf.min_prefix_tokens=1.0: valid are the integers from 0 on"),
-        ({"trace_every": 0}, "algorithm.leaf.trace_every=0: valid are the integers from 1 on"),
-        ({"trace_every": "2"}, "algorithm.leaf.trace_every='2': valid are the integers from 1 on"),
-        ({"trace_dir": 7}, "algorithm.leaf.trace_dir=7: valid are the path of a folder, and null"),
-        ({"credit": None}, "algorithm.leaf.credit=None: valid are both, global, local"),
-        ({"surprisal": "new"}, "algorithm.leaf.surprisal='new': valid are rollout, old"),
+        ({"fork_budget": -1}, "algorithm.leaf.fork_budget=-1 is not valid. Valid values are integers of 0 or more"),
+        ({"fork_budget": True}, "algorithm.leaf.fork_budget=True is not valid. Valid values are integers of 0 or more"),
+        (
+            {"min_prefix_tokens": 1.0},
+            "algorithm.leaf.min_prefix_tokens=1.0 is not valid. Valid values are integers of 0 or more",
+        ),
+        ({"trace_every": 0}, "algorithm.leaf.trace_every=0 is not valid. Valid values are integers of 1 or more"),
+        ({"trace_every": "2"}, "algorithm.leaf.trace_every='2' is not valid. Valid values are integers of 1 or more"),
+        ({"trace_dir": 7}, "algorithm.leaf.trace_dir=7 is not valid. Valid values are the path of a folder, and null"),
+        ({"credit": None}, "algorithm.leaf.credit=None is not valid. Valid values are both, global, local"),
+        ({"surprisal": "new"}, "algorithm.leaf.surprisal='new' is not valid. Valid values are rollout, old"),
         (3, "algorithm.leaf=3: must be a mapping of options to values"),
     ],
 )

@@ -40,7 +40,7 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
             name, value = variable.removeprefix(PREFIX).lower(), os.environ[variable]
             if name not in types:
                 valid = ", ".join(f"{PREFIX}{setting.upper()}" for setting in types)
-                raise ValueError(f"{variable}={value}: verl-leaf has no such setting; valid are {valid}")
+                raise ValueError(f"{variable}={value}: verl-leaf has no such setting. The settings are {valid}")
             try:
                 setattr(self, name, types[name](value))
             except ValueError:

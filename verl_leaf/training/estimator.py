@@ -27,7 +27,7 @@ def read_options(name: str, algorithm_config) -> Options:
     if not isinstance(given, Mapping):
         raise ValueError(f"algorithm.{name}={given!r}: must be a mapping of options to values")
     if unknown := sorted(map(str, set(given) - set(valid))):
-        raise ValueError(f"algorithm.{name} has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+        raise ValueError(f"algorithm.{name} has no option {', '.join(unknown)}. Its options are {', '.join(valid)}")
     of_verl = {each.name: algorithm.get(each.name, each.default) for each in fields(options) if each.name not in valid}
     try:
         return options(**given, **of_verl)
