@@ -144,7 +144,7 @@ WRONG = {
 
 @pytest.mark.parametrize("name", [setting.name for setting in SETTINGS["ms_swift"]])
 def test_what_it_does_not_go_with_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]} "):
+    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]}, which "):
         LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: WRONG[name]})
 
 
