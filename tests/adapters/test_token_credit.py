@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_named():
         token_advantages(EstimatorSettings(), [README], torch.tensor([1.0, 0.5, 0.0, -torch.inf]), GROUP)
     log_probs = README.log_probs.clone()
     log_probs[1, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"log-probabilities of response 1 of the step hold NaN"):
+    with pytest.raises(ValueError, match=r"log-probabilities of response 1 of the step contain NaN"):
         token_advantages(EstimatorSettings(), [replace(README, log_probs=log_probs)], REWARDS, GROUP)
 
 
@@ -201,7 +201,7 @@ def test_every_setting_of_the_list_is_refused_with_its_reason(trainer):
         check_settings(trainer, nested(wrong), "leaf")
     problems = str(error.value).removeprefix("leaf cannot be combined with ").split("; ")
     for setting in SETTINGS[trainer]:
-        assert any(each.startswith(f"{setting.name}={wrong[setting.name]} ") for each in problems), setting.name
+        assert any(each.startswith(f"{setting.name}={wrong[setting.name]}, which ") for each in problems), setting.name
         for name in setting.but:
             check_settings(trainer, nested(fine | {setting.name: wrong[setting.name]}), name)
     assert not any(word in str(error.value) for word in ("{}", "\n"))

@@ -117,5 +117,5 @@ def test_a_wrong_value_is_named(tmp_path):
 
 
 def test_trls_own_configuration_is_refused():
-    with pytest.raises(ValueError, match="args is NoneType: give LeafGRPOTrainer a LeafGRPOConfig"):
+    with pytest.raises(ValueError, match="args is NoneType. Give LeafGRPOTrainer a LeafGRPOConfig"):
         LeafGRPOTrainer("no model is loaded")

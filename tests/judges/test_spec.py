@@ -34,7 +34,7 @@ def test_defaults(tmp_path):
         ("budget: 3", "budget: it needs prices"),
         ("prices: {input: -1, output: 1}", "prices.input: '-1': Input should be greater"),
         ("prices: {input: 1}", "prices.output: is missing"),
-        ("price: 3", "price: no such key; there are name, url, model, key_variable, kind"),
+        ("price: 3", "price: there is no such key. The keys are name, url, model, key_variable, kind"),
         ("url: localhost:8000", "url: 'localhost:8000': String should match"),
         ("url: http://a:x", "url: 'http://a:x': Invalid port"),
         ("extra_body: {since: 2020-01-01}", "extra_body.since: '2020-01-01': input was not a valid JSON value"),
