@@ -152,7 +152,7 @@ def test_what_it_does_not_go_with_is_refused(name, tmp_path):
     "name, value, message",
     [
         ("LEAF_FORK_BUDGE", "2", "LEAF_FORK_BUDGE=2: verl-leaf has no such setting. The settings are LEAF_ESTIMATOR, "),
-        ("LEAF_FORK_BUDGET", "two", "LEAF_FORK_BUDGET=two: must be an integer"),
+        ("LEAF_FORK_BUDGET", "two", "LEAF_FORK_BUDGET=two: set it to an integer"),
         ("LEAF_CREDIT", "all", "credit='all' is not valid. Valid values are both, global, local"),
     ],
 )

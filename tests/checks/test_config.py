@@ -261,12 +261,15 @@ def spoken_row(task):
         ("data.val_files=[[a.parquet]]", "data.val_files=.*: must be"),
         ("data.val_files={folder}", "data.val_files: .* is not a file"),
         ("data.train_files=[{folder}/empty.parquet]", "data.train_files: .*empty.parquet: is empty"),
-        ("data.train_files={folder}/text.parquet", "data.train_files: .*text.parquet: cannot be read as parquet"),
+        ("data.train_files={folder}/text.parquet", "data.train_files: .*text.parquet cannot be read as parquet"),
         (
             "data.prompt_key=messages",
             "data.train_files: .*train.parquet: no column 'messages'; it has data_source, prompt",
         ),
-        ("data.reward_fn_key=corpus", "data.reward_fn_key=corpus: verl's reward managers read the column data_source"),
+        (
+            "data.reward_fn_key=corpus",
+            "data.reward_fn_key=corpus: verl's reward managers always read the column data_source",
+        ),
     ],
 )
 def test_files_that_cannot_be_read_are_named_with_their_setting(configure, tmp_path, override, message):

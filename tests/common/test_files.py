@@ -43,7 +43,7 @@ def test_a_line_that_is_not_json_is_named(line, tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"1\n" + line)
     with pytest.raises(ValueError, match="x.jsonl, line 2: this is not valid JSON"):
         list(json_lines(tmp_path / "x.jsonl"))
-    with pytest.raises(ValueError, match="none.jsonl: cannot be read"):
+    with pytest.raises(ValueError, match="none.jsonl cannot be read"):
         list(json_lines(tmp_path / "none.jsonl"))
 
 

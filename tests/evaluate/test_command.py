@@ -134,7 +134,7 @@ def test_shares_of_empty_cut_off_and_failed_answers(data, tmp_path):
     [
         ("{", "line 1"),
         ("[]", "is not a JSON object with row and text"),
-        ('{"row": 9, "text": "x"}', "row is 9; it must be a number from 0 to 3"),
+        ('{"row": 9, "text": "x"}', "row is 9. It must be a number from 0 to 3"),
         ('{"row": true, "text": "x"}', "row is True"),
         ('{"row": 0}', "text is None"),
         ('{"row": 0, "text": "x", "sample": -1}', "sample is -1"),

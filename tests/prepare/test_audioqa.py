@@ -209,8 +209,8 @@ def test_a_table_of_ones_own(tmp_path):
     assert [row["reward_model"]["ground_truth"][1] for row in found.values()] == ["nein", "ja"]
     assert {row["extra_info"]["difficulty"] for row in found.values()} == {"hard"}
     reasons = list(rejected(tmp_path / "out").values())
-    assert reasons[:2] == ["has 1 choices; there must be 2 to 26", "has 0 choices; there must be 2 to 26"]
-    assert "another one reads the same" in reasons[2] and "names none of the choices" in reasons[3]
+    assert reasons[:2] == ["there are 1 choices. There must be 2 to 26", "there are 0 choices. There must be 2 to 26"]
+    assert "equal to another one" in reasons[2] and "names none of the choices" in reasons[3]
     assert "1.wav: no such file below" in reasons[4] and reasons[5] == "it has no question"
 
 

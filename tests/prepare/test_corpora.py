@@ -132,7 +132,7 @@ def test_covost2(tmp_path, capsys):
         "it is not in validated.tsv (1 of its lines have a wrong number of fields; the first is validated.tsv, line 11)"
     )
     assert reasons.pop(10) == "there are 4 fields, but the header has 3"
-    assert "common_voice_en_9.mp3: cannot be read as audio" in reasons.pop(11)
+    assert "common_voice_en_9.mp3: it cannot be read as audio" in reasons.pop(11)
     assert reasons.pop(12) == "it is a duplicate of covost_v2.en_de.tsv, line 2"
     assert reasons.pop(13) == "it has no translation"
     assert reasons.pop(15) == "its split is 'other', but only train, train_covost, dev, test are used"

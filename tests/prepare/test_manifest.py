@@ -387,7 +387,7 @@ def test_manifest(tmp_path, manifest, kind):
     assert [row["reward_model"]["ground_truth"] for row in train] == [["yes 0"], ["yes 1"], ["yes 2"], ["yes 3", "no"]]
     assert prompt(train[2]) == "Compare <audio> with <audio>." and len(train[2]["audios"]) == 2
     assert pitch(audio(train[2], out, 1)) == pytest.approx(300, abs=3)
-    assert "clips/4.wav: cannot be read as audio" in rejected(out)["4"]
+    assert "clips/4.wav: it cannot be read as audio" in rejected(out)["4"]
     assert main(["data", str(out / "train.parquet")]) == 0
     assert main(["data", str(out / "train.parquet"), "--fast"]) == 0
 

@@ -291,7 +291,7 @@ def test_references_that_are_numbers(ground_truth):
     "ground_truth", [None, {"role": "assistant", "content": "Ja"}, [], [["Ja"]], ["Ja", None], True, 42.0, b"Ja"]
 )
 def test_what_no_answer_can_be_compared_with_is_an_error_and_never_a_score(name, ground_truth):
-    with pytest.raises(ValueError, match="the reference .* is not text"):
+    with pytest.raises(ValueError, match="the reference .* is not a text"):
         REWARDS[name]("test", "Ja", ground_truth)
 
 

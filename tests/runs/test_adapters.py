@@ -26,7 +26,7 @@ def save(folder: Path, content: object, at: int = 0) -> Path:
 @pytest.mark.parametrize("config", ["[]", "{}", '{"r": "8"}', '{"r": 0}', "[" * 9000, "hello"])
 def test_a_configuration_without_a_rank_is_one_line(config, tmp_path):
     (tmp_path / "adapter_config.json").write_text(config)
-    with pytest.raises(ValueError, match=r"adapter_config.json: (names no rank|r is .*; it must be a number)"):
+    with pytest.raises(ValueError, match=r"adapter_config.json(: r is .*\. It must be 1| names no rank)"):
         lora_rank(tmp_path)
 
 

@@ -120,7 +120,9 @@ def test_missing_column(build, rows, column):
 def test_no_column_for_the_audio_of_placeholders(build, rows):
     for row in rows:
         del row["audios"]
-    with pytest.raises(ValueError, match="rows.parquet, row 0: .*for want of a column 'audios', which data.audio_key"):
+    with pytest.raises(
+        ValueError, match="rows.parquet, row 0: .*because there is no column 'audios', which data.audio_key"
+    ):
         build(rows)
 
 
@@ -150,7 +152,7 @@ def spoil(row, tmp_path, how):
     "how, reason",
     [
         ("missing", "gone.wav: no such file"),
-        ("unreadable", "text.wav: cannot be read as audio"),
+        ("unreadable", "text.wav: it cannot be read as audio"),
         ("placeholders", "2 <audio> placeholder.* 1 audio"),
         ("special token", "message 0 of the prompt holds '<.AUDIO.>', which the model does not read as text"),
         ("long prompt", r"the prompt has \d+ tokens, data.max_prompt_length is 160"),
@@ -174,12 +176,12 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"audios": None}, r"1 <audio> placeholder\(s\), the row 0 audio"),
-        ({"audios": "1.wav"}, "'audios' holds '1.wav'; it must be a list"),
-        ({"audios": [None]}, "None is no audio reference"),
-        ({"prompt": "<audio>Translate."}, "'prompt' holds '<audio>Translate.'; it must be a list of messages"),
-        ({"prompt": None}, "'prompt' holds None; it must be a list of messages"),
-        ({"prompt": []}, "'prompt' holds .*; it must be a list of messages"),
+        ({"audios": None}, r"1 <audio> placeholder\(s\), but the row has 0 audio"),
+        ({"audios": "1.wav"}, "'audios' is '1.wav'. It must be a list"),
+        ({"audios": [None]}, "None is not an audio reference"),
+        ({"prompt": "<audio>Translate."}, "'prompt' holds '<audio>Translate.'. It must be a list of messages"),
+        ({"prompt": None}, "'prompt' holds None. It must be a list of messages"),
+        ({"prompt": []}, "'prompt' holds .*. It must be a list of messages"),
         ({"prompt": [{"role": "user", "content": None}]}, "message 0 of the prompt has the content None"),
         ({"prompt": [{"role": None, "content": "Hi"}]}, "message 0 of the prompt has the role None"),
         ({"prompt": ["Hi"]}, "message 0 of the prompt is 'Hi'"),
@@ -215,7 +217,10 @@ def turns(*roles, **texts) -> list[dict]:
             "message 1 of the prompt has the role 'human'; it must be one of system, user, assistant",
         ),
         (turns("User", User="<audio>Hi"), "message 0 of the prompt has the role 'User'"),
-        (turns("user", "system"), "message 1 of the prompt has the role 'system', which only the first may have"),
+        (
+            turns("user", "system"),
+            "message 1 of the prompt has the role 'system', which only the first message may have",
+        ),
         (turns("user", "assistant"), "the prompt ends with a message of the assistant"),
         (turns("system", "tool", system="<audio>"), "the prompt has no message of the user"),
         (turns("system", system="<audio>"), "the prompt has no message of the user"),
@@ -333,10 +338,13 @@ def test_other_names_of_columns(rows, tmp_path, processor):
 @pytest.mark.parametrize(
     "option, message",
     [
-        ({"reward_fn_key": "corpus"}, "data.reward_fn_key=corpus: verl's reward managers read the column data_source"),
-        ({"audio_key": None}, "data.audio_key=None: must be the name of a column"),
-        ({"long_audio": None}, "data.long_audio=None: valid are"),
-        ({"mm_processor_kwargs": {"fps": 1}}, "data.mm_processor_kwargs=.*leave it empty"),
+        (
+            {"reward_fn_key": "corpus"},
+            "data.reward_fn_key=corpus: verl's reward managers always read the column data_source",
+        ),
+        ({"audio_key": None}, "data.audio_key=None: set it to the name of a column"),
+        ({"long_audio": None}, "data.long_audio=None is not valid"),
+        ({"mm_processor_kwargs": {"fps": 1}}, "data.mm_processor_kwargs=.*Remove the setting"),
     ],
 )
 def test_settings_that_cannot_be_followed(build, rows, option, message):
@@ -392,7 +400,7 @@ def test_audio_longer_than_the_window(build, with_long_audio, processor, caplog,
 def test_a_policy_that_leaves_no_row_and_one_that_does_not_exist(build, with_long_audio):
     with pytest.raises(ValueError, match="rows.parquet: no row is left"):
         build(with_long_audio[1:2], long_audio="skip")
-    with pytest.raises(ValueError, match="data.long_audio=drop: valid are error, cut, skip"):
+    with pytest.raises(ValueError, match="data.long_audio=drop is not valid. Valid values are error, cut, skip"):
         build(with_long_audio, long_audio="drop")
 
 
@@ -515,7 +523,7 @@ def test_what_cannot_be_swapped(rows, tmp_path):
     write_rows([{**row, **silent} for row in rows], tmp_path / "silent.parquet")
     assert write_swapped(tmp_path / "silent.parquet", tmp_path / "out.parquet", PLAIN) is None
     write_rows([{**row, "reward_model": None} for row in rows], tmp_path / "null.parquet")
-    with pytest.raises(ValueError, match="null.parquet, row 0: reward_model holds no ground_truth"):
+    with pytest.raises(ValueError, match="null.parquet, row 0: reward_model contains no ground_truth"):
         write_swapped(tmp_path / "null.parquet", tmp_path / "out.parquet", PLAIN)
     assert not (tmp_path / "out.parquet").exists()
 
@@ -558,5 +566,5 @@ def test_references_that_have_a_text(ground_truth, texts):
     ],
 )  # fmt: skip
 def test_references_that_have_none_or_several(ground_truth):
-    with pytest.raises(ValueError, match="the reference .* is not text, a number that has one spelling"):
+    with pytest.raises(ValueError, match="the reference .* is not a text, a number with a single spelling"):
         reference_texts(ground_truth)

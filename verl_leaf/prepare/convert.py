@@ -115,7 +115,7 @@ def _load(segment: Segment) -> np.ndarray:
     waveform = load_audio(segment.path, RATE, start=segment.start, seconds=segment.seconds)
     if len(waveform) < (segment.seconds - TOLERANCE) * RATE:
         raise AudioError(
-            f"{segment.path} ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, but the segment has {segment.seconds:g} s"
+            f"{segment.path}: the recording ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, but the segment has {segment.seconds:g} s"
         )
     return waveform
 
@@ -139,7 +139,7 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
     elif not settings.embed:
         return {"bytes": None, "path": os.path.abspath(whole.path)}
     elif os.path.getsize(whole.path) > MAX_EMBEDDED:
-        raise AudioError(f"{whole.path} is too large to embed. Remove --embed, or cut the audio")
+        raise AudioError(f"{whole.path}: the file is too large to embed. Remove --embed, or cut the audio")
     else:
         data, suffix = Path(whole.path).read_bytes(), ""
     if settings.embed:

@@ -49,10 +49,10 @@ def read(options) -> Corpus:
 def _europarl(root: Path, sound: str) -> tuple[Segment, ...]:
     name = re.fullmatch(r"(([^.]+)\..+)_([0-9]+(?:\.[0-9]+)?)_([0-9]+(?:\.[0-9]+)?)\.wav", Path(sound).name)
     if name is None:
-        raise ValueError(f"{sound} is not named <base>_<start>_<end>.wav")
+        raise ValueError(f"{sound}: it is not named <base>_<start>_<end>.wav")
     base, language, start, end = name[1], name[2], float(name[3]), float(name[4])
     if start >= end:
-        raise ValueError(f"{sound} ends before it begins")
+        raise ValueError(f"{sound}: it ends before it begins")
     file = root / language / "audios" / f"{base}.m4a"
     if not os.path.isfile(file):
         raise ValueError(f"{file}: no such file")
@@ -72,7 +72,7 @@ def _voxpopuli(root: Path) -> longaudio.Find:
             return (rows[name],)
         if name in sessions:
             return _voices(root, *sessions[name])
-        raise ValueError(f"{sound} is not in {root}{problem}")
+        raise ValueError(f"{sound}: it is not in {root}{problem}")
 
     return find
 
