@@ -43,7 +43,7 @@ def test_failed_prompts_are_counted_per_batch(sample):
 
 
 def test_a_batch_of_which_nothing_is_left_stops_the_run_and_says_why(sample):
-    with pytest.raises(TooManyFailedPromptsError, match=r"2 of the 2 in this batch; .*Reasons: 2 x cut off"):
+    with pytest.raises(TooManyFailedPromptsError, match=r"2 of the 2 in this batch, .*Reasons: 2 x cut off"):
         sample("lost", {"a": (True, 0), "b": (True, 0)})
 
 

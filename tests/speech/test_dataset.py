@@ -179,8 +179,8 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
         ({"audios": None}, r"1 <audio> placeholder\(s\), but the row has 0 audio"),
         ({"audios": "1.wav"}, "'audios' is '1.wav'. It must be a list"),
         ({"audios": [None]}, "None is not an audio reference"),
-        ({"prompt": "<audio>Translate."}, "'prompt' holds '<audio>Translate.'. It must be a list of messages"),
-        ({"prompt": None}, "'prompt' holds None. It must be a list of messages"),
+        ({"prompt": "<audio>Translate."}, "'prompt' is '<audio>Translate.'. It must be a list of messages"),
+        ({"prompt": None}, "'prompt' is None. It must be a list of messages"),
         ({"prompt": []}, "'prompt' holds .*. It must be a list of messages"),
         ({"prompt": [{"role": "user", "content": None}]}, "message 0 of the prompt has the content None"),
         ({"prompt": [{"role": None, "content": "Hi"}]}, "message 0 of the prompt has the role None"),
@@ -192,8 +192,8 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
         ({"prompt": [{**MESSAGE, "content": [{"type": "image", "image": "a.png"}]}]}, "has the part {'type': 'image'"),
         ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt holds <image>"),
         ({"images": ["a.png"]}, "the column 'images' holds something"),
-        ({"data_source": None}, "data_source is None; it must be a text"),
-        ({"extra_info": 7}, "extra_info holds 7; it must be a dictionary or null"),
+        ({"data_source": None}, "data_source is None. It must be a text"),
+        ({"extra_info": 7}, "extra_info is 7. It must be a dictionary or null"),
         ({"reward_model": None}, "no ground_truth"),
         ({"reward_model": {"style": "rule"}}, "no ground_truth"),
     ],
@@ -214,7 +214,7 @@ def turns(*roles, **texts) -> list[dict]:
     [
         (
             turns("user", "human"),
-            "message 1 of the prompt has the role 'human'; it must be one of system, user, assistant",
+            "message 1 of the prompt has the role 'human'. It must be one of system, user, assistant",
         ),
         (turns("User", User="<audio>Hi"), "message 0 of the prompt has the role 'User'"),
         (
