@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Style and types, of the series for verl with verl's settings, too; the first time, install what that needs into a virtual environment.
+# Check style, English and types, also of the series for verl with verl's settings. The first time, install what that needs
+# into a virtual environment.
 #
 #   bash tests/check.sh        VENV=folder to choose the environment (default .venv)
 set -euo pipefail
