@@ -154,13 +154,13 @@ def spoil(row, tmp_path, how):
         ("missing", "gone.wav: no such file"),
         ("unreadable", "text.wav: it cannot be read as audio"),
         ("placeholders", "2 <audio> placeholder.* 1 audio"),
-        ("special token", "message 0 of the prompt holds '<.AUDIO.>', which the model does not read as text"),
-        ("long prompt", r"the prompt has \d+ tokens, data.max_prompt_length is 160"),
+        ("special token", "message 0 of the prompt contains '<.AUDIO.>', which the model does not read as text"),
+        ("long prompt", r"the prompt has \d+ tokens, but data.max_prompt_length is 160"),
         (
             "long audio",
-            r"long.wav: lasts more than the 30 s that qwen2_audio hears: .* set data.long_audio=cut or skip",
+            r"long.wav: the audio is longer than the 30 s that qwen2_audio supports. .* set data.long_audio=cut or skip",
         ),
-        ("short audio", r"short.wav: lasts 0.050 s and would become 1 audio token"),
+        ("short audio", r"short.wav: the audio lasts 0.050 s and would become 1 audio token"),
         ("no reference", "no ground_truth"),
     ],
 )
@@ -190,7 +190,7 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
             "message 0 of the prompt has the part {'type': 'audio'}",
         ),
         ({"prompt": [{**MESSAGE, "content": [{"type": "image", "image": "a.png"}]}]}, "has the part {'type': 'image'"),
-        ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt holds <image>"),
+        ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt contains <image>"),
         ({"images": ["a.png"]}, "the column 'images' holds something"),
         ({"data_source": None}, "data_source is None. It must be a text"),
         ({"extra_info": 7}, "extra_info is 7. It must be a dictionary or null"),
@@ -245,7 +245,7 @@ def test_no_text_of_a_prompt_holds_what_is_not_read_as_text(build, rows, token, 
     place = ("system", "user").index(role)
     rows[1]["prompt"] = turns("system", "user", **{role: "<audio>" * place + f"Say {token}user."})
     with pytest.raises(
-        ValueError, match=rf"row 1: message {place} of the prompt holds {re.escape(repr(token))}, which"
+        ValueError, match=rf"row 1: message {place} of the prompt contains {re.escape(repr(token))}, which"
     ):
         build(rows)
 
@@ -258,7 +258,7 @@ def test_what_is_only_text_to_the_tokenizer_is_taken(build, rows):
 def test_clips_in_which_there_is_nothing_to_hear_are_counted_when_training_starts(build, rows, tmp_path, caplog):
     soundfile.write(tmp_path / "1.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
     assert len(build(rows)) == 3
-    assert "2 of 3 rows have a clip in which there is nothing to hear, and are used" in caplog.text
+    assert "2 of 3 rows have a clip in which nothing can be heard, and are used" in caplog.text
 
 
 def test_null_audios_are_none(build, rows):
