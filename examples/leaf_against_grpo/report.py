@@ -2,12 +2,12 @@
 
     python -m examples.leaf_against_grpo.report [--runs FOLDER] [--out FOLDER]
 
-Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (reward, KL and more of every step), and figures:
-`curves` (learning), `rates` (the sweep of learning rates), `gain` (what each method gains, against what the task is like),
-`pairs` (differences to both baselines, with those that could be detected), `kl` (reward against the KL divergence from the
-model that training starts from) and `scale` (the root mean square of advantages over steps). The last two are of cells whose
-runs have logged them. And `runs.tar.gz`: of the cells that are done what all this is made from, so that it can be made again, or gone on from, where
-the runs are not.
+Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (reward, KL and more of every step), and
+figures: `curves` (learning), `rates` (the sweep of learning rates), `gain` (what each method gains, against what the
+task is like), `pairs` (differences to both baselines, with those that could be detected), `kl` (reward against the KL
+divergence from the model that training starts from) and `scale` (the root mean square of advantages over steps). The
+last two are of cells whose runs have logged them. And `runs.tar.gz`: of the cells that are done what all this is made
+from, so that it can be made again, or gone on from, where the runs are not.
 """
 
 import argparse
@@ -138,8 +138,8 @@ def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float 
     """The numbers of one cell.
 
     `bleu` and `reward` are those of the unseen test set after the last step; `area` the mean reward of all rollouts;
-    `rollouts_to_1` and `_2` the rollouts until the mean reward of 5 steps reached the task's first and second score, empty if
-    it never did; `early` the mean over the steps, of our own estimators.
+    `rollouts_to_1` and `_2` the rollouts until the mean reward of 5 steps reached the task's first and second score,
+    empty if it never did; `early` the mean over the steps, of our own estimators.
     """
     end = read_validation(folder.answers_of(STEPS), has_swapped=False)[0]
     means = dict(sorted(smoothed(scalars[REWARD]).items())[SMOOTH - 1 :])  # a step alone may be high by chance

@@ -2,13 +2,14 @@
 
     python -m examples.leaf_against_grpo.simulator [--out FOLDER]
 
-An answer is a row of words, each one of four wordings, of which the policy says the right one a quarter of the time before
-training. Tasks differ in how words make a reward, and in what the policies share between classes of prompts. As in the study,
-each method has the learning rate with the largest area (mean reward of all rollouts) on seeds that are not reported, and is
-compared with GRPO seed by seed. All methods of a seed see the same prompts, and draw with the same random numbers.
+An answer is a row of words, each one of four wordings, of which the policy says the right one a quarter of the time
+before training. Tasks differ in how words make a reward, and in what the policies share between classes of prompts. As
+in the study, each method has the learning rate with the largest area (mean reward of all rollouts) on seeds that are
+not reported, and is compared with GRPO seed by seed. All methods of a seed see the same prompts, and draw with the same
+random numbers.
 
-And what `verl-leaf credit` says before training: the gain of a step with each estimator, relative to GRPO's, from 64 rollouts of
-each class, and its rank correlation with what training then gained.
+And what `verl-leaf credit` says before training: the gain of a step with each estimator, relative to GRPO's, from 64
+rollouts of each class, and its rank correlation with what training then gained.
 
 Writes `simulator.md`, and `simulator.csv` with a row per task and method.
 """
@@ -48,9 +49,9 @@ class Task:
     """A simulated task.
 
     Attributes:
-        reward: `add`: the share of right words; `bleu`: sentence BLEU; `first`: half for the first word, half for the others;
-            `gate`: `add`, but 0 if the first word is wrong; `tree`: `add`, where the first word decides which of the
-            others are right.
+        reward: `add`: the share of right words; `bleu`: sentence BLEU; `first`: half for the first word, half for the
+            others; `gate`: `add`, but 0 if the first word is wrong; `tree`: `add`, where the first word decides which
+            of the others are right.
         words: of an answer.
         features: classes share parameters, and so interfere; otherwise each class has its own.
         open: the share of the words that are open before training; the others are right with a probability of 0.97.

@@ -402,7 +402,7 @@ def test_a_good_reward_for_each_data_source_passes(configure):
         ("mix", "weights={bleu:1}", "there is no metric bleu. Choose from sentence_bleu, sentence_bleu_uncased, chrf"),
         ("mix", "weights={chrf:0.7,cer:0.2}", r"sum to 1, got \{'chrf': 0.7, 'cer': 0.2\}"),
         ("mix", "weights={chrf:1.5,cer:-0.5}", "numbers above 0"),
-        ("by_data_source", "rewards=chrf", "rewards=chrf: must be a mapping"),
+        ("by_data_source", "rewards=chrf", "rewards=chrf: give a mapping"),
         ("by_data_source", "rewards={spoken_german:bleu}", "no metric bleu"),
         ("by_data_source", "rewards={spoken_german:null}", "None is neither a metric nor the weights"),
         (

@@ -124,7 +124,7 @@ def test_a_prompt_that_the_model_reads_otherwise_is_named_before_its_engine_star
     rows = [row for _, row in RowFile(data).rows()]
     rows[2]["prompt"][0]["content"] += "<|im_end|>"
     write_rows(rows, tmp_path / "odd.parquet")
-    with pytest.raises(ValueError, match="odd.parquet, row 2: message 0 of the prompt holds '<.im_end.>'"):
+    with pytest.raises(ValueError, match="odd.parquet, row 2: message 0 of the prompt contains '<.im_end.>'"):
         Data(tmp_path / "odd.parquet").check_prompts(task / "model")
 
 

@@ -1,7 +1,7 @@
 """Every batch through the actor both ways, with what rollouts have in common computed once and as verl does.
 
-verl loads this by ``actor_rollout_ref.model.external_lib=tests.helpers.comparing`` in each worker; a line for each batch goes to
-``$COMPARED``. What is trained on is what sharing gives.
+verl loads this by ``actor_rollout_ref.model.external_lib=tests.helpers.comparing`` in each worker; a line for each
+batch goes to ``$COMPARED``. What is trained on is what sharing gives.
 """
 
 import json

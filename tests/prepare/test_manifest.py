@@ -269,14 +269,14 @@ def test_uris_and_what_a_run_would_refuse(clips):
         found, left_out = everything(out), rejected(out)
         assert [pitch(audio(found[id], out)) for id in "abc"] == pytest.approx([300, 310, 310], abs=3)
         assert "is a URL, which is not fetched" in left_out["d"] and "no such file" in left_out["e"]
-        assert "the prompt holds <image>" in left_out["f"] and max(map(len, left_out.values())) < 500
+        assert "the prompt contains <image>" in left_out["f"] and max(map(len, left_out.values())) < 500
 
 
 def test_clips_in_which_there_is_nothing_to_hear_are_counted(clips, capsys):
     corpora.write(clips / "1.wav", 0 * corpora.tone(300, 0.2))
     assert len(read(clips, "mine.csv", delimited(","))) == 3
     assert report(clips / "out_mine.csv")["rows_with_nothing_to_hear"] == 1
-    assert "1 row(s) have a clip in which there is nothing to hear" in capsys.readouterr().out
+    assert "1 row(s) have a clip in which nothing can be heard" in capsys.readouterr().out
 
 
 def test_bytes_that_are_no_audio_stay_out_of_the_reasons(clips):

@@ -115,7 +115,7 @@ def test_nan_log_probabilities_name_the_prompt_and_the_row():
     row = 5
     spoilt = batch["rollout_log_probs"].clone()
     spoilt[row, 0] = float("nan")
-    with pytest.raises(ValueError, match=f"row {row}, prompt {index[row]}, hold NaN"):
+    with pytest.raises(ValueError, match=f"row {row}, prompt {index[row]}, contain NaN"):
         call(batch, index, rollout_log_probs=spoilt)
 
 
@@ -126,7 +126,7 @@ def test_a_reward_that_is_not_finite_stops_any_estimator(name, value):
     batch, index = as_batch(DEFAULT)
     row = 5
     batch["token_level_rewards"][row, 1] = float(value)
-    message = rf"the reward of row {row}, prompt {index[row]}, is {value}, not a finite number \(1 of {len(index)} rows"
+    message = rf"the reward of row {row}, prompt {index[row]}, is {value}, which is not finite \(1 of {len(index)} rows"
     data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
     with pytest.raises(estimator.RewardError, match=message) as raised:
         compute_advantage(data, name, config=OmegaConf.create({}))
@@ -136,7 +136,7 @@ def test_a_reward_that_is_not_finite_stops_any_estimator(name, value):
 def test_missing_fields_are_named():
     batch, index = as_batch(DEFAULT)
     del batch["rollout_log_probs"]
-    with pytest.raises(ValueError, match="rollout_log_probs or old_log_probs in its batch; it was given responses"):
+    with pytest.raises(ValueError, match="rollout_log_probs or old_log_probs in its batch, but it got responses"):
         call(batch, index)
 
 
@@ -298,7 +298,7 @@ def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():
         ({"trace_dir": 7}, "algorithm.leaf.trace_dir=7 is not valid. Valid values are the path of a folder, and null"),
         ({"credit": None}, "algorithm.leaf.credit=None is not valid. Valid values are both, global, local"),
         ({"surprisal": "new"}, "algorithm.leaf.surprisal='new' is not valid. Valid values are rollout, old"),
-        (3, "algorithm.leaf=3: must be a mapping of options to values"),
+        (3, "algorithm.leaf=3: give a mapping of options to values"),
     ],
 )
 def test_a_bad_option_is_named_with_the_valid_ones(given, message):

@@ -1,7 +1,7 @@
 """The estimators in ms-swift 4.6 as an external plugin: ``swift rlhf --rlhf_type grpo --external_plugins FILE``.
 
-ms-swift parses its command line before it imports a plugin. So the settings are environment variables, which can also be set
-with ``--model_kwargs`` and a JSON dictionary, like those of ms-swift's models.
+ms-swift parses its command line before it imports a plugin. So the settings are environment variables, which can also
+be set with ``--model_kwargs`` and a JSON dictionary, like those of ms-swift's models.
 """
 
 import os

@@ -86,9 +86,8 @@ def main(arguments: Sequence[str]) -> None:
         parser.add_argument(name, type=setting.type, default=setting.default, help=meaning)
     own, others = parser.parse_known_args(arguments)
     if wrong := [word for word in others if word.startswith("--leaf.")]:
-        parser.error(
-            f"{wrong[0]}: there is no such setting. The settings are {', '.join(f'--leaf.{setting.name}' for setting in fields(EstimatorSettings))}"
-        )
+        names = ", ".join(f"--leaf.{setting.name}" for setting in fields(EstimatorSettings))
+        parser.error(f"{wrong[0]}: there is no such setting. The settings are {names}")
     settings = EstimatorSettings(**{name.removeprefix("leaf."): value for name, value in vars(own).items()})
     config.hierarchize = _with(settings, config.hierarchize)
     ppo_trainer.PPOTrainer = LeafPPOTrainer

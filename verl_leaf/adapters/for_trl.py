@@ -71,7 +71,7 @@ class LeafGRPOTrainer(GRPOTrainer):
         return output
 
     def _sampled_log_probs(self, output) -> Tensor:
-        """Return ``[n, t]``: vLLM's log-probabilities, or the policy's before the update, which TRL computes only if it needs them."""
+        """Return ``[n, t]``: vLLM's log-probabilities, or the policy's before the update."""
         if not ESTIMATORS[self.args.estimator].needs_surprisal:
             return torch.zeros_like(output["completion_ids"], dtype=torch.float32)
         if "sampling_per_token_logps" in output:

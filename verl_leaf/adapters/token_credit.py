@@ -87,8 +87,8 @@ def token_advantages(
     Args:
         settings: estimator and its options.
         batches: responses of this process.
-        rewards: ``[N]`` floats of all processes, in the order of ``gather``. A response with NaN has no reward: it is left out
-            of its group and gets 0.
+        rewards: ``[N]`` floats of all processes, in the order of ``gather``. A response with NaN has no reward: it is
+            left out of its group and gets 0.
         group: ``[N]`` integers, the prompt of each response.
         gather: function that joins ``[n, ...]`` tensors of equal shape to ``[N, ...]``, in the order of the processes.
         process: number of this process.

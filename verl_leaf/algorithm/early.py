@@ -1,11 +1,12 @@
 """The share of the reward variance within a prompt that the first fork decides: ``early = 1 - W / T``.
 
-We added this measure; it is not in the LEAF paper. A pair of responses ``i``, ``k`` of a group has
-``h = (r_i - r_k)^2 / 2``. Let the values of a group's branches have the variance ``tau2``, and the rewards within a branch the
-variance ``sigma2``. Then the mean of ``h`` is ``tau2 + sigma2`` over the ``n_T`` pairs that part at the group's first fork
-(their common prefix is the group's shortest), and ``sigma2`` over the ``n_W`` pairs that part later. ``T`` and ``W`` are means
-of these over groups, both weighted by ``n_T n_W / (n_T + n_W)``, so prompts may differ in reward variance and in their forks.
-``early`` estimates ``tau2 / (tau2 + sigma2)``. If the first choice decides nothing, it is 0 on average and may be negative.
+We added this measure; it is not in the LEAF paper. A pair of responses ``i``, ``k`` of a group has ``h = (r_i - r_k)^2
+/ 2``. Let the values of a group's branches have the variance ``tau2``, and the rewards within a branch the variance
+``sigma2``. Then the mean of ``h`` is ``tau2 + sigma2`` over the ``n_T`` pairs that part at the group's first fork
+(their common prefix is the group's shortest), and ``sigma2`` over the ``n_W`` pairs that part later. ``T`` and ``W``
+are means of these over groups, both weighted by ``n_T n_W / (n_T + n_W)``, so prompts may differ in reward variance and
+in their forks. ``early`` estimates ``tau2 / (tau2 + sigma2)``. If the first choice decides nothing, it is 0 on average
+and may be negative.
 """
 
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ class PairSpread:
     Attributes:
         first: ``[G]`` float64, the mean of ``h`` over the pairs that part at the first fork, times ``pairs``.
         later: ``[G]`` float64, the mean of ``h`` over the pairs that part later, or never, times ``pairs``.
-        pairs: ``[G]`` float64, the weight of the group: the difference of its two means has about the variance of a mean over
-            this many pairs.
+        pairs: ``[G]`` float64, the weight of the group: the difference of its two means has about the variance of a
+            mean over this many pairs.
     """
 
     first: Tensor

@@ -1,11 +1,11 @@
 """lambda-GRPO (ICML 2026, arXiv 2509.21154): GRPO, divided at each token by the number of responses that share it.
 
 Sources: the paper's abstract, summaries of it, and the authors' code (github.com/coli-saar/grpo-prm at 6bc58b1,
-``InfPRMTree.loss_scales`` and ``LambdaGRPOTrainer``). `lambda_grpo_advantages` has the weights of that code. We have not read
-the paper's own equations. Three things differ from the authors' code:
+``InfPRMTree.loss_scales`` and ``LambdaGRPOTrainer``). `lambda_grpo_advantages` has the weights of that code. We have
+not read the paper's own equations. Three things differ from the authors' code:
 
-- It multiplies a token's whole loss by the weight, including the KL term. verl's KL loss is separate from the advantages and
-  keeps its weight.
+- It multiplies a token's whole loss by the weight, including the KL term. verl's KL loss is separate from the
+  advantages and keeps its weight.
 - It adds 1e-4 to the standard deviation; we add verl's 1e-6.
 - A response that ends belongs to no longer prefix. The authors' code compares it with padding, which has the same effect.
 """
@@ -31,8 +31,8 @@ def lambda_grpo_advantages(
 
         A_i[t] = (r_i - mean) / (std + 1e-6) / n_i(t)
 
-    Here ``n_i(t)`` is the number of responses of the group, including ``i``, whose first ``t + 1`` tokens are those of ``i``.
-    So the responses that share a token give it the mean of their advantages instead of the sum.
+    Here ``n_i(t)`` is the number of responses of the group, including ``i``, whose first ``t + 1`` tokens are those of
+    ``i``. So the responses that share a token give it the mean of their advantages instead of the sum.
 
     Args:
         responses, rewards, mask, group, lengths: as in `grpo_prefix_advantages`.

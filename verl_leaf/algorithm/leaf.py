@@ -22,8 +22,8 @@ class Spans:
 
     Attributes:
         start: ``[N, B+1]`` int64, the first token of the span.
-        end: ``[N, B+1]`` int64, the position after its last token. A node may lie past the end of a short response, and then
-            so may ``start`` and ``end``.
+        end: ``[N, B+1]`` int64, the position after its last token. A node may lie past the end of a short response, and
+            then so may ``start`` and ``end``.
         valid: ``[N, B+1]`` bool, True if there is such a span; the other fields are undefined if there is none.
         raw: ``[N, B+1]`` float64, the credit ``A``; 0 where not valid.
         normalised: ``[N, B+1]`` float64, the z-score of ``A`` over the spans of the group; 0 where not valid.

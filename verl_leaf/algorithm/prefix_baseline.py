@@ -1,8 +1,8 @@
 """GRPO with a shrunk prefix baseline, which we added; it is not in the LEAF paper.
 
-The baseline of a token is the mean reward of the other responses with the same text before it, shrunk towards the baseline of
-the shorter prefix. Related methods: leave-one-out baselines (RLOO, arXiv 2402.14740), values from rollouts of the same prefix
-(VinePPO, arXiv 2410.01679; TEMPO, arXiv 2509.18314), and the shrinkage of James and Stein (1961).
+The baseline of a token is the mean reward of the other responses with the same text before it, shrunk towards the
+baseline of the shorter prefix. Related methods: leave-one-out baselines (RLOO, arXiv 2402.14740), values from rollouts
+of the same prefix (VinePPO, arXiv 2410.01679; TEMPO, arXiv 2509.18314), and the shrinkage of James and Stein (1961).
 """
 
 import math
@@ -28,8 +28,8 @@ class PrefixBaselineAdvantages:
     Attributes:
         advantages: ``[N, T]``, the advantages.
         baseline: ``[N, S]`` float64, ``b_i`` from the start and after each fork on the response's path.
-        start: ``[N, S]`` int64, the first token with that baseline: 0, then the token after the fork's; ``num_tokens`` if the
-            path has no further fork, and the baseline is undefined.
+        start: ``[N, S]`` int64, the first token with that baseline: 0, then the token after the fork's; ``num_tokens``
+            if the path has no further fork, and the baseline is undefined.
         forks: forks of the responses.
         kappa: value of kappa that was used.
     """
@@ -70,8 +70,8 @@ def grpo_prefix_advantages(
             prefixes.
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
-        kappa: number of responses with which a longer prefix gets half the weight, from 0 to infinity, or ``"auto"`` for the
-            batch's `shrinkage`.
+        kappa: number of responses with which a longer prefix gets half the weight, from 0 to infinity, or ``"auto"``
+            for the batch's `shrinkage`.
         by_std: False to not divide by ``std + 1e-6``, as in Dr. GRPO (arXiv 2503.20783).
 
     Returns:

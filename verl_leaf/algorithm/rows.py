@@ -18,8 +18,8 @@ def last_position(mask: Tensor) -> Tensor:
 def row_blocks(N: int, T: int, device: torch.device) -> Iterator[slice]:
     """Return slices of ``N`` rows of ``T`` tokens, small enough that their temporaries stay in a CPU's cache.
 
-    On a CPU, page faults of a whole-batch temporary cost more time than its arithmetic. On an accelerator the slices only limit
-    the memory.
+    On a CPU, page faults of a whole-batch temporary cost more time than its arithmetic. On an accelerator the slices
+    only limit the memory.
     """
     height = max(1, (1 << (20 if device.type == "cpu" else 24)) // max(T, 1))
     return (slice(first, min(first + height, N)) for first in range(0, N, height))

@@ -1,8 +1,8 @@
 """TEMPO (Findings of ACL 2026, arXiv 2509.18314), the nearest published method: GRPO, corrected where the tree branches.
 
 Sources: the paper's abstract, summaries and reviews, and the advantage function of the authors' code
-(github.com/fatebreaker/tempo at 0a1c273, `compute_tempo_outcome_advantage`), whose numbers `tempo_advantages` reproduces. We
-have not read the paper's own equations. These sources leave some cases open, which are decided here:
+(github.com/fatebreaker/tempo at 0a1c273, `compute_tempo_outcome_advantage`), whose numbers `tempo_advantages`
+reproduces. We have not read the paper's own equations. These sources leave some cases open, which are decided here:
 
 - A response that ends is not a descendant of the longer prefixes. The authors' code compares padding like a token, which
   makes a difference only if another response continues with the padding token.

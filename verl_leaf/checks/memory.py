@@ -194,9 +194,9 @@ def _merged(network: torch.nn.Module) -> tuple[int, ...]:
 def pinned(sizes: Sequence[int]) -> int:
     """Return the bytes of host memory that vLLM pins while it sleeps, for tensors of these sizes in bytes.
 
-    vLLM copies each CUDA segment into a block of pinned memory (vllm/device_allocator/cumem.py, 0.24.0). torch rounds such a
-    block up to a power of two and keeps it (ATen/core/CachingHostAllocator.h). torch 2.11 has no setting for that. Later
-    versions have ``pinned_max_round_threshold_mb``, but with it vLLM 0.30 failed at its second sleep.
+    vLLM copies each CUDA segment into a block of pinned memory (vllm/device_allocator/cumem.py, 0.24.0). torch rounds
+    such a block up to a power of two and keeps it (ATen/core/CachingHostAllocator.h). torch 2.11 has no setting for
+    that. Later versions have ``pinned_max_round_threshold_mb``, but with it vLLM 0.30 failed at its second sleep.
     """
     small = sum(size for size in sizes if size <= SMALL)
     medium = [size for size in sizes if SMALL < size <= MEDIUM]
@@ -222,7 +222,8 @@ def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estima
         memory: memory of a GPU, GiB.
 
     Returns:
-        Estimates for one GPU while generating and while updating, for the host of one node, and for the disk per checkpoint.
+        Estimates for one GPU while generating and while updating, for the host of one node, and for the disk per
+        checkpoint.
     """
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     if 0 < (sharded := config.actor_rollout_ref.actor.fsdp_config.fsdp_size) < ranks:

@@ -130,8 +130,8 @@ class LineStore(Generic[Key, Value]):
     """A mapping that is kept in an append-only file of JSON lines.
 
     Args:
-        path: path of the file, which is made with the first line. An incomplete last line, left by a kill or a full disk, is
-            dropped.
+        path: path of the file, which is made with the first line. An incomplete last line, left by a kill or a full
+            disk, is dropped.
         parse: function that returns key and value of a line's JSON.
         what: name of a line's content for messages, such as "answer".
 

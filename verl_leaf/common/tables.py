@@ -19,8 +19,8 @@ def show(
 ) -> None:
     """Print a table.
 
-    Names and numbers are never cut. If a terminal is too narrow, words wrap first. Then the last columns are left out, and a
-    line names them. A pipe or file gets the full width.
+    Names and numbers are never cut. If a terminal is too narrow, words wrap first. Then the last columns are left out,
+    and a line names them. A pipe or file gets the full width.
 
     Args:
         title: text above the table.

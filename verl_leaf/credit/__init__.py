@@ -1,4 +1,4 @@
-"""Command ``verl-leaf credit``: estimate before training how much signal each estimator's gradient has, for a model and data."""
+"""Command ``verl-leaf credit``: estimate before training how much signal each estimator's gradient has."""
 
 from pathlib import Path
 

@@ -48,7 +48,8 @@ def credit(options: argparse.Namespace) -> list[dict]:
         The rows of :func:`verl_leaf.credit.signal.summarise`.
 
     Raises:
-        ValueError: an option or input is wrong, or the engine stopped. Finished work is kept, and the same call resumes there.
+        ValueError: an option or input is wrong, or the engine stopped. Finished work is kept, and the same call resumes
+            there.
     """
     _check(options)
     console, progress = Console(), Console(stderr=True)

@@ -1,8 +1,9 @@
 """Gradients of tokens' log-probabilities, as factors of their inner products (:func:`verl_leaf.credit.signal.signals`).
 
 *Last layer*: with the state ``h`` before it and the probabilities ``p`` after it, the gradient of a token ``y`` is
-``(e_y - p) h^T``, so a forward pass is enough. The vector over the vocabulary is sketched with random signs, which preserve
-inner products: for vectors of lengths ``a`` and ``b`` the error has a standard deviation of at most ``a b sqrt(2 / SKETCH)``.
+``(e_y - p) h^T``, so a forward pass is enough. The vector over the vocabulary is sketched with random signs, which
+preserve inner products: for vectors of lengths ``a`` and ``b`` the error has a standard deviation of at most ``a b
+sqrt(2 / SKETCH)``.
 
 *LoRA*: derivatives along random signs for all parameters, by forward-mode autograd, with one pass per direction for all
 tokens. They preserve inner products with the same error, with ``DIRECTIONS`` in place of ``SKETCH``.

@@ -1,13 +1,13 @@
 """The signal of a step with each estimator, computed from tokens, rewards and the tokens' gradients.
 
-The rollouts of a prompt are split into halves. Many random groups of ``K`` from one half are steps: ``g`` is the gradient of
-the loss with an estimator's advantages, averaged over the tokens of a response and over responses (verl's
-``seq-mean-token-mean``). The other half gives ``G``, the gradient of the mean reward: REINFORCE with the mean of the other
-rewards as the baseline, summed over tokens. So ``g`` and ``G`` are independent. The two ``G`` are independent, too, so their
-inner product is an unbiased estimate of ``|G|^2``.
+The rollouts of a prompt are split into halves. Many random groups of ``K`` from one half are steps: ``g`` is the
+gradient of the loss with an estimator's advantages, averaged over the tokens of a response and over responses (verl's
+``seq-mean-token-mean``). The other half gives ``G``, the gradient of the mean reward: REINFORCE with the mean of the
+other rewards as the baseline, summed over tokens. So ``g`` and ``G`` are independent. The two ``G`` are independent,
+too, so their inner product is an unbiased estimate of ``|G|^2``.
 
-Rollouts with a common prefix have the same token gradients in it. An *edge* is a token after a prefix, and every gradient is a
-sum over edges. So only the inner products of the edges are needed from the model.
+Rollouts with a common prefix have the same token gradients in it. An *edge* is a token after a prefix, and every
+gradient is a sum over edges. So only the inner products of the edges are needed from the model.
 
 Letters: ``M`` rollouts of a prompt, ``T`` tokens, ``E`` edges, ``R`` groups of both halves, ``K`` responses of a group.
 """
@@ -54,7 +54,8 @@ class Prompt:
         """Number the edges.
 
         Returns:
-            ``[M, T]`` int64, the edge of each token, -1 after the end; and ``[E, 2]``, a rollout and a position of each edge.
+            ``[M, T]`` int64, the edge of each token, -1 after the end; and ``[E, 2]``, a rollout and a position of each
+            edge.
         """
         known: dict[tuple[int, int], int] = {}
         places: list[tuple[int, int]] = []
@@ -95,8 +96,8 @@ def draw_groups(prompts: int, rollouts: int, K: int, seed: int) -> Tensor:
 def step_advantages(prompts: Sequence[Prompt], groups: Tensor) -> dict[str, Tensor]:
     """Return the advantages of all groups with every estimator and its default options.
 
-    The ceiling uses the best baseline in the tree of all rollouts: shrunk node means as in ``grpo_prefix``, but from all other
-    rollouts of the prompt instead of the group's. So no baseline from a group can be as good.
+    The ceiling uses the best baseline in the tree of all rollouts: shrunk node means as in ``grpo_prefix``, but from
+    all other rollouts of the prompt instead of the group's. So no baseline from a group can be as good.
 
     Args:
         prompts: rollouts of each prompt. Estimators may pool over prompts, as ``grpo_prefix`` does for ``kappa``.
@@ -144,8 +145,8 @@ def signals(
         prompt: rollouts of the prompt.
         groups: ``[R, K]``, the rollouts of each group.
         advantages: estimator -> ``[R, K, T]``.
-        factors: ``[E, n]`` each, on one device. The inner product of two edges' gradients is the product, over the factors, of
-            the inner products of their rows.
+        factors: ``[E, n]`` each, on one device. The inner product of two edges' gradients is the product, over the
+            factors, of the inner products of their rows.
 
     Returns:
         The estimate of ``|G|^2``, which may be negative, and the `Signal` of each estimator.
@@ -194,10 +195,11 @@ def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) ->
         of_prompts: signals of each prompt.
 
     Returns:
-        A row per estimator. ``efficiency`` is ``<E g, G>^2 / (|G|^2 E |g|^2)``, the share of the best step's first-order gain
-            that a step has, with the sign of the gain. ``cosine`` is that between a step and ``G``. ``relative`` is the efficiency
-            divided by that of ``grpo``. ``best`` is the share of draws in which an estimator has the largest efficiency. The
-            first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
+        A row per estimator. ``efficiency`` is ``<E g, G>^2 / (|G|^2 E |g|^2)``, the share of the best step's
+        first-order gain
+            that a step has, with the sign of the gain. ``cosine`` is that between a step and ``G``. ``relative`` is the
+            efficiency divided by that of ``grpo``. ``best`` is the share of draws in which an estimator has the largest
+            efficiency. The first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
     """
     names = list(of_prompts[0])
     values = np.array(
@@ -253,7 +255,10 @@ def verdict(rows: list[dict], prompts: int) -> str:
     excess = max(best["relative"] - 1, 1e-3)
     needed = prompts * max(1.0, (1 - best["relative_low"]) / excess) ** 2
     if name == "grpo":
-        return f"Use grpo: in {best['best']:.0%} of the bootstrap's draws it is the best of {len(rows) - 1}, and no other has a higher gain."
+        return (
+            f"Use grpo: in {best['best']:.0%} of the bootstrap's draws it is the best of {len(rows) - 1}, and no other has "
+            "a higher gain."
+        )
     return (
         f"Use grpo, because no estimator is detectably better: {name} gains {share} times as much. If that is its true gain, about "
         f"{needed:,.0f} prompts instead of {prompts} would show it."

@@ -47,12 +47,13 @@ def load_audio(
     (``pip install av``) reads m4a, webm and the output of ``sox -p``.
 
     Args:
-        reference: a path, or a ``file:`` or ``data:`` URI; encoded bytes, or base64 of them; a binary file, which is read from
-            its start and left open; or a Hugging Face ``Audio`` dictionary: ``{"bytes", "path"}`` as stored in parquet, where
-            the bytes take precedence, or ``{"array", "sampling_rate"}`` as decoded. The array is ``[samples]``, or has a second
-            axis for the channels, the shorter one. Floats have full scale at 1. Integers are scaled by their type as in
-            soundfile: int8, int16, int32, and uint8 around 128. Python integers and int64 carry no scale. They are read as
-            16-bit samples if the peak is between 2^8 and 2^15 (or 0), and rejected otherwise.
+        reference: a path, or a ``file:`` or ``data:`` URI; encoded bytes, or base64 of them; a binary file, which is
+            read from its start and left open; or a Hugging Face ``Audio`` dictionary: ``{"bytes", "path"}`` as stored
+            in parquet, where the bytes take precedence, or ``{"array", "sampling_rate"}`` as decoded. The array is
+            ``[samples]``, or has a second axis for the channels, the shorter one. Floats have full scale at 1. Integers
+            are scaled by their type as in soundfile: int8, int16, int32, and uint8 around 128. Python integers and
+            int64 carry no scale. They are read as 16-bit samples if the peak is between 2^8 and 2^15 (or 0), and
+            rejected otherwise.
         sampling_rate: sampling rate of the result, in Hz.
         root: folder from which a relative path starts; the working directory if None.
         start: time at which to start, in seconds.
@@ -62,8 +63,8 @@ def load_audio(
         The float32 waveform ``[samples]``, averaged over channels.
 
     Raises:
-        AudioError: the file is missing, unreadable or cut off; the waveform is empty, has no known scale, or contains NaN or
-            infinity; or the requested stretch is longer than ``MAX_SECONDS``.
+        AudioError: the file is missing, unreadable or cut off; the waveform is empty, has no known scale, or contains
+            NaN or infinity; or the requested stretch is longer than ``MAX_SECONDS``.
     """
     reference = absolute_audio(reference, root or "")
     name = audio_name(reference)

@@ -35,8 +35,8 @@ def right_choice(references: Sequence[str], choices: Sequence[str]) -> int:
     """Return the index of the choice that a row's references name, by letter, by text or both.
 
     Raises:
-        ValueError: there are too few or too many choices, one is empty or equal to another, or the references do not name one
-            of them.
+        ValueError: there are too few or too many choices, one is empty or equal to another, or the references do not
+            name one of them.
     """
     keys = [key_of(choice) for choice in choices]
     if not 2 <= len(keys) <= MAX_CHOICES:

@@ -1,8 +1,8 @@
 """The start and the length of the audio in an encoded file, which libsndfile does not find in all cases.
 
-libsndfile uses its mp3 decoder for a file that does not begin with a frame only if the name ends in ``.mp3``, and fails after
-ID3 tags if it is not given a name (src/sndfile.c). A recorder that writes into a pipe cannot go back and fill in the length. It
-writes a placeholder instead, and libsndfile knows only some of them in some formats.
+libsndfile uses its mp3 decoder for a file that does not begin with a frame only if the name ends in ``.mp3``, and fails
+after ID3 tags if it is not given a name (src/sndfile.c). A recorder that writes into a pipe cannot go back and fill in
+the length. It writes a placeholder instead, and libsndfile knows only some of them in some formats.
 """
 
 import io
@@ -158,7 +158,7 @@ def _begins_frames(file: io.IOBase, position: int) -> bool:
 
 
 def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
-    """Return version and rate, and the length in bytes, of the frame with this header (ISO 11172-3, section 2.4.2.3), or None."""
+    """Return (version, rate) and the length in bytes of the frame with this header (ISO 11172-3, 2.4.2.3), or None."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3

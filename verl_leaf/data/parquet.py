@@ -32,8 +32,8 @@ Result = TypeVar("Result")
 class RowFile:
     """A parquet file that is read in batches of Python rows.
 
-    The path is taken literally. Rows are as :mod:`datasets` would read them, with any Arrow type of text, lists or dictionaries,
-    and with JSON decoded (``datasets`` writes JSON if the values of a column differ in type).
+    The path is taken literally. Rows are as :mod:`datasets` would read them, with any Arrow type of text, lists or
+    dictionaries, and with JSON decoded (``datasets`` writes JSON if the values of a column differ in type).
 
     Args:
         path: path of the file.

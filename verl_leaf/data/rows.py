@@ -28,13 +28,14 @@ def spoken_row(row: dict, root: str, keys: Keys = DEFAULT_KEYS) -> dict:
     """Return a row in the one form that the rest of this package uses.
 
     Args:
-        row: row in verl's format: ``data_source``, ``reward_model``, a prompt whose messages contain text or a list of parts,
-            and the audios of its placeholders, which may be null or missing.
+        row: row in verl's format: ``data_source``, ``reward_model``, a prompt whose messages contain text or a list of
+            parts, and the audios of its placeholders, which may be null or missing.
         root: folder from which relative paths of audio start.
         keys: names of the columns.
 
     Returns:
-        The row with ``data_source`` as text; with messages whose content is text with one ``<audio>`` per clip, without null
+        The row with ``data_source`` as text; with messages whose content is text with one ``<audio>`` per clip, without
+        null
             keys; and with ``keys.audio`` as the list of references in the order of their placeholders, with absolute paths.
             Other columns are unchanged.
 
@@ -73,8 +74,9 @@ def reference_texts(ground_truth) -> list[str]:
     """Return the texts of a ``ground_truth``: one, or several that are equally right.
 
     Raises:
-        ValueError: it is not a text or number, it is a list that is empty or contains something else, or it is a number that
-            could be written in several ways (``42.0``, which pandas makes of 42 in a column with gaps, ``0.30000000000000004``).
+        ValueError: it is not a text or number, it is a list that is empty or contains something else, or it is a number
+            that could be written in several ways (``42.0``, which pandas makes of 42 in a column with gaps,
+            ``0.30000000000000004``).
     """
     values = ground_truth.tolist() if isinstance(ground_truth, np.ndarray | np.generic) else ground_truth
     values = list(values) if isinstance(values, list | tuple) else [values]
@@ -174,8 +176,8 @@ def _message(message) -> tuple[dict, list | None]:
 def _part(part) -> tuple[str, list]:
     """Return the text of a part of a message's content, and its audio as a list of one or none.
 
-    The keys of audio are those of verl's RLHFDataset._extract_audio_info (verl/utils/dataset/rl_dataset.py). Arrow gives every
-    part all keys, with null for missing ones.
+    The keys of audio are those of verl's RLHFDataset._extract_audio_info (verl/utils/dataset/rl_dataset.py). Arrow
+    gives every part all keys, with null for missing ones.
     """
     held = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
     kind = held.pop("type", None)

@@ -19,8 +19,8 @@ from verl_leaf.common.files import whole_file
 class RowStore:
     """Rows in a nameless file that vanishes with the process, unless it is kept.
 
-    A file is used because the files of one run may differ in the types of their columns, which one Arrow table could not contain,
-    and because embedded audio may be larger than memory. Forked workers may read at the same time.
+    A file is used because the files of one run may differ in the types of their columns, which one Arrow table could
+    not contain, and because embedded audio may be larger than memory. Forked workers may read at the same time.
 
     Args:
         folder: folder on the file system to use, ``data.cache_dir``.

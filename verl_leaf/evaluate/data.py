@@ -101,7 +101,8 @@ class Data:
         """Raise an error unless a model reads every prompt as it is written.
 
         Raises:
-            ValueError: a text contains special tokens of the tokenizer, or the chat template loses it. The message names the row.
+            ValueError: a text contains special tokens of the tokenizer, or the chat template loses it. The message
+                names the row.
         """
         processor = hf_processor(str(model))
         for number, messages in enumerate(self._messages):

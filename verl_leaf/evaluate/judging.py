@@ -17,7 +17,8 @@ def read_judges(files: Sequence[Path], systems: int) -> list[JudgeSpec]:
     """Return the judges that files describe.
 
     Raises:
-        ValueError: a file does not describe a judge, two judges have the same name, or one compares systems but there is only one.
+        ValueError: a file does not describe a judge, two judges have the same name, or one compares systems but there
+            is only one.
     """
     specs = [read_spec(file) for file in files]
     names = [spec.name for spec in specs]

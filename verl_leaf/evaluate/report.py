@@ -312,7 +312,10 @@ def tables_of(report: Evaluation) -> list[Table]:
     ]
     signatures += map(_of_a_judge, report.judges)
     signatures += [f"{METRICS[name][0]}: not computed: {why}" for name, why in report.not_computed.items()]
-    without = f"-: no interval, because there are fewer than {FEWEST_FOR_AN_INTERVAL} {unit}, or fewer than {FEWEST_DIFFERENT} that differ"
+    without = (
+        f"-: no interval, because there are fewer than {FEWEST_FOR_AN_INTERVAL} {unit}, or fewer than "
+        f"{FEWEST_DIFFERENT} that differ"
+    )
     tables = [
         Table(
             title="Answers",
@@ -344,7 +347,7 @@ def tables_of(report: Evaluation) -> list[Table]:
         below = []
         if tested:
             below += [
-                f"p: two-sided p-value of a randomisation test that swaps answers by {unit} (all swaps, or {notes['trials']} random ones).",
+                f"p: two-sided p-value of a randomisation test that swaps answers by {unit} (all or {notes['trials']} swaps).",
                 f"p is corrected by Holm's method for the {tested} tests in this table; intervals are not corrected.",
             ]
         if tested < len(report.differences):
@@ -422,7 +425,7 @@ def _tables_of_choices(report: Evaluation) -> list[Table]:
         ],
         words=2,
         notes=(
-            "p: two-sided p-value of the exact sign test, which is McNemar's exact test if there is one row per clip and one pass.",
+            "p: two-sided p-value of the exact sign test (McNemar's exact test if there is one row per clip and one pass).",
             f"p is corrected by Holm's method for the {len(report.pairs)} tests in this table.",
         ),
     )

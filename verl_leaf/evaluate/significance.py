@@ -125,8 +125,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Return the 95 % interval of a score or of a difference, or NaN if there are too few clusters.
 
-    It is Student's interval for the jackknife's pseudo-values, corrected for their skewness (Hall 1992). If nearly all clusters
-    agree, it is Wilson's interval for a mean on a bounded scale, and NaN for any other score.
+    It is Student's interval for the jackknife's pseudo-values, corrected for their skewness (Hall 1992). If nearly all
+    clusters agree, it is Wilson's interval for a mean on a bounded scale, and NaN for any other score.
 
     Args:
         scorer: computation of the score.

@@ -1,7 +1,7 @@
 """Calls of an OpenAI-compatible endpoint: in parallel, at a limited rate, with retries, within a budget.
 
-Nothing that the endpoint sends is trusted: bodies have a size limit, counts and log-probabilities must be possible values, and
-the key is masked in everything that is kept or shown.
+Nothing that the endpoint sends is trusted: bodies have a size limit, counts and log-probabilities must be possible
+values, and the key is masked in everything that is kept or shown.
 """
 
 import asyncio

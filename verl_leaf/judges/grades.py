@@ -57,8 +57,8 @@ class Grade:
 def grade(kind: str, reply_format: str, reply: Reply) -> Grade | None:
     """Return the grade in a reply, or None if no grade can be read for certain.
 
-    A grade is read only in the place that its format prescribes, with nothing after it (for JudgeLM, on the first line). So a
-    grade that is quoted from an answer in a truncated reply is ignored.
+    A grade is read only in the place that its format prescribes, with nothing after it (for JudgeLM, on the first
+    line). So a grade that is quoted from an answer in a truncated reply is ignored.
 
     Args:
         kind, reply_format: kind and reply format of the judge.

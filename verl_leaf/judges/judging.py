@@ -119,8 +119,8 @@ def judge(
     Args:
         answers: one or more answers of one system.
         spec: the judge.
-        folder: folder for the replies, ``{name}.replies.jsonl``. Replies in it are not asked for again, so several systems may
-            share it, and a stopped judging resumes.
+        folder: folder for the replies, ``{name}.replies.jsonl``. Replies in it are not asked for again, so several
+            systems may share it, and a stopped judging resumes.
         against: answers of the other system for a pairwise judge, one for the row and sample of each of ``answers``.
         console: console for the progress, or None for standard error.
 

@@ -110,7 +110,8 @@ def ask(
 def defused(text: str) -> str:
     """Return a text in which a space after the first character disables control tokens of chat templates.
 
-    A server would read tokens such as ``<|im_end|>`` or ``[/INST]`` as the end of the message. Lone surrogates become ``?``.
+    A server would read tokens such as ``<|im_end|>`` or ``[/INST]`` as the end of the message. Lone surrogates become
+    ``?``.
     """
     text = re.sub(r"<(?=[|｜/_A-Za-z])", "< ", text.encode(errors="replace").decode())
     return re.sub(r"\[(?=/?[A-Z_]{2,}\])", "[ ", text)

@@ -85,8 +85,8 @@ def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
     found = tuple(inspect.signature(function).parameters)
     if parameters and found != parameters:
         raise PatchError(
-            f"{module.__name__}.{path} has the parameters ({', '.join(found)}), but the patch was written for ({', '.join(parameters)}). "
-            + TESTED_VERSIONS
+            f"{module.__name__}.{path} has the parameters ({', '.join(found)}), but the patch was written for "
+            f"({', '.join(parameters)}). {TESTED_VERSIONS}"
         )
     return function
 
@@ -106,8 +106,8 @@ def rebind(original: Callable, replacement: Callable) -> None:
 def extend(module: ModuleType, name: str, mixin: type, **attributes: Any) -> None:
     """Replace a class of a library by a subclass with the methods of a mixin before its own.
 
-    Modules that import the class later get the subclass, and so do classes of the module that derive from it later. The subclass
-    has the module and the name of the original, so that Ray sends it by reference.
+    Modules that import the class later get the subclass, and so do classes of the module that derive from it later. The
+    subclass has the module and the name of the original, so that Ray sends it by reference.
     """
     original = vars(module)[name]
     described = {"__module__": module.__name__, "__doc__": original.__doc__, **attributes}

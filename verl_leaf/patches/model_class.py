@@ -1,10 +1,10 @@
 """verl loads Qwen2-Audio for the actor without a language-model head.
 
-verl/utils/model.py get_hf_auto_model_class (0.9.1) uses ``AutoModel`` for a configuration that no auto class of transformers
-maps, and so for Qwen2-Audio. transformers' registry accepts our class only after it is imported. So the class is registered
-when verl asks for the class of a speech model, and a text run imports nothing for speech. With
-recipes/upstream/4_audio_processor in it, verl uses transformers' class with its head. Ours is still needed, because it works
-with FSDP2 and masks the placeholder.
+verl/utils/model.py get_hf_auto_model_class (0.9.1) uses ``AutoModel`` for a configuration that no auto class of
+transformers maps, and so for Qwen2-Audio. transformers' registry accepts our class only after it is imported. So the
+class is registered when verl asks for the class of a speech model, and a text run imports nothing for speech. With
+recipes/upstream/4_audio_processor in it, verl uses transformers' class with its head. Ours is still needed, because it
+works with FSDP2 and masks the placeholder.
 """
 
 import functools

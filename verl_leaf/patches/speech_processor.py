@@ -1,8 +1,8 @@
 """verl does not support audio-only processors.
 
-verl/utils/tokenizer/tokenizer.py hf_processor (0.9.1) turns every processor class that it does not list into None, with a
-warning, and then treats the model as a text model. Its vLLM server also asks a processor with Qwen2-VL's image processor, such
-as Qwen2.5-Omni's, for ``image_token_id`` and ``video_token_id``, which Qwen2.5-Omni's lacks
+verl/utils/tokenizer/tokenizer.py hf_processor (0.9.1) turns every processor class that it does not list into None, with
+a warning, and then treats the model as a text model. Its vLLM server also asks a processor with Qwen2-VL's image
+processor, such as Qwen2.5-Omni's, for ``image_token_id`` and ``video_token_id``, which Qwen2.5-Omni's lacks
 (verl/workers/rollout/utils.py qwen2_5_vl_dedup_image_tokens). This patch is needed on every device. With
 recipes/upstream/4_audio_processor in it, verl keeps the processors of models that accept audio and no images.
 """

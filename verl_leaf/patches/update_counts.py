@@ -1,10 +1,10 @@
 """verl skips an update with non-finite gradients, and counts neither updates nor skipped ones.
 
-verl/workers/engine/fsdp/transformer_impl.py FSDPEngine.optimizer_step (0.9.1) prints a warning into the worker's log. In the
-metrics, the norm of such a gradient only makes the mean over a step's updates NaN, which the file logger writes as null and
-other loggers drop. So the number of skipped updates is lost. This patch counts both numbers where the legacy trainer averages
-the norms, and :mod:`verl_leaf.patches.v1_trainer` does so in the V1 trainers. verl adds up metrics whose names end in ``sum``
-if a step has several parts (MetricsAggregator).
+verl/workers/engine/fsdp/transformer_impl.py FSDPEngine.optimizer_step (0.9.1) prints a warning into the worker's log.
+In the metrics, the norm of such a gradient only makes the mean over a step's updates NaN, which the file logger writes
+as null and other loggers drop. So the number of skipped updates is lost. This patch counts both numbers where the
+legacy trainer averages the norms, and :mod:`verl_leaf.patches.v1_trainer` does so in the V1 trainers. verl adds up
+metrics whose names end in ``sum`` if a step has several parts (MetricsAggregator).
 """
 
 import functools

@@ -1,17 +1,19 @@
 """verl's V1 trainers do not give LEAF what it needs, spread a prompt over the ranks, and count no skipped updates.
 
-This is verl/trainer/ppo/v1/trainer_base.py PPOTrainer (0.9.1). Its registry accepts subclasses, but the class of a run is one
-of verl's or of the user's. So their base class is extended, also for classes that are registered later.
+This is verl/trainer/ppo/v1/trainer_base.py PPOTrainer (0.9.1). Its registry accepts subclasses, but the class of a run
+is one of verl's or of the user's. So their base class is extended, also for classes that are registered later.
 
 - ``_compute_advantage`` does not fetch ``responses``, which an estimator with a parameter called ``batch`` gets
-  (:mod:`verl_leaf.patches.advantage_batch`). The metrics that an estimator reports join those of the step, and its trees are
-  traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473 proposes the first; once
-  recipes/upstream/2_estimator_fields is in verl, nothing is fetched here.
-- ``_balance_batch`` distributes the rows of a batch over the ranks by their lengths, whichever prompt they belong to, and has
-  no switch. Each rank then splits its own rows into mini-batches (verl/workers/engine_workers.py train_mini_batch). With
-  ``share_prompts``, rows are distributed so that a mini-batch over all ranks consists of whole prompts, as on one rank.
-- ``fit`` saves a checkpoint every ``save_freq`` steps and at the end, but not on a signal. If there is a file ``stop`` beside
-  the checkpoints when a ``step`` ends, this step becomes the last: a checkpoint is saved, and there is no validation.
+  (:mod:`verl_leaf.patches.advantage_batch`). The metrics that an estimator reports join those of the step, and its
+  trees are traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473 proposes
+  the first; once recipes/upstream/2_estimator_fields is in verl, nothing is fetched here.
+- ``_balance_batch`` distributes the rows of a batch over the ranks by their lengths, whichever prompt they belong to,
+  and has no switch. Each rank then splits its own rows into mini-batches (verl/workers/engine_workers.py
+  train_mini_batch). With ``share_prompts``, rows are distributed so that a mini-batch over all ranks consists of whole
+  prompts, as on one rank.
+- ``fit`` saves a checkpoint every ``save_freq`` steps and at the end, but not on a signal. If there is a file ``stop``
+  beside the checkpoints when a ``step`` ends, this step becomes the last: a checkpoint is saved, and there is no
+  validation.
 - ``_update_actor`` averages the norms of a step's gradients, so the number of non-finite ones is lost
   (:mod:`verl_leaf.patches.update_counts`).
 """
@@ -160,8 +162,8 @@ def mini_batches(keys: list[str], prompts: int, size: int) -> list[list[int]]:
     Args:
         keys: keys of the rows, ``uid_session_output``. Rows of different prompts may alternate.
         prompts: number of prompts in a mini-batch.
-        size: number of rows in a mini-batch. If agent loops with several outputs make more rows of the prompts, mini-batches
-            are cut at this size.
+        size: number of rows in a mini-batch. If agent loops with several outputs make more rows of the prompts,
+            mini-batches are cut at this size.
     """
     of_prompt: dict[str, list[int]] = {}
     for row, key in enumerate(keys):

@@ -1,10 +1,10 @@
 """Two runs on one host, each with its own Ray, send their weights through the same socket.
 
 The actor hands weights to vLLM through a file in /tmp that is named after Ray's job
-(verl/workers/rollout/vllm_rollout/vllm_rollout.py ServerAdapter.__init__ and utils.py _get_zmq_handle, 0.9.1). The first job
-of every Ray cluster has the same name, so two such runs hang, or get each other's weights. The name of Ray's session contains
-the start time of the cluster and so distinguishes the runs. (The address of Ray's control store may be the same in two
-containers that share /tmp.)
+(verl/workers/rollout/vllm_rollout/vllm_rollout.py ServerAdapter.__init__ and utils.py _get_zmq_handle, 0.9.1). The
+first job of every Ray cluster has the same name, so two such runs hang, or get each other's weights. The name of Ray's
+session contains the start time of the cluster and so distinguishes the runs. (The address of Ray's control store may be
+the same in two containers that share /tmp.)
 """
 
 import functools

@@ -115,7 +115,8 @@ def _load(segment: Segment) -> np.ndarray:
     waveform = load_audio(segment.path, RATE, start=segment.start, seconds=segment.seconds)
     if len(waveform) < (segment.seconds - TOLERANCE) * RATE:
         raise AudioError(
-            f"{segment.path}: the recording ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, but the segment has {segment.seconds:g} s"
+            f"{segment.path}: the recording ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, but the "
+            f"segment has {segment.seconds:g} s"
         )
     return waveform
 
@@ -123,8 +124,8 @@ def _load(segment: Segment) -> np.ndarray:
 def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.ndarray, stem: str) -> dict:
     """Return the value of an audio in a row: a path, or its bytes.
 
-    A recording in a file of its own stays as it is. One inside a parquet file keeps its encoding. One that was cut or joined is
-    encoded here.
+    A recording in a file of its own stays as it is. One inside a parquet file keeps its encoding. One that was cut or
+    joined is encoded here.
     """
     whole = segments[0] if len(segments) == 1 and segments[0].seconds is None else None
     if whole is None:

@@ -95,8 +95,8 @@ def text_of(value, what: str) -> str:
     """Return a cell's text without white space around it; empty for null and NaN.
 
     Raises:
-        ValueError: the cell is neither text nor a number. The message names ``what`` and the type, but not the value, which may
-            be audio.
+        ValueError: the cell is neither text nor a number. The message names ``what`` and the type, but not the value,
+            which may be audio.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

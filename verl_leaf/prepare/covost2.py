@@ -1,7 +1,7 @@
 """CoVoST 2: speech from Common Voice and its translation.
 
-Rows marked train or train_covost are for training, those marked dev for validation, and those marked test for test. The rows
-marked dev_covost and test_covost are for other uses and are left out.
+Rows marked train or train_covost are for training, those marked dev for validation, and those marked test for test. The
+rows marked dev_covost and test_covost are for other uses and are left out.
 """
 
 import os

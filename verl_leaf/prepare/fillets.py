@@ -1,9 +1,10 @@
 """Fish Fillets: Czech or Dutch actors' speech, translated into English or German, from Debian's packages fillets-ng-data*.
 
-Two fish talk in every scene. In Czech, other characters talk in some scenes. Their lines are for validation and test; scenes
-that share a speaker go into the same split. The fish's lines in the remaining scenes are for training. In Dutch, the big fish
-is for training and the small one for validation and test, and a hash of the scene chooses the split. So training shares no
-scene and, as far as the script names speakers, no speaker with the other splits. All other lines are left out.
+Two fish talk in every scene. In Czech, other characters talk in some scenes. Their lines are for validation and test;
+scenes that share a speaker go into the same split. The fish's lines in the remaining scenes are for training. In Dutch,
+the big fish is for training and the small one for validation and test, and a hash of the scene chooses the split. So
+training shares no scene and, as far as the script names speakers, no speaker with the other splits. All other lines are
+left out.
 """
 
 import re

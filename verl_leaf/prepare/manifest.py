@@ -180,7 +180,7 @@ def held_out(name: str, share: float) -> str:
 
 
 def embedded_audio(cell, file: Path, row: int, column: str, part: int | None = None) -> Segment | None:
-    """Return an audio inside the table, given as bytes or a Hugging Face ``Audio`` dictionary; None if the cell names a file."""
+    """Return an audio inside the table, given as bytes or an ``Audio`` dictionary; None if the cell names a file."""
     if isinstance(cell, bytes) or (isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes)):
         return Segment(str(file), row=row, column=column, part=part)
     return None

@@ -22,8 +22,8 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     Args:
         out: folder of the report.
         corpus: corpus that was written.
-        shards: records of the files: ``split``, ``file``, ``rows`` (for each row its seconds, the words of its first answer,
-            and whether nothing can be heard in a clip) and ``rejected``.
+        shards: records of the files: ``split``, ``file``, ``rows`` (for each row its seconds, the words of its first
+            answer, and whether nothing can be heard in a clip) and ``rejected``.
         rejected: all rows left out, as in ``rejected.jsonl``.
 
     Returns:

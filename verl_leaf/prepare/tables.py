@@ -80,8 +80,8 @@ def _wrong_encoding(file: Path, opener, encoding: str) -> str:
                 except UnicodeDecodeError as error:
                     near = line[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace").strip()
                     return (
-                        f"{file}, line {number}: this is not UTF-8 (near {near!r}, if read as Windows-1252). Save the file as UTF-8, "
-                        "in Excel as 'CSV UTF-8'"
+                        f"{file}, line {number}: this is not UTF-8 (near {near!r}, if read as Windows-1252). Save the file "
+                        "as UTF-8, in Excel as 'CSV UTF-8'"
                     )
     return f"{file} begins like {encoding.upper()} but is cut off or damaged. Save it as UTF-8"
 
@@ -89,8 +89,8 @@ def _wrong_encoding(file: Path, opener, encoding: str) -> str:
 def read_delimited(file: Path, needed: Collection[str]) -> Rows:
     """Yield the rows of a table delimited by comma, semicolon, tab or bar: whichever gives the needed columns.
 
-    Quotation marks are as in RFC 4180. Excel's first line ``sep=;`` is understood, spaces around names and texts are removed,
-    and empty lines are skipped.
+    Quotation marks are as in RFC 4180. Excel's first line ``sep=;`` is understood, spaces around names and texts are
+    removed, and empty lines are skipped.
 
     Raises:
         ValueError: a column is missing, or quotation marks do not match. The message names file and line.

@@ -9,8 +9,8 @@
   form is an error, because a right answer would score 0.
 - ``extra_info``: the row's extra information; rewards of choices need its ``choices``, a list in the order of the letters.
 
-Every reward returns ``score`` in [0, 1], higher for better; ``data_source``, so that validation dumps distinguish data sets;
-and the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for each validation as
+Every reward returns ``score`` in [0, 1], higher for better; ``data_source``, so that validation dumps distinguish data
+sets; and the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for each validation as
 ``val-aux/{data_source}/{part}/mean@{n}``.
 """
 
@@ -73,8 +73,8 @@ def mix(
 
     Args:
         weights: metric -> weight above 0; the sum must be 1.
-        tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE-L, or a mapping from every data source
-            to such a name or null. By default, each library uses its own.
+        tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE-L, or a mapping from every data
+            source to such a name or null. By default, each library uses its own.
 
     Raises:
         ValueError: an option is wrong. The check before a run finds this earlier.
@@ -92,7 +92,8 @@ def by_data_source(
         tokenize: tokeniser, as in :func:`mix`.
 
     Returns:
-        The result of all rewards. Parts of other data sources are None, because verl's legacy trainer needs the same keys in
+        The result of all rewards. Parts of other data sources are None, because verl's legacy trainer needs the same
+        keys in
             all rows; None never reaches its metrics.
 
     Raises:

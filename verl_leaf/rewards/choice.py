@@ -44,8 +44,9 @@ _WINDOW = 80  # characters before and after a choice that are searched for a den
 def named_choice(reply: str, choices: Sequence[str]) -> int | None:
     """Return the index of the one choice that a reply names, by letter or text, or None if it names none or several.
 
-    If there are ``<answer>`` tags, their content decides; otherwise the whole reply without ``<think>``. A letter with its own
-    text (``B) dog``) is one name. A single letter is read as a letter, even if it is the text of another choice.
+    If there are ``<answer>`` tags, their content decides; otherwise the whole reply without ``<think>``. A letter with
+    its own text (``B) dog``) is one name. A single letter is read as a letter, even if it is the text of another
+    choice.
     """
     region = _region(reply)
     if region is None:

@@ -16,8 +16,8 @@ from verl_leaf.rewards.options import chosen
 class CorpusBleu:
     """sacrebleu's case-insensitive corpus BLEU, with a tokeniser per data source.
 
-    The tokeniser is the reward's. If the reward sets none, it is the one that the script of the references needs, or characters
-    if that one is not installed.
+    The tokeniser is the reward's. If the reward sets none, it is the one that the script of the references needs, or
+    characters if that one is not installed.
 
     Args:
         config: verl's configuration.

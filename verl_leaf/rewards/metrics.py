@@ -24,8 +24,8 @@ def measure(
 ) -> tuple[float, dict[str, float]]:
     """Score an answer.
 
-    White space is stripped and collapsed first; NUL counts as white space, and a lone surrogate becomes ``?``. All metrics except
-    ``exact_match`` then use the first ``MAX_CHARACTERS`` characters of a text.
+    White space is stripped and collapsed first; NUL counts as white space, and a lone surrogate becomes ``?``. All
+    metrics except ``exact_match`` then use the first ``MAX_CHARACTERS`` characters of a text.
 
     Args:
         name: key of ``METRICS``.
@@ -36,8 +36,8 @@ def measure(
 
     Returns:
         The score in [0, 1], higher for better, and its parts, which are the same for every answer: the metric's value under
-            its own name, and its components as ``{name}_{part}``. An error rate's value is the raw rate of the best reference,
-            which may exceed 1; its score is ``1 - min(rate, 1)``.
+            its own name, and its components as ``{name}_{part}``. An error rate's value is the raw rate of the best
+            reference, which may exceed 1; its score is ``1 - min(rate, 1)``.
     """
     references = [collapse(reference) for reference in references]
     score, value, parts = METRICS[name](collapse(answer), references, tokenize)

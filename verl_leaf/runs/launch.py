@@ -197,8 +197,8 @@ class _Start:
     def _watched(self, command: list[str], watch: Watch, temporary: dict[str, str]) -> int:
         """Run a command to its end, and return its exit status.
 
-        On the first SIGTERM during training the run saves a checkpoint after its step and ends; on the second it ends at once.
-        If this process ends in any other way, it ends the command, too.
+        On the first SIGTERM during training the run saves a checkpoint after its step and ends; on the second it ends
+        at once. If this process ends in any other way, it ends the command, too.
         """
         environment = {
             **os.environ,

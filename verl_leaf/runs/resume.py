@@ -123,8 +123,8 @@ def checkpoint_to_load(config: DictConfig, folder: RunFolder) -> Path | None:
     """Return the checkpoint in a run's folder that verl would continue from, or None if it would start anew.
 
     Raises:
-        ValueError: verl does not know the mode, there is no such checkpoint, or the folder contains a later one, so that two
-            trainings would be mixed.
+        ValueError: verl does not know the mode, there is no such checkpoint, or the folder contains a later one, so
+            that two trainings would be mixed.
     """
     mode, last = config.trainer.resume_mode, folder.last_checkpoint()
     newest = None if last is None else folder.checkpoints / f"global_step_{last}"

@@ -46,9 +46,9 @@ def write_first_rows(source: Path, destination: Path, count: int, keys: Keys | N
 def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Keys = DEFAULT_KEYS) -> Path | None:
     """Write validation rows in which every row has another row's audio.
 
-    Rows with the same number of clips exchange audio by one shift. Of ``MAX_SHIFTS`` shifts, it is the one that leaves the
-    fewest rows with their own clip and, among those, has the lowest BLEU between the old and the new references. A row is left
-    out if it has no audio or no other row has the same number of clips.
+    Rows with the same number of clips exchange audio by one shift. Of ``MAX_SHIFTS`` shifts, it is the one that leaves
+    the fewest rows with their own clip and, among those, has the lowest BLEU between the old and the new references. A
+    row is left out if it has no audio or no other row has the same number of clips.
 
     Args:
         source: parquet file in verl's format.

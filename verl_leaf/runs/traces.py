@@ -77,7 +77,8 @@ def traces_folder(run: Path) -> Path:
             return folder
     raise ValueError(
         f"{run} contains no traces (step_*.jsonl), nor does {run}/traces. LEAF writes them if "
-        "algorithm.leaf.trace_dir is set, as `verl-leaf train` does; otherwise give the folder of that setting. A run that has just started has none yet"
+        "algorithm.leaf.trace_dir is set, as `verl-leaf train` does; otherwise give the folder of that setting. A run "
+        "that has just started has none yet"
     )
 
 

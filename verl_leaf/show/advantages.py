@@ -38,7 +38,8 @@ def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
     """Return the advantages of a step's prompts, with the estimators' default options.
 
     Args:
-        prompts: all prompts of the step, because an estimator may use the whole batch, as ``grpo_prefix`` does for ``kappa``.
+        prompts: all prompts of the step, because an estimator may use the whole batch, as ``grpo_prefix`` does for
+            ``kappa``.
     """
     if not prompts:
         return []

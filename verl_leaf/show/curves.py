@@ -35,7 +35,8 @@ def write_curves(folders: list[Path], scores: list[float], over: list[str], out:
 
     Args:
         folders: folders of the runs. Runs that differ only in seeds are averaged.
-        scores: validation scores to look for; if empty, the one half way between the lowest first and the highest last score.
+        scores: validation scores to look for; if empty, the one half way between the lowest first and the highest last
+            score.
         over: x axes of the figure, keys of ``AXES``.
         out: path of the files, without suffixes.
         console: console for the table.

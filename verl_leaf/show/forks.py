@@ -127,9 +127,9 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
 def measures(forks: RunForks) -> list[dict]:
     """Return all numbers of the figure, one per row.
 
-    ``low`` and ``high`` are, for shares, the 95 % Wilson interval, which assumes that the boundaries of a prompt are independent;
-    for nodes, the quartiles around the mean; and for ``early``, the 95 % interval of a bootstrap over prompts. ``early`` is over
-    the prompts in which rewards differ and some pairs stay together after the first fork.
+    ``low`` and ``high`` are, for shares, the 95 % Wilson interval, which assumes that the boundaries of a prompt are
+    independent; for nodes, the quartiles around the mean; and for ``early``, the 95 % interval of a bootstrap over
+    prompts. ``early`` is over the prompts in which rewards differ and some pairs stay together after the first fork.
     """
     tells = [seen for seen in forks.pairs if seen.sums[2]]
     kinds: tuple[tuple[str, list, str, Summary], ...] = (
@@ -152,8 +152,8 @@ def measures(forks: RunForks) -> list[dict]:
 def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
     """Yield all items and then parts of them: the axis, the part's ends on it, and its items.
 
-    Boundaries are grouped by the share of the response before them, and by the number of tokens. Parts of training have about
-    the same number of traced steps, and go from their first step to their last.
+    Boundaries are grouped by the share of the response before them, and by the number of tokens. Parts of training have
+    about the same number of traced steps, and go from their first step to their last.
     """
     yield "all", 0.0, 1.0, seen
     if seen and isinstance(seen[0], SeenBoundary):

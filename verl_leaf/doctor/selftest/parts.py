@@ -86,7 +86,7 @@ def _attend(device: str, length: int, heads: int, packed: bool) -> None:
 
 
 def log_probabilities(device: str, vocabulary: int = 156032, tokens: int = 1600) -> Iterator[Finding]:
-    """Test log-probabilities of bf16 logits against float64, and compare time and memory with verl 0.9.1's softmax per token."""
+    """Test log-probabilities of bf16 logits against float64, and compare their cost with verl 0.9.1's softmax per token."""
 
     def per_token(logits, places, tokens):
         rows = [row.log_softmax(-1)[token] for row, token in zip(logits[places], tokens, strict=True)]

@@ -23,8 +23,8 @@ def add_arguments(parser) -> None:
 def main(options) -> int:
     """Score each file of answers, write VoiceBench's files and ``scores.json``, and print a table.
 
-    A file contains the answers of one system, which gets the file's name: one JSON object per line with ``row``, ``text`` and,
-    if it is not 0, ``sample``.
+    A file contains the answers of one system, which gets the file's name: one JSON object per line with ``row``,
+    ``text`` and, if it is not 0, ``sample``.
 
     Raises:
         ValueError: a file contains something else, or no answer to a row of VoiceBench.

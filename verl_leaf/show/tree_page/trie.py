@@ -29,7 +29,8 @@ class Edge:
 def prefix_trie(prompt: Prompt) -> list[Edge]:
     """Return the edges that leave the prompt.
 
-    Every path from the prompt to an entry of ``ends`` spells that response. An edge lies in one span of each of its responses.
+    Every path from the prompt to an entry of ``ends`` spells that response. An edge lies in one span of each of its
+    responses.
     """
     return _children(prompt, list(range(len(prompt.responses))), 0)
 
