@@ -44,7 +44,7 @@ def q4_1(blocks: np.ndarray) -> np.ndarray:
 
 
 def _halves(blocks: np.ndarray, count: int) -> np.ndarray:
-    """The float16 numbers at the beginning of each block."""
+    """Return the float16 numbers at the beginning of each block."""
     return np.ascontiguousarray(blocks[:, : 2 * count]).view("<f2").astype(np.float32)
 
 

@@ -73,7 +73,7 @@ def test_a_torch_that_cannot_use_them(monkeypatch, cuda, driver, visible, remedy
     "script", ["recipes/qwen2audio_leaf.sh", "recipes/granite4.0_1b_leaf.sh", "examples/next_letter/run.sh"]
 )
 def test_a_recipe_stops_there(smi, tmp_path, script):
-    """verl-leaf is a stand-in, so that nothing is installed, and nothing starts where the recipe would go on."""
+    """verl-leaf is a stand-in, so that nothing is installed, and nothing starts when the recipe would continue."""
     command = smi.with_name("verl-leaf")
     command.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     command.chmod(0o755)

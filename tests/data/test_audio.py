@@ -244,7 +244,7 @@ def test_lists_of_integers_are_16_bit_samples_or_refused(tone):
         waveform = load_audio({"array": array, "sampling_rate": RATE}, RATE)
         np.testing.assert_array_equal(waveform, integers / np.float32(2**15))
     assert not load_audio({"array": [0] * 100, "sampling_rate": RATE}, RATE).any()
-    for array, reason in (([0, 2**15 + 1], "up to 32769 .*too large"), ([128, 255], "up to 255 .*too small")):
+    for array, reason in (([0, 2**15 + 1], "up to 32769, .*too large"), ([128, 255], "up to 255 .*too small")):
         with pytest.raises(AudioError, match=f"audio array: the integers, {reason}.*int16"):
             load_audio({"array": array, "sampling_rate": RATE}, RATE)
 
@@ -336,7 +336,7 @@ def bad_references(tmp_path):
     mp3 = encoded(np.random.default_rng(0).uniform(-1, 1, RATE), format="MP3", subtype="MPEG_LAYER_III")
     (tmp_path / "folder.wav").mkdir()
     files = {
-        "text.wav": (b"this is no audio", "cannot be read"),
+        "text.wav": (b"this is not audio", "cannot be read"),
         "empty.wav": (b"", "cannot be read"),
         "raw.raw": (bytes(100), "cannot be read"),
         "nothing.wav": (encoded(np.zeros(0)), "no samples"),
@@ -348,7 +348,7 @@ def bad_references(tmp_path):
         "half.sph": (sphere[: len(sphere) // 2], r"cut off after \d+ of \d+ bytes"),
         "half.mp3": (mp3[: len(mp3) // 2], r"cut off after \d+ of \d+ samples"),
         "three gigabytes.wav": (claims(wav, 40, 3_000_000_000), r"cut off after \d+ of 3000000000 bytes"),
-        "slow.wav": (claims(wav, 24, 1), "1 Hz and 1 channel.* not plausible"),
+        "slow.wav": (claims(wav, 24, 1), "1 Hz with 1 channel.* is not plausible"),
         "fast.wav": (claims(wav, 24, 2**31 - 1), "not plausible"),
         "wide.wav": (claims(claims(wav, 22, 1000, 2), 32, 2000, 2), "1000 channel.* not plausible"),
         "half.m4a": (m4a(np.zeros(RATE, np.float32))[:500], "cannot be read"),

@@ -1,4 +1,4 @@
-"""Evaluation through vLLM: kill it anywhere and go on; a model beside adapters of it; forks; picking a checkpoint."""
+"""Evaluation through vLLM: kill it anywhere and resume; a model beside its adapters; forks; picking a checkpoint."""
 
 import json
 import os

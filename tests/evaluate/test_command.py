@@ -49,7 +49,7 @@ def test_paper_scores_lower_case(data, answers, tmp_path):
 
 
 def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
-    """A source that ROUGE cannot score has none, nor have all sources together; rows without audio are no clips."""
+    """A source that ROUGE cannot score has none, nor have all sources together; rows without audio do not count as clips."""
     rows = [
         {
             "data_source": source,

@@ -31,7 +31,7 @@ VALIDATED, SESSIONS = "cv/validated.tsv", "vox/asr_en.tsv.gz"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Inputs of all corpora that are whole but for their audio."""
+    """Return inputs of all corpora that are complete except for their audio."""
     monkeypatch.chdir(tmp_path)
     for name in ("questions", "speech", "cv/clips", "vox"):
         os.makedirs(name)
@@ -166,7 +166,7 @@ def test_a_folder_that_is_none(folder, capsys, corpus, option, kind):
         (["--workers", "0"], "--workers 0: must be 1 or more"),
         (["--shard-rows", "0"], "--shard-rows 0: must be 1 or more"),
         (["--shard-rows", "-5"], "--shard-rows -5: must be 1 or more"),
-        (["--out", "mine.csv"], "mine.csv is no folder"),
+        (["--out", "mine.csv"], "mine.csv is not a folder"),
         (["--out", "mine.csv/out"], "mine.csv/out"),
         (["--held-out", "0.5"], "--held-out 0.5: must be from 0 to below 0.5"),
         (["--held-out", "-0.1"], "--held-out -0.1"),

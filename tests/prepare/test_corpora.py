@@ -256,7 +256,7 @@ def test_parliament_speech_lasts_40_seconds_at_most(tmp_path):
 
 
 def test_odd_files_among_those_of_voxpopuli(tmp_path):
-    """Hidden ones are no part of it; of one that cannot be used every row that may be missing for it says so."""
+    """Hidden tables are left out; if one cannot be used, every row that it may explain says so."""
     corpora.parliament(tmp_path, hub=True)
     folder = tmp_path / "voxpopuli"
     (folder / "._train-00000.parquet").write_bytes(b"\0\5\x16\7")

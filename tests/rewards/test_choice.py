@@ -61,7 +61,7 @@ def test_the_choices_of_the_table_can_be_told_apart():
         (["A", "cat"], CHOICES["animals"], "names none of the choices"),
         (["A"], CHOICES["notes"], "names none of the choices"),  # the letter of one and the text of another
         (["A"], ["dog"], "there are 1 choices. There must be 2 to 26"),
-        (["A"], ["dog"] * 27, "has 27 choices"),
+        (["A"], ["dog"] * 27, "there are 27 choices"),
         (["A"], ["dog", "cat", " Dog. "], "equal to another one"),
         (["A"], ["dog", "..."], "the choice '...' is empty"),
     ],

@@ -130,7 +130,7 @@ def test_the_card_of_a_model_loads_it(full, tmp_path, monkeypatch):
     run.summary.unlink()
     assert front["library_name"] == "transformers" and front["pipeline_tag"] == "audio-text-to-text"
     assert "leaf" in front["tags"] and "lora" not in front["tags"]
-    assert "base_model" not in front and f"`{model}`" in text, "a folder is no name on the hub"
+    assert "base_model" not in front and f"`{model}`" in text, "a folder is not a name on the hub"
     assert "| `actor_rollout_ref.rollout.n` | 8 |" in text and "`spoken_german`" in text
     assert "| last validation | 12.3 | 0.500 |" in text
     monkeypatch.chdir(tmp_path / "out")

@@ -38,7 +38,7 @@ def test_wilson_s_interval():
 
 
 def test_early_is_what_the_first_fork_settles():
-    # Response 2 parts first; the others go on together.
+    # Response 2 parts first; the others continue together.
     first = [1.0**2 / 2, 0.5**2 / 2, 0.8**2 / 2]
     later = [0.5**2 / 2, 0.2**2 / 2, 0.3**2 / 2]
     forks = collect([(1, prompt()), (2, prompt()), (3, prompt(rewards=[0.5] * 4))])

@@ -215,7 +215,7 @@ def test_the_page_fits_its_window(show, tmp_path, width, scheme):
     first = page.locator(".edge").first.bounding_box()
     assert first["y"] < 400 and first["x"] < width / 2, "the tree begins in the upper half"
     more = page.locator(".more")
-    assert more.count() == (width == 1280), "a tree that goes on says so; on a phone it goes down"
+    assert more.count() == (width == 1280), "a tree that continues says so; on a phone it grows downwards"
     if width == 1280:
         page.locator(".scroll").evaluate("node => node.scrollTo(1e6, 0)")
         expect(more).to_have_count(0)

@@ -177,7 +177,7 @@ def test_grpo_prefix_pays_against_the_responses_with_the_same_prefix():
 
 
 def test_grpo_prefix_heeds_verls_switch_of_the_standard_deviation():
-    """As verl's grpo does, of which it is K / (K - 1) times with an infinite kappa."""
+    """With an infinite kappa it is K / (K - 1) times verl's grpo."""
     batch, index = as_batch([group for group in DEFAULT if len(group["responses"]) > 1])
     data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
     found = {}

@@ -189,7 +189,7 @@ def _without_options(function: Callable[..., ForkAdvantages], rollouts: Rollouts
 
 
 def grpo_floored(rollouts: Rollouts, options: Options) -> Credit:
-    """The GRPO baseline of arXiv 2606.07610."""
+    """The GRPO baseline of arXiv 2606.07610."""  # noqa: D401
     return Credit(grpo_floored_advantages(rollouts.rewards, rollouts.group)[:, None] * rollouts.mask)
 
 

@@ -51,7 +51,7 @@ class Prompt:
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        """Number the edges.
+        """Assign a number to each edge.
 
         Returns:
             ``[M, T]`` int64, the edge of each token, -1 after the end; and ``[E, 2]``, a rollout and a position of each
