@@ -244,7 +244,7 @@ def test_lists_of_integers_are_16_bit_samples_or_refused(tone):
         waveform = load_audio({"array": array, "sampling_rate": RATE}, RATE)
         np.testing.assert_array_equal(waveform, integers / np.float32(2**15))
     assert not load_audio({"array": [0] * 100, "sampling_rate": RATE}, RATE).any()
-    for array, reason in (([0, 2**15 + 1], "up to 32769, .*too large"), ([128, 255], "up to 255 .*too small")):
+    for array, reason in (([0, 2**15 + 1], "up to 32769, .*too large"), ([128, 255], "up to 255, .*too small")):
         with pytest.raises(AudioError, match=f"audio array: the integers, {reason}.*int16"):
             load_audio({"array": array, "sampling_rate": RATE}, RATE)
 

@@ -248,7 +248,7 @@ def test_another_file_where_a_new_one_should_be_is_named(few):
     new.write_text("# of others\n")
     before = content(few)
     done = apply("--installed", str(few))
-    assert done.returncode == 1 and f"{new} exists already, with another content" in done.stderr
+    assert done.returncode == 1 and f"{new} already exists and differs" in done.stderr
     assert content(few) == before
 
 
