@@ -10,7 +10,7 @@ from pathlib import Path
 
 RULES = {
     r"\bve[R]L\b": "verl",
-    r"(?<![Tt]here\s)\b(is|are)\s+no\s+(?!longer\b)[a-z]\w*": "'is not a ...', or 'there is no ...'",
+    r"(?<![Tt]here\s)\b(is|are)\s+no\s+(?!longer\b)[A-Za-z]\w*": "'is not a ...', or 'there is no ...'",
     r"\bgo(es)?\s+on\b": "continue, resume or proceed",
     r"\bbut\s+for\b": "except",
     r"\b(valid|wanted|allowed|read)\s+are\b": "name what they are first: 'The valid values are ...'",

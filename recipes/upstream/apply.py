@@ -13,10 +13,10 @@ folder with ``files/``, which are new, and ``edits.txt``, which changes lines::
     the lines as they are to be
     >>>>
 
-``<<<< verl/some/file.py unless TEXT`` is left out if the file already contains the text, because another request added it.
+``<<<< verl/some/file.py unless TEXT`` is left out if the file already contains the text, which another request added.
 
 All pieces are checked before the first file is written. If a piece does not fit, or a file cannot be written, the files
-stay as they were. A piece that is there already is skipped.
+stay as they were. A piece that is already applied is skipped.
 """
 
 import argparse

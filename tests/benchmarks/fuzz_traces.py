@@ -187,7 +187,7 @@ def _whole_rows(command: str) -> list[dict[str, str]]:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 @functools.cache

@@ -87,7 +87,7 @@ def test_one_variable_is_the_data(dry_run, tmp_path):
         ValueError, match="DATA=common is not valid. Valid values are librisqa, covost2, dailytalk, parliament"
     ):
         dry_run("qwen2audio_leaf", DATA="common")
-    with pytest.raises(ValueError, match=r"data/covost2 has no train.parquet: make it with `verl-leaf prepare covost2"):
+    with pytest.raises(ValueError, match=r"data/covost2 has no train.parquet. Make it with `verl-leaf prepare covost2"):
         dry_run("granite4.0_1b_leaf", DATA="covost2")
     project = tmp_path / "project"
     for folder in ("recipes", "data/librisqa"):

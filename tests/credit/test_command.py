@@ -21,7 +21,7 @@ def run(task, out, *more):
         (["--rollouts", "15"], "--rollouts 15: set it to an even number of at least 16"),
         (["--rollouts", "8", "--group", "8"], "--rollouts 8: set it to an even number of at least 16"),
         (["--prompts", "1"], "--prompts 1: must be 2 or more"),
-        (["--top-p", "0"], "--top-p 0.0: out of range"),
+        (["--top-p", "0"], "--top-p 0.0: this value is out of range"),
     ],
 )
 def test_bad_options_are_named(task, tmp_path, capsys, more, message):

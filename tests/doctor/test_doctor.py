@@ -88,7 +88,7 @@ def test_the_self_test_needs_a_gpu_and_no_model(monkeypatch, capsys):
     assert main(["doctor", "--gpu"]) == 2
     assert "torch finds no GPU" in capsys.readouterr().err
     assert main(["doctor", "--gpu", "some/model"]) == 2
-    assert "leave out some/model" in capsys.readouterr().err
+    assert "Remove some/model" in capsys.readouterr().err
 
 
 def test_a_long_temporary_folder_is_noted(tmp_path, monkeypatch, capsys):

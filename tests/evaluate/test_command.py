@@ -18,7 +18,7 @@ def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert evaluate(good, f"worse={bad}", "--data", data, "--out", out, "--against", "worse") == 0
     printed = capsys.readouterr().out
-    assert "METEOR: not computed: " in printed and "BERTScore: not computed: say which model" in printed
+    assert "METEOR: not computed: " in printed and "BERTScore: not computed: it needs a model" in printed
     assert "Scores: mean of 2 passes and their standard deviation; 95 % interval of the mean over 3 clips" in printed
     summary = json.loads((out / "summary.json").read_text())
     scores = {(line["data_source"], line["metric"], line["system"]): line for line in summary["scores"]}
@@ -30,7 +30,10 @@ def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
     assert summary["signatures"]["BLEU"].startswith("case:mixed|eff:no|tok:13a|smooth:exp|sacrebleu:")
     # All of the animals are one clip, and three clips are too few as well.
     assert all(line[key] is None for line in summary["differences"] for key in ("p", "p_holm", "low", "high"))
-    assert "with fewer than 6 clips no test can reach 0.05" in printed and "fewer than 30 clips, or than 10" in printed
+    assert (
+        "with fewer than 6 clips no test can reach 0.05" in printed
+        and "fewer than 30 clips, or fewer than 10" in printed
+    )
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert len(rows) == len(scores) and {row["system"] for row in rows} == {"good", "worse"}
     markdown, latex = (out / "report.md").read_text(), (out / "report.tex").read_text()
@@ -164,9 +167,9 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
             "--metrics bertscore: it needs a model. Give --bertscore roberta-large@17",
         ),
         ([good, *rest, "--bertscore", "roberta-large"], "write MODEL@LAYER"),
-        ([good, *rest, "--tokenize", "german"], "tokenize=german: unknown to sacrebleu"),
-        ([good, *rest, "--passes", "0"], "--passes 0: out of range"),
-        ([good, *rest, "--temperature", "0"], "--temperature 0.0: out of range"),
+        ([good, *rest, "--tokenize", "german"], "tokenize=german: sacrebleu has no such tokeniser"),
+        ([good, *rest, "--passes", "0"], "--passes 0: this value is out of range"),
+        ([good, *rest, "--temperature", "0"], "--temperature 0.0: this value is out of range"),
         ([good, *rest, "--greedy", "--top-k", "5"], "--greedy does not sample"),
         ([good, *rest, "--paper", "--greedy"], "--paper samples as published"),
         ([good, *rest, "--paper", "--max-tokens", "20"], "--paper samples as published"),
@@ -176,6 +179,6 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "is neither a folder nor a hub name"),
         ([tmp_path, *rest], "contains no adapter, model or checkpoint"),
-        ([good, "--data", data, "--out", good], "good.jsonl: cannot be made (File exists). Choose another folder"),
+        ([good, "--data", data, "--out", good], "good.jsonl cannot be made (File exists). Choose another folder"),
     ):
         assert says in refused(*arguments), arguments

@@ -524,7 +524,7 @@ def test_a_proxy_that_refuses_is_named(tmp_path, monkeypatch):
             )
     message, port = str(stopped.value), proxy.url.split(":")[-1].removesuffix("/v1")
     assert (
-        f"judge j at https://judge.example/v1 through the proxy http://127.0.0.1:{port}, row 0: the proxy refuses"
+        f"judge j at https://judge.example/v1 through the proxy http://127.0.0.1:{port}, row 0: the proxy refused the call"
         in message
     )
     assert "pass-word" not in message

@@ -24,7 +24,8 @@ def test_a_changed_library_is_noticed():
     assert expect(module, "Trainer.fit", "self", "batch") is Trainer.fit
     assert expect(module, "Trainer.fit") is Trainer.fit
     with pytest.raises(
-        PatchError, match=r"library.Trainer.fit takes \(self, batch\), the patch was written for \(self\)"
+        PatchError,
+        match=r"library.Trainer.fit has the parameters \(self, batch\), but the patch was written for \(self\)",
     ):
         expect(module, "Trainer.fit", "self")
     with pytest.raises(PatchError, match="library no longer has Trainer.train"):

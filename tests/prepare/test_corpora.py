@@ -168,7 +168,7 @@ def test_dailytalk(tmp_path):
     assert found["nowhere"]["reward_model"]["ground_truth"] == ["5"]
     reasons = rejected(out)
     assert reasons["40.1 s"] == "it lasts 40.1 s, more than 40 s"
-    assert "dialogue 7: no utterances" in reasons["c"]
+    assert "dialogue 7: there are no utterances" in reasons["c"]
     assert reasons["d"] == "it lasts 40.01 s, more than 40 s"
     assert reasons["e"] == reasons["f"] == reasons["g"] == "it is multiple choice"
     assert "cannot be read (SyntaxError" in reasons["literal"]
@@ -228,7 +228,7 @@ def test_parliament(tmp_path, hub):
     assert [pitch(piece) for piece in pieces] == pytest.approx([350, 450] if hub else [350, 350, 450], abs=3)
     reasons = rejected(out)
     assert "en.19990101.1.m4a: no such file" in reasons["3"]
-    assert "nowhere.wav: not in" in reasons["5"]
+    assert "nowhere.wav: it is not in" in reasons["5"]
     assert "s after 7 s, but the segment has 2" in reasons["6"]
     assert "ends before it begins" in reasons["7"]
     assert "is not named <base>_<start>_<end>.wav" in reasons["8"]

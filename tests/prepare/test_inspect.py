@@ -93,7 +93,7 @@ def test_a_file_without_rows_or_columns(tmp_path, capsys):
         ({"reward_model": {"style": "rule", "ground_truth": []}}, "the reference [] is not a text"),
         (
             {"reward_model": {"style": "rule", "ground_truth": {"target": "Ja"}}},
-            "the reference {'target': 'Ja'} is not text",
+            "the reference {'target': 'Ja'} is not a text",
         ),
         (
             {"reward_model": {"style": "rule", "ground_truth": [["Ja"], ["Doch"]]}},

@@ -68,10 +68,10 @@ def with_a_node_of_nobody(prompt):
 UTF16 = json.dumps({"format": "leaf-trace"}).encode("utf-16") + b"\n"
 BAD_TRACES = {
     "missing": (missing, "run does not exist"),
-    "a file": (a_file, "run: is a file, not the folder of a run"),
+    "a file": (a_file, "run is a file, not the folder of a run"),
     "empty folder": (an_empty_folder, "run contains no traces (step_*.jsonl)"),
     "empty traces": (a_folder_for("traces"), "run contains no traces (step_*.jsonl)"),
-    "empty file": (a_file_of(b"", FIRST), "step_000001.jsonl: is empty"),
+    "empty file": (a_file_of(b"", FIRST), "step_000001.jsonl: the file is empty"),
     "another format": (a_file_of(b"[1, 2]\n", FIRST), "step_000001.jsonl, line 1: Input should be an object"),
     "no JSON": (a_file_of(b"hello\n", FIRST), "step_000001.jsonl, line 1: Invalid JSON"),
     "UTF-16": (a_file_of(UTF16, FIRST), "step_000001.jsonl, line 1: Invalid JSON"),

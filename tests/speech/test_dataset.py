@@ -113,7 +113,7 @@ def test_kept_rows_that_are_damaged_are_checked_again(build, rows, kept, tmp_pat
 def test_missing_column(build, rows, column):
     for row in rows:
         del row[column]
-    with pytest.raises(ValueError, match=f"rows.parquet: no column '{column}'"):
+    with pytest.raises(ValueError, match=f"rows.parquet: there is no column '{column}'"):
         build(rows)
 
 
@@ -181,7 +181,7 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
         ({"audios": [None]}, "None is not an audio reference"),
         ({"prompt": "<audio>Translate."}, "'prompt' is '<audio>Translate.'. It must be a list of messages"),
         ({"prompt": None}, "'prompt' is None. It must be a list of messages"),
-        ({"prompt": []}, "'prompt' holds .*. It must be a list of messages"),
+        ({"prompt": []}, "'prompt' is .*. It must be a list of messages"),
         ({"prompt": [{"role": "user", "content": None}]}, "message 0 of the prompt has the content None"),
         ({"prompt": [{"role": None, "content": "Hi"}]}, "message 0 of the prompt has the role None"),
         ({"prompt": ["Hi"]}, "message 0 of the prompt is 'Hi'"),
@@ -191,7 +191,7 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
         ),
         ({"prompt": [{**MESSAGE, "content": [{"type": "image", "image": "a.png"}]}]}, "has the part {'type': 'image'"),
         ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt contains <image>"),
-        ({"images": ["a.png"]}, "the column 'images' holds something"),
+        ({"images": ["a.png"]}, "the column 'images' is not empty"),
         ({"data_source": None}, "data_source is None. It must be a text"),
         ({"extra_info": 7}, "extra_info is 7. It must be a dictionary or null"),
         ({"reward_model": None}, "no ground_truth"),
@@ -331,7 +331,7 @@ def test_other_names_of_columns(rows, tmp_path, processor):
     keys = Keys.of(config)
     swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN, keys))
     assert sorted(row["speech"][0] for row in swapped) == [str(tmp_path / f"{number}.wav") for number in range(3)]
-    with pytest.raises(ValueError, match="no column 'prompt'; it has .*data.prompt_key"):
+    with pytest.raises(ValueError, match="there is no column 'prompt'. The columns are .*data.prompt_key"):
         SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor)
 
 

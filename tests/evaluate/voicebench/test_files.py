@@ -78,7 +78,7 @@ def test_a_column_that_is_not_there(tmp_path, capsys):
     file = tmp_path / "in/alpacaeval/test-00000-of-00001.parquet"
     (tmp_path / "in/mmsu/x-00000-of-00001.parquet").write_bytes(file.read_bytes())
     assert prepare("voicebench", "--data", tmp_path / "in", "--out", tmp_path / "out") == 2
-    assert "x-00000-of-00001.parquet: no column reference" in capsys.readouterr().err
+    assert "x-00000-of-00001.parquet: there is no column reference" in capsys.readouterr().err
 
 
 def test_files_of_answers(prepared, tmp_path):
