@@ -332,7 +332,7 @@ def test_nothing_is_read_outside_of_the_run(tmp_path, capsys):
     assert clips()[:5] == ["url", *[build.OUTSIDE] * 4]
     said = capsys.readouterr().out
     assert "4 clips outside of the run's folder (--audio FOLDER includes it)" in said
-    assert "step_000002.jsonl: is a link to a file outside of the folder" in said
+    assert "step_000002.jsonl: this is a link to a file outside of the folder" in said
     assert clips("--audio", str(private))[:5] == ["url"] * 5
     file.unlink()
     (tmp_path / "sent").mkdir()
