@@ -108,7 +108,7 @@ def advantages(
 
 
 FUNCTIONS = {name: functools.partial(advantages, name) for name in ESTIMATORS}
-"""The functions of verl's registry, by the names that ``algorithm.adv_estimator`` may have beside verl's own."""
+"""The functions of verl's registry, by the names that ``algorithm.adv_estimator`` may have in addition to verl's own."""
 
 
 def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -> None:

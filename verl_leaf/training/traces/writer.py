@@ -23,7 +23,7 @@ logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers be
 
 
 class TraceWriter:
-    """A writer of traces beside the training, which it never fails and never delays: the first error is one warning."""
+    """A writer of traces that neither delays the training nor makes it fail: the first error becomes a warning."""
 
     def __init__(self):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leaf-trace")
