@@ -17,10 +17,10 @@ def run(task, out, *more):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--group", "1"], "--group 1: must be 2 or more"),
+        (["--group", "1"], "--group 1: set it to 2 or more"),
         (["--rollouts", "15"], "--rollouts 15: set it to an even number of at least 16"),
         (["--rollouts", "8", "--group", "8"], "--rollouts 8: set it to an even number of at least 16"),
-        (["--prompts", "1"], "--prompts 1: must be 2 or more"),
+        (["--prompts", "1"], "--prompts 1: set it to 2 or more"),
         (["--top-p", "0"], "--top-p 0.0: this value is out of range"),
     ],
 )

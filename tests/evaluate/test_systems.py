@@ -36,7 +36,7 @@ def test_a_model_an_adapter_a_run_and_its_checkpoints(task, run, tmp_path, capsy
     step = run.adapter_of(20)
     assert parse_system(f"{run.path}@20") == System("001@20", model=model, adapter=step)
     assert parse_system(str(step)).adapter == step
-    with pytest.raises(ValueError, match="no weights of step 30; there are .*001@20, .*001@100"):
+    with pytest.raises(ValueError, match="no weights for step 30. Choose one of .*001@20, .*001@100"):
         parse_system(f"{run.path}@30")
     last = run.adapter_of(100)
     assert parse_system(str(run.path)).adapter == last, "the newest of a run that has not ended"

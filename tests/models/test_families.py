@@ -64,7 +64,7 @@ def test_a_prompt_has_the_length_that_is_foretold(loaded):
             ids, _ = family.encode(processor, text, [np.zeros(samples, np.float32)])
             assert ids.count(family.audio_token_id(processor)) == tokens
     if family.max_clips:
-        with pytest.raises(ValueError, match=f"2 audio clips, {family.model_type} takes {family.max_clips}"):
+        with pytest.raises(ValueError, match=f"2 audio clips, but {family.model_type} supports {family.max_clips}"):
             family.prompt_length(processor, text + text, [16000, 16000])
 
 

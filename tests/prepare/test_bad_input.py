@@ -163,12 +163,12 @@ def test_a_folder_that_is_none(folder, capsys, corpus, option, kind):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--workers", "0"], "--workers 0: must be 1 or more"),
-        (["--shard-rows", "0"], "--shard-rows 0: must be 1 or more"),
-        (["--shard-rows", "-5"], "--shard-rows -5: must be 1 or more"),
+        (["--workers", "0"], "--workers 0: set it to 1 or more"),
+        (["--shard-rows", "0"], "--shard-rows 0: set it to 1 or more"),
+        (["--shard-rows", "-5"], "--shard-rows -5: set it to 1 or more"),
         (["--out", "mine.csv"], "mine.csv is not a folder"),
         (["--out", "mine.csv/out"], "mine.csv/out"),
-        (["--held-out", "0.5"], "--held-out 0.5: must be from 0 to below 0.5"),
+        (["--held-out", "0.5"], "--held-out 0.5: it must be from 0 to below 0.5"),
         (["--held-out", "-0.1"], "--held-out -0.1"),
         (["--held-out", "nan"], "--held-out nan"),
         (["--split-column", "fold"], "there is no column fold. The columns are audio, question, answer"),

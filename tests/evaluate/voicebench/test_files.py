@@ -101,7 +101,7 @@ def test_files_of_answers(prepared, tmp_path):
     (ifeval,) = content["mine-ifeval-test-audio.jsonl"]
     assert ifeval["kwargs"] == [{"num_words": 5, "relation": "less than"}] and ifeval["key"] == 3
     assert ifeval["instruction_id_list"] == ["length_constraints:number_words"]
-    with pytest.raises(ValueError, match="has no row 99 of voicebench/mmsu/law, which m has"):
+    with pytest.raises(ValueError, match="has no row 99 of voicebench/mmsu/law, to which m has an answer"):
         write_answers(
             [Answer(99, 0, "voicebench/mmsu/law", "", ("B",), (), "")], prepared / "test.parquet", tmp_path, "m"
         )
@@ -151,7 +151,7 @@ def test_the_command(prepared, tmp_path, capsys):
     assert main([*command[:2], str(bare), *command[2:]]) == 2
     assert "mine: two files of answers have this name" in capsys.readouterr().err
     for line, said in (
-        ("x", "line 1: is not valid JSON"),
+        ("x", "line 1: this is not valid JSON"),
         ("7", "line 1: 7 is not a JSON object with row and text"),
         (
             '{"row": 0, "text": "a", "data_source": "b"}',
@@ -163,7 +163,7 @@ def test_the_command(prepared, tmp_path, capsys):
         ('{"row": 1, "text": null}', "line 1: text is None. It must be a string with the answer"),
         ('{"row": 1, "text": "a", "sample": -1}', "line 1: sample is -1"),
         ('{"row": 1, "text": "a"}\n{"row": 1, "text": "b"}', "line 2: row 1, sample 0 occurs twice"),
-        ("[" * 100_000, "line 1: is not valid JSON"),
+        ("[" * 100_000, "line 1: this is not valid JSON"),
         ("", "contains no answers"),
     ):
         bare.write_text(line)
