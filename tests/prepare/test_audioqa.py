@@ -138,7 +138,7 @@ def test_avqa(tmp_path, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "notes.json is not a table of multiple-choice questions" in printed
     assert "correct answers as published: A 25.0 %, B 25.0 %, C 25.0 %, D 25.0 %. Always naming one letter" in printed
-    assert "right answers as written: " in printed and "chance is 25.0 % (chi-square p = " in printed
+    assert "correct answers as written: " in printed and "chance is 25.0 % (chi-square p = " in printed
 
 
 def test_avqa_as_the_hub_has_it(tmp_path):

@@ -167,7 +167,7 @@ def test_dailytalk(tmp_path):
     }
     assert found["nowhere"]["reward_model"]["ground_truth"] == ["5"]
     reasons = rejected(out)
-    assert reasons["40.1 s"] == "it lasts 40.1 s, more than 40 s"
+    assert reasons["40.1 s"] == "the audio lasts 40.1 s, more than 40 s"
     assert "dialogue 7: there are no utterances" in reasons["c"]
     assert reasons["d"] == "it lasts 40.01 s, more than 40 s"
     assert reasons["e"] == reasons["f"] == reasons["g"] == "it is multiple choice"

@@ -73,12 +73,15 @@ def test_what_is_no_parquet_file_is_one_line(tmp_path, capsys, name, content, re
 
 def test_a_file_without_rows_or_columns(tmp_path, capsys):
     for table, reason in (
-        (pyarrow.table({"data_source": pyarrow.array([], pyarrow.string())}), "contains no rows"),
-        (pyarrow.table({"prompt": ["Hi"]}), "there is no column 'data_source', 'reward_model'. The columns are prompt"),
+        (pyarrow.table({"data_source": pyarrow.array([], pyarrow.string())}), " contains no rows"),
+        (
+            pyarrow.table({"prompt": ["Hi"]}),
+            ": there is no column 'data_source', 'reward_model'. The columns are prompt",
+        ),
     ):
         pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
         assert main(["data", str(tmp_path / "rows.parquet")]) == 2
-        assert f"rows.parquet: {reason}" in capsys.readouterr().err
+        assert f"rows.parquet{reason}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
