@@ -258,7 +258,7 @@ def test_the_rate_spaces_calls(tmp_path):
 def test_the_budget_stops_before_it_is_exceeded_and_a_larger_one_goes_on(tmp_path):
     # A call reads 100 tokens and writes 10, and may write 1000: 0.0002 at most, and what it reads.
     money = {"prices": {"input": 1.0, "output": 10.0}, "max_tokens": 1000, "concurrency": 2}
-    with pytest.raises(JudgeStopped, match=r"budget of 0\.011 .*Raise the budget"):
+    with pytest.raises(JudgeStopped, match=r"budget of 0\.011, .*Raise the budget"):
         run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=0.011, **money)
     kept = len((tmp_path / "j.replies.jsonl").read_text().splitlines())
     assert 0 < kept < 10

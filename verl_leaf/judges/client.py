@@ -364,7 +364,7 @@ class _Client:
             if not self._under_way:
                 raise JudgeStopped(
                     f"judge {spec.name}: the next call could exceed the budget of {spec.budget:g}, of which {self.spent:.4g} "
-                    "spent. The replies are kept. Raise the budget, and run the command again"
+                    "is spent. The replies are kept. Raise the budget, and run the command again"
                 )
             await self._pause(0.02)
         self._under_way, self._reserved = self._under_way + 1, self._reserved + most
