@@ -4,5 +4,5 @@
 RECIPE=granite3.3_2b_leaf
 FAMILY=granite_speech
 HUB_MODEL=ibm-granite/granite-speech-3.3-2b
-OWN_ADAPTER=yes  # the checkpoint comes with a speech LoRA, which is merged into its weights first
+OWN_ADAPTER=yes  # the checkpoint contains a speech LoRA, which is merged into its weights first
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/speech.sh"

@@ -1,16 +1,16 @@
-# What the recipes of speech models share. A recipe sets RECIPE, FAMILY and HUB_MODEL, and sources this.
+# The common part of the recipes of speech models. A recipe sets RECIPE, FAMILY and HUB_MODEL, and sources this file.
 #
-#   bash recipes/qwen2audio_leaf.sh [--dry-run] [hydra overrides]      --dry-run prints the commands and runs none
+#   bash recipes/qwen2audio_leaf.sh [--dry-run] [hydra overrides]      --dry-run prints the commands without running them
 #
-# METHOD  an estimator of verl_leaf/algorithm/README.md: leaf (default), grpo (verl's), ...
-# DATA    librisqa, covost2, dailytalk or parliament: rows of data/$DATA, made by `verl-leaf prepare`; or
+# METHOD  estimator, see verl_leaf/algorithm/README.md: leaf (default), grpo (verl's), ...
+# DATA    librisqa, covost2, dailytalk or parliament: rows in data/$DATA, made by `verl-leaf prepare`; or
 # TRAIN   parquet file to train on, and
 # VAL     parquet file to validate on
-# EPOCHS  number of warm restarts, the paper's epochs: each has a fresh optimiser and schedule and goes on with the adapter
-#         of the one before; the KL reference stays the base model
-# MODEL   model folder or hub name instead of the recipe's
-# GPUS    GPUs per node (default: all that this process sees)     NODES  nodes of the Ray cluster (default 1)
-# RUN     folder of the run (default: a new one below runs/, or the last unfinished one with the same command, which goes on)
+# EPOCHS  number of warm restarts, the paper's epochs: each has a fresh optimiser and schedule, and continues with the adapter
+#         of the previous one; the KL reference stays the base model
+# MODEL   model folder or hub name instead of the recipe's model
+# GPUS    GPUs per node (default: all that this process can use)     NODES  nodes of the Ray cluster (default 1)
+# RUN     folder of the run (default: a new one below runs/, or the last unfinished one with the same command, which is resumed)
 # VENV    virtual environment to make and use (default .venv)
 set -euo pipefail
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
@@ -24,13 +24,13 @@ done
 [[ -z ${TRAIN:-} ]] || TRAIN_FILES=("$TRAIN")
 if [[ -n ${DATA:-} ]]; then
   if [[ ! $DATA =~ ^(librisqa|covost2|dailytalk|parliament)$ ]]; then
-    echo "DATA=$DATA: valid are librisqa, covost2, dailytalk, parliament; for other data set TRAIN= and VAL=" >&2
+    echo "DATA=$DATA is not valid. Valid values are librisqa, covost2, dailytalk, parliament. For other data set TRAIN= and VAL=" >&2
     exit 2
   fi
   TRAIN_FILES=("$ROOT/data/$DATA/"train*.parquet)
   VAL_FILES=("$ROOT/data/$DATA/"validation*.parquet)
   if [[ ! -e ${TRAIN_FILES[0]} ]]; then
-    echo "$ROOT/data/$DATA has no train.parquet: make it with \`verl-leaf prepare $DATA ... --out $ROOT/data/$DATA\` (see README.md)" >&2
+    echo "$ROOT/data/$DATA has no train.parquet. Make it with \`verl-leaf prepare $DATA ... --out $ROOT/data/$DATA\` (see README.md)" >&2
     exit 2
   fi
   VAL=${VAL_FILES[0]}
@@ -62,7 +62,7 @@ fi
 if [[ -z ${MODEL:-} ]]; then
   MODEL=$HUB_MODEL
   if [[ -n ${OWN_ADAPTER:-} ]]; then
-    # What starts, and what the KL divergence is measured against, is the model with its own speech adapter.
+    # The run starts from the model merged with its own speech adapter, which is also the KL reference.
     MODEL=$ROOT/work/${HUB_MODEL#*/}-merged
     if [[ ! -d $MODEL && ${#OPTIONS[@]} == 0 ]]; then verl-leaf merge "$HUB_MODEL" --out "$MODEL"; fi
   fi
@@ -70,7 +70,7 @@ fi
 
 on_cpu_share_the_cores
 if [[ -n ${RUN:-} ]]; then OPTIONS+=(--run "$RUN"); else OPTIONS+=(--runs "$ROOT/runs/$RECIPE"); fi
-# (exec: a signal that ends a Slurm job reaches what trains.)
+# (exec, so that the signal that ends a Slurm job reaches the training process.)
 exec verl-leaf train "${OPTIONS[@]}" --config-name "$CONFIG" --family "$FAMILY" --epochs "${EPOCHS:-1}" \
   --model "$MODEL" --train "${TRAIN_FILES[@]}" --val "$VAL" -- \
   algorithm.adv_estimator="$METHOD" \

@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def warnings_are_heard():
-    """By caplog, whatever an earlier test has imported or run.
+    """Let caplog see log records, whatever an earlier test has imported or run.
 
     verl's main stops its loggers from propagating (verl/utils/logging_utils.py), and verl's vLLM server raises the level
     of the root logger when it is imported (verl/workers/rollout/vllm_rollout).

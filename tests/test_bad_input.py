@@ -41,7 +41,7 @@ def bad(tmp_path):
     folder = tmp_path / "bad"
     (folder / "folder").mkdir(parents=True)
     (folder / "empty.parquet").touch()
-    (folder / "text.parquet").write_text("this is no parquet")
+    (folder / "text.parquet").write_text("this is not parquet")
     (folder / "latin1.jsonl").write_bytes('{"audio": "Müller.wav"}\n'.encode("latin-1"))
     (folder / "nulls.csv").write_bytes(b"audio,question,answer\n\0\0\0,\0,\0\n")
     (folder / "below_a_file").touch()

@@ -75,7 +75,7 @@ def test_a_command_says_what_to_install(bare):
 
 
 def test_a_verl_does_not_train_without_the_plugin_in_silence(bare):
-    """verl logs the errors of plugins at DEBUG level, and goes on; not past this one."""
+    """verl logs the errors of plugins at DEBUG level and continues, but not after this one."""
     code = "try:\n    import verl_leaf.plugin.verl\nexcept Exception:\n    print('went on')"
     run = run_in(bare, "python", "-c", code)
     assert run.returncode == 1 and run.stdout == ""

@@ -64,7 +64,7 @@ def test_no_import_runs_back_up(file):
         if not name.startswith("verl_leaf."):
             continue
         room = room_of(name.removeprefix("verl_leaf."))
-        below = HEIGHT.get(room, HEIGHT["__init__"]) < HEIGHT[own]  # what is no room is of the package itself
+        below = HEIGHT.get(room, HEIGHT["__init__"]) < HEIGHT[own]  # anything else belongs to the package itself
         same = room == own or HEIGHT.get(room) == HEIGHT[own]
         assert below or same, f"{own} imports {name}"
 

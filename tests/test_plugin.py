@@ -35,5 +35,7 @@ def test_a_library_that_has_changed_under_a_patch_ends_the_process_with_a_messag
     )
     run = python(code)
     assert run.returncode != 0
-    assert "ray_trainer.reduce_metrics takes (other), the patch was written for (metrics)" in run.stderr
+    assert (
+        "ray_trainer.reduce_metrics has the parameters (other), but the patch was written for (metrics)" in run.stderr
+    )
     assert "went on" not in run.stdout

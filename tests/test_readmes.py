@@ -104,7 +104,7 @@ def inline_code(token: Token) -> list[str]:
 
 
 def split(line: str) -> tuple[str, ...]:
-    """The words of a line as a shell has them; none where it is no shell's."""
+    """Return the words of a line as a shell splits them; none if it is not a shell's."""
     try:
         return tuple(shlex.split(line, comments=True))
     except ValueError:
@@ -136,7 +136,7 @@ COMMANDS = list({each.words: each for each in SHOWN if not is_override(each.word
 
 
 def modules() -> list[str]:
-    """The modules of ours that commands start."""
+    """Return our modules that commands start."""
     names = {each.words[2] for each in COMMANDS if each.words[:2] == ("python", "-m") and len(each.words) > 2}
     own = (name for name in names if name.startswith(("tests.", "examples.", "verl_leaf.")))
     return sorted(name for name in own if not name.startswith(ADAPTERS))
@@ -388,7 +388,7 @@ def links(readme: Path) -> Iterator[str]:
 
 
 def anchors(readme: Path) -> set[str]:
-    """As GitHub makes them of headings."""
+    """Return the anchors that GitHub makes from headings."""
     tokens = markdown(readme)
     headings = [tokens[n + 1].content for n, token in enumerate(tokens) if token.type == "heading_open"]
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,10 +1,10 @@
-"""The command ``verl-leaf``, also ``python -m verl_leaf``: runs it, or says what to install for it."""
+"""The command ``verl-leaf``, also ``python -m verl_leaf``."""
 
 import sys
 
 
 def main() -> int:
-    """Run a command; its exit status, 2 where a library is missing."""
+    """Run a command, and return its exit status; if a library is missing, say what to install and return 2."""
     try:
         from verl_leaf.cli import main as run
 
@@ -13,7 +13,7 @@ def main() -> int:
         if error.name is None or error.name.partition(".")[0] == "verl_leaf":
             raise
         print(
-            f"verl-leaf: the commands need {error.name}, which is not installed: "
+            f"verl-leaf: the commands need {error.name}, which is not installed. Run "
             "pip install 'verl-leaf[gpu]', or 'verl-leaf[cpu]' without a GPU",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""``verl-leaf``: the one command line of the project."""
+"""The command line ``verl-leaf``, which has all commands of the project."""
 
 import argparse
 import importlib
@@ -7,28 +7,28 @@ import sys
 from verl_leaf import __version__
 from verl_leaf.common.printable import printable
 
-# Command -> what it does, and the module with its ``add_arguments(parser)`` and ``main(options) -> int``.
+# Command -> its summary, and the module with its ``add_arguments(parser)`` and ``main(options) -> int``.
 COMMANDS = {
-    "doctor": ("check that this environment, or a model, can be trained, and say what to do", "doctor"),
-    "train": ("run verl's main_ppo in a run folder, watch it, summarise it", "show.train_command"),
-    "export": ("the adapter of a run, or its merged model, in the hub's layout", "runs.checkpoints.export"),
-    "merge": ("a model with the LoRA adapter of its own merged into its weights", "runs.checkpoints.merge_command"),
+    "doctor": ("check whether this environment, or a model, can be used for training, and say what to do", "doctor"),
+    "train": ("run verl's main_ppo in a run folder, watch it and summarise it", "show.train_command"),
+    "export": ("write the adapter of a run, or its merged model, in the hub's layout", "runs.checkpoints.export"),
+    "merge": ("merge the LoRA adapter in a model folder into the model's weights", "runs.checkpoints.merge_command"),
     "voicebench": (
-        "answers to VoiceBench into its files, and scores that need no judge",
+        "write answers to VoiceBench into its files, and score what needs no judge",
         "evaluate.voicebench.command",
     ),
-    "prepare": ("make verl's parquet files of a corpus on disk", "prepare"),
-    "data": ("show a parquet file and check its rows as the trainer would", "prepare.inspect"),
-    "evaluate": ("answers of models, adapters and runs, as scores with significance", "evaluate"),
-    "tree": ("the traced trees of a run as an HTML page", "show.tree_page"),
-    "forks": ("how often boundaries fire, in runs or in answers of a model, as a figure", "evaluate.forks_command"),
-    "credit": ("how much signal each estimator's gradient has for a model and data, before training", "credit"),
-    "curves": ("rewards and validation scores of runs, as a figure", "show.curves_command"),
+    "prepare": ("convert a corpus on disk to verl's parquet files", "prepare"),
+    "data": ("summarise a parquet file, and check its rows as the trainer would", "prepare.inspect"),
+    "evaluate": ("score answers of models, adapters and runs, with tests of significance", "evaluate"),
+    "tree": ("write the traced trees of a run as an HTML page", "show.tree_page"),
+    "forks": ("show how often boundaries fire, in runs or in a model's answers", "evaluate.forks_command"),
+    "credit": ("estimate before training how much signal each estimator's gradient has", "credit"),
+    "curves": ("draw rewards and validation scores of runs", "show.curves_command"),
 }
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that imports the module of its command, and takes its arguments from there, when it is called."""
+    """A parser that imports the module of its command only when it is called, and gets its arguments there."""
 
     module: str | None = None
 
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser() -> Parser:
-    """All commands."""
+    """Return the parser of all commands."""
     parser = Parser(prog="verl-leaf", description="LEAF and speech models for verl.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -52,7 +52,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; its exit status. Bad input ends in one line on standard error."""
+    """Run a command, and return its exit status. Bad input gives one line on standard error."""
     options = parser().parse_args(arguments)
     try:
         return options.function(options)

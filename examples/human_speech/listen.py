@@ -1,4 +1,4 @@
-"""Answers of a recogniser that is no language model, pocketsphinx, as ``verl-leaf evaluate`` takes them.
+"""Write what pocketsphinx, a speech recogniser without a language model, hears: answers for ``verl-leaf evaluate``.
 
 python -m examples.human_speech.listen FILE.parquet --out ANSWERS.jsonl
 """
@@ -18,7 +18,7 @@ RATE = 16_000  # Hz, of its English model
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="parquet file, one clip a row")
+    parser.add_argument("data", type=Path, help="parquet file, one clip per row")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     options = parser.parse_args()
     decoder = Decoder(samprate=RATE, loglevel="FATAL")

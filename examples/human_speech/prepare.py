@@ -1,4 +1,4 @@
-"""A manifest of the human recordings in Debian's ``pocketsphinx-testdata``, for ``verl-leaf prepare manifest``.
+"""Write a manifest of the human recordings in Debian's ``pocketsphinx-testdata`` for ``verl-leaf prepare manifest``.
 
 python -m examples.human_speech.prepare --out FOLDER
 """
@@ -20,14 +20,16 @@ def clips(recordings: Path = RECORDINGS) -> list[tuple[str, str]]:
         SystemExit: the folder has no transcripts.
     """
     if not (recordings / "transcription").exists():
-        raise SystemExit(f"{recordings}: no recordings here: apt-get install pocketsphinx-testdata")
+        raise SystemExit(f"{recordings}: there are no recordings. Run apt-get install pocketsphinx-testdata")
     lines = (recordings / "transcription").read_text(encoding="utf-8").splitlines()
     return [found.groups() for line in lines if (found := LINE.fullmatch(line.strip()))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recordings", type=Path, default=RECORDINGS, help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--recordings", type=Path, default=RECORDINGS, help="folder of the recordings (default: %(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for manifest.csv")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

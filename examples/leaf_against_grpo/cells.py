@@ -8,20 +8,20 @@ EARLY_TASK = "register"
 METHODS = ("grpo", "grpo_floored", "leaf", "tempo", "grpo_prefix")
 BASELINE = "grpo"
 BASELINES = (BASELINE, "grpo_floored")
-"""What methods are compared with: verl's GRPO, and the baseline of the paper."""
+"""The baselines that methods are compared with: verl's GRPO and the paper's baseline."""
 AT_RMS_OF_GRPO = "_at_rms"
 """End of the name of a method whose advantages are multiplied so that they have the root mean square of GRPO's."""
 RATES = (1.5e-3, 3e-3, 6e-3)
-"""Learning rates of which each method has its own best on each task."""
+"""Learning rates, from which each method gets its best one on each task."""
 SWEEP_SEEDS = (101, 102)
-"""They choose the rates, and are not reported."""
+"""Seeds that choose the learning rates and are not reported."""
 SEEDS = (1, 2, 3, 4, 5, 6)
 STEPS = 30
 START_STEPS = 16
 ROLLOUTS_PER_STEP = 32
 ROLLOUTS_PER_UPDATE = 16
 SCORES = {"translation": (0.3, 0.4), "register": (0.3, 0.4), "report": (0.8, 0.85)}
-"""Rewards of the rollouts to reach, fixed before methods are compared."""
+"""Rewards of the rollouts that are to be reached, fixed before methods are compared."""
 
 COMMON = (
     f"trainer.total_training_steps={STEPS}",
@@ -45,12 +45,12 @@ COMMON = (
     "actor_rollout_ref.rollout.enable_chunked_prefill=False",
     "actor_rollout_ref.rollout.max_num_batched_tokens=16384",
 )
-"""Overrides of every cell, beside `leaf_speech_cpu` (LoRA, KL to the base model, clipping, loss, schedule)."""
+"""Overrides of every cell, in addition to `leaf_speech_cpu` (LoRA, KL to the base model, clipping, loss, schedule)."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the study: a task, a method with a learning rate, a seed, and how many responses a prompt gets."""
+    """One run of the study: a task, a method with a learning rate, a seed, and the number of responses per prompt."""
 
     task: str
     method: str
@@ -60,16 +60,16 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Its folder below the study's, as in `translation/leaf/0.003/1`; `leaf_k16` with 16 responses."""
+        """The cell's folder below the study's, such as `translation/leaf/0.003/1`; `leaf_k16` with 16 responses."""
         return f"{self.task}/{self.method}{'' if self.n == 8 else f'_k{self.n}'}/{self.rate:g}/{self.seed}"
 
     @property
     def steps(self) -> int:
-        """How many steps it has."""
+        """The number of training steps."""
         return STEPS if self.rate else START_STEPS
 
     def overrides(self, data: str) -> list[str]:
-        """Its overrides; `data` is the folder of the parquet files. All cells have as many rollouts and updates."""
+        """Return the cell's overrides, given the folder of the parquet files. All cells have equally many rollouts."""
         side_by_side = self.method == "cost"
         return [
             f"algorithm.adv_estimator={BASELINE if side_by_side else self.method}",
@@ -88,21 +88,21 @@ class Cell:
 
 
 STARTS = tuple(Cell(task, "leaf", 0.0, 0) for task in TASKS)
-"""Rollouts of the model as all others find it: the learning rate is 0."""
+"""Cells that measure the untrained model: their learning rate is 0."""
 SWEEP = tuple(
     Cell(task, method, rate, seed) for seed in SWEEP_SEEDS for task in TASKS for rate in RATES for method in METHODS
 )
 COST = Cell(TASKS[0], "cost", RATES[0], 0)
-"""What a step costs: all estimators on the same rollouts, in turns. Run once, when nothing else runs."""
+"""The cell that measures a step's time: all estimators on the same rollouts, in turns. Run once, when nothing else runs."""
 
 
 def best_rate(area: Callable[[Cell], float], task: str, method: str) -> float:
-    """The learning rate with the largest area, averaged over the seeds of the sweep."""
+    """Return the learning rate with the largest area, averaged over the seeds of the sweep."""
     return max(RATES, key=lambda rate: sum(area(Cell(task, method, rate, seed)) for seed in SWEEP_SEEDS))
 
 
 def reported(area: Callable[[Cell], float]) -> list[Cell]:
-    """The cells that are reported, given what came out of the sweep: one seed after the other, K = 16 at the end.
+    """Return the cells to report, given the result of the sweep: seed by seed, those with K = 16 last.
 
     K = 16 has the learning rates of K = 8.
     """
@@ -126,18 +126,18 @@ SECOND = (
         for method in ("grpo", "leaf", "grpo_prefix", "tempo", *(SCALE_METHODS if seed in SCALE_SEEDS else ()))
     ),
 )
-"""The second study, of which README.md says what it asks: all at one learning rate."""
+"""The cells of the second study (see README.md), all with one learning rate."""
 SECOND_PAIRS = (
     (f"grpo_floored{AT_RMS_OF_GRPO}", "grpo_floored"),
     ("leaf", "grpo_floored"),
     (f"leaf{AT_RMS_OF_GRPO}", "leaf"),
     *((method, BASELINE) for method in ("leaf", "grpo_prefix", "tempo")),
 )
-"""What it compares."""
+"""The pairs of methods that the second study compares."""
 
 
 def possible() -> list[Cell]:
-    """All cells that there can be."""
+    """Return every cell that can exist."""
     grid = [Cell(task, method, rate, seed) for seed in SEEDS for task in TASKS for rate in RATES for method in METHODS]
     more = [Cell(EARLY_TASK, method, rate, seed, 16) for seed in SEEDS for rate in RATES for method in METHODS]
     return list(dict.fromkeys([*STARTS, *SWEEP, *grid, *more, COST, *SECOND]))

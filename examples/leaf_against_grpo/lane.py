@@ -42,11 +42,11 @@ from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopW
 from verl_leaf.training import estimator
 
 ADVANTAGE_RMS = "study/advantage_rms"
-"""The metric of what `rms` is of a step's advantages."""
+"""The metric that holds the :func:`rms` of a step's advantages."""
 
 
 class SeededWorker(SpeechAgentLoopWorker):
-    """Samples each response with a seed made of the cell's seed, the step, the row and the response's number."""
+    """Agent loop worker whose sampling seeds derive from the cell's seed, the step, the row and the response's number."""
 
     async def _run_agent_loop(self, sampling_params: dict, *, trajectory: dict, sampling_seed: int, **kwargs) -> None:
         kind = "validation" if trajectory["validate"] else "training"
@@ -56,7 +56,7 @@ class SeededWorker(SpeechAgentLoopWorker):
 
 
 class SeededManager(SpeechAgentLoopManager):
-    """Hands the current cell's seed and number of responses to the workers, which live longer than a cell."""
+    """Manager that hands the current cell's seed and number of responses to workers that live longer than a cell."""
 
     worker_class = SeededWorker
     seed: int
@@ -112,7 +112,7 @@ class CellsTrainer(PPOTrainerSync):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _compute_advantage(self, batch, metrics):
-        """As verl; where the cell asks for it, one estimator after the other on the same rollouts, each timed."""
+        """Compute advantages as verl does; if the cell lists estimators, run each on the same rollouts and time it."""
         methods = list(self.config.study.side_by_side) or [self.config.algorithm.adv_estimator]
         if self.global_steps % 2:
             methods.reverse()
@@ -128,7 +128,7 @@ class CellsTrainer(PPOTrainerSync):
         return result
 
     def _start_checkpoint(self) -> Path:
-        """The checkpoint that all cells begin with, but for their learning rates; the first lane saves it."""
+        """Return the checkpoint from which all cells begin, except for their learning rates; the first lane saves it."""
         folder = Path(self.config.study.folder) / "start"
         checkpoint = folder / "global_step_0"
         with claimed(folder, wait=True):
@@ -141,7 +141,7 @@ class CellsTrainer(PPOTrainerSync):
 
 
 def set_rate(checkpoint: Path, rate: float) -> None:
-    """Sets the learning rate in a checkpoint of verl's FSDP engine with one process.
+    """Set the learning rate in a checkpoint of verl's FSDP engine with one process.
 
     verl puts back what the checkpoint says of optimiser and schedule
     (verl 0.9.1 utils/checkpoint/fsdp_checkpoint_manager.py), not what the configuration does.
@@ -158,7 +158,7 @@ def set_rate(checkpoint: Path, rate: float) -> None:
 
 
 def rms(advantages: torch.Tensor, mask: torch.Tensor) -> float:
-    """The root mean square of advantages `[N, T]`, in which each response has the same weight, as in the loss."""
+    """Return the root mean square of advantages `[N, T]`, in which each response has the same weight, as in the loss."""
     squares = (advantages.square() * mask).sum(1) / mask.sum(1).clamp(min=1)
     return squares.mean().sqrt().item()
 
@@ -174,7 +174,7 @@ def at_rms_of_grpo(
     report: Callable | None = None,
     **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """An estimator of ours, as verl calls it, whose advantages have the root mean square of GRPO's on the same rollouts."""
+    """Compute one of our estimators' advantages, scaled to the root mean square of GRPO's on the same rollouts."""
     given = (token_level_rewards, response_mask, index)
     advantages, _ = estimator.FUNCTIONS[name](*given, config, batch=batch, report=report)
     grpo, _ = core_algos.compute_grpo_outcome_advantage(*given)
@@ -184,7 +184,7 @@ def at_rms_of_grpo(
 
 @contextmanager
 def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
-    """Whether the folder is this process's for the time of the block."""
+    """Yield True if this process holds the folder for the time of the block, False if another process does."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         try:
@@ -196,7 +196,7 @@ def claimed(folder: Path, wait: bool = False) -> Iterator[bool]:
 
 
 class Lane(TaskRunnerV1.__ray_metadata__.modified_class):
-    """verl's task runner with the trainer of cells in the place of the `sync` one."""
+    """verl's task runner with the trainer of cells in place of the `sync` one."""
 
     def run(self, config) -> None:
         TRAINER_REGISTRY["sync"] = CellsTrainer

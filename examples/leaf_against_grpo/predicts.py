@@ -1,4 +1,4 @@
-"""Whether `verl-leaf credit`, before training, ranks estimators as the study then did: rank correlations.
+"""Compare the ranking of estimators by `verl-leaf credit`, before training, with the study's: rank correlations.
 
 python -m examples.leaf_against_grpo.predicts TASK=FOLDER [TASK=FOLDER ...] [--pairs results/pairs.csv]
 
@@ -19,7 +19,7 @@ from examples.leaf_against_grpo.cells import BASELINE
 
 
 def pairs_of(task: str, folder: Path, gains: list[dict[str, str]], measure: str) -> list[tuple[float, float]]:
-    """The gain of a step relative to GRPO's, and what training gained over GRPO with K = 8, of each method that has both."""
+    """Return the pairs of a step's gain and training's gain, both relative to GRPO with K = 8, of methods that have both."""
     estimators = json.loads((folder / "credit.json").read_text())["estimators"]
     signal = {row["estimator"]: row["relative"] for row in estimators}
     wanted = {"task": task, "n": "8", "measure": measure, "baseline": BASELINE}
@@ -28,7 +28,7 @@ def pairs_of(task: str, folder: Path, gains: list[dict[str, str]], measure: str)
 
 
 def correlations(known: list[list[tuple[float, float]]]) -> str:
-    """Over all pairs of task and method, with a bootstrap over tasks; and within a task."""
+    """Describe the correlation over all pairs of task and method, with a bootstrap over tasks, and within a task."""
 
     def rank(tasks: Iterable[int]) -> float:
         return float(spearmanr(*zip(*(pair for task in tasks for pair in known[task]), strict=True)).statistic)
@@ -43,7 +43,12 @@ def correlations(known: list[list[tuple[float, float]]]) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="TASK=FOLDER")
-    parser.add_argument("--pairs", type=Path, default=Path(__file__).parent / "results/pairs.csv", help="of the report")
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        default=Path(__file__).parent / "results/pairs.csv",
+        help="pairs.csv of the report (default: %(default)s)",
+    )
     args = parser.parse_args()
     folders = {task: Path(folder) for task, _, folder in (each.partition("=") for each in args.folders)}
     gains = list(csv.DictReader(args.pairs.open()))

@@ -1,4 +1,4 @@
-"""Makes the study's spoken corpus and the model that all tasks start from. What is there and complete is reused.
+"""Make the study's spoken corpus and the model that all tasks start from. Reuse what is complete.
 
 python -m examples.leaf_against_grpo.prepare --out DIR
 """
@@ -15,12 +15,12 @@ SAMPLING = {"temperature": 1.0, "top_p": 1.0}
 
 
 def plan(folder: Path, clips: int) -> corpus.Corpus:
-    """What the tasks are about."""
+    """Return the corpus of the tasks."""
     return corpus.plan(folder, clips, val_rows=TEST_ROWS, exercises=tasks.exercises)
 
 
 def make_data(folder: Path, clips: int) -> None:
-    """Speaks the clips and writes the tasks' questions about them."""
+    """Speak the clips and write the tasks' questions about them."""
     spoken = plan(folder, clips)
     corpus.write_clips([utterance.clip for utterance in spoken.train + spoken.val])
     for task in spoken.train[0].exercises:
@@ -29,7 +29,7 @@ def make_data(folder: Path, clips: int) -> None:
 
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
-    """Builds one model for all tasks, warm-starts it, measures it on each, and saves it."""
+    """Build one model for all tasks, warm-start it, measure it on each, and save it."""
     processor = tiny_model.build_processor([tasks.TRANSLATE, tasks.DESCRIBE, tasks.REPORT], tasks.texts(), VOCABULARY)
     model = tiny_model.build_model(processor, hidden=256, layers=3)
     spoken = plan(data, clips)

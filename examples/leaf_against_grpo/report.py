@@ -1,13 +1,18 @@
-"""What the cells of the study amount to: numbers and figures.
+"""Report the study's results: numbers and figures.
 
     python -m examples.leaf_against_grpo.report [--runs FOLDER] [--out FOLDER]
 
-Writes `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (reward, KL and more of every step), and figures:
-`curves` (learning), `rates` (the sweep of learning rates), `gain` (what each method gains, against what the task is like),
-`pairs` (differences to both baselines, with those that could be detected), `kl` (reward against the KL divergence from the
-model that training starts from) and `scale` (the root mean square of advantages over steps). The last two are of cells whose
-runs have logged them. And `runs.tar.gz`: of the cells that are done what all this is made from, so that it can be made again, or gone on from, where
-the runs are not.
+Write `report.md` (the tables), `cells.csv` (a row per cell), `curves.csv` (reward, KL and more of every step), and figures:
+
+- `curves`: learning curves;
+- `rates`: the sweep of learning rates;
+- `gain`: each method's gain, against properties of the task;
+- `pairs`: differences from both baselines, with those that could be detected;
+- `kl`: reward against the KL divergence from the model that training starts from;
+- `scale`: the root mean square of advantages over steps.
+
+The last two show only cells whose runs logged these metrics. Also write `runs.tar.gz`, the part of the finished cells' runs
+from which the report can be made again, or the study continued, elsewhere.
 """
 
 import argparse
@@ -63,21 +68,21 @@ PHASES = ("gen", "old_log_prob", "ref", "update_actor", "update_weights")
 KL, RMS = "actor/kl_loss", "study/advantage_rms"
 UPDATES = (KL, "actor/pg_clipfrac", "actor/grad_norm", "actor/entropy", RMS)
 KEPT = (REWARD, "forks/early", "training/rollout_probs_diff_max", "timing_s/", *UPDATES)
-"""Beginnings of the names of those scalars that `runs.tar.gz` keeps."""
+"""Prefixes of the scalars that `runs.tar.gz` keeps."""
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
 GROUPS = (*((task, 8) for task in TASKS), (EARLY_TASK, 16))
-"""What is compared: a task, and how many responses a prompt gets."""
+"""The groups that are compared: a task, and the number of responses per prompt."""
 
 Numbers = dict[Cell, dict]
 
 
 def area(folder: RunFolder) -> float:
-    """The mean reward of all rollouts of a cell: the area under its learning curve, over its length."""
+    """Return the mean reward of all rollouts of a cell: the area under its learning curve, divided by its length."""
     return statistics.fmean(read_scalars(folder.metrics)[REWARD].values())
 
 
 def write(runs: Path, out: Path, console: Console) -> None:
-    """Reads the cells that are done and writes the report of them."""
+    """Read the cells that are done and write their report."""
     folders = {cell: RunFolder(runs / cell.name) for cell in possible()}
     scalars = {cell: read_scalars(folder.metrics) for cell, folder in folders.items() if folder.finished}
     measured = {cell: measure(folders[cell], cell, own) for cell, own in scalars.items() if cell.rate and cell != COST}
@@ -109,9 +114,9 @@ def write(runs: Path, out: Path, console: Console) -> None:
 
 
 def pack(folders: dict[Cell, RunFolder], scalars: dict[Cell, Scalars], file: Path) -> None:
-    """Writes what the report reads of the cells that are done; unpacked into the study's folder, they are done there.
+    """Pack what the report reads of the cells that are done; in an unpacked archive, these cells are done, too.
 
-    Paths in the project are relative to it: they are another machine's elsewhere.
+    Paths inside the project are stored relative to it, so that they are valid on other machines.
     """
     with tarfile.open(file, "w:gz") as archive:
 
@@ -135,11 +140,11 @@ def pack(folders: dict[Cell, RunFolder], scalars: dict[Cell, Scalars], file: Pat
 
 
 def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float | None]:
-    """The numbers of one cell.
+    """Return the numbers of one cell.
 
-    `bleu` and `reward` are those of the unseen test set after the last step; `area` the mean reward of all rollouts;
-    `rollouts_to_1` and `_2` the rollouts until the mean reward of 5 steps reached the task's first and second score, empty if
-    it never did; `early` the mean over the steps, of our own estimators.
+    `bleu` and `reward` are measured on the unseen test set after the last step; `area` is the mean reward of all rollouts.
+    `rollouts_to_1` and `_2` are the rollouts until the mean reward of 5 steps reached the task's first and second score,
+    empty if it never did. `early` is the mean over the steps, for our own estimators.
     """
     end = read_validation(folder.answers_of(STEPS), has_swapped=False)[0]
     means = dict(sorted(smoothed(scalars[REWARD]).items())[SMOOTH - 1 :])  # a step alone may be high by chance
@@ -156,7 +161,7 @@ def measure(folder: RunFolder, cell: Cell, scalars: Scalars) -> dict[str, float 
 
 
 def start(folder: RunFolder) -> dict:
-    """`early` and `usable` (share of boundaries that are usable forks) before training, with 95 % intervals; and the `scale`."""
+    """Return `early`, `usable` (share of usable forks) and `scale` before training, the first two with 95 % intervals."""
     files = trace_files(traces_folder(folder.path)).items()
     prompts = [(step, prompt) for step, file in files for prompt in read_trace(step, file, []).prompts.values()]
     whole = {row["measure"]: row for row in measures(collect(prompts)) if row["over"] == "all"}
@@ -167,7 +172,7 @@ def start(folder: RunFolder) -> dict:
 
 
 def scale(prompts: list[tuple[int, Prompt]]) -> dict[str, float]:
-    """The root mean square of each method's advantages, in which responses have the same weight, as in the loss."""
+    """Return the root mean square of each method's advantages, in which responses have equal weight, as in the loss."""
     squares: dict[str, list[float]] = {}
     for _, own in itertools.groupby(prompts, key=lambda each: each[0]):
         step = [prompt for _, prompt in own]
@@ -184,7 +189,7 @@ def scale(prompts: list[tuple[int, Prompt]]) -> dict[str, float]:
 
 
 def tables(measured: Numbers, compared: Numbers | None, starts: dict, scalars: dict[Cell, Scalars]) -> Iterable[str]:
-    """The report's tables, as Markdown."""
+    """Yield the report's tables, as Markdown."""
     yield before_training(starts)
     if compared is None:
         yield "**Methods** are compared when the sweep is done, which chooses their learning rates"
@@ -201,7 +206,7 @@ def tables(measured: Numbers, compared: Numbers | None, starts: dict, scalars: d
 
 
 def before_training(starts: dict) -> str:
-    """What each task is like for the model that all cells start from."""
+    """Describe each task for the model that all cells start from."""
     rows = []
     for task, own in starts.items():
         intervals = [f"{own[name][0]:.2f} ({own[name][1]:.2f} to {own[name][2]:.2f})" for name in ("early", "usable")]
@@ -212,7 +217,7 @@ def before_training(starts: dict) -> str:
 
 
 def differences(compared: Numbers, task: str, n: int, method: str, key: str, baseline: str = BASELINE) -> list[float]:
-    """By how much a method is above a baseline, for each seed that both have."""
+    """Return how far a method is above a baseline, for each seed that both have."""
     own, base = (
         {
             cell.seed: values[key]
@@ -225,7 +230,7 @@ def differences(compared: Numbers, task: str, n: int, method: str, key: str, bas
 
 
 def comparison(task: str, n: int, compared: Numbers) -> str:
-    """Methods on one task."""
+    """Compare the methods on one task."""
     header = ["method", "learning rate", "seeds", "area", "reward", "BLEU"]
     header += [f"{name} above GRPO's" for name in ("area", "reward", "BLEU")]
     header += [f"{name} above `grpo_floored`'s" for name in ("area", "BLEU")]
@@ -250,7 +255,7 @@ def comparison(task: str, n: int, compared: Numbers) -> str:
 
 
 def paired_rows(compared: Numbers) -> list[dict]:
-    """A row per group, measure, baseline and method of at least 3 pairs: the mean difference, its interval and its spread."""
+    """Return a row per group, measure, baseline and method with at least 3 pairs: mean difference, interval and spread."""
     rows = []
     for (task, n), key, (place, baseline) in itertools.product(GROUPS, ("bleu", "area"), enumerate(BASELINES)):
         for method in METHODS:
@@ -265,19 +270,19 @@ def paired_rows(compared: Numbers) -> list[dict]:
 
 
 def detectable(deviation: float, pairs: int, power: float = 0.8) -> float:
-    """The mean difference that a two-sided paired t-test at 5 % finds with a probability of `power`."""
+    """Return the mean difference that a two-sided paired t-test at 5 % finds with a probability of `power`."""
     limit = t.ppf(0.975, pairs - 1)
     shift = brentq(lambda shift: nct.sf(limit, pairs - 1, shift) - power, 0, 20)
     return shift * deviation / pairs**0.5
 
 
 def pooled(rows: list[dict]) -> float:
-    """The standard deviation of differences, pooled over methods."""
+    """Return the standard deviation of differences, pooled over methods."""
     return statistics.fmean(row["deviation"] ** 2 for row in rows) ** 0.5
 
 
 def power(rows: list[dict]) -> str:
-    """What difference to GRPO could have been seen, and with 20 seeds could be."""
+    """Return the differences from GRPO that could have been detected, and those that 20 seeds could detect."""
     lines = []
     for (task, n), key in itertools.product(GROUPS, ("bleu", "area")):
         own = [
@@ -294,7 +299,7 @@ def power(rows: list[dict]) -> str:
 
 
 def both_sets(compared: Numbers) -> str:
-    """BLEU above GRPO's on the task with early decisions, with K = 8 and 16 as two independent sets."""
+    """Compare BLEU with GRPO's on the task with early decisions; K = 8 and 16 are two independent sets."""
     lines = []
     for method in METHODS[1:]:
         sets = [differences(compared, EARLY_TASK, n, method, "bleu") for n in (8, 16)]
@@ -310,7 +315,7 @@ def both_sets(compared: Numbers) -> str:
 
 
 def second_study(measured: Numbers) -> str | None:
-    """The differences that the second study is about, of seeds that have both cells; None if no three have."""
+    """Return the second study's differences, for seeds with both cells; None if fewer than three have both."""
     lines = []
     for method, baseline in SECOND_PAIRS:
         for name, tasks in (*((task, (task,)) for task in SCALE_TASKS), ("mean of both", SCALE_TASKS)):
@@ -332,7 +337,7 @@ def second_study(measured: Numbers) -> str | None:
 
 
 def sweep(measured: Numbers) -> str:
-    """The areas that choose the learning rates."""
+    """Return the areas that choose the learning rates."""
     rows = [
         [task, f"`{method}`", *(spread(values, "area") for values in by_rate.values())]
         for task, method, by_rate in swept(measured)
@@ -342,7 +347,7 @@ def sweep(measured: Numbers) -> str:
 
 
 def swept(measured: Numbers) -> Iterator[tuple[str, str, dict[float, list[float]]]]:
-    """For each task and method the areas of the sweep's seeds by learning rate."""
+    """Yield, for each task and method, the areas of the sweep's seeds by learning rate."""
     for task in TASKS:
         for method in METHODS:
             cells = {rate: [Cell(task, method, rate, seed) for seed in SWEEP_SEEDS] for rate in RATES}
@@ -354,7 +359,7 @@ def swept(measured: Numbers) -> Iterator[tuple[str, str, dict[float, list[float]
 
 
 def cost(scalars: Scalars | None) -> str:
-    """Seconds per step, all estimators side by side on the same rollouts."""
+    """Return seconds per step, all estimators side by side on the same rollouts."""
     if scalars is None:
         return f"**Cost**: the cell `{COST.name}` is not done"
     names = (*PHASES, "step", "adv", *(f"adv_{method}" for method in METHODS))
@@ -372,7 +377,7 @@ def cost(scalars: Scalars | None) -> str:
 
 
 def spread(values: list[float], key: str) -> str:
-    """Mean and half the width of its 95 % interval; of fewer than 3 values themselves."""
+    """Format the mean and half the width of its 95 % interval, or the values themselves if there are fewer than 3."""
     digits = 1 if key == "bleu" else 3
     if len(values) < 3:
         return ", ".join(f"{value:.{digits}f}" for value in values)
@@ -381,7 +386,7 @@ def spread(values: list[float], key: str) -> str:
 
 
 def reached(rollouts: list[int | None]) -> str:
-    """Median over seeds, where all reached the score; else how many did."""
+    """Format the median over seeds if all reached the score, otherwise the number that did."""
     if None in rollouts:
         return f"{sum(value is not None for value in rollouts)} of {len(rollouts)} did"
     return f"{statistics.median(rollouts):.0f}"
@@ -392,7 +397,7 @@ def markdown(header: list[str], rows: list[list]) -> str:
 
 
 def curve_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
-    """Mean reward of each step's rollouts, and what its updates logged."""
+    """Yield the mean reward of each step's rollouts, and the metrics of its updates."""
     for cell, own in scalars.items():
         for step, value in own[REWARD].items():
             row = {"cell": cell.name, "step": step, "reward": value, "early": own.get("forks/early", {}).get(step)}
@@ -400,7 +405,7 @@ def curve_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
 
 
 def curves(scalars: dict[Cell, Scalars], compared: Numbers) -> Figure:
-    """Learning curves, each method at its own learning rate."""
+    """Draw learning curves, each method at its own learning rate."""
     groups = [group for group in GROUPS if any((cell.task, cell.n) == group for cell in compared)]
     figure = Figure(figsize=(3.6 * len(groups), 3.4), layout="constrained")
     axes = figure.subplots(1, len(groups), squeeze=False)[0]
@@ -422,7 +427,7 @@ def curves(scalars: dict[Cell, Scalars], compared: Numbers) -> Figure:
 
 
 def rate_rows(measured: Numbers) -> Iterator[dict]:
-    """The sweep, a row per cell."""
+    """Yield the sweep, a row per cell."""
     for task, method, by_rate in swept(measured):
         for rate, values in by_rate.items():
             for value in values:
@@ -430,7 +435,7 @@ def rate_rows(measured: Numbers) -> Iterator[dict]:
 
 
 def rates(measured: Numbers) -> Figure:
-    """The sweep of learning rates."""
+    """Draw the sweep of learning rates."""
     figure = Figure(figsize=(3.6 * len(TASKS), 3.2), layout="constrained")
     axes = figure.subplots(1, len(TASKS))
     for axis, task in zip(axes, TASKS, strict=True):
@@ -449,7 +454,7 @@ def rates(measured: Numbers) -> Figure:
 
 
 def gains(compared: Numbers, starts: dict) -> list[dict]:
-    """What each method gains in area, beside what its task is like before training."""
+    """Return the gain of each method in area, beside its task's numbers before training."""
     rows = []
     for task, n in GROUPS:
         for method in METHODS:
@@ -462,7 +467,7 @@ def gains(compared: Numbers, starts: dict) -> list[dict]:
 
 
 def gain_figure(rows: list[dict]) -> Figure:
-    """Gain in area against `early` and against the share of usable forks."""
+    """Draw the gain in area against `early` and against the share of usable forks."""
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, name, label in zip(
@@ -492,7 +497,7 @@ def gain_figure(rows: list[dict]) -> Figure:
 
 
 def pairs_figure(rows: list[dict]) -> Figure:
-    """Differences to both baselines with their intervals; grey is what could not be detected."""
+    """Draw the differences from both baselines with their intervals, on grey if too small to be detected."""
     groups = [group for group in GROUPS if any((row["task"], row["n"]) == group for row in rows)]
     figure = Figure(figsize=(3.4 * len(groups), 5.6), layout="constrained")
     axes = figure.subplots(2, len(groups), squeeze=False)
@@ -513,7 +518,7 @@ def pairs_figure(rows: list[dict]) -> Figure:
 
 
 def moved_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
-    """Reward, KL divergence and root mean square of advantages of each step, of cells whose runs have logged them."""
+    """Yield reward, KL divergence and root mean square of advantages of each step, for cells whose runs have logged them."""
     for cell, own in scalars.items():
         if cell.rate and KL in own and RMS in own:
             for step, value in smoothed(own[REWARD]).items():
@@ -523,7 +528,7 @@ def moved_rows(scalars: dict[Cell, Scalars]) -> Iterator[dict]:
 
 
 def moved_figure(rows: list[dict], x: str, y: str, label: str) -> Figure:
-    """Means over the runs of a method, step by step: one number against another."""
+    """Draw means over the runs of a method, step by step: one number against another."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     figure = Figure(figsize=(3.6 * len(tasks), 3.4), layout="constrained")
     axes = figure.subplots(1, len(tasks), squeeze=False)[0]
@@ -551,7 +556,7 @@ def _label(axis: Axes, title: str, x: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs/leaf_against_grpo"), help="the study's (default: %(default)s)"
+        "--runs", type=Path, default=Path("runs/leaf_against_grpo"), help="folder of the study (default: %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="folder to write (default: results/ beside the runs)")
     args = parser.parse_args()

@@ -2,15 +2,16 @@
 
     python -m examples.leaf_against_grpo.simulator [--out FOLDER]
 
-An answer is a row of words, each one of four wordings, of which the policy says the right one a quarter of the time before
-training. Tasks differ in how words make a reward, and in what the policies share between classes of prompts. As in the study,
-each method has the learning rate with the largest area (mean reward of all rollouts) on seeds that are not reported, and is
-compared with GRPO seed by seed. All methods of a seed see the same prompts, and draw with the same random numbers.
+An answer is a row of words, each one of four wordings, of which the policy chooses the right one with a probability of 1/4
+before training. Tasks differ in how words make a reward, and in what the policies share between classes of prompts. As in
+the study, each method has the learning rate with the largest area (mean reward of all rollouts) on seeds that are not
+reported, and is compared with GRPO seed by seed. All methods of a seed see the same prompts and draw with the same random
+numbers.
 
-And what `verl-leaf credit` says before training: the gain of a step with each estimator, relative to GRPO's, from 64 rollouts of
-each class, and its rank correlation with what training then gained.
+Also compute what `verl-leaf credit` predicts before training: the gain of a step with each estimator, relative to GRPO's,
+from 64 rollouts of each class, and its rank correlation with the gain of training.
 
-Writes `simulator.md`, and `simulator.csv` with a row per task and method.
+Write `simulator.md`, and `simulator.csv` with a row per task and method.
 """
 
 import argparse
@@ -48,12 +49,12 @@ class Task:
     """A simulated task.
 
     Attributes:
-        reward: `add`: the share of right words; `bleu`: sentence BLEU; `first`: half for the first word, half for the others;
-            `gate`: `add`, but 0 if the first word is wrong; `tree`: `add`, where the first word decides which of the
-            others are right.
-        words: of an answer.
-        features: classes share parameters, and so interfere; otherwise each class has its own.
-        open: the share of the words that are open before training; the others are right with a probability of 0.97.
+        reward: kind of reward. `add`: the share of right words; `bleu`: sentence BLEU; `first`: half for the first
+            word, half for the others; `gate`: `add`, but 0 if the first word is wrong; `tree`: `add`, where the first
+            word decides which of the others are right.
+        words: number of words in an answer.
+        features: whether classes share parameters, and so interfere; otherwise each class has its own.
+        open: share of the words that are open before training; the others are right with a probability of 0.97.
     """
 
     reward: str
@@ -63,7 +64,7 @@ class Task:
 
     @property
     def name(self) -> str:
-        """As in `bleu5_features`."""
+        """The task's name, such as `bleu5_features`."""
         kind = "features" if self.features else "shared" if self.open == 1 else f"open{100 * self.open:.0f}"
         return f"{self.reward}{self.words}_{kind}"
 
@@ -81,14 +82,14 @@ TASKS = (
 
 
 class World:
-    """A task in several versions: which words are right, which prompts come, and which random numbers words are drawn with.
+    """A task in several versions: the right words, the prompts, and the random numbers with which words are drawn.
 
     Letters: `S` seeds, `C` classes, `F` features, `P` prompts of a step, `K` responses, `D` words, `A` wordings, and `B`
     branches: four if the first word decides what is right later, else one.
 
     Args:
         task: the task.
-        seeds: a number for each version; the same number gives the same version.
+        seeds: seed of each version; the same number gives the same version.
     """
 
     def __init__(self, task: Task, seeds: range):
@@ -112,33 +113,33 @@ class World:
         return features.double(), right, settled.double() * one_hot(right, WORDINGS), classes, uniform.double()
 
     def untrained(self) -> Tensor:
-        """The weights `[S, F, D, B, A]` that training starts from."""
+        """Return the weights `[S, F, D, B, A]` that training starts from."""
         return torch.zeros(self.seeds, self.features.shape[2], *self.start.shape[2:]).double()
 
     def log_probs(self, classes: Tensor, weights: Tensor) -> Tensor:
-        """`[S, P, D, B, A]` of prompts of classes `[S, P]`."""
+        """Return the log-probabilities `[S, P, D, B, A]` for prompts of classes `[S, P]`."""
         seed = torch.arange(self.seeds)[:, None]
         logits = torch.einsum("spf,sfdba->spdba", self.features[seed, classes], weights)
         return (logits + self.start[seed, classes]).log_softmax(-1)
 
     def draw(self, log_probs: Tensor, uniform: Tensor) -> Tensor:
-        """Words for uniform numbers, both `[S, P, K, D]`."""
+        """Return the words for uniform numbers, both `[S, P, K, D]`."""
         first = (uniform[..., :1] > log_probs[:, :, None, 0, 0].exp().cumsum(-1)[..., :-1]).sum(-1)
         chances = self.of_branch(log_probs, first).exp()
         return (uniform[..., None] > chances.cumsum(-1)[..., :-1]).sum(-1)
 
     def of_branch(self, values: Tensor, first: Tensor) -> Tensor:
-        """Of `values [S, P, D, B, ...]` those of the branch that each first word `[S, P, K]` leads to: `[S, P, K, D, ...]`."""
+        """Select from `values [S, P, D, B, ...]` the branch of each first word `[S, P, K]`: `[S, P, K, D, ...]`."""
         s, p = (torch.arange(n) for n in values.shape[:2])
         branch = self.branch(first)
         return values[s[:, None, None, None], p[:, None, None], torch.arange(values.shape[2]), branch]
 
     def branch(self, first: Tensor) -> Tensor:
-        """`[S, P, K, D]`, the branch in which each word is; the first word is in branch 0."""
+        """Return the branch of each word, `[S, P, K, D]`; the first word is in branch 0."""
         return first[..., None] % self.branches * (torch.arange(self.task.words) > 0)
 
     def reward(self, classes: Tensor, words: Tensor) -> Tensor:
-        """`[S, P, K]` of words `[S, P, K, D]`."""
+        """Return the reward `[S, P, K]` of words `[S, P, K, D]`."""
         right = self.right[torch.arange(self.seeds)[:, None], classes]
         hit = (words == self.of_branch(right, words[..., 0])).double()
         if self.task.reward == "bleu":
@@ -148,14 +149,14 @@ class World:
         return hit.mean(-1) * (hit[..., 0] if self.task.reward == "gate" else 1)
 
     def gradient(self, classes: Tensor, first: Tensor, of_logits: Tensor) -> Tensor:
-        """The gradient `[S, F, D, B, A]` of the weights from that of the logits of each drawn word, `[S, P, K, D, A]`."""
+        """Return the weights' gradient `[S, F, D, B, A]`, given that of the logits of each drawn word, `[S, P, K, D, A]`."""
         features = self.features[torch.arange(self.seeds)[:, None], classes]
         branch = one_hot(self.branch(first), self.branches).double()
         return torch.einsum("spf,spkdb,spkda->sfdba", features, branch, of_logits)
 
 
 def _bleu(hit: Tensor) -> Tensor:
-    """Sentence BLEU from which words are right, smoothed as by sacrebleu (`exp`). All words of an answer differ."""
+    """Return sentence BLEU, smoothed as by sacrebleu (`exp`), given which words are right. All words of an answer differ."""
     logs = torch.zeros(hit.shape[:-1]).double()
     misses = torch.zeros_like(logs)
     for n in range(1, 5):
@@ -166,11 +167,12 @@ def _bleu(hit: Tensor) -> Tensor:
 
 
 Method = Callable[[Rollouts, int], Tensor]
-"""Advantages `[N, D]` of the rollouts of some seeds, of whose rows each has as many, one seed after the other."""
+"""Function of the rollouts of some seeds and the number of seeds that returns advantages `[N, D]`. Each seed has equally
+many rows, one seed after the other."""
 
 
 def estimator(name: str) -> Method:
-    """An estimator of the table, or verl's `grpo`, for all seeds at once."""
+    """Return one of our estimators, or verl's `grpo`, for all seeds at once."""
     if name == "grpo":
         return lambda rollouts, seeds: grpo_advantages(rollouts.rewards, rollouts.group)[:, None] * rollouts.mask
     row = ESTIMATORS[name]
@@ -182,7 +184,7 @@ def estimator(name: str) -> Method:
 
 
 def seed_by_seed(method: Method) -> Method:
-    """A method that looks at a whole batch, as `grpo_prefix` does for `kappa`: on one seed after the other."""
+    """Apply a method that looks at a whole batch, as `grpo_prefix` does for `kappa`, to one seed after the other."""
 
     def apart(rollouts: Rollouts, seeds: int) -> Tensor:
         columns = (rollouts.tokens, rollouts.mask, rollouts.rewards, rollouts.group)
@@ -193,7 +195,7 @@ def seed_by_seed(method: Method) -> Method:
 
 
 def at_rms_of_grpo(method: Method) -> Method:
-    """A method with its advantages multiplied so that their root mean square in each step is that of GRPO's."""
+    """Scale a method's advantages so that their root mean square in each step is that of GRPO's."""
 
     def scaled(rollouts: Rollouts, seeds: int) -> Tensor:
         own, grpo = (x.view(seeds, -1) for x in (method(rollouts, seeds), estimator("grpo")(rollouts, seeds)))
@@ -242,7 +244,7 @@ def train(task: Task, method: Method, rate: float, seeds: range) -> Tensor:
 
 
 def results(console: Console) -> Iterator[dict]:
-    """A row per task and method: its learning rate, and by how much area and last reward are above those of GRPO, x 100."""
+    """Yield a row per task and method: its learning rate, and how far area and last reward exceed GRPO's, times 100."""
     cells = list(itertools.product(TASKS, METHODS))
     grpo: dict[Task, Tensor] = {}
     for task, name in track(cells, "Simulating", len(cells), console):
@@ -257,7 +259,7 @@ def results(console: Console) -> Iterator[dict]:
 
 
 def signal_before(task: Task, rollouts: int = 64) -> dict[str, float]:
-    """By estimator, the gain of a step relative to GRPO's, before training (:mod:`verl_leaf.credit.signal`)."""
+    """Return, by estimator, the gain of a step relative to GRPO's before training (:mod:`verl_leaf.credit.signal`)."""
     world = World(task, SIGNAL_SEEDS)
     classes = torch.arange(CLASSES).expand(world.seeds, -1)
     log_probs = world.log_probs(classes, world.untrained())
@@ -266,7 +268,7 @@ def signal_before(task: Task, rollouts: int = 64) -> dict[str, float]:
     own = world.of_branch(log_probs, words[..., 0])
     surprisal = -own.gather(-1, words[..., None])[..., 0]
     score = one_hot(words, WORDINGS) - own.exp()
-    # Words in the same place and branch have the same logits, whatever stands between.
+    # Words in the same place and branch have the same logits, whatever is between them.
     place = one_hot(world.branch(words[..., 0]) + world.branches * torch.arange(task.words)).double()
     columns = [x.flatten(0, 1) for x in (words, world.reward(classes, words), surprisal, score, place)]
     prompts, factors = [], []
@@ -285,7 +287,7 @@ def signal_before(task: Task, rollouts: int = 64) -> dict[str, float]:
 
 
 def table(rows: list[dict], value: Callable[[dict], str]) -> str:
-    """A value by task and method, as Markdown."""
+    """Return a table of values by task and method, as Markdown."""
     cells = {(row["task"], row["method"]): value(row) for row in rows}
     others = [name for name in METHODS if name != "grpo"]
     return markdown(
@@ -294,7 +296,7 @@ def table(rows: list[dict], value: Callable[[dict], str]) -> str:
 
 
 def predicted(rows: list[dict]) -> str:
-    """Whether the signal of a step ranks estimators as training then does."""
+    """Say how well the signal of a step predicts the ranking of estimators after training."""
     known = [
         [(row["signal"], row["gain"]) for row in rows if row["task"] == task.name and row["signal"]] for task in TASKS
     ]
@@ -302,7 +304,7 @@ def predicted(rows: list[dict]) -> str:
 
 
 def report(rows: list[dict]) -> str:
-    """The tables, as Markdown."""
+    """Return the tables, as Markdown."""
     return "\n\n".join(
         [
             "**Area above GRPO's**, x 100, each at its own learning rate",

@@ -1,9 +1,8 @@
-"""Runs the cells of the study that are not done, then writes its report: first those that choose the learning rates.
+"""Run the cells of the study that are not done, first those that choose the learning rates; then write the report.
 
     python -m examples.leaf_against_grpo.study [--second | CELLS ...]
 
-Stopped and given again, the same command goes on: cells that are done are left alone, those begun go on from their last
-checkpoint.
+If stopped, run the same command again: it keeps finished cells and resumes the others from their last checkpoint.
 """
 
 import argparse
@@ -29,7 +28,7 @@ from verl_leaf.runs.metrics import steps_of
 HERE = Path(__file__).parent.resolve()
 PROJECT = HERE.parents[1]
 ATTEMPTS = 3
-"""How often in a row a lane may end without having finished a cell."""
+"""How many times in a row a lane may end without having finished a cell."""
 
 
 def main() -> int:
@@ -38,7 +37,9 @@ def main() -> int:
         "cells", nargs="*", help="names or patterns such as register/leaf/0.003/1 or 'report/*' (default: all)"
     )
     parser.add_argument("--second", action="store_true", help="run the cells of the second study")
-    parser.add_argument("--task", type=Path, default=Path("work/leaf_against_grpo"), help="what prepare.py has made")
+    parser.add_argument(
+        "--task", type=Path, default=Path("work/leaf_against_grpo"), help="folder that prepare.py has made"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/leaf_against_grpo"), help="folder of the study")
     parser.add_argument(
         "--lanes", type=int, default=2, help="cells at the same time, 7 GiB of memory each (default: %(default)s)"
@@ -47,7 +48,7 @@ def main() -> int:
     task, out = args.task.resolve(), args.out.resolve()
     asked = [cell for cell in possible() if any(fnmatch.fnmatch(cell.name, pattern) for pattern in args.cells)]
     if args.cells and not asked:
-        parser.error(f"no cell is called {' or '.join(args.cells)}; one is called {SWEEP[0].name}")
+        parser.error(f"no cell is called {' or '.join(args.cells)}. A valid name is {SWEEP[0].name}")
     console = Console()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -60,7 +61,7 @@ def main() -> int:
             run(out, task, reported(lambda cell: report.area(RunFolder(out / cell.name))), args.lanes, console)
             run(out, task, [COST], 1, console)
     except KeyboardInterrupt:
-        console.print("Stopped. The same command goes on from the last checkpoints")
+        console.print("Stopped. Run the same command again to resume from the last checkpoints")
         return 130
     report.write(out, out / "results", console)
     return 0
@@ -71,7 +72,7 @@ def done(out: Path, cell: Cell) -> bool:
 
 
 def step_of(out: Path, cell: Cell) -> int:
-    """How many steps of a cell are done."""
+    """Return the number of steps of a cell that are done."""
     if done(out, cell):
         return cell.steps
     logs = sorted(RunFolder(out / cell.name).metrics.glob("*.jsonl"))
@@ -79,7 +80,7 @@ def step_of(out: Path, cell: Cell) -> int:
 
 
 def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) -> None:
-    """Runs those of the cells that are not done, in lanes, each a process with engines of its own.
+    """Run the cells that are not done, in lanes: processes with their own engines.
 
     Raises:
         RuntimeError: a lane fails again and again; the message names its log.
@@ -108,7 +109,7 @@ def run(out: Path, task: Path, cells: list[Cell], lanes: int, console: Console) 
 def steps_as_they_end(
     out: Path, cells: list[Cell], processes: dict[int, subprocess.Popen], command: list[str], console: Console
 ) -> Iterator[None]:
-    """Waits for the lanes, starts those again that fail, and yields once for every step of a cell that ends."""
+    """Wait for the lanes, restart those that fail, and yield once for every step of a cell that ends."""
     seen = {cell: step_of(out, cell) for cell in cells}
     finished: set[Cell] = set()
     failures = 0
@@ -129,7 +130,7 @@ def steps_as_they_end(
             elif status is not None:
                 failures += 1
                 if failures == ATTEMPTS:
-                    raise RuntimeError(f"{failures} lanes failed in a row: see {out}/lane_{lane}.log")
+                    raise RuntimeError(f"{failures} lanes failed in a row. See {out}/lane_{lane}.log")
                 processes[lane] = start(out, lane, command)
 
 
@@ -151,7 +152,7 @@ def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
 
 
 def settings(task: Path) -> list[str]:
-    """What all cells have in common, as overrides of `leaf_speech_cpu`."""
+    """Return what all cells have in common, as overrides of `leaf_speech_cpu`."""
     test = quoted(task / "data/translation_test.parquet")  # an engine starts with some data; a cell brings its own
     return [
         f"actor_rollout_ref.model.path={quoted(task / 'model')}",

@@ -1,4 +1,4 @@
-"""The study's three tasks on the sentences of `spoken_german`, alike in what is to be learnt and unlike in where.
+"""The study's three tasks on the sentences of `spoken_german`: they teach similar things in different places.
 
 Each answer takes four decisions between four wordings, of which the undecided model says the right one a quarter of the
 time. They are independent and close together in `translation`; the first settles the others in `register`; they are
@@ -89,7 +89,7 @@ ENGLISH: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 OPENINGS = ("We notice", "One observes", "Lo behold", "Check out")
-"""How an answer in plain, formal, poetic and rough English begins."""
+"""The beginnings of an answer in plain, formal, poetic and rough English."""
 REGISTERS: dict[str, dict[str, tuple[str, ...]]] = {
     "noun": {
         "dogs": ("dogs", "canines", "hounds", "mutts"),
@@ -118,9 +118,9 @@ REGISTERS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Each word in the four registers, in the order of `OPENINGS`."""
 WANTED = {"dogs": 2, "horses": 2, "birds": 2, "children": 1, "farmers": 1, "women": 1}
-"""The register in which each is to be spoken of: of animals poetically, of people formally."""
+"""The right register for each noun: poetic for animals, formal for people."""
 KEPT = 0.55
-"""How often the undecided model keeps, word by word, to the register it has begun in; else it takes any other."""
+"""How often, word by word, the undecided model keeps to the register in which it began; otherwise it takes another."""
 
 TRANSLATE, DESCRIBE, REPORT = phrases.INSTRUCTION, "Describe what you hear.", "Report in full what you hear."
 REPORT_WORDS = (
@@ -129,15 +129,15 @@ REPORT_WORDS = (
     "most of the day and that is",
     "so much for the report",
 )
-"""What stands in every report: before the number, around the verb, and at the end."""
+"""The fixed words of every report: before the number, around the verb, and at the end."""
 
 
 @dataclass(frozen=True)
 class Register(phrases.Exercise):
-    """An exercise whose first decision settles which wordings go with it: of each decision those in the same place."""
+    """An exercise whose first decision determines the others: the wordings in the same place go together."""
 
     def undecided(self, rng: random.Random) -> str:
-        """An answer that opens in any of the registers, and keeps to it more often than not."""
+        """Return an answer that opens in a random register and usually keeps to it."""
         opening, *rest = (list(option) for option in self.options)
         register = rng.randrange(len(opening))
         words = [opening[register]]
@@ -148,7 +148,7 @@ class Register(phrases.Exercise):
 
 
 def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
-    """What is asked about the sentence in each task."""
+    """Return the exercise about the sentence for each task."""
     heard = dict(zip(phrases.SLOTS, sentence, strict=True))
     # Animals *saufen*, people *trinken*: the reference of a verb depends on whom it is about.
     turn = 0 if heard["noun"] in ("dogs", "horses", "birds") else 1
@@ -168,15 +168,15 @@ def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
 
 
 def _equally(wordings: tuple[str, ...], reference: int = 0) -> dict[str, float]:
-    """The wordings with equal shares, in the same cycle from the reference on."""
+    """Return the wordings with equal shares, in a cycle that begins with the reference."""
     reference %= len(wordings)
     return dict.fromkeys((*wordings[reference:], *wordings[:reference]), 1 / len(wordings))
 
 
 def texts() -> list[str]:
-    """All wordings as they stand in an answer: with a space before them unless they open it."""
+    """Return all wordings as they appear in an answer: with a space before them unless they begin it."""
     slots = [*GERMAN.values(), *ENGLISH.values(), *REGISTERS.values()]
     first = [*itertools.chain(*GERMAN["number"].values()), *OPENINGS, *(4 * REPORT_WORDS[:1])]
     later = itertools.chain.from_iterable(wordings for slot in slots for wordings in slot.values())
-    fixed = 4 * REPORT_WORDS[1:]  # or too rare for tokens of their own
+    fixed = 4 * REPORT_WORDS[1:]  # otherwise too rare to get their own tokens
     return [*first, *(f" {wording}" for wording in (*later, *fixed))]

@@ -1,4 +1,4 @@
-"""Makes the data and the warm-started tiny Llama of this example, unless they are there.
+"""Make the data and the warm-started tiny Llama of this example, unless they are there.
 
 python -m examples.next_letter.prepare --out DIR
 """
@@ -25,7 +25,7 @@ TEMPLATE = (
 
 
 def draw(rng: random.Random) -> list[str]:
-    """Four to eight letters that have both neighbours."""
+    """Return four to eight letters that have both neighbours."""
     return rng.choices(LETTERS[1:-1], k=rng.randint(4, 8))
 
 
@@ -70,7 +70,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def warm_start(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
-    """Teaches the form of an answer, every letter with the next or the previous one at random."""
+    """Teach the form of an answer: every letter is replaced with the next or the previous one at random."""
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in track(range(steps), "Warm start", total=steps):
@@ -121,7 +121,7 @@ def main() -> None:
     args = parser.parse_args()
     model_folder = args.out / "model"
     if (model_folder / "config.json").exists():
-        print(f"all there already: {args.out}")
+        print(f"{args.out} is already complete")
         return
     datasets.disable_progress_bars()
     logging.disable_progress_bar()

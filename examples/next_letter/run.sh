@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train a tiny text model with LEAF through verl's main_ppo: see README.md here.
+# Train a tiny text model with LEAF through verl's main_ppo. See README.md.
 #
 #   bash examples/next_letter/run.sh [hydra overrides]      TASK=folder for data and model, VENV=, GPUS= as in recipes/
 set -euo pipefail

@@ -24,20 +24,20 @@ PACKAGE = "flight-of-the-amazon-queen"
 ARCHIVE = f"usr/share/scummvm/{PACKAGE}/queen.1c"
 MAGIC, MP3 = b"QTBL", 1
 HEADER, ENTRY = struct.Struct(">4s8xBH"), struct.Struct(">12sxII")
-"""Of the archive: its mark, how its sounds are compressed, how many files it has; of a file: name, position, size."""
+"""Formats of the archive: mark, compression of the sounds, number of files; and of a file in it: name, position, size."""
 DIALOGUE, LINE = struct.Struct(">20xH2xHHH12xH"), struct.Struct(">2xHB")
-"""Of a dialogue: its depth, its number, the lines of the player and of the other, and where those of the other begin; of a
-line: its number and the length of its text."""
+"""Formats of a dialogue: depth, number, the lines of the player and of the other, and where the other's begin; and of a
+line: number, length of its text."""
 SCENE = struct.Struct(">28xH")
-"""Of a scene: where its lines begin."""
+"""Format of a scene: where its lines begin."""
 AMOS = 20
-"""The bytes at the beginning of dialogues and scenes that their positions do not count."""
+"""Number of bytes at the beginning of dialogues and scenes that their positions do not count."""
 REMARKS, FIRST_REMARK = "QUEEN2.JAS", 41
-"""The file of what the player says about things, a line each, and the number of the first."""
+"""The file with the player's remarks about things, one per line, and the number of the first."""
 SPOKEN = re.compile(r"[A-Za-z '\".,:;!?-]+")
-"""A text without digits, noises such as "(sigh)", and rests of the format."""
+"""Texts without digits, noises such as "(sigh)", and rests of the format."""
 SECONDS = (0.6, 6.0)
-"""Shorter clips are cries."""
+"""Shortest and longest clip. Shorter ones are cries."""
 
 
 @dataclass(frozen=True)

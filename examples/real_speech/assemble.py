@@ -63,8 +63,8 @@ def cross(model: Qwen2AudioForConditionalGeneration, bridge: Weights) -> None:
 
     Args:
         model: the model.
-        bridge: by the names in checkpoint files: ``NAME`` of a parameter; ``NAME.lora_A`` ``[rank, in]`` and ``NAME.lora_B``
-            ``[out, rank]`` of a parameter that ``lora_B @ lora_A`` is added to.
+        bridge: by the names in checkpoint files: ``NAME`` of a parameter; ``NAME.lora_A`` ``[rank, in]`` and
+            ``NAME.lora_B`` ``[out, rank]`` of a parameter that ``lora_B @ lora_A`` is added to.
 
     Raises:
         KeyError: the model lacks a parameter of the bridge.

@@ -14,7 +14,7 @@ from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
 
 SHARD = 500
-"""Clips in a file, which is made as a whole or not at all."""
+"""Clips in a file, which is written completely or not at all."""
 VALIDATION = 200
 """The number of sentences that only the held-out voices speak."""
 COMPOSED = 600

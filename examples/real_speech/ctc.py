@@ -1,8 +1,9 @@
 """Stage A: encoder and projector learn to write, without running the language model.
 
-A frame's score for a unit is the inner product of the projected frame with the normalised input embedding of the unit's token.
-CTC then finds out which frames say what. Units are the letters and frequent pieces of words, so that any word can be written;
-frames that say nothing new go to an unused token. The language model then gets tokens that it nearly knows.
+A frame's score for a unit is the inner product of the projected frame with the normalised input embedding of the unit's
+token. CTC then finds out which frames say what. Units are the letters and frequent pieces of words, so that any word
+can be written; frames that say nothing new go to an unused token. The language model then gets tokens that it nearly
+knows.
 """
 
 import random

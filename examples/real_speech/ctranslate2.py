@@ -1,6 +1,7 @@
 """Reading CTranslate2's ``model.bin`` (https://github.com/OpenNMT/CTranslate2, ``model_spec.py`` ``_serialize``).
 
-Layout: version, name of the model's kind, revision, number of variables; for each variable its name, shape, type and values;
+Layout: version, name of the model's kind, revision, number of variables; for each variable its name, shape, type and
+    values;
 then aliases, which Whisper does not need.
 """
 

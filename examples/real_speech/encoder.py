@@ -1,4 +1,4 @@
-"""What a Qwen2-Audio's encoder hears in clips, with gradients and for training with disturbances."""
+"""The frames that a Qwen2-Audio's encoder computes for clips, with gradients, optionally with disturbances for training."""
 
 import random
 
@@ -11,7 +11,7 @@ from verl_leaf.models.qwen2_audio.hf import Qwen2AudioForConditionalGeneration
 from verl_leaf.models.whisper import padding, pooled_frames
 
 BINS_MASKED, FRAMES_MASKED = 12, 12
-"""The widest of the two bands and the longest of the two moments that SpecAugment (arXiv 1904.08779) takes from a clip."""
+"""The widest of the two bands and the longest of the two moments that SpecAugment (arXiv 1904.08779) may mask in a clip."""
 
 
 class Encoder:

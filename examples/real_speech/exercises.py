@@ -1,4 +1,4 @@
-"""What the language model is asked about what it hears, and the right answers."""
+"""Questions to the language model about what it hears, and the right answers."""
 
 import random
 

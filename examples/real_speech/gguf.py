@@ -35,8 +35,8 @@ def q4_1(blocks: np.ndarray) -> np.ndarray:
     """Return ``scale * value + minimum``, float32 ``[blocks, 32]``.
 
     Args:
-        blocks: uint8 ``[blocks, 20]``: a float16 scale, a float16 minimum and 16 bytes. The lower halves of the bytes are the
-            values 0 to 15, the upper halves are the values 16 to 31.
+        blocks: uint8 ``[blocks, 20]``: a float16 scale, a float16 minimum and 16 bytes. The lower halves of the bytes
+            are the values 0 to 15, the upper halves are the values 16 to 31.
     """
     scale, minimum = np.split(_halves(blocks, 2), 2, axis=1)
     packed = blocks[:, 4:]
@@ -44,7 +44,7 @@ def q4_1(blocks: np.ndarray) -> np.ndarray:
 
 
 def _halves(blocks: np.ndarray, count: int) -> np.ndarray:
-    """The float16 numbers at the beginning of each block."""
+    """Return the float16 numbers at the beginning of each block."""
     return np.ascontiguousarray(blocks[:, : 2 * count]).view("<f2").astype(np.float32)
 
 

@@ -20,7 +20,7 @@ class Package:
     name: str
     version: str
     sha256: str
-    """Of the wheel."""
+    """The SHA-256 sum of the wheel."""
     licence: str
     """What the package's metadata state."""
 

@@ -31,11 +31,13 @@ TRAIN_CLIPS, VALIDATION_CLIPS, PROMPTS = 128, 32, 60
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder")
-    parser.add_argument("--bridge", type=Path, default=SHIPPED, help="default: the one beside this file")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write")
+    parser.add_argument(
+        "--bridge", type=Path, default=SHIPPED, help="file of the bridge (default: the one beside this file)"
+    )
     options = parser.parse_args()
     if not options.bridge.exists():
-        raise SystemExit(f"{options.bridge}: there is no such file. python -m examples.real_speech.train makes one")
+        raise SystemExit(f"{options.bridge}: there is no such file. Make it with python -m examples.real_speech.train")
     model, processor = assemble(Parts(options.out / "parts"))
     bridge, record = read_bridge(options.bridge)
     cross(model, bridge)
@@ -55,7 +57,7 @@ def people() -> list[tuple[str, Path, str, str, str]]:
 
 
 def spoken(folder: Path) -> list[tuple[str, Path, str, str, str]]:
-    """Speak sentences into a folder, and return their rows; those for validation are in no training, nor are their voices."""
+    """Speak sentences into a folder, and return their rows; no training uses the sentences or voices of validation."""
     texts = sentences.read()
     random.Random(SEED).shuffle(texts)  # as the corpus of the bridge does
     rng, speaker, rows = random.Random(SEED), voices.Speaker(), []

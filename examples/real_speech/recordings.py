@@ -42,7 +42,7 @@ NUMBERS = frozenset(
 def found(prompts: int, seed: int = 0) -> list[tuple[str, Path, str]]:
     """Return a name, a sound file and the lower-case words of each recording: LibriVox's, and a sample of Asterisk's prompts.
 
-    A package that is not installed is left out, and a line says so.
+    A package that is not installed is left out, and a message is printed.
 
     Raises:
         SystemExit: neither package is installed.
@@ -53,14 +53,17 @@ def found(prompts: int, seed: int = 0) -> list[tuple[str, Path, str]]:
             (f"librivox-{name}", librivox.RECORDINGS / f"{name}.wav", text) for text, name in librivox.clips()
         ]
     else:
-        print("without LibriVox's recordings: apt-get install pocketsphinx-testdata")
+        print("LibriVox's recordings are left out. To use them: apt-get install pocketsphinx-testdata")
     if PROMPTS.exists() and PROMPT_TEXTS.exists():
         usable = list(_prompts())
         recordings += random.Random(seed).sample(usable, min(prompts, len(usable)))
     else:
-        print("without Asterisk's prompts: apt-get install asterisk-core-sounds-en asterisk-core-sounds-en-wav")
+        print(
+            "Asterisk's prompts are left out. To use them: "
+            "apt-get install asterisk-core-sounds-en asterisk-core-sounds-en-wav"
+        )
     if not recordings:
-        raise SystemExit("there are no recordings of people to measure on: install one of the two packages above")
+        raise SystemExit("there are no recordings of people to measure on. Install one of the two packages above")
     return recordings
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Make a real speech model from two packages, measure how well it hears people, train it with LEAF: see README.md here.
+# Make a real speech model from two packages, measure how well it recognises speech, and train it with LEAF. See README.md.
 #
 #   bash examples/real_speech/run.sh [--train] [hydra overrides]
 #
-# --train  make the bridge anew instead of taking the one in this folder
+# --train  train the bridge instead of using the one in this folder
 # TASK     folder for packages, bridge, model, data and run (default work/real_speech)      VENV  as in recipes/
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -17,7 +17,7 @@ fi
 TASK=$(realpath -m "${TASK:-work/real_speech}")
 
 TIMES=()
-# timed WHAT COMMAND: run the command and remember how long it took.
+# timed WHAT COMMAND: run the command and record its time.
 timed() {
   local began=$SECONDS
   echo "== $1"
@@ -33,7 +33,7 @@ install_packages() {
   if [[ ${#missing[@]} == 0 ]]; then return; fi
   if [[ $(id -u) != 0 ]]; then root=(sudo); fi
   "${root[@]}" apt-get install --yes --no-install-recommends "${missing[@]}" || {
-    echo "Install these packages and run the command again: ${missing[*]}" >&2
+    echo "These packages could not be installed: ${missing[*]}. Install them and run the command again" >&2
     exit 2
   }
 }

@@ -44,7 +44,7 @@ def read(folder: Path = FORTUNES) -> list[str]:
     """
     missing = [name for name in COLLECTIONS if not (folder / name).exists()]
     if missing:
-        raise SystemExit(f"{folder} has no {', '.join(missing)}: apt-get install fortunes")
+        raise SystemExit(f"{folder} has no {', '.join(missing)}. Run apt-get install fortunes")
     found = {}
     for name in COLLECTIONS:
         for quotation in re.split(r"^%$", (folder / name).read_text(encoding="utf-8", errors="replace"), flags=re.M):

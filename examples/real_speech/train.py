@@ -1,4 +1,4 @@
-"""Make the bridge between Whisper's encoder and SmolLM2 anew. An interrupted command continues where it was.
+"""Make the bridge between Whisper's encoder and SmolLM2 anew. An interrupted command continues where it stopped.
 
 python -m examples.real_speech.train --out FOLDER [--clips N] [--ctc-steps N] [--reading-steps N] [--steps N]
 """

@@ -1,4 +1,4 @@
-"""A training that continues where an interrupted one was."""
+"""A training that continues where an interrupted one stopped."""
 
 import time
 from collections.abc import Callable
@@ -25,8 +25,8 @@ class Training:
     """Some parameters, their optimizer, and the file of its state.
 
     Args:
-        name: of the training, for what is printed.
-        path: of the state; if it is there, the parameters get the values in it.
+        name: name of the training in printed lines.
+        path: file of the state; if it exists, the parameters get the values in it.
         groups: pairs of parameters by name and their learning rate.
     """
 
@@ -52,9 +52,10 @@ class Training:
         The learning rates rise for ``WARMUP`` steps and fall linearly to a twentieth at the end.
 
         Args:
-            steps: of the whole training.
-            loss: of a step.
-            check: says how good the parameters are; it is called every ``check_every`` steps and at the end.
+            steps: number of steps of the whole training.
+            loss: function that returns the loss of a step.
+            check: function that describes how good the parameters are; it is called every ``check_every`` steps and at
+                the end.
             check_every: a multiple of ``SAVE_EVERY``.
         """
         losses, progress = [], self.progress

@@ -25,19 +25,19 @@ LORA_RATE, PROJECTOR_RATE, ENCODER_RATE = 2e-3, 3e-4, 2e-4
 GAP, GROWING = 3.0, 0.6
 """Blanks before each unit of stage B, on average, and the share of the steps in which they grow from 0 to that."""
 NOISE = 1.0
-"""The most noise of stage B, as a multiple of an embedding's norm."""
+"""The largest noise of stage B, as a multiple of an embedding's norm."""
 CHECK_EVERY, CHECKED = 100, 16
 
 
 class Tuner:
-    """Trains the language model's low-rank matrices, the projector, and those of the encoder.
+    """Training of the language model's low-rank matrices, the projector, and the encoder's matrices.
 
     Args:
         model: the model, after stage A; it is changed.
         processor: its processor.
-        units: what stage A writes with.
-        data: what to train on.
-        seed: for the low-rank matrices, the order of the clips, their disturbances and the exercises.
+        units: units that stage A writes with.
+        data: corpus to train on.
+        seed: seed of the low-rank matrices, the order of the clips, their disturbances and the exercises.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Tuner:
         return self._loss([data.texts[clip] for clip in chosen], [self._projector(frames) for frames in heard], rng)
 
     def _written(self, text: str, gap: float, noise: float, rng: random.Random) -> torch.Tensor:
-        """Return a text as stage A writes it: embeddings ``[frames, hidden]`` of units, with blanks before each and behind."""
+        """Return a text as stage A writes it: embeddings ``[frames, hidden]`` of units, with blanks around them."""
         written = []
         for unit in [*self._units.write(text), 0]:
             written += [0] * rng.randint(0, round(2 * gap)) + [unit]

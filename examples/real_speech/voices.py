@@ -36,7 +36,7 @@ TRAIN, HELD_OUT = Voices(ESPEAK, FLITE), Voices(HELD_OUT_ESPEAK, HELD_OUT_FLITE)
 
 
 class Speaker:
-    """Speaks sentences. Have one of these, and use it from one thread (see :class:`Synthesizer`)."""
+    """Speaker of sentences. Have only one, and use it from one thread (see :class:`Synthesizer`)."""
 
     def __init__(self) -> None:
         self._espeak = Synthesizer(MAX_SECONDS)
@@ -66,7 +66,7 @@ def flite(text: str, voice: str, rng: random.Random) -> np.ndarray:
         try:
             subprocess.run(["flite", "-voice", voice, *settings, "-t", text, "-o", file.name], check=True)
         except FileNotFoundError:
-            raise SystemExit("flite is not installed: apt-get install flite") from None
+            raise SystemExit("flite is not installed. Run apt-get install flite") from None
         wave, rate = soundfile.read(file.name, dtype="float32")
     return soxr.resample(wave, rate, SAMPLE_RATE)
 
@@ -79,7 +79,7 @@ def vary(wave: np.ndarray, rng: random.Random) -> np.ndarray:
         wave = soxr.resample(soxr.resample(wave, SAMPLE_RATE, 8_000), 8_000, SAMPLE_RATE)
     noise = np.random.default_rng(rng.getrandbits(32)).standard_normal(len(wave))
     if rng.random() < 0.5:
-        noise = np.convolve(noise, np.ones(8) / 8, mode="same")  # low, as of a room
+        noise = np.convolve(noise, np.ones(8) / 8, mode="same")  # low frequencies, as in a room
     loudness = np.sqrt(np.mean(wave**2)) * 10 ** (-rng.uniform(10, 45) / 20)
     wave = wave + noise * loudness / np.sqrt(np.mean(noise**2))
     return (0.7 * wave / np.abs(wave).max()).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Answers of Whisper tiny.en with its own decoder, as ``verl-leaf evaluate`` takes them.
+"""Write the answers of Whisper tiny.en with its own decoder, for ``verl-leaf evaluate``.
 
 python -m examples.real_speech.whisper FILE.parquet --parts FOLDER --out ANSWERS.jsonl
 """
@@ -21,7 +21,7 @@ MAX_TOKENS = 100
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("data", type=Path, help="parquet file, one clip a row")
+    parser.add_argument("data", type=Path, help="parquet file, one clip per row")
     parser.add_argument("--parts", type=Path, required=True, help="folder of the downloaded packages")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     options = parser.parse_args()

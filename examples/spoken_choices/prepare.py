@@ -1,4 +1,4 @@
-"""Makes spoken questions with choices and the model that is warm-started on them. What is there and complete is reused.
+"""Make spoken questions with choices and the model that is warm-started on them. Reuse what is complete.
 
 python -m examples.spoken_choices.prepare --out DIR
 """
@@ -16,12 +16,12 @@ VOCABULARY = 768
 
 
 def plan(folder: Path, clips: int) -> corpus.Corpus:
-    """What the questions are about."""
+    """Return the corpus of the questions."""
     return corpus.plan(folder, clips, val_rows=TEST_ROWS, exercises=questions.exercises)
 
 
 def make_data(folder: Path, clips: int) -> None:
-    """Speaks the clips and writes the table of questions about them."""
+    """Speak the clips and write the table of questions about them."""
     spoken = plan(folder, clips)
     corpus.write_clips([utterance.clip for utterance in spoken.train + spoken.val])
     lines = [
@@ -33,7 +33,7 @@ def make_data(folder: Path, clips: int) -> None:
 
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
-    """Builds the model, warm-starts it, measures it, and saves it."""
+    """Build the model, warm-start it, measure it, and save it."""
     processor = tiny_model.build_processor(questions.instructions(), questions.texts(), VOCABULARY)
     measure = functools.partial(warm_start.measure, source=questions.NAME)
     model = tiny_model.build_model(processor)

@@ -18,11 +18,11 @@ QUESTIONS = {
     "place": "Where are they?",
 }
 RIGHT_SHARE = 0.4
-"""How often an undecided answer is the right choice, whatever it has heard; the others share what is left."""
+"""How often an undecided answer is the right choice, whatever the audio; the other choices share the rest equally."""
 
 
 def row(sentence: phrases.Sentence) -> dict:
-    """A row of a table that `verl-leaf prepare audioqa` reads, without audio and split; the sentence is its id."""
+    """Return a table row for `verl-leaf prepare audioqa`, without audio and split; the sentence is its id."""
     rng = random.Random(phrases.english(sentence))
     slot = rng.choice(list(QUESTIONS))
     answer = dict(zip(phrases.SLOTS, sentence, strict=True))[slot]
@@ -37,7 +37,7 @@ def row(sentence: phrases.Sentence) -> dict:
 
 
 def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
-    """What the warm start asks about a sentence: the prompt that `verl-leaf prepare audioqa` makes of its row."""
+    """Return the warm start's exercise about a sentence: the prompt that `verl-leaf prepare audioqa` makes of its row."""
     asked = row(sentence)
     answer, *others = asked["choices"]
     prompt = fill(PROMPT, asked["question"], ordered(asked["choices"], asked["id"]))
@@ -48,13 +48,13 @@ def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
 
 
 def texts() -> list[str]:
-    """Pieces of all answers, for the tokenizer."""
+    """Return pieces of all answers, for the tokenizer."""
     answers = [f"</think> <answer>{word}</answer>" for slot in QUESTIONS for word in phrases.SLOTS[slot]]
     first, *others = ([*slot] for slot in phrases.SLOTS.values())
     return [*answers, *(f"<think>{word}" for word in first), *(f" {word}" for slot in others for word in slot)]
 
 
 def instructions() -> list[str]:
-    """What stands in prompts, for the tokenizer."""
+    """Return the texts of prompts, for the tokenizer."""
     words = [f"\n{letter}) {word}" for letter in "ABCD" for slot in QUESTIONS for word in phrases.SLOTS[slot]]
     return [PROMPT.split("{choices}")[1], *QUESTIONS.values(), *words]

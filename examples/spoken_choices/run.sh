@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Train a tiny speech model on spoken questions with choices, and evaluate it with its controls: see README.md here.
+# Train a tiny speech model on spoken multiple-choice questions, and evaluate it with controls. See README.md.
 #
 #   bash examples/spoken_choices/run.sh [hydra overrides]
 #
 # TASK   folder for data, model, run and evaluation (default work/spoken_choices)      VENV  as in recipes/
-# CLIPS  training clips, and STEPS of the warm start
+# CLIPS  number of training clips      STEPS  steps of the warm start
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh

@@ -1,4 +1,4 @@
-"""A script that makes a spoken corpus and a model, each complete or not there at all."""
+"""A script that makes a spoken corpus and a model, each completely or not at all."""
 
 import argparse
 import hashlib
@@ -24,14 +24,14 @@ def prepare(
     make_data: Callable[[Path, int], None],
     make_model: Callable[[Path, Path, int, int], None],
 ) -> None:
-    """The script: makes `DIR/data` and `DIR/model`, unless they were made from the same code and settings before.
+    """Run the script: make `DIR/data` and `DIR/model`, unless they were made from the same code and settings before.
 
     Args:
-        doc: what the script's help says.
-        steps: the default of the warm start's length.
-        files: the script's own code that both are made from, beside what is here.
-        make_data: given a folder and the number of training clips.
-        make_model: given a folder, the finished data, the number of training clips and of steps.
+        doc: description in the script's help.
+        steps: default number of warm-start steps.
+        files: code of the script from which both are made, in addition to this package's.
+        make_data: function of a folder and the number of training clips.
+        make_model: function of a folder, the finished data, the number of training clips and the number of steps.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for data/ and model/")
@@ -41,12 +41,12 @@ def prepare(
     )
     args = parser.parse_args()
     if args.clips < 8:
-        parser.error("--clips: at least 8")
+        parser.error(f"--clips {args.clips}: too few. Give at least 8")
     data, model = args.out / "data", args.out / "model"
     data_from = _fingerprint(*DATA_FILES, *files, clips=args.clips)
     model_from = _fingerprint(*MODEL_FILES, *files, data=data_from, steps=args.steps)
     if _made_from(data) == data_from and _made_from(model) == model_from:
-        print(f"all there already: {data}, {model}")
+        print(f"{data} and {model} are already complete")
         return
 
     began = time.monotonic()
@@ -56,7 +56,7 @@ def prepare(
 
 
 def _fingerprint(*files: Path, **settings: int | str) -> str:
-    """A hash of the code and the settings that something is made from."""
+    """Return a hash of the code and the settings from which something is made."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for file in files:
         digest.update(file.read_bytes())
@@ -64,7 +64,7 @@ def _fingerprint(*files: Path, **settings: int | str) -> str:
 
 
 def _make(folder: Path, made: str, fill: Callable[[Path], None]) -> None:
-    """Fills a folder and moves it into place, where an older one makes room; one made from the same stays."""
+    """Fill a folder and move it into place, replacing an older one; keep one that was made from the same."""
     if _made_from(folder) == made:
         return
     path = _partial(folder, made)
@@ -74,13 +74,13 @@ def _make(folder: Path, made: str, fill: Callable[[Path], None]) -> None:
 
 
 def _made_from(folder: Path) -> str | None:
-    """The fingerprint a finished folder was made from, or None if there is none."""
+    """Return the fingerprint from which a finished folder was made, or None if there is none."""
     record = folder / RECORD
     return json.loads(record.read_text())["fingerprint"] if record.exists() else None
 
 
 def _partial(folder: Path, made: str) -> Path:
-    """Where a folder is made before it is moved into place. One that was made from the same is gone on with."""
+    """Return the folder in which one is made before it is moved into place; continue one made from the same."""
     for stale in folder.parent.glob(f".{folder.name}-*"):
         if stale.name != f".{folder.name}-{made[:12]}":
             shutil.rmtree(stale)

@@ -20,19 +20,19 @@ VAL_ROWS = 64
 
 @dataclass(frozen=True)
 class Utterance:
-    """A sentence, the recording of it, and what is asked about it."""
+    """A sentence, its recording, and the exercises about it."""
 
     sentence: phrases.Sentence
     clip: Clip
     exercises: dict[str, phrases.Exercise]
-    """By the name of the data source."""
+    """Exercises by the name of the data source."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The training clips, of which the first `TRAIN_ROWS` serve the reinforcement learning too, and those held out.
+    """The training clips, the first `TRAIN_ROWS` of which also serve reinforcement learning, and the held-out clips.
 
-    The held-out sentences and voices are not among the training ones.
+    The held-out sentences and voices do not occur in training.
     """
 
     train: list[Utterance]
@@ -46,7 +46,7 @@ def plan(
     val_rows: int = VAL_ROWS,
     exercises: Callable[[phrases.Sentence], dict[str, phrases.Exercise]] = phrases.exercises,
 ) -> Corpus:
-    """What `clips` training clips, and a quarter as many up to `val_rows` for validation, say and in which voice."""
+    """Plan `clips` training clips, and a quarter as many (at most `val_rows`) for validation: sentences and voices."""
     rng = random.Random(seed)
     held_out = min(val_rows, clips // 4)
     sentences = phrases.draw(clips + held_out, rng)
@@ -66,7 +66,7 @@ def plan(
 
 
 def swapped(utterances: list[Utterance], seed: int = 0) -> list[Utterance]:
-    """The same sentences, each with the clip of another one that differs from it in every slot if that can be had."""
+    """Return the same sentences, each with the clip of another one, which differs from it in every slot if possible."""
     rng = random.Random(seed)
     sentences = [utterance.sentence for utterance in utterances]
     order = list(range(len(utterances)))
@@ -84,14 +84,14 @@ def swapped(utterances: list[Utterance], seed: int = 0) -> list[Utterance]:
 
 
 def write(corpus: Corpus, folder: Path) -> None:
-    """Writes the wav files, and `train.parquet` and `val.parquet` beside them."""
+    """Write the wav files, and `train.parquet` and `val.parquet` beside them."""
     write_clips([utterance.clip for utterance in corpus.train + corpus.val])
     write_rows(corpus.train[:TRAIN_ROWS], phrases.NAME, "train", folder / "train.parquet")
     write_rows(corpus.val, phrases.NAME, "val", folder / "val.parquet")
 
 
 def write_rows(utterances: list[Utterance], source: str, split: str, file: Path) -> None:
-    """Writes what the data source asks about the utterances to a file in the corpus' folder."""
+    """Write the data source's questions about the utterances to a file in the corpus' folder."""
     rows = [
         {
             "data_source": source,

@@ -1,9 +1,9 @@
-"""The task: small English sentences, their German references, and plausible words to waver between.
+"""The task: small English sentences, their German references, and plausible alternatives for the German words.
 
 A sentence fills five slots, "two old dogs sleep in the garden", and its translation fills the same five in the same
 order: "zwei alte Hunde schlafen im Garten". Everything is plural, so nothing needs to agree in gender. Each English
 word has a set of German words: first the reference, then the alternatives that a fluent but undecided model would use
-as readily. The first alternative is the one it likes best, so guessing greedily does not help either.
+as readily. The first alternative is the most likely one, so greedy decoding does not help either.
 """
 
 import math
@@ -57,38 +57,38 @@ SLOTS: dict[str, dict[str, tuple[str, ...]]] = {
 REFERENCE_SHARE = 0.3
 """How often an undecided transcript uses the reference of a slot that has alternatives."""
 FAVOURITE_SHARE = 0.4
-"""How often it uses the first alternative; the others share what is left."""
+"""How often an undecided transcript uses the first alternative; the others share the rest."""
 
 Sentence = tuple[str, ...]
 """The English words of a sentence, one per slot."""
 
 
 def english(sentence: Sentence) -> str:
-    """The sentence as it is spoken."""
+    """Return the sentence as it is spoken."""
     return " ".join(sentence)
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is asked about a sentence, and the answers to it, each a sequence of decisions between wordings."""
+    """An instruction about a sentence, and the answers to it, each a sequence of decisions between wordings."""
 
     ability: str
-    """verl's word for the kind of task."""
+    """verl's name for the kind of task."""
     instruction: str
     options: tuple[dict[str, float], ...]
-    """Each decision's wordings, the reference first, with their probabilities in an undecided answer."""
+    """The wordings of each decision, the reference first, with their probabilities in an undecided answer."""
 
     @property
     def reference(self) -> str:
-        """The one answer that is scored."""
+        """The reference: the only answer that gets the full score."""
         return " ".join(next(iter(option)) for option in self.options)
 
     def undecided(self, rng: random.Random) -> str:
-        """An answer whose wordings are drawn afresh: right in every decision, the reference in few."""
+        """Return an answer with random wordings: acceptable in every decision, the reference in few."""
         return " ".join(rng.choices(list(option), list(option.values()))[0] for option in self.options)
 
     def heard(self, answer: str) -> list[str | None]:
-        """For each decision, the acceptable wording that the answer holds there, or None in place of a wrong word."""
+        """Return, for each decision, the acceptable wording that the answer contains there, or None for a wrong word."""
         rest, heard = answer.split(), []
         for option in self.options:
             wording = next((wording for wording in option if rest[: len(wording.split())] == wording.split()), None)
@@ -98,14 +98,14 @@ class Exercise:
 
 
 def exercises(sentence: Sentence) -> dict[str, Exercise]:
-    """The one exercise of this task, by the name of the data source: to translate the sentence."""
+    """Return this task's only exercise, by the name of the data source: to translate the sentence."""
     words = [slot[word] for slot, word in zip(SLOTS.values(), sentence, strict=True)]
     options = tuple(dict(zip(wordings, shares(wordings), strict=True)) for wordings in words)
     return {NAME: Exercise("speech-translation", INSTRUCTION, options)}
 
 
 def shares(wordings: tuple[str, ...]) -> list[float]:
-    """The probability of each of a slot's German words in an undecided translation."""
+    """Return the probability of each of a slot's German words in an undecided translation."""
     if len(wordings) == 1:
         return [1.0]
     rest = 1.0 - REFERENCE_SHARE - FAVOURITE_SHARE
@@ -113,14 +113,14 @@ def shares(wordings: tuple[str, ...]) -> list[float]:
 
 
 def draw(count: int, rng: random.Random) -> list[Sentence]:
-    """Distinct sentences in random order.
+    """Return distinct sentences in random order.
 
     Raises:
-        ValueError: the slots do not make that many sentences.
+        ValueError: the slots do not yield that many sentences.
     """
     sizes = [len(slot) for slot in SLOTS.values()]
     if count > math.prod(sizes):
-        raise ValueError(f"{count} sentences asked for, the slots make {math.prod(sizes)}")
+        raise ValueError(f"there are no {count} distinct sentences. Ask for at most {math.prod(sizes)}")
     sentences = []
     for index in rng.sample(range(math.prod(sizes)), count):
         sentence = []

@@ -1,4 +1,4 @@
-"""Makes the spoken corpus and the warm-started tiny Qwen2-Audio. What is there and complete is reused.
+"""Make the spoken corpus and the warm-started tiny Qwen2-Audio. Reuse what is complete.
 
 python -m examples.spoken_german.prepare --out DIR
 """
@@ -9,12 +9,12 @@ from examples.spoken_german import complete, corpus, tiny_model, warm_start
 
 
 def make_data(folder: Path, clips: int) -> None:
-    """Speaks the corpus and writes it."""
+    """Speak the corpus and write it."""
     corpus.write(corpus.plan(folder, clips), folder)
 
 
 def make_model(folder: Path, data: Path, clips: int, steps: int) -> None:
-    """Builds the model, warm-starts it, measures it, and saves it."""
+    """Build the model, warm-start it, measure it, and save it."""
     processor = tiny_model.build_processor()
     warm_start.make(folder, tiny_model.build_model(processor), processor, corpus.plan(data, clips), steps)
 

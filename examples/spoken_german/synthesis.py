@@ -1,4 +1,4 @@
-"""Speech from text with eSpeak NG, through the shared library that the PyPI package `espeakng-loader` carries.
+"""Speech from text with eSpeak NG, through the shared library that the PyPI package `espeakng-loader` contains.
 
 eSpeak NG is GPL-3.0. Only this example uses it, and only if it is installed.
 """
@@ -25,22 +25,22 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Clip:
-    """What is to be said, how, and where the recording goes."""
+    """A text to be spoken, the voice, and the file of the recording."""
 
     text: str
     voice: str
-    """An eSpeak NG voice with a variant, such as "en-us+f2"."""
+    """The eSpeak NG voice with a variant, such as "en-us+f2"."""
     words_per_minute: int
     pitch: int
-    """0 to 100."""
+    """The pitch, 0 to 100."""
     path: Path
 
 
 class Synthesizer:
-    """eSpeak NG in this process. It has one global state: have one of these, and use it from one thread.
+    """eSpeak NG in this process. Its state is global, so have only one of these, and use it from one thread.
 
     Args:
-        max_seconds: the longest clip that it may speak.
+        max_seconds: duration of the longest clip that it may speak.
     """
 
     def __init__(self, max_seconds: float = MAX_SECONDS) -> None:
@@ -48,7 +48,7 @@ class Synthesizer:
         try:
             import espeakng_loader
         except ImportError as error:
-            raise ImportError("the spoken examples need eSpeak NG: pip install espeakng-loader") from error
+            raise ImportError("the spoken examples need eSpeak NG. Run pip install espeakng-loader") from error
         data = espeakng_loader.get_data_path()
         self._library = ctypes.CDLL(espeakng_loader.get_library_path())
         self._rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT)
@@ -64,7 +64,7 @@ class Synthesizer:
         return 0
 
     def __call__(self, clip: Clip) -> np.ndarray:
-        """Speaks the clip: float32 at 16 kHz, silence trimmed at both ends, peak at 0.7.
+        """Speak the clip, and return it: float32 at 16 kHz, silence trimmed at both ends, peak at 0.7.
 
         Raises:
             ValueError: the voice is unknown, nothing was spoken, or it takes longer than `max_seconds`.
@@ -90,7 +90,7 @@ class Synthesizer:
 
 
 def write_clips(clips: list[Clip]) -> None:
-    """Writes those of the clips that are not there yet, as 16-bit wav files."""
+    """Write those of the clips that do not exist yet, as 16-bit wav files."""
     missing = [clip for clip in clips if not clip.path.exists()]
     if not missing:
         return

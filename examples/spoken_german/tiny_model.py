@@ -19,7 +19,7 @@ GERMAN = tuple(f" {word}" for slot in phrases.SLOTS.values() for word in itertoo
 def build_processor(
     instructions: Iterable[str] = (phrases.INSTRUCTION,), words: Iterable[str] = GERMAN, vocabulary: int = VOCABULARY
 ) -> Qwen2AudioProcessor:
-    """A processor with Qwen2-Audio's special tokens and chat template, and byte-level BPE learnt from the words."""
+    """Return a processor with Qwen2-Audio's special tokens and chat template, and byte-level BPE learnt from the words."""
     template = ["system\n", "user\n", "assistant\n", "You are a helpful assistant.", "Audio 1: ", *instructions]
     bpe = tiny.byte_level(models.BPE())
     bpe.train_from_iterator(
@@ -38,7 +38,7 @@ def build_processor(
 def build_model(
     processor: Qwen2AudioProcessor, seed: int = 0, hidden: int = 128, layers: int = 2
 ) -> Qwen2AudioForConditionalGeneration:
-    """A random Qwen2-Audio, of some 0.8 million parameters unless its language model is made larger.
+    """Return a random Qwen2-Audio, of about 0.8 million parameters unless its language model is made larger.
 
     0.14 million of them are the encoder's table of positions.
     """
@@ -61,12 +61,12 @@ def build_model(
 
 
 def audio_tower(model: Qwen2AudioForConditionalGeneration) -> torch.nn.Module:
-    """The encoder, which transformers 5.9 keeps beside the language model and 5.10 in a model with it."""
+    """Return the encoder, which transformers 5.9 keeps beside the language model and 5.10 in a model with it."""
     return getattr(model, "model", model).audio_tower
 
 
 def make_audible(model: Qwen2AudioForConditionalGeneration) -> None:
-    """Scales random weights up, so that what an untrained model says depends clearly on what it hears."""
+    """Scale random weights up, so that the answers of an untrained model depend clearly on the audio."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() >= 2 and "embed_positions" not in name:

@@ -1,4 +1,4 @@
-"""The warm start: teaches the tiny model to hear, and leaves it undecided between the German words."""
+"""The warm start: teach the tiny model to hear, and leave it undecided between the German words."""
 
 import json
 import os
@@ -36,18 +36,18 @@ WINDOW = round((MAX_SECONDS + 0.1) * 50)
 
 @dataclass(frozen=True)
 class Speech:
-    """Utterances as the model takes them: log-mel frames of a window of `WINDOW` positions, and tokens."""
+    """Utterances as model inputs: log-mel frames of a window of `WINDOW` positions, and tokens."""
 
     processor: Qwen2AudioProcessor
     utterances: list[Utterance]
     features: torch.Tensor
-    """Float, `[utterances, mels, 2 * WINDOW]`."""
+    """Log-mel frames, float `[utterances, mels, 2 * WINDOW]`."""
     mask: torch.Tensor
-    """Long, `[utterances, 2 * WINDOW]`, 1 where there is sound."""
+    """Mask of the frames, long `[utterances, 2 * WINDOW]`, 1 where there is sound."""
 
     @classmethod
     def load(cls, processor: Qwen2AudioProcessor, utterances: list[Utterance]) -> "Speech":
-        """Reads the clips and computes their features once."""
+        """Read the clips and compute their features once."""
         extract, features, mask = processor.feature_extractor, [], []
         for utterance in track(utterances, "Reading", total=len(utterances)):
             wave, rate = soundfile.read(utterance.clip.path, dtype="float32")
@@ -69,11 +69,11 @@ class Speech:
         return pooled_frames(self.mask.sum(-1))
 
     def exercises(self, source: str) -> list[phrases.Exercise]:
-        """What a data source asks about each utterance."""
+        """Return the data source's exercise about each utterance."""
         return [utterance.exercises[source] for utterance in self.utterances]
 
     def prompts(self, indices: list[int], exercises: list[phrases.Exercise]) -> list[torch.Tensor]:
-        """The tokens of prompts about some utterances, with an audio token for each of the encoder's output frames."""
+        """Return the tokens of prompts about some utterances, with an audio token for each of the encoder's output frames."""
         texts = []
         for count, exercise in zip(self.frames[indices].tolist(), exercises, strict=True):
             content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": exercise.instruction}]
@@ -83,14 +83,14 @@ class Speech:
         return [torch.tensor(ids) for ids in self.processor.tokenizer(texts).input_ids]
 
     def tokens(self, answers: list[str]) -> list[torch.Tensor]:
-        """The tokens of each answer and the token that ends it."""
+        """Return the tokens of each answer and the token that ends it."""
         end = self.processor.tokenizer.eos_token
         return [torch.tensor(ids) for ids in self.processor.tokenizer([answer + end for answer in answers]).input_ids]
 
     def batch(
         self, indices: list[int], exercises: list[phrases.Exercise], answers: list[str]
     ) -> dict[str, torch.Tensor]:
-        """Model inputs for some of the utterances with an exercise and its answer each; `labels` are its tokens."""
+        """Return model inputs for some utterances, each with an exercise and its answer; `labels` are the answer's tokens."""
         prompts, tokens = self.prompts(indices, exercises), self.tokens(answers)
         rows = [torch.cat(pair) for pair in zip(prompts, tokens, strict=True)]
         labels = [
@@ -107,7 +107,7 @@ class Speech:
 
 @contextmanager
 def window(model: Qwen2AudioForConditionalGeneration, positions: int = WINDOW) -> Iterator[None]:
-    """Lets the encoder see that many positions instead of 1,500, at a fraction of the cost.
+    """Let the encoder see that many positions instead of 1,500, at a fraction of the cost.
 
     The encoder masks padding and its position table is frozen, so for clips that fit the result is the same.
     """
@@ -122,7 +122,7 @@ def window(model: Qwen2AudioForConditionalGeneration, positions: int = WINDOW) -
 
 
 def log_probs(model: Qwen2AudioForConditionalGeneration, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """The log-probability of each token of the answers, one after the other."""
+    """Return the log-probability of each token of the answers, one after the other."""
     labels = batch["labels"][:, 1:]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = model(**inputs, use_cache=False).logits[:, :-1][labels != -100]
@@ -130,7 +130,7 @@ def log_probs(model: Qwen2AudioForConditionalGeneration, batch: dict[str, torch.
 
 
 class Listener(torch.nn.Module):
-    """Reads the English words off the encoder's frames (CTC), so that the encoder learns what to hear for.
+    """Reader of the English words in the encoder's frames (CTC), which teaches the encoder which sounds matter.
 
     Without it the language model has to find out at the same time which sounds are words and where they are, which
     takes several times as long. It serves the warm start only.
@@ -147,7 +147,7 @@ class Listener(torch.nn.Module):
         self.hidden = output.last_hidden_state
 
     def loss(self, frames: torch.Tensor, sentences: list[phrases.Sentence]) -> torch.Tensor:
-        """The CTC loss of the sentences in what the encoder made of the last batch."""
+        """Return the CTC loss of the sentences in the encoder's output for the last batch."""
         targets = torch.tensor([[self.indices[word] for word in sentence] for sentence in sentences])
         log_probs = self.head(self.hidden).log_softmax(-1).transpose(0, 1)
         return functional.ctc_loss(log_probs, targets, frames, torch.full_like(frames, targets.shape[1]))
@@ -160,7 +160,7 @@ def train(
     seed: int = 0,
     learning_rate: float = LEARNING_RATE,
 ) -> None:
-    """Trains in the short window on answers drawn afresh at each step, and on hearing the words.
+    """Train in the short window on random answers, drawn anew at each step, and on hearing the words.
 
     The clips of a batch take turns with their exercises. `learning_rate` is that of the language model, which needs a
     lower one the wider it is; the encoder has `LEARNING_RATE`.
@@ -209,7 +209,7 @@ def _batches_by_length(lengths: list[int], rng: random.Random) -> list[list[int]
 def answer(
     model: Qwen2AudioForConditionalGeneration, speech: Speech, source: str, sampling: dict[str, float] | None
 ) -> list[str]:
-    """What the model says to a data source's question about each utterance, greedily or sampled."""
+    """Return the model's answer to a data source's question about each utterance, greedy or sampled."""
     tokenizer = speech.processor.tokenizer
     prompts = speech.prompts(list(range(len(speech.utterances))), speech.exercises(source))
     pad, longest = tokenizer.pad_token_id, max(len(prompt) for prompt in prompts)
@@ -230,7 +230,7 @@ def answer(
 def window_error(
     model: Qwen2AudioForConditionalGeneration, speech: Speech, source: str = phrases.NAME, clips: int = 8
 ) -> float:
-    """How far any log-probability of the references moves from the short window to the full one."""
+    """Return the largest difference between log-probabilities of the references in the short and in the full window."""
     indices = list(range(min(clips, len(speech.utterances))))
     exercises = speech.exercises(source)[: len(indices)]
     batch = speech.batch(indices, exercises, [exercise.reference for exercise in exercises])
@@ -253,12 +253,13 @@ def measure(
     passes: int = 4,
     seed: int = 0,
 ) -> dict[str, float]:
-    """How well the model hears, and how far from the references it is, with its own audio and with another's.
+    """Measure how well the model hears, and how far its answers are from the references, with right and with wrong audio.
 
-    `slots_heard` is of greedy answers, `reference_share` of the sampled decisions that are acceptable and had a choice.
+    `slots_heard` is measured on greedy answers, `reference_share` on the sampled decisions that are acceptable and had
+    a choice.
 
     Raises:
-        RuntimeError: the full window gives other log-probabilities than the short one.
+        RuntimeError: the log-probabilities differ between the full and the short window.
     """
     torch.manual_seed(seed)
     exercises = speech.exercises(source)
@@ -285,7 +286,9 @@ def measure(
     ]
     error = window_error(model, speech, source)
     if error > 1e-4:
-        raise RuntimeError(f"the full window gives other log-probabilities: off by {error:.1e}")
+        raise RuntimeError(
+            f"the full window gives other log-probabilities than the short one: they differ by {error:.1e}"
+        )
     return {
         "slots_heard": share_heard(greedy),
         "slots_heard_swapped_audio": share_heard(answer(model, swapped, source, None)),
@@ -306,7 +309,7 @@ def make(
     learning_rate: float = LEARNING_RATE,
     measure: Callable[[Qwen2AudioForConditionalGeneration, Speech, Speech], dict] = measure,
 ) -> None:
-    """Warm-starts a random model, measures it on the held-out clips, and saves it with a `warmstart.json`.
+    """Warm-start a random model, measure it on the held-out clips, and save it with a `warmstart.json`.
 
     Without any steps the model stays random.
     """

@@ -10,13 +10,13 @@ folder with ``files/``, which are new, and ``edits.txt``, which changes lines::
     <<<< verl/some/file.py
     the lines as they are, found exactly once
     ====
-    the lines as they shall be
+    the lines as they are to be
     >>>>
 
-``<<<< verl/some/file.py unless TEXT`` is left out where the file contains the text, which another request has brought.
+``<<<< verl/some/file.py unless TEXT`` is left out if the file already contains the text, which another request added.
 
 All pieces are checked before the first file is written. If a piece does not fit, or a file cannot be written, the files
-stay as they were. A piece that is there already is skipped.
+stay as they were. A piece that is already applied is skipped.
 """
 
 import argparse
@@ -34,14 +34,14 @@ PIECES = {
     for folder in sorted(HERE.glob("[0-9]*_*"), key=lambda each: (int(re.match(r"\d+", each.name)[0]), each.name))
 }
 NEEDS = dict.fromkeys(("2b_greedy_baseline", "2c_sum_pi_squared", "5_leaf"), "2_estimator_fields")
-"""Pieces that another one must come before."""
+"""Pieces that need another one to be applied first."""
 VERL = "verl/__init__.py"
 TARGETS = {
     "6_recipe": "install_verl.sh",
     "11_vllm_lora_on_cpu": "vllm/__init__.py",
     "12_vllm_onednn_weights": "vllm/__init__.py",
 }
-"""A file that only the repository of a piece has, if that is not verl."""
+"""For pieces that are not for verl: a file that only their repository has."""
 EDIT = re.compile(
     r"^<<<< (?P<file>\S+)(?: unless (?P<unless>[^\n]+))?\n(?P<before>.*?)^====\n(?P<after>.+?)^>>>>\n",
     re.MULTILINE | re.DOTALL,
@@ -49,7 +49,7 @@ EDIT = re.compile(
 
 
 class ApplyError(ValueError):
-    """A piece does not fit what it shall be applied to."""
+    """A piece does not fit the files to which it is applied."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Edit:
     Attributes:
         file: path in the repository.
         before: the lines as they are; None for a file that is new.
-        after: the lines as they shall be.
+        after: the lines as they are to be.
         source: the piece, and where in it the edit is.
         unless: text of a file that does not need the edit.
     """
@@ -141,7 +141,7 @@ def apply(edits: list[Edit], files: Files) -> None:
         text, path = files[edit.file], files.root / edit.file
         if edit.before is None:
             if text is not None or path.exists() and edit.file not in files.texts:
-                raise ApplyError(f"{edit.source}: {path} exists already, with another content")
+                raise ApplyError(f"{edit.source}: {path} already exists and differs")
             files.texts[edit.file] = edit.after
             continue
         if text is None:
@@ -190,7 +190,7 @@ def apply_all(pieces: list[Path], root: Path, installed: bool = False) -> tuple[
     together = [piece for piece in series if piece in there or piece in pieces]
     for piece in together:
         if (needed := NEEDS.get(piece.name)) and PIECES[needed] not in together:
-            raise ApplyError(f"{piece.name} needs {needed}, which is not in {root}: apply that before, or all at once")
+            raise ApplyError(f"{piece.name} needs {needed}, which is not in {root}. Apply that first, or all at once")
         apply(edits[piece], files)
     return there, files
 
@@ -255,7 +255,7 @@ def tests_of(root: Path, files: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Put the pieces of the series into a repository.")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument(
@@ -269,7 +269,7 @@ def main() -> None:
     pieces = [piece for piece in pieces if (root / target_of(piece)).is_file()]
     if not pieces:
         wanted = target_of(PIECES[given.only]) if given.only else VERL
-        sys.exit(f"{root} has no {wanted}: it is not what the series is for")
+        sys.exit(f"{root} has no {wanted}, so the series is not for it. Name a clone or a copy that has it")
     installed = bool(given.installed)
     try:
         there, files = apply_all(pieces, root, installed)
@@ -280,7 +280,7 @@ def main() -> None:
     for piece in pieces:
         changed = dict.fromkeys(edit.file for edit in edits_of(piece, installed))
         touched += [file for file in changed if file not in touched]
-        print(f"{piece.name}: {'skipped, it is there already' if piece in there else f'{len(changed)} files'}")
+        print(f"{piece.name}: {'skipped, already applied' if piece in there else f'{len(changed)} files'}")
     if tests := tests_of(root, touched):
         plugins = "VERL_USE_EXTERNAL_PLUGINS=none " if target_of(pieces[0]) == VERL else ""
         print(f"To test: cd {shlex.quote(str(root))} && {plugins}PYTHONPATH=$PWD pytest {' '.join(tests)}")

@@ -53,7 +53,7 @@ def passed(test: str, root: Path) -> tuple[set[str], int]:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Compare verl with the series and without, by its own CPU tests.")
     parser.add_argument("checkout", nargs="?", type=Path, metavar="CHECKOUT", help="a clone of verl")
     parser.add_argument("--only", choices=series.PIECES, help="only this piece, with the one that it needs")
@@ -65,7 +65,7 @@ def main() -> None:
     if installed:
         package = importlib.util.find_spec("verl")
         if package is None or package.origin is None:
-            sys.exit("There is no installed verl: name a clone of verl")
+            sys.exit("There is no installed verl. Name a clone of verl")
         source = Path(package.origin).parent
     else:
         source = given.checkout
@@ -80,7 +80,9 @@ def main() -> None:
         except (series.ApplyError, OSError) as error:
             sys.exit(str(error))
         if there:
-            sys.exit(f"{source} has {', '.join(piece.name for piece in there)} already: compare with a verl without it")
+            sys.exit(
+                f"{source} has {', '.join(piece.name for piece in there)} already. Compare with a verl that does not"
+            )
         touched = [edit.file for piece in pieces for edit in series.edits_of(piece, installed)]
         total, worse = [0, 0, 0, 0], []
         print(f"{'passed / not, without':24} {'with the series':24}")

@@ -144,16 +144,16 @@ WRONG = {
 
 @pytest.mark.parametrize("name", [setting.name for setting in SETTINGS["ms_swift"]])
 def test_what_it_does_not_go_with_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]} "):
+    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]}, which "):
         LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: WRONG[name]})
 
 
 @pytest.mark.parametrize(
     "name, value, message",
     [
-        ("LEAF_FORK_BUDGE", "2", "LEAF_FORK_BUDGE=2: verl-leaf has no such setting; valid are LEAF_ESTIMATOR, "),
-        ("LEAF_FORK_BUDGET", "two", "LEAF_FORK_BUDGET=two: must be an integer"),
-        ("LEAF_CREDIT", "all", "credit='all': valid are both, global, local"),
+        ("LEAF_FORK_BUDGE", "2", "LEAF_FORK_BUDGE=2: verl-leaf has no such setting. The settings are LEAF_ESTIMATOR, "),
+        ("LEAF_FORK_BUDGET", "two", "LEAF_FORK_BUDGET=two: set it to an integer"),
+        ("LEAF_CREDIT", "all", "credit='all' is not valid. Valid values are both, global, local"),
     ],
 )
 def test_a_wrong_variable_is_named(name, value, message, tmp_path, monkeypatch):

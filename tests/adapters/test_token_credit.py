@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_named():
         token_advantages(EstimatorSettings(), [README], torch.tensor([1.0, 0.5, 0.0, -torch.inf]), GROUP)
     log_probs = README.log_probs.clone()
     log_probs[1, 2] = torch.nan
-    with pytest.raises(ValueError, match=r"log-probabilities of response 1 of the step hold NaN"):
+    with pytest.raises(ValueError, match=r"log-probabilities of response 1 of the step contain NaN"):
         token_advantages(EstimatorSettings(), [replace(README, log_probs=log_probs)], REWARDS, GROUP)
 
 
@@ -166,18 +166,18 @@ def test_what_is_not_finite_is_named():
     [
         (
             {"estimator": "LEEF"},
-            "estimator='LEEF': there is no such estimator. Did you mean leaf? Valid are " + ", ".join(ESTIMATORS),
+            "estimator='LEEF': there is no such estimator. Did you mean leaf? Choose one of " + ", ".join(ESTIMATORS),
         ),
         (
             {"estimator": "gae"},
-            "estimator='gae': there is no such estimator. Valid are " + ", ".join(ESTIMATORS),
+            "estimator='gae': there is no such estimator. Choose one of " + ", ".join(ESTIMATORS),
         ),
-        ({"credit": "all"}, "credit='all': valid are both, global, local"),
-        ({"fork_budget": -1}, "fork_budget=-1: valid are the integers from 0 on"),
-        ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5: valid are the integers from 0 on"),
-        ({"kappa": "-1"}, "kappa=-1.0: valid are auto, and the numbers from 0 on"),
-        ({"kappa": "much"}, "kappa='much': valid are auto, and the numbers from 0 on"),
-        ({"kappa": "nan"}, "kappa=nan: valid are auto, and the numbers from 0 on"),
+        ({"credit": "all"}, "credit='all' is not valid. Valid values are both, global, local"),
+        ({"fork_budget": -1}, "fork_budget=-1 is not valid. Valid values are integers of 0 or more"),
+        ({"min_prefix_tokens": 1.5}, "min_prefix_tokens=1.5 is not valid. Valid values are integers of 0 or more"),
+        ({"kappa": "-1"}, "kappa=-1.0 is not valid. Valid values are auto and numbers of 0 or more"),
+        ({"kappa": "much"}, "kappa='much' is not valid. Valid values are auto and numbers of 0 or more"),
+        ({"kappa": "nan"}, "kappa=nan is not valid. Valid values are auto and numbers of 0 or more"),
     ],
 )
 def test_a_wrong_setting_is_named(wrong, message):
@@ -201,7 +201,7 @@ def test_every_setting_of_the_list_is_refused_with_its_reason(trainer):
         check_settings(trainer, nested(wrong), "leaf")
     problems = str(error.value).removeprefix("leaf cannot be combined with ").split("; ")
     for setting in SETTINGS[trainer]:
-        assert any(each.startswith(f"{setting.name}={wrong[setting.name]} ") for each in problems), setting.name
+        assert any(each.startswith(f"{setting.name}={wrong[setting.name]}, which ") for each in problems), setting.name
         for name in setting.but:
             check_settings(trainer, nested(fine | {setting.name: wrong[setting.name]}), name)
     assert not any(word in str(error.value) for word in ("{}", "\n"))

@@ -107,15 +107,15 @@ WRONG = {
 
 @pytest.mark.parametrize("name", [setting.name for setting in SETTINGS["trl"]])
 def test_what_it_does_not_go_with_is_refused(name, tmp_path):
-    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]} "):
+    with pytest.raises(ValueError, match=f"leaf cannot be combined with {name}={WRONG[name]}, which "):
         LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, **{name: WRONG[name]})
 
 
 def test_a_wrong_value_is_named(tmp_path):
-    with pytest.raises(ValueError, match="credit='all': valid are both, global, local"):
+    with pytest.raises(ValueError, match="credit='all' is not valid. Valid values are both, global, local"):
         LeafGRPOConfig(output_dir=str(tmp_path), use_cpu=True, credit="all")
 
 
 def test_trls_own_configuration_is_refused():
-    with pytest.raises(ValueError, match="args is NoneType: give LeafGRPOTrainer a LeafGRPOConfig"):
+    with pytest.raises(ValueError, match="args is NoneType. Give LeafGRPOTrainer a LeafGRPOConfig"):
         LeafGRPOTrainer("no model is loaded")

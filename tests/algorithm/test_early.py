@@ -79,7 +79,7 @@ def test_it_estimates_the_share_of_the_variance_that_the_first_choice_decides(K,
     [
         ([[1], [2], [3]], [1, 0, 0], 0),  # all part at once
         ([[1, 2], [1, 2], [1, 2]], [1, 0, 0], 0),  # none parts
-        ([[1], [1], [1, 2]], [1, 0, 0], 0),  # all share one token: the first two end where the third goes on
+        ([[1], [1], [1, 2]], [1, 0, 0], 0),  # all share one token: the first two end where the third continues
         ([[1, 1], [1, 2], [2, 1]], [1, 1, 1], 0),  # nothing differs
         ([[1, 1, 1], [1, 1, 2], [1, 2, 3]], [1, 0, 0], 2 / 3),  # with one later pair and two that part first
     ],

@@ -1,4 +1,4 @@
-"""Where responses part: a tree counted by hand, and every pair's common prefix."""
+"""Forks of responses: a tree counted by hand, and every pair's common prefix."""
 
 import pytest
 import torch

@@ -186,7 +186,7 @@ def test_lengths_default_to_the_last_token_in_the_mask():
 
 
 def test_a_response_may_end_with_tokens_of_a_tool():
-    """They lengthen the response (T_min, prefixes), carry no advantage, and are no boundary."""
+    """They lengthen the response (T_min, prefixes), carry no advantage, and are never a boundary."""
     responses = torch.tensor([[1, 2, 3, 9, 9, 9], [1, 2, 4, 9, 9, 9]])
     surprisal = torch.tensor([[0, 1, 2, 9, 9, 9.0], [0, 1, 3, 9, 9, 9.0]])
     mask = torch.tensor([[1, 1, 1, 0, 0, 0]] * 2)

@@ -158,14 +158,14 @@ def outcome(seed: int) -> str:
 
 
 def _page_is_whole(page: Path) -> bool:
-    """Whether the page's data is strict JSON, and holds all prompts of the step that was not damaged."""
+    """Return whether the page's data is strict JSON and contains all prompts of the undamaged step."""
     text = page.read_text(encoding="utf-8").split('type="application/json">')[1].split("</script>")[0]
     steps = {own["step"]: own["prompts"] for own in json.loads(text, parse_constant=_refuse)["steps"]}
     return sorted(prompt["id"] for prompt in steps[WHOLE_STEP]) == [1, 2, 3]
 
 
 def _numbers_are_whole(file: Path, command: str) -> bool:
-    """Whether all numbers are finite, and those of the run that was not damaged are what they should be."""
+    """Return whether all numbers are finite and those of the undamaged run are right."""
     rows = _rows(file)
     finite = all(math.isfinite(float(row["value"])) for row in rows)
     return finite and [row for row in rows if row["run"] == WHOLE_RUN] == _whole_rows(command)
@@ -187,7 +187,7 @@ def _whole_rows(command: str) -> list[dict[str, str]]:
 
 
 def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 @functools.cache

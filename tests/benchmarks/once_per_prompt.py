@@ -65,7 +65,7 @@ class MeasuredWorker(SpeechAgentLoopWorker):
 
 
 class PerRolloutWorker(MeasuredWorker):
-    """As verl does it: encoded for each rollout, and stored with each row."""
+    """Worker that encodes as verl does: for each rollout, stored with each row."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

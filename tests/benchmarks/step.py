@@ -38,7 +38,7 @@ OVERRIDES = [
 
 
 def cpu_seconds(root: psutil.Process) -> dict[str, float]:
-    """Of a process and all that it has started, by the names that Ray and vLLM give them."""
+    """Return the CPU seconds of a process and of all that it started, by the names that Ray and vLLM give them."""
     seconds: dict[str, float] = defaultdict(float)
     for process in [root, *root.children(recursive=True)]:
         try:

@@ -3,7 +3,7 @@
 python -m tests.benchmarks.true_shape --out FOLDER      (one 80 GB GPU; 17 GB of disk for the weights)
 python -m tests.benchmarks.true_shape --out FOLDER --tiny      (a small shape, without a GPU)
 
-No checkpoint and no hub are needed. A random model answers until it may not go on, so every response has the full length:
+No checkpoint and no hub are needed. A random model answers until it must stop, so every response has the full length:
 the most that the published configuration can take. Below the figures stand the estimates of `verl-leaf doctor MODEL --gpus`.
 """
 

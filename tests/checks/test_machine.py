@@ -54,7 +54,9 @@ def test_shared_memory_of_a_container_is_said(tmp_path, monkeypatch, caplog):
 def test_a_proxy_for_this_machine_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://proxy:3128")
     (problem,) = machine_problems(str(tmp_path))
-    assert problem.found.startswith("http_proxy: also for 127.0.0.1, localhost") and not problem.stops
+    assert (
+        problem.found.startswith("http_proxy also applies to this machine (127.0.0.1, localhost") and not problem.stops
+    )
     monkeypatch.setenv("no_proxy", problem.remedy.split("=")[1].split(", or")[0])
     assert not list(machine_problems(str(tmp_path)))
 

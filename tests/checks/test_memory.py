@@ -178,5 +178,5 @@ def test_the_doctor_says_whether_it_fits(models, capsys, monkeypatch):
     assert main(["doctor", model, "--gpus", "8"]) == 0
     assert "one GPU, updating" in capsys.readouterr().out
     assert main(["doctor", model, "--gpus", "1", "--memory", "2"]) == 1
-    assert "2 GiB are too few: set " in capsys.readouterr().out
+    assert "2 GiB are too few. Set " in capsys.readouterr().out
     assert main(["doctor", "--gpus", "8"]) == 2

@@ -29,9 +29,9 @@ class Outer(BaseModel):
     ("values", "said"),
     [
         ({"number": 4}, "number: '4': must be 3 or less"),
-        ({"numbre": 4}, "numbre: no such key; there are number, inner, items"),
+        ({"numbre": 4}, "numbre: there is no such key. The keys are number, inner, items"),
         ({"inner": {}}, "inner.x: is missing"),
-        ({"inner": {"x": 1, "y": 2}}, "inner.y: no such key"),
+        ({"inner": {"x": 1, "y": 2}}, "inner.y: there is no such key"),
         ({"number": 4, "inner": {}}, "number: '4': must be 3 or less; inner.x: is missing"),
     ],
 )

@@ -41,9 +41,9 @@ def test_lines_end_at_newlines_only(tmp_path):
 @pytest.mark.parametrize("line", [b"{", b'"\xff"', b"[" * 100_000])
 def test_a_line_that_is_not_json_is_named(line, tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b"1\n" + line)
-    with pytest.raises(ValueError, match="x.jsonl, line 2: is not valid JSON"):
+    with pytest.raises(ValueError, match="x.jsonl, line 2: this is not valid JSON"):
         list(json_lines(tmp_path / "x.jsonl"))
-    with pytest.raises(ValueError, match="none.jsonl: cannot be read"):
+    with pytest.raises(ValueError, match="none.jsonl cannot be read"):
         list(json_lines(tmp_path / "none.jsonl"))
 
 
@@ -63,7 +63,7 @@ def test_a_store_drops_a_torn_last_line_and_keeps_the_rest(tmp_path):
         assert LineStore(file, keyed, "text").values == again.values == {**dict.fromkeys(range(kept), ODD), 7: "x"}
     for damaged in ('{"key": 1}\n', '{"key": [1], "text": "x"}\n'):
         file.write_text(damaged)
-        with pytest.raises(ValueError, match="x.jsonl, line 1: is no text"):
+        with pytest.raises(ValueError, match="x.jsonl, line 1: this is not a valid text"):
             LineStore(file, keyed, "text")
 
 
@@ -95,7 +95,7 @@ def test_a_folder_appears_as_a_whole_or_not_at_all(tmp_path):
     with suppress(RuntimeError), whole_folder(tmp_path / "other"):
         raise RuntimeError
     assert not (tmp_path / "other").exists()
-    with pytest.raises(FileExistsError, match="below/x exists: delete it, or choose another --out"):
+    with pytest.raises(FileExistsError, match="below/x exists. Delete it, or choose another --out"):
         fill(folder, "two")
     assert [file.name for file in folder.iterdir()] == ["one"]
     fill(folder, "two", replace=True)

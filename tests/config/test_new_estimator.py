@@ -53,7 +53,7 @@ advantages, _ = core_algos.get_adv_estimator_fn("scaled")(
     report=steps.append,
 )
 assert torch.equal(advantages, expected) and "forks/early" in steps[0].metrics
-with pytest.raises(ValueError, match="algorithm.scaled.scale=-1: valid are the numbers from 0 on"):
+with pytest.raises(ValueError, match="algorithm.scaled.scale=-1 is not valid. Valid values are numbers of 0 or more"):
     check_estimator(compose("leaf", ["algorithm.adv_estimator=scaled", "algorithm.scaled.scale=-1"]))
 with pytest.raises(ValueError, match="leaf has no such setting|Could not override 'algorithm.scaled.scales'"):
     compose("leaf", ["algorithm.scaled.scales=2"])
@@ -63,7 +63,7 @@ settings = EstimatorSettings(estimator="scaled", scale=2.0)
 assert torch.equal(advantages, expected) and metrics == steps[0].metrics
 (meaning,) = [field.metadata["help"] for field in fields(EstimatorSettings) if field.name == "scale"]
 assert meaning == "scaled: factor of the paper's GRPO"
-with pytest.raises(ValueError, match="scale=-1.0: valid are the numbers from 0 on"):
+with pytest.raises(ValueError, match="scale=-1.0 is not valid. Valid values are numbers of 0 or more"):
     EstimatorSettings(scale=-1.0).options()
 
 checkup = Checkup()
@@ -102,5 +102,7 @@ def test_verl_the_adapters_and_the_doctor_have_it(copy):
 def test_it_is_a_method_of_the_recipes(copy, dry_run):
     (command,) = dry_run(copy / "recipes/qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(copy))
     assert "algorithm.adv_estimator=scaled" in command
-    with pytest.raises(ValueError, match="algorithm.adv_estimator=scaled: there is no such estimator. Valid are leaf"):
+    with pytest.raises(
+        ValueError, match="algorithm.adv_estimator=scaled: there is no such estimator. Choose one of leaf"
+    ):
         dry_run("qwen2audio_leaf", METHOD="scaled", PYTHONPATH=str(PROJECT))

@@ -17,11 +17,11 @@ def run(task, out, *more):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--group", "1"], "--group 1: must be 2 or more"),
-        (["--rollouts", "15"], "--rollouts 15: must be even and at least 16"),
-        (["--rollouts", "8", "--group", "8"], "--rollouts 8: must be even and at least 16"),
-        (["--prompts", "1"], "--prompts 1: must be 2 or more"),
-        (["--top-p", "0"], "--top-p 0.0: out of range"),
+        (["--group", "1"], "--group 1: set it to 2 or more"),
+        (["--rollouts", "15"], "--rollouts 15: set it to an even number of at least 16"),
+        (["--rollouts", "8", "--group", "8"], "--rollouts 8: set it to an even number of at least 16"),
+        (["--prompts", "1"], "--prompts 1: set it to 2 or more"),
+        (["--top-p", "0"], "--top-p 0.0: this value is out of range"),
     ],
 )
 def test_bad_options_are_named(task, tmp_path, capsys, more, message):

@@ -46,7 +46,7 @@ def gram(factors: list[torch.Tensor]) -> torch.Tensor:
 
 
 def error(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Of each inner product, in units of the product of lengths."""
+    """Return the error of each inner product, in units of the product of lengths."""
     length = wanted.diagonal().sqrt()
     return (found - wanted) / (length[:, None] * length)
 

@@ -107,11 +107,11 @@ def test_the_sentence_says_what_is_not_known():
 
     better = verdict(rows(0.9, 1.0, 1.1, 1.2, 0.8, 1.3), 6)
     assert (
-        better.startswith("Use grpo, as no estimator is detectably better: a is at 1.10")
+        better.startswith("Use grpo, because no estimator is detectably better: a gains 1.10")
         and "prompts instead of 6" in better
     )
     assert verdict(rows(0.5, 0.6, 0.5, 0.6), 4).startswith("Use grpo: in 100% of the bootstrap's draws")
-    assert "not distinguishable from noise" in verdict(rows(1.0, 1.0, size=-1.0), 2)
+    assert "cannot be distinguished from noise" in verdict(rows(1.0, 1.0, size=-1.0), 2)
 
 
 def test_all_estimators_of_the_table_are_compared():

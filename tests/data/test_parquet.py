@@ -160,7 +160,7 @@ def files_that_are_none(folder):
         "empty.parquet": "is empty",
         "text.parquet": "cannot be read as parquet",
         "cut.parquet": "cannot be read as parquet",
-        "rowless.parquet": "holds no rows",
+        "rowless.parquet": "contains no rows",
         "twice.parquet": "has more than one column 'text'",
     }
 
@@ -175,10 +175,10 @@ def test_what_is_no_file_of_rows_is_named(tmp_path):
 def test_a_row_that_cannot_be_read_is_named(tmp_path):
     text = pyarrow.array([b"Ja", b"\xff\xfe", b"Doch"]).cast(pyarrow.string(), safe=False)
     pyarrow.parquet.write_table(pyarrow.table({"text": text}), tmp_path / "rows.parquet")
-    with pytest.raises(ValueError, match="rows.parquet, row 1, column 'text': cannot be read .*utf-8"):
+    with pytest.raises(ValueError, match="rows.parquet, row 1, column 'text' cannot be read .*utf-8"):
         read(tmp_path / "rows.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"x": pyarrow.array(["{"], pyarrow.json_())}), tmp_path / "json.parquet")
-    with pytest.raises(ValueError, match="json.parquet, row 0, column 'x': cannot be read"):
+    with pytest.raises(ValueError, match="json.parquet, row 0, column 'x' cannot be read"):
         read(tmp_path / "json.parquet")
 
 
@@ -189,7 +189,7 @@ def test_damage_that_its_checksum_tells(tmp_path):
     data = bytearray(file.read_bytes())
     data[20000] ^= 1
     file.write_bytes(data)
-    with pytest.raises(ValueError, match="rows.parquet, rows from 0 on: cannot be read .*CRC"):
+    with pytest.raises(ValueError, match="rows.parquet: rows from 0 on cannot be read .*CRC"):
         read(file)
 
 

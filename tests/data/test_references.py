@@ -64,14 +64,14 @@ def test_a_path_that_looks_like_base64_is_a_path(tmp_path, wav):
     "reference, reason",
     [
         *(
-            (f"{scheme}://host/a.wav", "is a URL, which is not fetched: download")
+            (f"{scheme}://host/a.wav", "is a URL, which is not fetched. Download")
             for scheme in ("https", "s3", "hf", "gs")
         ),
         ("HTTP://host/a.wav?token=" + "x" * 9000, "is a URL, which is not fetched"),
-        ("file://host/a.wav", "names the host 'host': write file:///PATH"),
+        ("file://host/a.wav", "names the host 'host'. Write file:///PATH"),
         ("data:audio/wav;base64,UklGRg*$", "is not valid base64"),
         ("A" * 1001, "is not valid base64"),
-        ("data:audio/wav;base64,", "audio bytes: cannot be read"),
+        ("data:audio/wav;base64,", "audio bytes: it cannot be read"),
         ("gone/" * 2000 + "a.wav", "no such file"),
         ("data:audio/wav;base64", "no such file"),
     ],

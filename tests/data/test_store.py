@@ -51,5 +51,7 @@ def test_rows_that_have_no_room_are_not_begun(tmp_path):
     ):
         RowStore(str(tmp_path), 10**9 * MIB)
     (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match=f"data.cache_dir={tmp_path}/file/cache cannot hold the rows: Not a directory"):
+    with pytest.raises(
+        ValueError, match=f"data.cache_dir={tmp_path}/file/cache cannot store the rows: Not a directory"
+    ):
         RowStore(str(tmp_path / "file/cache"), 0)

@@ -66,14 +66,14 @@ def test_doctor_tells_when_verl_does_not_load_the_plugin():
     code = "from verl_leaf.cli import main; raise SystemExit(main(['doctor']))"
     run = python(code, VERL_USE_EXTERNAL_PLUGINS="none")
     assert run.returncode == 1
-    assert "VERL_USE_EXTERNAL_PLUGINS=none shuts it out: unset it" in run.stdout
+    assert "VERL_USE_EXTERNAL_PLUGINS=none excludes it. Unset it" in run.stdout
 
 
 def test_another_verl_is_untested_and_not_broken(reports):
     status, text = reports["another verl"]
     assert status == 0, text
     assert "untested │ verl" in text and "0.9.2, tested with 0.9.1" in text
-    assert "This environment is untested, and nothing in it is known to be broken." in text
+    assert "This environment is untested, but nothing in it is known to be broken." in text
 
 
 def test_gpus_that_torch_cannot_use_are_named_with_the_remedy(reports):
@@ -88,7 +88,7 @@ def test_the_self_test_needs_a_gpu_and_no_model(monkeypatch, capsys):
     assert main(["doctor", "--gpu"]) == 2
     assert "torch finds no GPU" in capsys.readouterr().err
     assert main(["doctor", "--gpu", "some/model"]) == 2
-    assert "leave out some/model" in capsys.readouterr().err
+    assert "Remove some/model" in capsys.readouterr().err
 
 
 def test_a_long_temporary_folder_is_noted(tmp_path, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""Evaluation through vLLM: kill it anywhere and go on; a model beside adapters of it; forks; picking a checkpoint."""
+"""Evaluation through vLLM: kill it anywhere and resume; a model beside its adapters; forks; picking a checkpoint."""
 
 import json
 import os
@@ -101,7 +101,9 @@ def test_kill_it_and_go_on(task, spoken, tmp_path):
     assert {answer.finish for key, answer in base.items() if key[0] not in (LOST, LONG)} <= {"stop", "length"}
     assert base[LOST, 0].text == "" and "lost.wav" in base[LOST, 0].error
     assert base[LONG, 0].text == "" and "4096" in base[LONG, 0].error
-    assert f"base: 4 of {ROWS * PASSES} answers failed and count as empty; the first, of row {LOST}" in printed
+    assert (
+        f"base: 4 of {ROWS * PASSES} answers failed and are scored as empty. The first error, in row {LOST}" in printed
+    )
     assert {base[key].seed for key in base} == {adapted[key].seed for key in base}
     assert "Differences to base" in printed and json.loads((out / "summary.json").read_text())["differences"]
 
@@ -141,13 +143,13 @@ def test_the_best_checkpoint_is_picked(spoken, tmp_path):
     printed = run("evaluate", *pick, "--max-tokens", 12, "--out", tmp_path)
     summary = json.loads((tmp_path / "selection/summary.json").read_text())
     means = {line["system"]: line["mean"] for line in summary["scores"]}
-    assert set(means) == {"run@1", "run@2"} and f"Picked: {max(means, key=means.__getitem__)} (chrf " in printed
+    assert set(means) == {"run@1", "run@2"} and f"Selected: {max(means, key=means.__getitem__)} (chrf " in printed
 
 
 def test_forks_of_a_checkpoint(spoken, tmp_path):
     arguments = ["forks", "--model", f"{spoken}/run@1", "--data", spoken / "val.parquet", "--rollouts", 4]
     printed = run(*arguments, "--max-tokens", 12, "--out", tmp_path / "forks")
-    assert f"2 of {ROWS} rows are left out; row {LOST}" in printed and "Boundaries and nodes" in printed
+    assert f"2 of {ROWS} rows are left out. Row {LOST}" in printed and "Boundaries and nodes" in printed
     trace = read_trace(0, tmp_path / "forks_traces/step_000000.jsonl", skipped := [])
     assert not skipped and len(trace.prompts) == ROWS - 2
     for prompt in trace.prompts.values():

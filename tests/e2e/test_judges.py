@@ -86,7 +86,7 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path]]:
 
 
 def expected_grade(folder: Path, message: str) -> float:
-    """By transformers: the mean of 1 to 5, weighted by their probabilities as the first word of the reply."""
+    """Return transformers' grade: the mean of 1 to 5, weighted by their probabilities as the reply's first word."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": message}], add_generation_prompt=True, tokenize=False

@@ -220,7 +220,7 @@ def test_two_fsdp_ranks_share_prompts_and_change_nothing(task, tmp_path):
 
 
 def _assert_only_lora_changed(first: Path, last: Path) -> None:
-    """Of two checkpoints that hold all weights, on every rank."""
+    """Compare two checkpoints that contain all weights, on every rank."""
     for rank in range(2):
         before, after = (
             torch.load(folder / f"model_world_size_2_rank_{rank}.pt", weights_only=False) for folder in (first, last)

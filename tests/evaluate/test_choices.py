@@ -109,7 +109,9 @@ def test_the_wrong_clip_belongs_to_another_answer_if_a_shift_can_have_it(questio
 
 def test_what_is_refused(data, questions, answers, tmp_path, refused):
     texts = answers("some", ["B"] * ROWS)
-    assert "have none: name a model" in refused(texts, "--data", questions, "--controls", "--out", tmp_path / "out")
+    assert "have no controls. Name a model" in refused(
+        texts, "--data", questions, "--controls", "--out", tmp_path / "out"
+    )
     four = answers("four", ["B"] * 4)
     assert "no row of" in refused(four, "--data", data, "--controls", "--out", tmp_path / "out")
     assert "its rows have no choices" in refused(four, "--data", data, "--metrics", "choice", "--out", tmp_path / "out")

@@ -18,7 +18,7 @@ def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert evaluate(good, f"worse={bad}", "--data", data, "--out", out, "--against", "worse") == 0
     printed = capsys.readouterr().out
-    assert "METEOR: not computed: " in printed and "BERTScore: not computed: say which model" in printed
+    assert "METEOR: not computed: " in printed and "BERTScore: not computed: it needs a model" in printed
     assert "Scores: mean of 2 passes and their standard deviation; 95 % interval of the mean over 3 clips" in printed
     summary = json.loads((out / "summary.json").read_text())
     scores = {(line["data_source"], line["metric"], line["system"]): line for line in summary["scores"]}
@@ -30,7 +30,10 @@ def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
     assert summary["signatures"]["BLEU"].startswith("case:mixed|eff:no|tok:13a|smooth:exp|sacrebleu:")
     # All of the animals are one clip, and three clips are too few as well.
     assert all(line[key] is None for line in summary["differences"] for key in ("p", "p_holm", "low", "high"))
-    assert "with fewer than 6 clips no test can reach 0.05" in printed and "fewer than 30 clips, or than 10" in printed
+    assert (
+        "with fewer than 6 clips no test can reach 0.05" in printed
+        and "fewer than 30 clips, or fewer than 10" in printed
+    )
     rows = list(csv.DictReader((out / "scores.csv").open()))
     assert len(rows) == len(scores) and {row["system"] for row in rows} == {"good", "worse"}
     markdown, latex = (out / "report.md").read_text(), (out / "report.tex").read_text()
@@ -49,7 +52,7 @@ def test_paper_scores_lower_case(data, answers, tmp_path):
 
 
 def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
-    """A source that ROUGE cannot score has none, nor have all sources together; rows without audio are no clips."""
+    """A source that ROUGE cannot score has none, nor have all sources together; rows without audio do not count as clips."""
     rows = [
         {
             "data_source": source,
@@ -64,7 +67,7 @@ def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
     assert evaluate(perfect, "--data", tmp_path / "two.parquet", "--out", tmp_path / "out") == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "ROUGE-1: not computed: russian: rouge-score keeps only a to z and 0 to 9" in printed
-    assert "ROUGE-L: of 2 texts only the first 4000 characters were read" in printed
+    assert "ROUGE-L: only the first 4000 characters of 2 texts were read" in printed
     assert "95 % interval of the mean over 2 rows" in printed
     scores = json.loads((tmp_path / "out/summary.json").read_text())["scores"]
     assert {line["data_source"] for line in scores if line["metric"] == "ROUGE-1"} == {"english"}
@@ -133,15 +136,15 @@ def test_shares_of_empty_cut_off_and_failed_answers(data, tmp_path):
     ("line", "says"),
     [
         ("{", "line 1"),
-        ("[]", "is not an object with row and text"),
-        ('{"row": 9, "text": "x"}', "row is 9; it must be a number from 0 to 3"),
+        ("[]", "is not a JSON object with row and text"),
+        ('{"row": 9, "text": "x"}', "row is 9. It must be a number from 0 to 3"),
         ('{"row": true, "text": "x"}', "row is True"),
         ('{"row": 0}', "text is None"),
         ('{"row": 0, "text": "x", "sample": -1}', "sample is -1"),
         ('{"row": 0, "text": "x", "finish": "tired"}', "finish is 'tired'"),
-        ('{"row": 0, "text": "x", "references": ["y"]}', "it answers other data"),
-        ('{"row": 0, "text": "x"}\n{"row": 0, "text": "y"}', "line 2: row 0, sample 0 is there twice"),
-        ("", "holds no answers"),
+        ('{"row": 0, "text": "x", "references": ["y"]}', "The answers belong to other data"),
+        ('{"row": 0, "text": "x"}\n{"row": 0, "text": "y"}', "line 2: row 0, sample 0 occurs twice"),
+        ("", "contains no answers"),
     ],
 )
 def test_answers_that_are_none(line, says, data, tmp_path, refused):
@@ -154,25 +157,28 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
     good = answers("good", REFERENCES)
     rest = ["--data", data, "--out", tmp_path / "out"]
     for arguments, says in (
-        ([*rest], "name a system"),
-        ([good], "--data FILE"),
+        ([*rest], "there is nothing to evaluate"),
+        ([good], "--data is missing"),
         ([good, good, *rest], "two systems are called good"),
-        ([good, *rest, "--against", "x"], "--against x: no system is called that; there are good"),
-        ([good, *rest, "--metrics", "bleurt"], "--metrics bleurt: there is no such metric; there are bleu"),
-        ([good, *rest, "--metrics", "bertscore"], "--metrics bertscore: say which model: --bertscore roberta-large@17"),
-        ([good, *rest, "--bertscore", "roberta-large"], "must be MODEL@LAYER"),
-        ([good, *rest, "--tokenize", "german"], "tokenize=german: unknown to sacrebleu"),
-        ([good, *rest, "--passes", "0"], "--passes 0: out of range"),
-        ([good, *rest, "--temperature", "0"], "--temperature 0.0: out of range"),
-        ([good, *rest, "--greedy", "--top-k", "5"], "--greedy draws nothing"),
-        ([good, *rest, "--paper", "--greedy"], "--paper draws as published"),
-        ([good, *rest, "--paper", "--max-tokens", "20"], "--paper draws as published"),
-        ([good, *rest, "--vllm", "eager"], "must be ARGUMENT=VALUE"),
+        ([good, *rest, "--against", "x"], "--against x: there is no such system. Choose one of good"),
+        ([good, *rest, "--metrics", "bleurt"], "--metrics bleurt: there is no such metric. Choose from bleu"),
+        (
+            [good, *rest, "--metrics", "bertscore"],
+            "--metrics bertscore: it needs a model. Give --bertscore roberta-large@17",
+        ),
+        ([good, *rest, "--bertscore", "roberta-large"], "write MODEL@LAYER"),
+        ([good, *rest, "--tokenize", "german"], "tokenize=german: sacrebleu has no such tokeniser"),
+        ([good, *rest, "--passes", "0"], "--passes 0: this value is out of range"),
+        ([good, *rest, "--temperature", "0"], "--temperature 0.0: this value is out of range"),
+        ([good, *rest, "--greedy", "--top-k", "5"], "--greedy does not sample"),
+        ([good, *rest, "--paper", "--greedy"], "--paper samples as published"),
+        ([good, *rest, "--paper", "--max-tokens", "20"], "--paper samples as published"),
+        ([good, *rest, "--vllm", "eager"], "write ARGUMENT=VALUE"),
         ([good, *rest, "--vllm", "dtype=["], "the value cannot be read"),
-        ([good, *rest, "--on", data], "give both"),
+        ([good, *rest, "--on", data], "Give both"),
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
-        ([tmp_path / "none", *rest], "no such folder, and no name of a model on the hub"),
-        ([tmp_path, *rest], "holds no adapter, no model and no checkpoint"),
-        ([good, "--data", data, "--out", good], "good.jsonl: cannot be made (File exists). Choose another folder"),
+        ([tmp_path / "none", *rest], "is neither a folder nor a hub name"),
+        ([tmp_path, *rest], "contains no adapter, model or checkpoint"),
+        ([good, "--data", data, "--out", good], "good.jsonl cannot be made (File exists). Choose another folder"),
     ):
         assert says in refused(*arguments), arguments

@@ -58,7 +58,7 @@ def test_a_pairwise_judge_needs_two_systems(data, answers, tmp_path, capsys):
     with JudgeServer(lambda body, _: Say("Feedback: better. [RESULT] A")) as server:
         judge = write_judge(tmp_path, server, name="pairs", kind="pairwise", format="prometheus")
         assert evaluate(data, tmp_path / "alone", bad, "--judge", judge) == 2
-        assert "compares two systems, and there is one" in capsys.readouterr().err and not server.requests
+        assert "compares two systems, but only one is given" in capsys.readouterr().err and not server.requests
         assert evaluate(data, tmp_path / "out", bad, good, "--judge", judge) == 0
     summary = json.loads((tmp_path / "out/summary.json").read_text())
     (pairs,) = summary["judges"]

@@ -155,7 +155,7 @@ def test_bertscore_without_a_model_says_what_to_do():
     with pytest.raises(Missing, match="--bertscore roberta-large@17"):
         build("bertscore", ScoreOptions())
     for text in ("roberta-large", "@17", "roberta-large@0", "roberta-large@x"):
-        with pytest.raises(ValueError, match="must be MODEL@LAYER"):
+        with pytest.raises(ValueError, match="write MODEL@LAYER"):
             BertModel.parse(text)
 
 

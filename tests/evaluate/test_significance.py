@@ -34,7 +34,7 @@ def test_rows_that_share_a_clip_are_one_cluster():
     assert clusters_of(keys).tolist() == [0, 1, 0, 2, 3, 4]
     table = matches([[1], [0], [1], [1], [0], [1]])
     assert summed(table, clusters_of(keys))[:, 0].tolist() == [[2, 2], [0, 1], [1, 1], [0, 1], [1, 1]]
-    # Copies of a row in its cluster are no further evidence.
+    # Copies of a row in its cluster add no evidence.
     alone, copied = matches([[1], [0]] * 20), np.repeat(matches([[1], [0]] * 20), 9, axis=0)
     wide = estimate(MATCH, summed(copied, np.repeat(np.arange(40), 9)))
     assert (wide.low, wide.high) == pytest.approx([getattr(estimate(MATCH, alone), end) for end in ("low", "high")])

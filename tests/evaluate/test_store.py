@@ -55,11 +55,11 @@ def test_answers_of_something_else_are_refused(rows, tmp_path):
     path = tmp_path / "x.jsonl"
     AnswerFile(path, MADE_OF).append(rows[0].answer(0, "x").to_json())
     with pytest.raises(
-        ValueError, match="made with another model .*'abc', now 'other'.*choose another --out, or delete it"
+        ValueError, match="made with another model .*'abc', now 'other'.*Choose another --out, or delete the file"
     ):
         AnswerFile(path, {**MADE_OF, "model": "other"})
     path.with_suffix(".made_of.json").unlink()
-    with pytest.raises(ValueError, match="nothing says what made these answers"):
+    with pytest.raises(ValueError, match="it is unknown what made these answers"):
         AnswerFile(path, MADE_OF)
     path.with_suffix(".made_of.json").write_text("[]")
     with pytest.raises(ValueError, match="x.made_of.json is not a JSON object"):
@@ -71,7 +71,7 @@ def test_a_damaged_line_is_named(rows, tmp_path):
     answers = AnswerFile(path, MADE_OF)
     answers.append(rows[0].answer(0, "x").to_json())
     path.write_bytes(path.read_bytes() + b'{"row": 1}\n')
-    with pytest.raises(ValueError, match="x.jsonl, line 2: is no answer"):
+    with pytest.raises(ValueError, match="x.jsonl, line 2: this is not a valid answer"):
         AnswerFile(path, MADE_OF)
 
 
@@ -124,7 +124,7 @@ def test_a_prompt_that_the_model_reads_otherwise_is_named_before_its_engine_star
     rows = [row for _, row in RowFile(data).rows()]
     rows[2]["prompt"][0]["content"] += "<|im_end|>"
     write_rows(rows, tmp_path / "odd.parquet")
-    with pytest.raises(ValueError, match="odd.parquet, row 2: message 0 of the prompt holds '<.im_end.>'"):
+    with pytest.raises(ValueError, match="odd.parquet, row 2: message 0 of the prompt contains '<.im_end.>'"):
         Data(tmp_path / "odd.parquet").check_prompts(task / "model")
 
 

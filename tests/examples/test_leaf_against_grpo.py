@@ -316,7 +316,7 @@ def test_a_lane_gives_every_cell_a_fresh_start_and_the_same_seeds(tmp_path):
     scalars = {name: read_scalars(out / name / "metrics") for name in cells}
     first, again, leaf, other = (scalars[name] for name in ("first", "again", "leaf", "other_seed"))
     score, gradient, kl = "critic/score/mean", "actor/grad_norm", "actor/kl_loss"
-    # Adapter, schedule and sampling begin anew, and so does Adam: its first update leads to the same second step, but for
+    # Adapter, schedule and sampling begin anew, and so does Adam: its first update leads to the same second step, except for
     # a response that may go another way after a rounding.
     assert again[score][1] == pytest.approx(first[score][1], rel=1e-6)
     assert again[gradient][1] == pytest.approx(first[gradient][1], rel=1e-3)

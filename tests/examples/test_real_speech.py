@@ -115,7 +115,7 @@ def test_sentences_are_whole_and_have_no_authors(tmp_path):
     (tmp_path / "wisdom").write_text(quotation)
     assert sentences.read(tmp_path) == ["We never know what it is.", "Be kind to me!"]
     (tmp_path / "work").unlink()
-    with pytest.raises(SystemExit, match="has no work: apt-get install fortunes"):
+    with pytest.raises(SystemExit, match="has no work. Run apt-get install fortunes"):
         sentences.read(tmp_path)
 
 

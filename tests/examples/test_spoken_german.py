@@ -22,7 +22,7 @@ def test_validation_is_new_in_voice_and_sentence(task):
 def test_prepare_reuses_what_is_there(task):
     command = [sys.executable, "-m", "examples.spoken_german.prepare", "--out", task, "--clips", "32", "--steps", "0"]
     before = (task / "model/model.safetensors").stat().st_mtime_ns
-    assert "all there already" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "are already complete" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert (task / "model/model.safetensors").stat().st_mtime_ns == before
 
 

@@ -1,4 +1,4 @@
-"""Agent loop managers for end-to-end tests, named in the tests' verl configuration."""
+"""Agent loop managers for end-to-end tests, named by the tests' verl configuration."""
 
 import os
 import uuid
@@ -10,7 +10,7 @@ from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopW
 
 
 class RecordingWorker(SpeechAgentLoopWorker):
-    """Writes every training rollout to $ROLLOUT_RECORD: what vLLM sampled, its log-probabilities, the inputs, what is stored."""
+    """Worker that writes every training rollout to $ROLLOUT_RECORD: sample, log-probabilities, inputs, stored fields."""
 
     async def _agent_loop_postprocess(self, output, validate, **kwargs):
         await super()._agent_loop_postprocess(output, validate, **kwargs)
@@ -30,7 +30,7 @@ class RecordingWorker(SpeechAgentLoopWorker):
 
 
 class OtherAudioWorker(SpeechAgentLoopWorker):
-    """The control: the actor gets silence where vLLM has heard the clip."""
+    """Worker of the control: the actor gets silence although vLLM has heard the clip."""
 
     async def _agent_loop_postprocess(self, output, validate, **kwargs):
         if output.features:

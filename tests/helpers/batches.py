@@ -1,4 +1,4 @@
-"""From groups as plain lists to the tensors of a batch, and the result back to lists."""
+"""Conversion of groups, given as plain lists, to the tensors of a batch, and of the result back to lists."""
 
 import random
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import torch
 
 
 def pack(groups, width=None, seed=0, dtype=torch.float64):
-    """One batch of all groups: rows of different groups interleaved at random, rows of one group in their order.
+    """Return one batch of all groups: rows of different groups interleaved at random, rows of one group in order.
 
     ``groups``: dicts with ``responses``, ``rewards`` and perhaps ``surprisal`` and ``policy``. Tokens and surprisals past
     the end of a response are random, as nothing may depend on them. ``rows[g][k]`` is the batch row of response ``k``.
@@ -42,7 +42,7 @@ def pack(groups, width=None, seed=0, dtype=torch.float64):
 
 
 def unpack(result, rows, responses):
-    """``boundaries``, ``spans`` and ``advantages`` of the group whose rows these are, in the form of the reference."""
+    """Return ``boundaries``, ``spans`` and ``advantages`` of the group with these rows, in the form of the reference."""
     tree, credited = result.tree, result.spans
     g = int(tree.group[rows[0]])
     boundaries = [p for p in tree.boundaries[g].tolist() if p < tree.num_tokens]
@@ -64,10 +64,10 @@ def unpack(result, rows, responses):
 
 
 def flat(nested):
-    """The numbers of nested lists, in order."""
+    """Return the numbers of nested lists, in order."""
     return [x for item in nested for x in flat(item)] if isinstance(nested, list | tuple) else [nested]
 
 
 def shape(nested):
-    """The nesting of lists without the numbers."""
+    """Return the nesting of lists without the numbers."""
     return [shape(item) for item in nested] if isinstance(nested, list | tuple) else 0

@@ -1,11 +1,11 @@
-"""A library as it might look in another version."""
+"""Copies of a library as another version might have it."""
 
 import inspect
 from types import ModuleType
 
 
 def changed(module: ModuleType, path: str, drop: str | None = None) -> ModuleType:
-    """A copy of a module in which the function at ``path`` takes one more argument, and one not that it took."""
+    """Copy a module so that the function at ``path`` takes one more argument and no longer takes the argument ``drop``."""
     copy = ModuleType(module.__name__)
     vars(copy).update(vars(module))
     owner_name, _, name = path.rpartition(".")
@@ -27,7 +27,7 @@ def changed(module: ModuleType, path: str, drop: str | None = None) -> ModuleTyp
 
 
 def without(module: ModuleType, *names: str) -> ModuleType:
-    """A copy of a module that has some names no more."""
+    """Copy a module without some of its names."""
     copy = ModuleType(module.__name__)
     vars(copy).update({key: value for key, value in vars(module).items() if key not in names})
     return copy

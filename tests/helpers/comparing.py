@@ -1,7 +1,7 @@
-"""Every batch through the actor both ways, with what rollouts have in common computed once and as verl does.
+"""Run every batch through the actor both ways: with the prompts that rollouts share computed once, and as verl does.
 
-verl loads this by ``actor_rollout_ref.model.external_lib=tests.helpers.comparing`` in each worker; a line for each batch goes to
-``$COMPARED``. What is trained on is what sharing gives.
+verl loads this by ``actor_rollout_ref.model.external_lib=tests.helpers.comparing`` in each worker; a line for each
+batch goes to ``$COMPARED``. Training uses the results of sharing.
 """
 
 import json
@@ -64,7 +64,7 @@ def read(folder: Path) -> list[dict]:
 
 
 def assert_the_same(folder: Path, updates: int) -> None:
-    """Log-probabilities, entropies and losses to 1e-5, gradients to 1e-5 relative, in every batch; and most were packed."""
+    """Assert that log-probabilities, entropies, losses and gradients agree to 1e-5, in mostly packed batches."""
     records = read(folder)
     forward = [record for record in records if record["forward_only"]]
     trained = [record for record in records if not record["forward_only"]]

@@ -1,6 +1,6 @@
-"""Miniature copies of the corpora, in their true layouts. Every clip is a tone; its frequency tells which it is.
+"""Miniature copies of the corpora, in their true layouts. Every clip is a tone whose frequency identifies it.
 
-And ``verl-leaf prepare`` on them, with what it has written.
+Also run ``verl-leaf prepare`` on them and read what it wrote.
 """
 
 import bisect
@@ -33,12 +33,12 @@ def rows(folder: Path, split: str) -> list[dict]:
 
 
 def everything(folder: Path) -> dict[str, dict]:
-    """All rows by their id."""
+    """Return all rows by their id."""
     return {row["extra_info"]["id"]: row for split in ("train", "validation", "test") for row in rows(folder, split)}
 
 
 def rejected(folder: Path) -> dict[str, str]:
-    """Reasons of the rows left out, by id."""
+    """Return the reasons of the rows left out, by id."""
     lines = (folder / "rejected.jsonl").read_text().split("\n")[:-1]
     reasons = {entry["id"]: entry["reason"] for entry in map(json.loads, lines)}
     assert len(reasons) == len(lines)
@@ -46,7 +46,7 @@ def rejected(folder: Path) -> dict[str, str]:
 
 
 def report(folder: Path) -> dict:
-    """The report, whose numbers add up."""
+    """Return the report, after checking that its numbers add up."""
     content = json.loads((folder / "report.json").read_text())
     written = sum(len(rows(folder, split)) for split in ("train", "validation", "test"))
     assert content["rows_written"] == written == sum(split["rows"] for split in content["splits"].values())
@@ -88,7 +88,7 @@ def write_m4a(file: Path, waveform: np.ndarray) -> None:
 
 
 def around(threshold: float, name) -> tuple[str, str]:
-    """Of a hundred thousand names, the two whose hashes are next to a threshold: below it, and not below it."""
+    """Return, of a hundred thousand names, the two whose hashes are next to a threshold: below it, and not below it."""
     names = sorted((name(number) for number in range(100_000)), key=fraction)
     place = bisect.bisect_left(names, threshold, key=fraction)
     return names[place - 1], names[place]
@@ -112,7 +112,7 @@ def librisqa(root: Path) -> None:
 
 
 def covost2(root: Path) -> None:
-    """Eight clips, of which 6 is missing and 9 empty, and a stray file; 7 and 8 are not as they should be in a table."""
+    """Write eight clips, of which 6 is missing and 9 empty, and a stray file; 7 and 8 are wrong in a table."""
     names = [f"common_voice_en_{number}.mp3" for number in range(10)]
     for number, name in enumerate(names):
         if number not in (6, 9):
@@ -132,7 +132,7 @@ def covost2(root: Path) -> None:
 
 
 def voicebench(root: Path) -> None:
-    """Two rows of some subsets, as the hub's data set has them: parquet files with the audio in them."""
+    """Write two rows of some subsets in the layout of the hub's data set: parquet files that contain the audio."""
     instruction = {"num_words": 5, "relation": "less than", "keywords": None}
     subsets = {
         "alpacaeval/test": [{}, {}],
@@ -211,7 +211,7 @@ def dailytalk(root: Path) -> None:
 
 
 def parliament(root: Path, hub: bool) -> None:
-    """Europarl-ST as m4a; VoxPopuli as the hub's parquet, or as sessions with voice-activity times."""
+    """Write Europarl-ST as m4a; VoxPopuli as the hub's parquet, or as sessions with voice-activity times."""
     write_m4a(root / "europarl/en/audios/en.20080925.16.4-121.m4a", np.concatenate([tone(300, 4), tone(600, 4)]))
     session, ids = "20100210-0900-PLENARY-11", ["en_20100210-19:29:32_2", "en_20100210-19:30:00_3"]
     names = [f"{session}-{id}" for id in ids]
@@ -253,7 +253,7 @@ def parliament(root: Path, hub: bool) -> None:
 
 
 def fillets(root: Path, lines: dict[str, list[tuple[str, str]]], language: str = "cs") -> None:
-    """Fish Fillets: each scene's lines as (speaker, English text); the Czech text is the English one reversed."""
+    """Write Fish Fillets: each scene's lines as (speaker, English text); the Czech text is the English one reversed."""
     for scene, spoken in lines.items():
         text = "".join(
             f'dialogId("{scene}-{n}", "font_{speaker}", "{english}")\ndialogStr("{english[::-1]}")\n\n'
@@ -266,7 +266,7 @@ def fillets(root: Path, lines: dict[str, list[tuple[str, str]]], language: str =
 
 
 def asterisk(root: Path) -> None:
-    """Asterisk's prompts: 20 in English, with French for all but one, and a tone."""
+    """Write Asterisk's prompts: 20 in English, with French for all but one, and a tone."""
     for language, first in (("en", 0), ("fr", 1)):
         folder = root / "doc" / f"asterisk-core-sounds-{language}"
         folder.mkdir(parents=True)

@@ -39,9 +39,9 @@ def settings(
     lora_rank: int = 16,
     shards: int = -1,
 ) -> tuple[HFModelConfig, FSDPEngineConfig, FSDPOptimizerConfig, CheckpointConfig]:
-    """The settings of an engine with LoRA, or without it if the rank is 0.
+    """Return the settings of an engine with LoRA, or without it if the rank is 0.
 
-    ``precision`` None is verl's own, bf16. Of more ranks than ``shards``, the others have copies.
+    ``precision`` None is verl's own, bf16. If there are more ranks than ``shards``, the others have copies.
     """
     model = HFModelConfig(
         path=str(folder),
@@ -57,7 +57,7 @@ def settings(
 
 
 def build_engine(folder: Path, family: Family, share: bool, precision: dict | None, **more) -> SharingEngine:
-    """An engine with these `settings`."""
+    """Return an engine with these `settings`."""
     torch.manual_seed(0)
     engine = SharingEngine(*settings(folder, family, share, precision, **more))
     engine.initialize()
@@ -66,7 +66,7 @@ def build_engine(folder: Path, family: Family, share: bool, precision: dict | No
 
 @dataclass
 class Row:
-    """A rollout. ``features`` are those of its audio, None for a row without, as verl's fillers are."""
+    """A rollout. ``features`` are those of its audio, None for a row without audio, such as verl's fillers."""
 
     prompt: list[int]
     response: list[int]
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass
 class Features:
-    """Stands in for the queue: what :meth:`verl_leaf.models.features.FeatureCache.fetch` returns in this process."""
+    """Stand-in for the queue: what :meth:`verl_leaf.models.features.FeatureCache.fetch` returns in this process."""
 
     stored: list[dict[str, torch.Tensor]] = field(default_factory=list)
 
@@ -95,7 +95,7 @@ class Features:
 
 
 def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None = None) -> TensorDict:
-    """Rows as verl's trainer hands them to the engine."""
+    """Return rows as verl's trainer passes them to the engine."""
 
     def nested(tensors):
         return torch.nested.as_nested_tensor(tensors, layout=torch.jagged)
@@ -115,7 +115,7 @@ def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None =
         },
         batch_size=[len(rows)],
     )
-    # What every row has of the dataset.
+    # The columns of the dataset, which every row has.
     batch.set("raw_prompt", tu.NonTensorStack(*[tu.NonTensorData([{"role": "user"}]) for _ in rows]))
     inputs = [{} if row.features is None else {FEATURES_KEY: store.key(row.features)} for row in rows]
     batch.set("multi_modal_inputs", tu.NonTensorStack(*[tu.NonTensorData(each) for each in inputs]))
@@ -133,21 +133,21 @@ def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None =
 
 
 def old_log_prob(engine: SharingEngine, batch: TensorDict) -> dict[str, torch.Tensor]:
-    """Log-probabilities and entropies, as the step of that name has them."""
+    """Return log-probabilities and entropies, as the step of that name computes them."""
     tu.assign_non_tensor(batch, calculate_entropy=True)
     with engine.eval_mode():
         return engine.infer_batch(batch)["model_output"]
 
 
 def ref(engine: SharingEngine, batch: TensorDict) -> torch.Tensor:
-    """Log-probabilities without the adapter."""
+    """Return log-probabilities without the adapter."""
     tu.assign_non_tensor(batch, calculate_entropy=False)
     with engine.eval_mode(), engine.disable_adapter():
         return engine.infer_batch(batch)["model_output"]["log_probs"]
 
 
 def add_log_probs(batch: TensorDict, old: torch.Tensor, reference: torch.Tensor) -> None:
-    """Add what `old_log_prob` and `ref` have of the responses."""
+    """Add the results of `old_log_prob` and `ref` for the responses."""
     offsets = batch["input_ids"].offsets()
     for name, values in (("old_log_probs", old), ("ref_log_prob", reference)):
         parts = [
@@ -158,7 +158,7 @@ def add_log_probs(batch: TensorDict, old: torch.Tensor, reference: torch.Tensor)
 
 
 def update(engine: SharingEngine, batch: TensorDict, old: torch.Tensor, reference: torch.Tensor) -> dict:
-    """The update with the KL loss."""
+    """Run the update with the KL loss."""
     tu.assign_non_tensor(batch, calculate_entropy=False)
     add_log_probs(batch, old, reference)
     with engine.train_mode():

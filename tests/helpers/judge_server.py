@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass(frozen=True)
 class Say:
-    """What the server does to one request: by default a chat completion with ``text``."""
+    """The server's reply to one request: by default a chat completion with ``text``."""
 
     text: str = ""
     logprobs: list[dict] | None = None
@@ -26,7 +26,7 @@ Script = Callable[[dict, int], Say]  # the request's body, and how many requests
 
 
 class JudgeServer:
-    """Serves in threads of its own, from ``with`` to its end. ``requests`` are the bodies that came, in their order."""
+    """Server in threads of its own, for the time of a ``with`` block. ``requests`` are the received bodies, in order."""
 
     def __init__(self, script: Script):
         self.script = script
@@ -70,7 +70,7 @@ class JudgeServer:
                     for part in map(bytes, zip(content)) if say.trickle else [content]:
                         self.wfile.write(part[: len(content) // 2] if say.cut else part)
                         time.sleep(0.05 * say.trickle)
-                except (BrokenPipeError, ConnectionResetError):  # nobody waited for it
+                except (BrokenPipeError, ConnectionResetError):  # the client no longer waits
                     pass
                 self.close_connection = say.cut
 
@@ -81,7 +81,7 @@ class JudgeServer:
 
 
 def completion(say: Say) -> bytes:
-    """A chat completion, 100 tokens read and 10 written."""
+    """Return a chat completion, with 100 tokens read and 10 written."""
     choice = {"index": 0, "message": {"role": "assistant", "content": say.text}, "finish_reason": "stop"}
     if say.logprobs is not None:
         choice["logprobs"] = {"content": say.logprobs}
@@ -90,6 +90,6 @@ def completion(say: Say) -> bytes:
 
 
 def token(text: str, **alternatives: float) -> dict:
-    """A token as the endpoint lists it; alternatives are named ``_1`` for the token ``1``."""
+    """Return a token as the endpoint lists it; alternatives are named ``_1`` for the token ``1``."""
     top = [{"token": name.strip("_"), "logprob": value} for name, value in alternatives.items()]
     return {"token": text, "logprob": 0.0, "bytes": list(text.encode()), "top_logprobs": top}

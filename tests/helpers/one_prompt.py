@@ -1,4 +1,4 @@
-"""A batch of one prompt, as verl's trainers hand it to an estimator, and LEAF's advantages of it."""
+"""A batch of one prompt, as verl's trainers pass it to an estimator, and LEAF's advantages for it."""
 
 import numpy as np
 import torch

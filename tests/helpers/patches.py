@@ -1,4 +1,4 @@
-"""What the patches did in this process."""
+"""Checks of what the patches did in this process."""
 
 import importlib
 
@@ -7,7 +7,7 @@ from verl_leaf.patches.base import SOLVED
 
 
 def stands_down(name: str) -> bool:
-    """Whether a patch found in all modules that it patches that verl does its work."""
+    """Return whether a patch found, in all modules that it patches, that verl now does its work."""
     import verl  # noqa: F401  (connects the plugin)
 
     hooks = importlib.import_module(f"verl_leaf.patches.{name}").HOOKS

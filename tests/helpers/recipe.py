@@ -1,4 +1,4 @@
-"""The recipe, to be started, killed and read in tests."""
+"""The recipe, which tests start, kill and read."""
 
 import os
 import signal
@@ -38,7 +38,7 @@ class Recipe:
         )
 
     def finish(self, *overrides: str) -> None:
-        """Run to the end; a failure shows the end of the log."""
+        """Run to the end; if it fails, show the end of the log."""
         process = self.start(*overrides)
         try:
             status = process.wait(timeout=900)
@@ -52,7 +52,7 @@ class Recipe:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to a recipe and, as the loss of a machine would, to everything below it."""
+    """Send SIGKILL to a recipe and, as the loss of a machine would, to every process below it."""
     import psutil
 
     if process.poll() is not None:
@@ -67,7 +67,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: float = 900) -> None:
-    """Wait until a running recipe has come so far."""
+    """Wait until a running recipe has reached a given point."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, "the recipe ended too early"

@@ -1,6 +1,6 @@
 """The estimators written straight from their definitions, one group of plain Python lists at a time.
 
-Slow on purpose and shares no code with ``verl_leaf``: the fast code is held against it.
+It is slow on purpose and shares no code with ``verl_leaf``, because the fast code is compared with it.
 """
 
 from itertools import groupby
@@ -8,7 +8,7 @@ from math import sqrt
 
 
 def select_boundaries(surprisal, policy, fork_budget, min_prefix_tokens):
-    """The accepted positions in ascending order. ``surprisal[i][t]``, and ``policy[i][t]``: the policy wrote it."""
+    """Return the accepted positions in ascending order. ``policy[i][t]``: the policy wrote the token at ``t``."""
     lengths = [len(s) for s in surprisal if len(s) > 0]
     if not lengths or fork_budget == 0:
         return []
@@ -26,7 +26,7 @@ def select_boundaries(surprisal, policy, fork_budget, min_prefix_tokens):
 
 
 def find_nodes(responses, boundary):
-    """Lists of the responses (two or more) that are identical before the boundary. Empty responses have no path."""
+    """Return lists of the responses (two or more) that are identical before the boundary. Empty responses have no path."""
     prefix = lambda i: responses[i][:boundary]  # noqa: E731
     rows = sorted((i for i in range(len(responses)) if responses[i]), key=prefix)
     families = [list(same) for _, same in groupby(rows, key=prefix)]
@@ -42,7 +42,7 @@ def unbiased_variance(values):
 
 
 def leaf(responses, surprisal, rewards, fork_budget, min_prefix_tokens, credit, policy=None):
-    """Boundaries, spans ``(start, end, raw, normalised)`` of each response, and advantages of each token."""
+    """Return boundaries, spans ``(start, end, raw, normalised)`` of each response, and advantages of each token."""
     if policy is None:
         policy = [[True] * len(y) for y in responses]
     boundaries = select_boundaries(surprisal, policy, fork_budget, min_prefix_tokens)
@@ -81,7 +81,7 @@ def leaf(responses, surprisal, rewards, fork_budget, min_prefix_tokens, credit, 
 
 
 def alike(responses, i, t):
-    """The responses other than i whose first t tokens are those of i."""
+    """Return the responses other than i whose first t tokens are those of i."""
     return [k for k, y in enumerate(responses) if k != i and len(y) >= t and y[:t] == responses[i][:t]]
 
 
@@ -93,7 +93,7 @@ def common_prefix(a, b):
 
 
 def kappa_and_early(groups):
-    """``kappa`` of a batch, ``early`` and the weight of all groups, over groups of (responses, rewards)."""
+    """Return ``kappa`` of a batch, ``early`` and the weight of all groups, over groups of (responses, rewards)."""
     T, W, n = 0.0, 0.0, 0.0  # T and W times n
     for responses, rewards in groups:
         if unbiased_variance(rewards) <= 1e-12:
@@ -114,7 +114,7 @@ def kappa_and_early(groups):
 
 
 def grpo_prefix(responses, rewards, kappa):
-    """Baselines and advantages of each token."""
+    """Return baselines and advantages of each token."""
     std, K = sqrt(unbiased_variance(rewards)), len(rewards)
     baselines, advantages = [], []
     for i, y in enumerate(responses):
@@ -133,7 +133,7 @@ def grpo_prefix(responses, rewards, kappa):
 
 
 def tempo(responses, rewards):
-    """Advantages of each token; of the only response of a group as verl's GRPO has them."""
+    """Return advantages of each token; the only response of a group gets those of verl's GRPO."""
     K = len(rewards)
     average, std = (mean(rewards), sqrt(unbiased_variance(rewards))) if K > 1 else (0.0, 1.0)
 
@@ -147,7 +147,7 @@ def tempo(responses, rewards):
 
 
 def lambda_grpo(responses, rewards):
-    """Advantages of each token."""
+    """Return advantages of each token."""
     std = sqrt(unbiased_variance(rewards)) if len(rewards) > 1 else 1.0
     average = mean(rewards) if len(rewards) > 1 else 0.0
     return [

@@ -1,6 +1,6 @@
-"""What vLLM without our plugin says to an audio prompt: with an adapter, and with a merged model.
+"""Print what vLLM without our plugin answers to an audio prompt: with an adapter, and with a merged model.
 
-The engine of an exported folder is the one that the code in its model card makes.
+The engine for an exported folder is made by the code in its model card.
 
 python -m tests.helpers.stock_vllm MODEL ADAPTER MERGED PROMPT AUDIO
 """
@@ -21,7 +21,7 @@ vllm.LLM = functools.partial(vllm.LLM, dtype="float32", max_model_len=256, max_n
 
 
 def by_card(folder: str) -> dict:
-    """The ``llm`` of a model card, and the ``adapter`` if it has one."""
+    """Return the ``llm`` of a model card, and the ``adapter`` if it has one."""
     os.chdir(folder)
     *_, code = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)
     names: dict = {}

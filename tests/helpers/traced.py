@@ -1,4 +1,4 @@
-"""Traces for tests: of the real estimator, on responses that share prefixes."""
+"""Traces for tests, from the real estimator, on responses that share prefixes."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from verl_leaf.training.traces.writer import prompts_of
 
 
 class Words:
-    """A tokenizer of whole pieces, as :func:`verl_leaf.training.traces.writer.pieces` needs one, for texts chosen by a test."""
+    """Tokenizer of whole pieces, as :func:`verl_leaf.training.traces.writer.pieces` needs one, for texts chosen by a test."""
 
     def __init__(self, pieces: list[str]):
         self.pieces = pieces
@@ -35,7 +35,7 @@ def traced_prompt(
     reference="ja",
     **options,
 ) -> dict:
-    """The line that a trace would hold of one prompt."""
+    """Return the line that a trace would contain for one prompt."""
     T = max(map(len, responses))
 
     def padded(rows, value):
@@ -59,7 +59,7 @@ def traced_prompt(
 
 
 def write_trace(folder: Path, step: int, prompts: list[dict], end: str = "\n") -> Path:
-    """A file as :class:`verl_leaf.training.traces.writer.TraceWriter` writes it."""
+    """Write a file as :class:`verl_leaf.training.traces.writer.TraceWriter` does."""
     folder.mkdir(parents=True, exist_ok=True)
     head = Head(step=step, fork_budget=2, credit="both").model_dump()
     file = folder / file_name(step)

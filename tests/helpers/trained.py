@@ -12,7 +12,7 @@ Dealt = list[list[int]]  # the rows of each rank
 
 
 def train(rank: int, port: int, folder: str, deals: dict[str, Dealt], out: str, shards: int) -> None:
-    """Train anew for each deal, in mini-batches of one prompt; rank 0 writes the adapters below ``out``, all a checkpoint."""
+    """Train for each deal, in mini-batches of one prompt; rank 0 writes adapters below ``out``, all ranks a checkpoint."""
     ranks = len(next(iter(deals.values())))
     two_ranks.start(rank, ranks, port)
     from peft import get_peft_model_state_dict
@@ -53,6 +53,6 @@ def train(rank: int, port: int, folder: str, deals: dict[str, Dealt], out: str, 
 
 
 def trained(folder: Path, deals: dict[str, Dealt], out: Path, shards: int = -1) -> list[torch.Tensor]:
-    """The weights of the adapter in a row, for each deal."""
+    """Return the weights of the adapter in a row, for each deal."""
     two_ranks.spawn(train, len(next(iter(deals.values()))), str(folder), deals, str(out), shards)
     return [torch.cat([each.flatten() for each in torch.load(out / f"{name}.0.pt")]) for name in deals]

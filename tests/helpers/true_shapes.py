@@ -1,4 +1,4 @@
-"""The families' models at the shapes of the hub's config.json, without weights, and what a micro-batch of theirs takes."""
+"""The families' models in the shapes of the hub's config.json, without weights, and the memory of a micro-batch."""
 
 import inspect
 import weakref
@@ -100,7 +100,7 @@ SHAPES = {
 
 
 class Peak(TorchDispatchMode):
-    """The most bytes at a time that tensors have which are made while it is on, besides those of a model."""
+    """Mode that records the peak of the bytes of tensors made while it is on, besides those of a model."""
 
     def __init__(self, model: torch.nn.Module):
         super().__init__()
@@ -123,7 +123,7 @@ class Peak(TorchDispatchMode):
 
 
 def build_config(family: Family, layers: int | None = None, **settings) -> PreTrainedConfig:
-    """The configuration of a family's model on the hub; with fewer layers of everything if ``layers`` are given."""
+    """Return the configuration of a family's model on the hub, with ``layers`` layers in every part if given."""
     config = AutoConfig.for_model(family.model_type, **SHAPES[family.model_type], **settings)
     config.architectures = [family.architectures[0]]
     if layers is not None:
@@ -155,7 +155,7 @@ def bytes_of_micro_batch(
         length: tokens of a response.
 
     Returns:
-        Bytes at the peak that are no weights and no gradients of weights.
+        Bytes at the peak, without weights and their gradients.
     """
     each = responses // rows * length
     width = padded_length(prompt + each)
@@ -182,7 +182,7 @@ def bytes_of_micro_batch(
 
 
 def _log_probs(model: torch.nn.Module, inputs: dict, places: torch.Tensor) -> torch.Tensor:
-    """In a function of its own, so that logits are gone, as in verl, when the layers' backward passes begin."""
+    """Compute log-probabilities here so that, as in verl, logits are gone when the layers' backward passes begin."""
     return log_probs(model(**inputs).logits.flatten(0, 1), places, torch.zeros_like(places))
 
 

@@ -15,7 +15,7 @@ RESPONSE = 6
 
 
 class Collectives(TorchDispatchMode):
-    """The name and the sizes of each, in the order in which this rank comes to them."""
+    """Mode that records the name and the sizes of each collective, in order."""
 
     def __init__(self):
         super().__init__()
@@ -30,7 +30,7 @@ class Collectives(TorchDispatchMode):
 
 
 def start(rank: int, ranks: int, port: int) -> None:
-    """Join the process group of all ranks, from which a rank that waits for the others in vain drops out and fails."""
+    """Join the process group of all ranks; a rank that waits for the others in vain leaves it and fails."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0"}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks)}
     torch.set_num_threads(1)
@@ -39,7 +39,7 @@ def start(rank: int, ranks: int, port: int) -> None:
 
 
 def run(rank: int, port: int, folders: dict[str, str], out: str) -> None:
-    """What a rank does; for each family and case, its collectives go to ``out``."""
+    """Run one rank, which writes its collectives for each family and case to ``out``."""
     start(rank, 2, port)
     from tests.helpers import engines
     from verl_leaf.models import FAMILIES
@@ -47,7 +47,7 @@ def run(rank: int, port: int, folders: dict[str, str], out: str) -> None:
     store = engines.Features().install()
     for name, folder in folders.items():
         family = FAMILIES[name]
-        # As on a GPU: bf16, gradient checkpointing.
+        # bf16 and gradient checkpointing, as on a GPU.
         engine = engines.build_engine(Path(folder), family, share=True, precision=None, checkpointing=True)
         for case, (rows, size, share) in cases(family, engine.model_config.get_processor(), rank).items():
             engine.shares = share
@@ -58,7 +58,7 @@ def run(rank: int, port: int, folders: dict[str, str], out: str) -> None:
 
 
 def cases(family, processor, rank: int) -> dict:
-    """For each case: rows, rows per micro-batch, and whether this rank shares prompts."""
+    """Return, for each case: rows, rows per micro-batch, and whether this rank shares prompts."""
     from tests.helpers.engines import Row
 
     generator = np.random.default_rng(rank)
@@ -92,7 +92,7 @@ def cases(family, processor, rank: int) -> dict:
 
 
 def spawn(function: Callable, ranks: int, *arguments) -> None:
-    """Call ``function(rank, port, *arguments)`` in a process for each rank, to the end of all."""
+    """Call ``function(rank, port, *arguments)`` in a process for each rank, and wait for all of them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,7 +105,7 @@ def collectives(folders: dict[str, Path], out: Path) -> None:
 
 
 def load_tied(rank: int, port: int, folder: str, family: str, out: str) -> None:
-    """Load a model, on one rank or two, and write what it makes of a few rollouts after an update, and what it loaded on."""
+    """Load a model, on one rank or two; write its results after an update, and the devices of its weights."""
     start(rank, int(Path(out).name), port)
     from tests.helpers import engines
     from verl_leaf.models import FAMILIES

@@ -72,7 +72,7 @@ def test_the_median_of_the_samples_that_parse(tmp_path):
     assert all(request["path"] == "/v1/chat/completions" for request in server.requests)
     assert {request["temperature"] for request in server.requests} == {0.7}
     assert "logprobs" not in server.requests[0]
-    assert re.search(r"^judge j: 5 calls, 0 more are in the cache; about \d+ tokens to read, at most 5120", said)
+    assert re.search(r"^judge j: 5 calls \(0 more are cached\); about \d+ input tokens, at most 5120", said)
 
 
 def test_what_cannot_be_parsed_is_missing_and_bounded_from_both_sides(tmp_path):
@@ -232,7 +232,7 @@ def test_other_4xx_stop_at_once_with_the_servers_message(status, tmp_path, monke
 
 
 def test_no_waiting_for_a_server_that_wants_hours(tmp_path):
-    with pytest.raises(JudgeStopped, match="no call for 3600 s"):
+    with pytest.raises(JudgeStopped, match="a pause of 3600 s"):
         run(lambda body, n: Say(status=429, headers={"retry-after": "3600"}), "a", tmp_path)
 
 
@@ -258,7 +258,7 @@ def test_the_rate_spaces_calls(tmp_path):
 def test_the_budget_stops_before_it_is_exceeded_and_a_larger_one_goes_on(tmp_path):
     # A call reads 100 tokens and writes 10, and may write 1000: 0.0002 at most, and what it reads.
     money = {"prices": {"input": 1.0, "output": 10.0}, "max_tokens": 1000, "concurrency": 2}
-    with pytest.raises(JudgeStopped, match=r"budget of 0\.011 .*raise budget"):
+    with pytest.raises(JudgeStopped, match=r"budget of 0\.011, .*Raise the budget"):
         run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=0.011, **money)
     kept = len((tmp_path / "j.replies.jsonl").read_text().splitlines())
     assert 0 < kept < 10
@@ -266,7 +266,7 @@ def test_the_budget_stops_before_it_is_exceeded_and_a_larger_one_goes_on(tmp_pat
         run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=0.0002 * kept, **money)
     verdicts, server, said = run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=1.0, **money)
     assert len(server.requests) == 10 - kept and verdicts.usage.cached == kept
-    assert verdicts.usage.cost == pytest.approx(10 * 200e-6) and "to pay" in said and "exceeds" not in said
+    assert verdicts.usage.cost == pytest.approx(10 * 200e-6) and "which cost at most" in said and "exceeds" not in said
 
 
 def test_the_estimate_says_that_the_budget_will_not_do(tmp_path):
@@ -275,7 +275,7 @@ def test_the_estimate_says_that_the_budget_will_not_do(tmp_path):
         poor = spec(server, prices={"input": 1.0, "output": 10.0}, budget=0.001)
         with pytest.raises(JudgeStopped):
             judge(answers("a"), poor, tmp_path, console=Console(file=said, width=1000))
-    assert "it stops before it exceeds the budget of 0.001, of which 0 is spent" in said.getvalue()
+    assert "It will stop before it exceeds the budget of 0.001, of which 0 is spent" in said.getvalue()
     assert not server.requests
 
 
@@ -321,7 +321,7 @@ def test_a_torn_last_line_of_the_cache_is_asked_again(tmp_path):
     _, server, _ = run(lambda body, n: score(50), "abc", tmp_path)
     assert not server.requests
     file.write_text("no reply\n" + file.read_text())
-    with pytest.raises(ValueError, match=r"j\.replies\.jsonl, line 1: is no reply"):
+    with pytest.raises(ValueError, match=r"j\.replies\.jsonl, line 1: this is not a valid reply"):
         run(lambda body, n: score(50), "abc", tmp_path)
 
 
@@ -378,7 +378,7 @@ def test_counts_that_are_none_are_estimated(count, tmp_path):
     verdicts, _, said = run(lambda body, n: usage(prompt_tokens=count, completion_tokens=10), "ab", tmp_path, **MONEY)
     assert values(verdicts) == [50, 50] and verdicts.usage.output_tokens == 20
     assert 2 * 100 < verdicts.usage.input_tokens < 2 * 1000 and verdicts.usage.cost > 0
-    assert said.count("the server counts") == 1
+    assert said.count("the server reports") == 1
 
 
 BOMBS = {
@@ -524,7 +524,7 @@ def test_a_proxy_that_refuses_is_named(tmp_path, monkeypatch):
             )
     message, port = str(stopped.value), proxy.url.split(":")[-1].removesuffix("/v1")
     assert (
-        f"judge j at https://judge.example/v1 through the proxy http://127.0.0.1:{port}, row 0: the proxy refuses"
+        f"judge j at https://judge.example/v1 through the proxy http://127.0.0.1:{port}, row 0: the proxy refused the call"
         in message
     )
     assert "pass-word" not in message

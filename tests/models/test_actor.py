@@ -40,7 +40,7 @@ def test_packed_and_plain_agree(family):
 
 
 def test_sequences_in_a_row_do_not_see_each_other(family):
-    """As verl packs them without padding: no mask, and positions that begin anew (workers/engine/fsdp/transformer_impl.py)."""
+    """verl packs them without padding: no mask, and positions that begin anew (workers/engine/fsdp/transformer_impl.py)."""
     model = actors.build(family).eval()
     first, second = torch.randint(10, actors.VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(9).repeat(2)[None]

@@ -64,7 +64,7 @@ def test_a_prompt_has_the_length_that_is_foretold(loaded):
             ids, _ = family.encode(processor, text, [np.zeros(samples, np.float32)])
             assert ids.count(family.audio_token_id(processor)) == tokens
     if family.max_clips:
-        with pytest.raises(ValueError, match=f"2 audio clips, {family.model_type} takes {family.max_clips}"):
+        with pytest.raises(ValueError, match=f"2 audio clips, but {family.model_type} supports {family.max_clips}"):
             family.prompt_length(processor, text + text, [16000, 16000])
 
 
@@ -209,9 +209,9 @@ def test_checkpoint_names(folder, loaded):
     "change, message",
     [
         ({}, "This model can be trained."),
-        ({"model_type": "whisper"}, "family: supported speech models are qwen2_audio"),
-        ({"architectures": ["Other"]}, "architecture: vLLM would take another class"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "weights: the actor trains weights that are not"),
+        ({"model_type": "whisper"}, "family: the supported families are qwen2_audio"),
+        ({"architectures": ["Other"]}, "architecture: vLLM would load another class"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "weights: the actor cannot train quantised weights"),
     ],
 )
 def test_doctor_of_a_model_needs_its_config_alone(folder, tmp_path, monkeypatch, capsys, change, message):
@@ -247,7 +247,7 @@ def test_doctor_of_a_model_that_vllm_cannot_serve(folder, tmp_path, capsys):
         config["audio_config"]["max_source_positions"] = 750
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert main(["doctor", str(tmp_path)]) == 1
-    assert "cannot be served by vLLM" in capsys.readouterr().out
+    assert "vLLM cannot serve such a model" in capsys.readouterr().out
 
 
 def test_features_of_rows_join_on_the_first_axis(loaded):

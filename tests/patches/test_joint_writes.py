@@ -106,7 +106,7 @@ def test_nobody_waits_for_one_who_has_gone(counting, queue):
 
 
 def test_verls_own_worker_takes_the_joint_writes_along(needed):
-    """As Ray sends it: by value, with the names that it uses."""
+    """Ray sends it by value, with the names that it uses."""
     worker = agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
     received = ray.cloudpickle.loads(ray.cloudpickle.dumps(worker))
     names = inspect.unwrap(received._agent_loop_postprocess).__globals__

@@ -28,7 +28,7 @@ class Largest(TorchDispatchMode):
 
 
 def added(adapter_of_each_token: tuple[int, ...], dtype: torch.dtype) -> tuple[torch.Tensor, int]:
-    """What a layer in two slices gets from adapters 1 and 2, and the largest tensor on the way; 0 is no adapter."""
+    """Return a two-slice layer's output with adapters 1 and 2, and the largest tensor on the way; 0 means none."""
     torch.manual_seed(0)
     tokens = len(adapter_of_each_token)
     a = tuple(torch.randn(2, 1, RANK, WIDTH, dtype=dtype) for _ in SLICES)

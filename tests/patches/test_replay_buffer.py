@@ -43,13 +43,13 @@ def test_failed_prompts_are_counted_per_batch(sample):
 
 
 def test_a_batch_of_which_nothing_is_left_stops_the_run_and_says_why(sample):
-    with pytest.raises(TooManyFailedPromptsError, match=r"2 of the 2 in this batch; .*Reasons: 2 x cut off"):
+    with pytest.raises(TooManyFailedPromptsError, match=r"2 of the 2 in this batch, .*Reasons: 2 x cut off"):
         sample("lost", {"a": (True, 0), "b": (True, 0)})
 
 
 def test_too_large_a_share_stops_the_run(sample):
     assert sample("few", {"a": (True, 1), "b": (False, 1)}, max_failed_share=0.01) == (["a_0_0", "b_0_0"], 1)
-    with pytest.raises(TooManyFailedPromptsError, match=r"2 of 4 prompts .*max_failed_share=0.01 of them"):
+    with pytest.raises(TooManyFailedPromptsError, match=r"2 of 4 prompts .*max_failed_share=0.01 allows fewer"):
         sample("few", {"c": (True, 1), "d": (False, 1)}, max_failed_share=0.01)
 
 

@@ -160,7 +160,7 @@ def test_sessions_with_several_outputs_fill_verls_mini_batches(no_queue):
 
 
 def test_rows_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="a mini-batch of 4 rows cannot be dealt out equally to 3 ranks"):
+    with pytest.raises(ValueError, match="a mini-batch of 4 rows cannot be shared equally by 3 ranks"):
         deal([[0, 1, 2, 3]], 4, [1] * 4, 3, True)
 
 
@@ -299,7 +299,9 @@ def test_a_response_that_is_rejected_stays_in_the_tree_of_the_v1_trainer(trainer
 def test_several_outputs_of_a_session_are_refused(trainer):
     batch = trainer.put()
     batch.keys[1] = "a_0_1"
-    with pytest.raises(ValueError, match="adv_estimator=leaf does not go with an agent loop that has several outputs"):
+    with pytest.raises(
+        ValueError, match="adv_estimator=leaf cannot be combined with an agent loop that has several outputs"
+    ):
         trainer.trainer._compute_advantage(batch, {})
 
 

@@ -134,11 +134,11 @@ def test_avqa(tmp_path, capsys):
     assert "What happened in the audio?\nA) " in prompt(found["183"]) and "<think>" not in prompt(found["183"])
     assert found["183"]["data_source"] == "avqa" and found["183"]["extra_info"]["record"] is None
     reasons = rejected(tmp_path / "out")
-    assert reasons["1"] == "the answer 4 is not the place of a choice" and "'B'" in reasons["2"]
+    assert reasons["1"] == "the answer 4 is not the index of a choice" and "'B'" in reasons["2"]
     printed = " ".join(capsys.readouterr().out.split())
-    assert "notes.json is no table of questions with choices" in printed
-    assert "right answers as published: A 25.0 %, B 25.0 %, C 25.0 %, D 25.0 %; always naming one letter" in printed
-    assert "right answers as written: " in printed and "chance is 25.0 % (chi-square p = " in printed
+    assert "notes.json is not a table of multiple-choice questions" in printed
+    assert "correct answers as published: A 25.0 %, B 25.0 %, C 25.0 %, D 25.0 %. Always naming one letter" in printed
+    assert "correct answers as written: " in printed and "chance is 25.0 % (chi-square p = " in printed
 
 
 def test_avqa_as_the_hub_has_it(tmp_path):
@@ -172,7 +172,7 @@ def test_mmau(tmp_path):
     )
     record = json.loads(info["record"])
     assert record["audio_id"] == "./test-mini-audios/x.wav" and record["choices"] == ["Man", "Woman", "Child"]
-    assert rejected(tmp_path / "out") == {"y": "has no answer"}
+    assert rejected(tmp_path / "out") == {"y": "it has no answer"}
 
 
 def test_mmau_as_the_hub_has_it(tmp_path):
@@ -209,9 +209,9 @@ def test_a_table_of_ones_own(tmp_path):
     assert [row["reward_model"]["ground_truth"][1] for row in found.values()] == ["nein", "ja"]
     assert {row["extra_info"]["difficulty"] for row in found.values()} == {"hard"}
     reasons = list(rejected(tmp_path / "out").values())
-    assert reasons[:2] == ["has 1 choices; there must be 2 to 26", "has 0 choices; there must be 2 to 26"]
-    assert "another one reads the same" in reasons[2] and "names none of the choices" in reasons[3]
-    assert "1.wav: no such file below" in reasons[4] and reasons[5] == "has no question"
+    assert reasons[:2] == ["there are 1 choices. There must be 2 to 26", "there are 0 choices. There must be 2 to 26"]
+    assert "equal to another one" in reasons[2] and "names none of the choices" in reasons[3]
+    assert "1.wav: no such file below" in reasons[4] and reasons[5] == "it has no question"
 
 
 def test_the_order_is_the_ids_and_the_seeds_alone(tmp_path):
@@ -242,18 +242,22 @@ def test_the_order_is_the_ids_and_the_seeds_alone(tmp_path):
     "content, arguments, says",
     [
         ('{"audio": "0.wav"}', [], "no table (.csv, "),
-        ("", [], "holds no rows"),
+        ("", [], "contains no rows"),
         (
             '{"audio": "0.wav", "question": "?", "choices": ["x1", "y1"], "answer": "x1"}',
             ["--prompt", "{question}"],
-            "holds no {choices}",
+            "contains no {choices}",
         ),
         (
             '{"audio": "0.wav", "question": "?", "choices": ["x1", "y1"], "answer": "x1"}',
             ["--held-out", "0.6"],
             "--held-out 0.6",
         ),
-        ('{"audio": "0.wav", "question": "<audio>?", "choices": ["x1", "y1"], "answer": "x1"}', [], "holds <audio>"),
+        (
+            '{"audio": "0.wav", "question": "<audio>?", "choices": ["x1", "y1"], "answer": "x1"}',
+            [],
+            "a text contains <audio>",
+        ),
     ],
 )
 def test_what_is_refused(content, arguments, says, tmp_path, capsys):

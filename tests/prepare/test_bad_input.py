@@ -31,7 +31,7 @@ VALIDATED, SESSIONS = "cv/validated.tsv", "vox/asr_en.tsv.gz"
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Inputs of all corpora that are whole but for their audio."""
+    """Return inputs of all corpora that are complete except for their audio."""
     monkeypatch.chdir(tmp_path)
     for name in ("questions", "speech", "cv/clips", "vox"):
         os.makedirs(name)
@@ -157,21 +157,21 @@ def test_a_bad_parquet_file(folder, capsys, bad):
 def test_a_folder_that_is_none(folder, capsys, corpus, option, kind):
     (folder / "file").touch()
     shown = one_line(capsys, corpus, option, kind)
-    assert f"{kind} does not exist" in shown if kind == "missing" else "file is no folder; it should be" in shown
+    assert f"{kind} does not exist" in shown if kind == "missing" else "file is not a folder. It should be" in shown
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--workers", "0"], "--workers 0: must be 1 or more"),
-        (["--shard-rows", "0"], "--shard-rows 0: must be 1 or more"),
-        (["--shard-rows", "-5"], "--shard-rows -5: must be 1 or more"),
-        (["--out", "mine.csv"], "mine.csv is no folder"),
+        (["--workers", "0"], "--workers 0: set it to 1 or more"),
+        (["--shard-rows", "0"], "--shard-rows 0: set it to 1 or more"),
+        (["--shard-rows", "-5"], "--shard-rows -5: set it to 1 or more"),
+        (["--out", "mine.csv"], "mine.csv is not a folder"),
         (["--out", "mine.csv/out"], "mine.csv/out"),
-        (["--held-out", "0.5"], "--held-out 0.5: must be from 0 to below 0.5"),
+        (["--held-out", "0.5"], "--held-out 0.5: it must be from 0 to below 0.5"),
         (["--held-out", "-0.1"], "--held-out -0.1"),
         (["--held-out", "nan"], "--held-out nan"),
-        (["--split-column", "fold"], "no column fold; it has audio, question, answer"),
+        (["--split-column", "fold"], "there is no column fold. The columns are audio, question, answer"),
         (["--id-column", "key"], "no column key"),
         (["--answer-column", "say"], "no column say"),
     ],
@@ -189,16 +189,19 @@ def test_bad_arguments(folder, capsys, arguments, message):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["librisqa", "--audio", "none"], "none does not exist; it should be LibriSpeech"),
+        (["librisqa", "--audio", "none"], "none does not exist. It should be LibriSpeech"),
         (["librisqa", "--questions", ".", "--audio", "."], "has no LibriSQA-PartI-train.json"),
         (["covost2", "--translations", "de.tsv", "--audio", "."], "is not named covost_v2.<source>_<target>.tsv"),
         (["covost2", "--translations", "covost_v2.en_xx.tsv", "--audio", "."], "with two of ar, ca"),
         (["covost2", "--translations", "covost_v2.en_fr.tsv", "--audio", "."], "covost_v2.en_fr.tsv does not exist"),
-        (["parliament"], "give --europarl, --voxpopuli or both"),
+        (["parliament"], "Give --europarl, --voxpopuli or both"),
         (["parliament", "--questions", "questions", "--voxpopuli", "cv"], "neither parquet files with audio_id"),
         (["manifest", "none.csv"], "none.csv does not exist"),
-        (["manifest", "mine.xlsx"], "its name must end in one of .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet"),
-        (["manifest", "mine.jsonl"], "mine.jsonl: no column audio, question, answer; it has clip, ask, say"),
+        (["manifest", "mine.xlsx"], "the name must end in one of .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet"),
+        (
+            ["manifest", "mine.jsonl"],
+            "mine.jsonl: there is no column audio, question, answer. The columns are clip, ask, say",
+        ),
         (["manifest", "twice.csv"], "twice.csv: the column answer occurs 2 times"),
         (["manifest", "twice.jsonl"], "twice.jsonl, line 1: the key 'answer' occurs 2 times"),
         (["manifest", "half.jsonl"], "half.jsonl, line 2: "),

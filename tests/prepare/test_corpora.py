@@ -97,15 +97,15 @@ def test_librisqa_names_every_record_that_is_left_out(tmp_path):
         "ground_truth"
     ] == ["7"]
     reasons = rejected(out)
-    assert reasons.pop("a-3") == "says the same as LibriSQA-PartI-train.json, record 0"
-    assert reasons.pop("a-4") == reasons.pop("a-5") == "lacks audio, question or answer"
+    assert reasons.pop("a-3") == "it is a duplicate of LibriSQA-PartI-train.json, record 0"
+    assert reasons.pop("a-4") == reasons.pop("a-5") == "it lacks audio, question or answer"
     assert "speech_path is of the type list" in reasons.pop("LibriSQA-PartI-train.json, record 6")
-    assert reasons.pop("LibriSQA-PartI-train.json, record 7") == "lacks audio, question or answer"
+    assert reasons.pop("LibriSQA-PartI-train.json, record 7") == "it lacks audio, question or answer"
     assert "no such file" in reasons.pop(f"{300 * 'a'}-8")
     assert "half a surrogate pair" in reasons.pop("a-9")
     assert "cannot be read as audio" in reasons.pop("empty-10")
-    assert "is no object but 'text'" in reasons.pop("LibriSQA-PartI-train.json, record 12")
-    assert "is no object but 'None'" in reasons.pop("LibriSQA-PartI-test.json, record 0")
+    assert "it is not an object but 'text'" in reasons.pop("LibriSQA-PartI-train.json, record 12")
+    assert "it is not an object but 'None'" in reasons.pop("LibriSQA-PartI-test.json, record 0")
     assert not reasons and report(out)["rows_read"] == 14
 
 
@@ -125,23 +125,23 @@ def test_covost2(tmp_path, capsys):
     assert row["audios"][0]["bytes"] == (tmp_path / "cv/clips/common_voice_en_0.mp3").read_bytes()
     lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().strip().split("\n")]
     reasons = {int(line["source"].split()[-1]): line["reason"] for line in lines}
-    assert reasons.pop(5) == "its split is 'dev_covost'; used are train, train_covost, dev, test"
-    assert reasons.pop(7) == "its split is 'test_covost'; used are train, train_covost, dev, test"
+    assert reasons.pop(5) == "its split is 'dev_covost', but only train, train_covost, dev, test are used"
+    assert reasons.pop(7) == "its split is 'test_covost', but only train, train_covost, dev, test are used"
     assert "clips/common_voice_en_6.mp3: no such file" in reasons.pop(8)
     assert reasons.pop(9) == (
-        "is not in validated.tsv, 1 of whose lines have a wrong number of fields, the first is validated.tsv, line 11"
+        "it is not in validated.tsv (1 of its lines have a wrong number of fields; the first is validated.tsv, line 11)"
     )
-    assert reasons.pop(10) == "the number of fields is 4, the header has 3"
-    assert "common_voice_en_9.mp3: cannot be read as audio" in reasons.pop(11)
-    assert reasons.pop(12) == "says the same as covost_v2.en_de.tsv, line 2"
-    assert reasons.pop(13) == "has no translation"
-    assert reasons.pop(15) == "its split is 'other'; used are train, train_covost, dev, test"
+    assert reasons.pop(10) == "there are 4 fields, but the header has 3"
+    assert "common_voice_en_9.mp3: it cannot be read as audio" in reasons.pop(11)
+    assert reasons.pop(12) == "it is a duplicate of covost_v2.en_de.tsv, line 2"
+    assert reasons.pop(13) == "it has no translation"
+    assert reasons.pop(15) == "its split is 'other', but only train, train_covost, dev, test are used"
     assert not reasons and report(out)["rows_read"] == 14
-    assert report(out)["left_out"]["its split is 'dev_covost'; used are train, train_covost, dev, test"] == 1
+    assert report(out)["left_out"]["its split is 'dev_covost', but only train, train_covost, dev, test are used"] == 1
     assert report(out)["ids_of_several_rows"] == 1  # a clip twice, with other translations
     shown = capsys.readouterr().out
     assert "14 rows read, 5 written, 9 left out" in shown
-    assert "1 id(s) are of several rows, 'common_voice_en_4' is the first" in shown
+    assert "1 id(s) occur in several rows; the first is 'common_voice_en_4'" in shown
 
 
 def test_dailytalk(tmp_path):
@@ -167,22 +167,22 @@ def test_dailytalk(tmp_path):
     }
     assert found["nowhere"]["reward_model"]["ground_truth"] == ["5"]
     reasons = rejected(out)
-    assert reasons["40.1 s"] == "lasts 40.1 s, more than 40"
-    assert "dialogue 7: no utterances" in reasons["c"]
-    assert reasons["d"] == "lasts 40.01 s, more than 40"
-    assert reasons["e"] == reasons["f"] == reasons["g"] == "is multiple choice"
-    assert "cannot be understood (SyntaxError" in reasons["literal"]
-    assert reasons["turns"] == "conversations has 4 turns, not one of human and one of gpt"
-    assert reasons["twice"] == "the question holds <sound> in more than one place"
-    assert reasons["silent"] == "has no question"
+    assert reasons["40.1 s"] == "the audio lasts 40.1 s, more than 40 s"
+    assert "dialogue 7: there are no utterances" in reasons["c"]
+    assert reasons["d"] == "it lasts 40.01 s, more than 40 s"
+    assert reasons["e"] == reasons["f"] == reasons["g"] == "it is multiple choice"
+    assert "cannot be read (SyntaxError" in reasons["literal"]
+    assert reasons["turns"] == "conversations has 4 turns instead of one of human and one of gpt"
+    assert reasons["twice"] == "the question contains <sound> in more than one place"
+    assert reasons["silent"] == "it has no question"
     assert "three" in reasons["long"]
-    assert reasons["none"] == "sound is no name of a file, nor a list of them"
-    assert reasons["name"] == "\u00b2.wav: its name is no number of a dialogue"
-    assert "not every turn is there once" in reasons["gap"] and reasons["gap"].endswith("but 0, 2")
+    assert reasons["none"] == "sound is neither the name of a file nor a list of names"
+    assert reasons["name"] == "\u00b2.wav: the name is not the number of a dialogue"
+    assert "does not contain every turn once" in reasons["gap"] and reasons["gap"].endswith("but 0, 2")
     assert "data/5/1_1_d5.wav" in reasons["empty"]
-    assert reasons["DailyTalk_LongAudio.json, record 21"] == "has no id, which says what split it is of"
-    assert reasons["a"] == "says the same as DailyTalk_LongAudio.json, record 0"
-    assert "is no object but 'None'" in reasons["DailyTalk_LongAudio.json, record 23"]
+    assert reasons["DailyTalk_LongAudio.json, record 21"] == "it has no id, which would decide its split"
+    assert reasons["a"] == "it is a duplicate of DailyTalk_LongAudio.json, record 0"
+    assert "it is not an object but 'None'" in reasons["DailyTalk_LongAudio.json, record 23"]
     assert report(out)["rows_read"] == 24 == len(found) + len(reasons)
     assert len([*(out / "audio").iterdir()]) == 1  # of "a"; nothing is left of those that were left out
 
@@ -228,8 +228,8 @@ def test_parliament(tmp_path, hub):
     assert [pitch(piece) for piece in pieces] == pytest.approx([350, 450] if hub else [350, 350, 450], abs=3)
     reasons = rejected(out)
     assert "en.19990101.1.m4a: no such file" in reasons["3"]
-    assert "nowhere.wav: not in" in reasons["5"]
-    assert "s after 7 s, wanted are 2" in reasons["6"]
+    assert "nowhere.wav: it is not in" in reasons["5"]
+    assert "s after 7 s, but the segment has 2" in reasons["6"]
     assert "ends before it begins" in reasons["7"]
     assert "is not named <base>_<start>_<end>.wav" in reasons["8"]
     assert report(out)["rows_read"] == 8
@@ -252,11 +252,11 @@ def test_parliament_speech_lasts_40_seconds_at_most(tmp_path):
     (tmp_path / "Europarl_LongAudio.json").write_text(json.dumps(records))
     out = tmp_path / "out"
     assert prepare("parliament", "--questions", tmp_path, "--europarl", tmp_path / "europarl", "--out", out) == 0
-    assert set(everything(out)) == {"40.0"} and rejected(out) == {"40.1": "lasts 40.1 s, more than 40"}
+    assert set(everything(out)) == {"40.0"} and rejected(out) == {"40.1": "the audio lasts 40.1 s, more than 40 s"}
 
 
 def test_odd_files_among_those_of_voxpopuli(tmp_path):
-    """Hidden ones are no part of it; of one that cannot be used every row that may be missing for it says so."""
+    """Hidden tables are left out; if one cannot be used, every row that it may explain says so."""
     corpora.parliament(tmp_path, hub=True)
     folder = tmp_path / "voxpopuli"
     (folder / "._train-00000.parquet").write_bytes(b"\0\5\x16\7")
@@ -282,7 +282,7 @@ def test_voice_activity_that_cannot_be_used(tmp_path):
         out = tmp_path / f"out{number}"
         where = ["--questions", tmp_path / "questions", "--europarl", tmp_path / "europarl"]
         assert prepare("parliament", *where, "--voxpopuli", tmp_path / "voxpopuli", "--out", out) == 0
-        assert f"has {times!r} for the times at which there is a voice" in rejected(out)["4"]
+        assert f"contains invalid times of speech, {times!r}" in rejected(out)["4"]
 
 
 def test_phrasings_are_chosen_by_md5():
@@ -307,9 +307,9 @@ def test_fillets_has_no_speaker_and_no_scene_on_both_sides(tmp_path, capsys):
     row = rows(tmp_path / "out", "train")[0]
     assert row["reward_model"]["ground_truth"][0] in ("What is that?", 'A "ship".')
     reasons = rejected(tmp_path / "out")
-    assert reasons["beach/beach-0"] == "its scene is for validation, its speaker, font_big, is for another"
-    assert reasons["sea0/sea0-2"] == "its scene is for train, its speaker, font_crab, is for another"
-    assert reasons["sea0/sea0-3"] == "has no text in English"
+    assert reasons["beach/beach-0"] == "its scene is for validation, but its speaker, font_big, is for another split"
+    assert reasons["sea0/sea0-2"] == "its scene is for train, but its speaker, font_crab, is for another split"
+    assert reasons["sea0/sea0-3"] == "it has no text in English"
 
 
 def test_where_only_the_fish_talk_one_of_them_is_held_out(tmp_path):
@@ -329,5 +329,5 @@ def test_asterisk(tmp_path, capsys, language):
     assert "CC-BY-SA-3.0" in capsys.readouterr().out
     answers = {id: row["reward_model"]["ground_truth"] for id, row in everything(tmp_path / "out").items()}
     assert answers == {f"dir/p{n}": [f"{language} {n}."] for n in range(language == "fr", 19)}
-    reasons = {"beep": "has no speech", "dir/p19": "no such file"}
-    assert rejected(tmp_path / "out") == reasons | ({"dir/p0": "has no text in French"} if language == "fr" else {})
+    reasons = {"beep": "it has no speech", "dir/p19": "no such file"}
+    assert rejected(tmp_path / "out") == reasons | ({"dir/p0": "it has no text in French"} if language == "fr" else {})

@@ -42,7 +42,7 @@ def test_a_good_file(data, rows):
     assert status == 0
     assert "rows.parquet: 4 rows" in out and "audios: list<element: string>" in out
     assert "row 0 [test] '<audio>Translate into German.' -> 'Ja doch'" in out
-    assert "All 4 rows that were looked at can be used" in out
+    assert "All 4 checked rows can be used" in out
 
 
 def test_text_of_the_data_is_shown_and_not_obeyed(data, rows):
@@ -73,27 +73,30 @@ def test_what_is_no_parquet_file_is_one_line(tmp_path, capsys, name, content, re
 
 def test_a_file_without_rows_or_columns(tmp_path, capsys):
     for table, reason in (
-        (pyarrow.table({"data_source": pyarrow.array([], pyarrow.string())}), "holds no rows"),
-        (pyarrow.table({"prompt": ["Hi"]}), "no column 'data_source', 'reward_model'; it has prompt"),
+        (pyarrow.table({"data_source": pyarrow.array([], pyarrow.string())}), " contains no rows"),
+        (
+            pyarrow.table({"prompt": ["Hi"]}),
+            ": there is no column 'data_source', 'reward_model'. The columns are prompt",
+        ),
     ):
         pyarrow.parquet.write_table(table, tmp_path / "rows.parquet")
         assert main(["data", str(tmp_path / "rows.parquet")]) == 2
-        assert f"rows.parquet: {reason}" in capsys.readouterr().err
+        assert f"rows.parquet{reason}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "change, reason",
     [
         ({"audios": ["gone.wav"]}, "gone.wav: no such file"),
-        ({"audios": None}, "the row 0 audio(s)"),
-        ({"audios": []}, "the row 0 audio(s)"),
-        ({"prompt": None}, "'prompt' holds None"),
+        ({"audios": None}, "the row has 0 audio(s)"),
+        ({"audios": []}, "the row has 0 audio(s)"),
+        ({"prompt": None}, "'prompt' is None"),
         ({"data_source": None}, "data_source is None"),
-        ({"reward_model": None}, "reward_model holds no ground_truth"),
-        ({"reward_model": {"style": "rule", "ground_truth": []}}, "the reference [] is not text"),
+        ({"reward_model": None}, "reward_model contains no ground_truth"),
+        ({"reward_model": {"style": "rule", "ground_truth": []}}, "the reference [] is not a text"),
         (
             {"reward_model": {"style": "rule", "ground_truth": {"target": "Ja"}}},
-            "the reference {'target': 'Ja'} is not text",
+            "the reference {'target': 'Ja'} is not a text",
         ),
         (
             {"reward_model": {"style": "rule", "ground_truth": [["Ja"], ["Doch"]]}},
@@ -101,7 +104,7 @@ def test_a_file_without_rows_or_columns(tmp_path, capsys):
         ),
         (
             {"reward_model": {"style": "rule", "ground_truth": 42.0}},
-            "the reference 42.0 is not text, a number that has one",
+            "the reference 42.0 is not a text, a number with a single",
         ),
     ],
 )
@@ -125,10 +128,10 @@ def test_clips_in_which_there_is_nothing_to_hear_are_named(data, rows, tmp_path)
     soundfile.write(tmp_path / "b.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
     rows[1]["audios"] = ["b.wav"]
     status, out, _ = data(rows)
-    assert status == 0 and "nothing to hear" in out and "row 1: " not in out
+    assert status == 0 and "nothing can be heard" in out and "row 1: " not in out
     for row in (0, 2):
-        assert f"rows.parquet, row {row}: {tmp_path}/a.wav: is silent" in out
-    assert "2 of 3 rows have a clip in which there is nothing to hear; a run would use them" in out
+        assert f"rows.parquet, row {row}: {tmp_path}/a.wav: it is silent" in out
+    assert "2 of 3 rows have a clip in which nothing can be heard. A run would use them" in out
 
 
 def test_other_names_of_columns_with_the_model_and_without(data, rows, task):

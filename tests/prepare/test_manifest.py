@@ -126,17 +126,17 @@ def test_rows_that_cannot_be_used_are_named(clips):
     reasons = {entry["source"]: entry["reason"] for entry in entries}
     assert list(reasons) == [f"mine.csv, line {number}" for number in (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 14, 12)]
     assert [*reasons.values()][:-1] == [
-        "the number of fields is 5, the header has 4; a text that holds ',' stands in quotation marks",
-        "the number of fields is 2, the header has 4; a text that holds ',' stands in quotation marks",
-        "is empty",
-        "has no answer",
-        "has no audio",
-        "has no question",
-        "split 'dev' is none of train, validation, test",
-        'answer looks like a list, but is none of JSON, which is written ["a", "b"]',
+        "there are 5 fields, but the header has 4. A text that contains ',' needs quotation marks",
+        "there are 2 fields, but the header has 4. A text that contains ',' needs quotation marks",
+        "it is empty",
+        "it has no answer",
+        "it has no audio",
+        "it has no question",
+        "split 'dev' is not one of train, validation, test",
+        'answer looks like a list but is not valid JSON. Write ["a", "b"]',
         "answer 1 of 2 is empty",
-        "has no answer",
-        "says the same as mine.csv, line 13",
+        "it has no answer",
+        "it is a duplicate of mine.csv, line 13",
     ]
     assert "9.wav: no such file" in reasons["mine.csv, line 12"]
 
@@ -150,9 +150,9 @@ def test_rows_that_cannot_be_used_are_named(clips):
         (["0.wav,Was?,Nein", '1.wav,Was?,"Er sagte', '2.wav,Was?,Ja"'], "3: a text in quotation marks begins here"),
         (
             ['0.wav,Was?,"Er sagte', '1.wav,Was?,Ja",Nein,'],
-            "2: the number of fields is 5, the header has 3, and a text",
+            "2: there are 5 fields, but the header has 3, and a text",
         ),
-        (["0.wav,Was?,Nein", "1.wav,Was?,J\0a"], "3: holds a NUL character"),
+        (["0.wav,Was?,Nein", "1.wav,Was?,J\0a"], "3: there is a NUL character"),
     ],
 )
 def test_quotation_marks_that_swallow_rows(clips, capsys, lines, line):
@@ -165,7 +165,7 @@ def test_quotation_marks_that_swallow_rows(clips, capsys, lines, line):
 def test_a_quotation_mark_that_swallows_the_audio_of_the_next_row(clips, capsys):
     (clips / "mine.csv").write_text('question,answer,audio\nWas?,"Er sagte,0.wav\nWas?,Nein",1.wav\n')
     assert prepare("manifest", clips / "mine.csv", "--out", clips / "out") == 2
-    assert "mine.csv, line 2: a text in quotation marks begins here and runs on to '0.wav'" in capsys.readouterr().err
+    assert "mine.csv, line 2: a text in quotation marks begins here and continues to '0.wav'" in capsys.readouterr().err
 
 
 def test_values_of_json(clips):
@@ -206,23 +206,23 @@ def test_values_of_json(clips):
         "16.0": ["ja"],
     }
     reasons = rejected(out)
-    assert reasons.pop("3") == reasons.pop("4") == "has no answer"
+    assert reasons.pop("3") == reasons.pop("4") == "it has no answer"
     for id, kind in (("6", "bool"), ("8", "dict")):
         assert reasons.pop(id) == f"the answer is of the type {kind}, not a text or a number"
     assert reasons.pop("7") == "answer 1 of 2 is empty"
-    assert reasons.pop("9") == "the answer holds half a surrogate pair, which is no character"
+    assert reasons.pop("9") == "the answer contains half a surrogate pair, which is not a character"
     assert reasons.pop("10") == "the question is of the type list, not a text or a number"
     assert reasons.pop("18") == "the id is of the type list, not a text or a number"
     for id, kind in (("11", "int"), ("12", "NoneType"), ("14", "NoneType")):
-        assert reasons.pop(id) == f"an audio is of the type {kind}, not a path, or bytes in a parquet file"
+        assert reasons.pop(id) == f"an audio is of the type {kind}, not a path or, in a parquet file, bytes"
     assert "no such file" in reasons.pop("15")
-    assert reasons.pop("19") == "the question holds <audio>, but not once for each of 1 audio(s)"
+    assert reasons.pop("19") == "the question must contain <audio> once for each of the 1 audio(s)"
     assert [reasons.pop(str(number)) for number in range(20, 23)] == [
-        "is no object but 'None'",
-        "is no object but '[1]'",
-        "is no object but 'text'",
+        "it is not an object but 'None'",
+        "it is not an object but '[1]'",
+        "it is not an object but 'text'",
     ]
-    assert reasons.pop("23") == "has no audio" and not reasons
+    assert reasons.pop("23") == "it has no audio" and not reasons
 
 
 def write_clips(clips, kind: str, file) -> list[bytes]:
@@ -269,14 +269,14 @@ def test_uris_and_what_a_run_would_refuse(clips):
         found, left_out = everything(out), rejected(out)
         assert [pitch(audio(found[id], out)) for id in "abc"] == pytest.approx([300, 310, 310], abs=3)
         assert "is a URL, which is not fetched" in left_out["d"] and "no such file" in left_out["e"]
-        assert "the prompt holds <image>" in left_out["f"] and max(map(len, left_out.values())) < 500
+        assert "the prompt contains <image>" in left_out["f"] and max(map(len, left_out.values())) < 500
 
 
 def test_clips_in_which_there_is_nothing_to_hear_are_counted(clips, capsys):
     corpora.write(clips / "1.wav", 0 * corpora.tone(300, 0.2))
     assert len(read(clips, "mine.csv", delimited(","))) == 3
     assert report(clips / "out_mine.csv")["rows_with_nothing_to_hear"] == 1
-    assert "1 row(s) have a clip in which there is nothing to hear" in capsys.readouterr().out
+    assert "1 row(s) have a clip in which nothing can be heard" in capsys.readouterr().out
 
 
 def test_bytes_that_are_no_audio_stay_out_of_the_reasons(clips):
@@ -306,7 +306,7 @@ def test_parquet_types_of_other_programs(clips):
         "1": ["a"],
         "2": ["b", "c"],
     }
-    assert rejected(out) == {"3": "has no answer"}
+    assert rejected(out) == {"3": "it has no answer"}
 
 
 def test_ids_of_several_rows_are_kept_and_told(clips, capsys):
@@ -319,9 +319,9 @@ def test_ids_of_several_rows_are_kept_and_told(clips, capsys):
     text = delimited(",", header=[*HEADER, "id"], table=table)
     read(clips, "mine.csv", text)
     assert [row["extra_info"]["id"] for row in rows(clips / "out_mine.csv", "train")] == ["x", "x", "y"]
-    assert rejected(clips / "out_mine.csv") == {"y": "says the same as mine.csv, line 4"}
+    assert rejected(clips / "out_mine.csv") == {"y": "it is a duplicate of mine.csv, line 4"}
     assert report(clips / "out_mine.csv")["ids_of_several_rows"] == 1
-    assert "1 id(s) are of several rows, 'x' is the first" in capsys.readouterr().out
+    assert "1 id(s) occur in several rows; the first is 'x'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, held_out", [([], 0.1), (["--held-out", "0.3"], 0.3)])
@@ -387,7 +387,7 @@ def test_manifest(tmp_path, manifest, kind):
     assert [row["reward_model"]["ground_truth"] for row in train] == [["yes 0"], ["yes 1"], ["yes 2"], ["yes 3", "no"]]
     assert prompt(train[2]) == "Compare <audio> with <audio>." and len(train[2]["audios"]) == 2
     assert pitch(audio(train[2], out, 1)) == pytest.approx(300, abs=3)
-    assert "clips/4.wav: cannot be read as audio" in rejected(out)["4"]
+    assert "clips/4.wav: it cannot be read as audio" in rejected(out)["4"]
     assert main(["data", str(out / "train.parquet")]) == 0
     assert main(["data", str(out / "train.parquet"), "--fast"]) == 0
 

@@ -89,13 +89,13 @@ def test_audio_that_is_too_large_to_embed(tmp_path):
     for size, count, reason in (
         (2**30, 1, None),
         (2**30 + 1, 1, "is too large"),
-        (2**29 + 1, 2, "is 1074 MB, too much"),
+        (2**29 + 1, 2, "is 1074 MB, too large"),
     ):
         os.truncate(file, size)
         item = Item("a", "train", ((Segment(str(file)),),) * count, ("x",), "What?")
         result = convert(settings, (0, item))
         if reason:
-            assert f"{reason} to embed; leave out --embed, or cut it" in result.reason
+            assert f"{reason} to embed. Remove --embed, or cut the audio" in result.reason
         else:
             assert len(result["audios"][0]["bytes"]) == size
 
@@ -162,7 +162,7 @@ def test_files_of_another_kind_are_not_written_over(tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/train.parquet").write_text("mine")
     assert prepare(*lines(tmp_path, 1), "--out", tmp_path / "mine") == 2
-    assert "is not empty, and not of an earlier call" in capsys.readouterr().err
+    assert "is not empty, and not from an earlier call" in capsys.readouterr().err
     assert (tmp_path / "mine/train.parquet").read_text() == "mine"
 
 
@@ -176,7 +176,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, capsys):
         name: two[name] for name in two if ".prepare/fingerprint" not in name
     }
     assert prepare("dailytalk", *where, "--out", tmp_path / "one") == 2  # other options
-    assert "holds rows of another input or with other options" in capsys.readouterr().err
+    assert "contains rows of another input or with other options" in capsys.readouterr().err
 
 
 def test_goes_on_where_it_was_killed(tmp_path):

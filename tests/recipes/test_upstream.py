@@ -176,7 +176,7 @@ def test_each_piece_applies_with_nothing_but_what_it_needs_and_is_then_skipped(f
     assert apply("--installed", str(few), "--only", name).returncode == 0
     applied = content(few)
     again = apply("--installed", str(few), "--only", name)
-    assert again.returncode == 0 and f"{name}: skipped, it is there already" in again.stdout, again.stderr
+    assert again.returncode == 0 and f"{name}: skipped, already applied" in again.stdout, again.stderr
     assert content(few) == applied != before
 
 
@@ -188,20 +188,20 @@ def test_the_pieces_for_vllm_apply_to_the_installed_one(tmp_path):
     assert [line.partition(":")[0] for line in done.stdout.splitlines()] == [*names, "To test"]
     for name in names:
         compile((folder / series.edits_of(series.PIECES[name])[0].file).read_text(), name, "exec")
-    assert "skipped, it is there already" in apply("--installed", str(folder), "--only", names[0]).stdout
+    assert "skipped, already applied" in apply("--installed", str(folder), "--only", names[0]).stdout
 
 
 def test_pieces_one_by_one_in_any_order_make_what_they_make_together(few, tmp_path):
     together = tmp_path / "together"
     shutil.copytree(few, together)
     done = apply("--installed", str(together))
-    assert done.returncode == 0 and "is there already" not in done.stdout, done.stderr
+    assert done.returncode == 0 and "already applied" not in done.stdout, done.stderr
     for name in sorted(FOR_VERL, key=lambda name: (name in series.NEEDS, -FOR_VERL.index(name))):
         assert apply("--installed", str(few), "--only", name).returncode == 0
     assert content(few) == content(together)
     again = apply("--installed", str(few))
     assert [line.partition(": ") for line in again.stdout.splitlines()[:-1]] == [
-        (name, ": ", "skipped, it is there already") for name in FOR_VERL
+        (name, ": ", "skipped, already applied") for name in FOR_VERL
     ]
     assert content(few) == content(together)
 
@@ -248,7 +248,7 @@ def test_another_file_where_a_new_one_should_be_is_named(few):
     new.write_text("# of others\n")
     before = content(few)
     done = apply("--installed", str(few))
-    assert done.returncode == 1 and f"{new} exists already, with another content" in done.stderr
+    assert done.returncode == 1 and f"{new} already exists and differs" in done.stderr
     assert content(few) == before
 
 

@@ -60,9 +60,9 @@ def test_the_choices_of_the_table_can_be_told_apart():
         (["cow"], CHOICES["animals"], "names none of the choices"),
         (["A", "cat"], CHOICES["animals"], "names none of the choices"),
         (["A"], CHOICES["notes"], "names none of the choices"),  # the letter of one and the text of another
-        (["A"], ["dog"], "has 1 choices; there must be 2 to 26"),
-        (["A"], ["dog"] * 27, "has 27 choices"),
-        (["A"], ["dog", "cat", " Dog. "], "another one reads the same"),
+        (["A"], ["dog"], "there are 1 choices. There must be 2 to 26"),
+        (["A"], ["dog"] * 27, "there are 27 choices"),
+        (["A"], ["dog", "cat", " Dog. "], "equal to another one"),
         (["A"], ["dog", "..."], "the choice '...' is empty"),
     ],
 )
@@ -135,11 +135,11 @@ def test_rewards():
 @pytest.mark.parametrize(
     "name, options, says",
     [
-        ("choice_format", {"weight": 1}, "weight=1: must be above 0 and below 1"),
+        ("choice_format", {"weight": 1}, "weight=1: set it to a number above 0 and below 1"),
         ("choice_format", {"weight": True}, "weight=True"),
-        ("choice_format", {"thinking": "yes"}, "thinking=yes: must be true or false"),
-        ("choice_format", {"weights": {"choice": 1}}, "has no option weights; valid: weight, thinking"),
-        ("mix", {"weights": {"choise": 1}}, "no metric choise; there are sentence_bleu"),
+        ("choice_format", {"thinking": "yes"}, "thinking=yes: set it to true or false"),
+        ("choice_format", {"weights": {"choice": 1}}, "has no option weights. Its options are weight, thinking"),
+        ("mix", {"weights": {"choise": 1}}, "there is no metric choise. Choose from sentence_bleu"),
     ],
 )
 def test_options_that_are_refused(name, options, says):
@@ -160,5 +160,5 @@ def test_rows_that_a_reward_of_choices_cannot_score_are_found_before_a_run():
             check_row(name, options, "s", ["B"], {"index": 0})
         with pytest.raises(ValueError, match="names none of the choices"):
             check_row(name, options, "s", ["C"], INFO)
-    with pytest.raises(ValueError, match="extra_info.choices holds"):
+    with pytest.raises(ValueError, match="extra_info.choices is"):
         check_row("choice", {}, "s", ["B"], {"choices": [1, 2]})

@@ -200,7 +200,9 @@ def test_each_data_source_has_its_own_reward_and_verl_reports_the_parts():
 
 
 def test_an_unknown_data_source_is_an_error_that_lists_the_known():
-    with pytest.raises(ValueError, match="no entry for the data source 'voxpopuli'; there are librisqa, covost2"):
+    with pytest.raises(
+        ValueError, match="no entry for the data source 'voxpopuli'. It has entries for librisqa, covost2"
+    ):
         by_data_source("voxpopuli", "a", "b", rewards={"librisqa": "rouge_l", "covost2": "chrf"})
 
 
@@ -272,7 +274,7 @@ def test_words_without_spaces_need_a_tokenizer(references, needed):
     assert needed_tokenizer(references) == needed
     for name, words in (("rouge_l", True), ("chrf", False)):
         if needed and words:
-            with pytest.raises(ValueError, match=f"'test' have no spaces .* set reward_kwargs.tokenize={needed}"):
+            with pytest.raises(ValueError, match=f"'test' have no spaces .* Set reward_kwargs.tokenize={needed}"):
                 check_reward(name, {}, {"test": references})
         else:
             check_reward(name, {}, {"test": references})
@@ -289,7 +291,7 @@ def test_references_that_are_numbers(ground_truth):
     "ground_truth", [None, {"role": "assistant", "content": "Ja"}, [], [["Ja"]], ["Ja", None], True, 42.0, b"Ja"]
 )
 def test_what_no_answer_can_be_compared_with_is_an_error_and_never_a_score(name, ground_truth):
-    with pytest.raises(ValueError, match="the reference .* is not text"):
+    with pytest.raises(ValueError, match="the reference .* is not a text"):
         REWARDS[name]("test", "Ja", ground_truth)
 
 

@@ -26,7 +26,7 @@ def save(folder: Path, content: object, at: int = 0) -> Path:
 @pytest.mark.parametrize("config", ["[]", "{}", '{"r": "8"}', '{"r": 0}', "[" * 9000, "hello"])
 def test_a_configuration_without_a_rank_is_one_line(config, tmp_path):
     (tmp_path / "adapter_config.json").write_text(config)
-    with pytest.raises(ValueError, match=r"adapter_config.json: (names no rank|r is .*; it must be a number)"):
+    with pytest.raises(ValueError, match=r"adapter_config.json(: r is .*\. It must be 1| names no rank)"):
         lora_rank(tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_an_adapter_that_was_cut_off_does_not_count(tmp_path, capsys):
     assert exported(run.path, tmp_path / "out") == "10"
     assert f"The adapter of step 10 of {run.path}: {run.adapter_of(10)}" in capsys.readouterr().err
     assert main(["export", f"{run.path}@20", "--out", str(tmp_path / "other")]) == 2
-    assert f"no weights of step 20; there are {run.path}@10" in capsys.readouterr().err
+    assert f"no weights for step 20. Choose one of {run.path}@10" in capsys.readouterr().err
 
 
 def test_epochs_come_one_after_the_other(tmp_path, capsys):
@@ -85,7 +85,9 @@ def test_epochs_come_one_after_the_other(tmp_path, capsys):
     assert exported(f"{run.path}@900", tmp_path / "of_900") == "first"
     assert exported(f"{run.epoch(2).path}@100", tmp_path / "of_epoch") == "second"
     assert main(["export", f"{run.path}@100", "--out", str(tmp_path / "other")]) == 2
-    message = f"several epochs with weights of step 100; there are {run.epoch(2).path}@100, {run.epoch(10).path}@100"
+    message = (
+        f"several epochs with weights for step 100. Choose one of {run.epoch(2).path}@100, {run.epoch(10).path}@100"
+    )
     assert message in capsys.readouterr().err
 
 
@@ -99,12 +101,15 @@ def test_steps_after_verls_last_checkpoint_are_of_an_earlier_training(tmp_path, 
     assert "earlier training" not in capsys.readouterr().err
     (run.checkpoints / "latest_checkpointed_iteration.txt").write_text("10")
     assert exported(run.path, tmp_path / "again") == "10", "where the run would be resumed, too"
-    assert f"(of an earlier training in this folder, not taken: {run.path}@20)" in capsys.readouterr().err
+    assert (
+        f"(not used, because they are from an earlier training in this folder: {run.path}@20)"
+        in capsys.readouterr().err
+    )
     assert exported(f"{run.path}@20", tmp_path / "of_20") == "20"
 
 
 def test_a_run_without_adapters(tmp_path, capsys):
     assert main(["export", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no adapter" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no weights of step 3; it has saved none"):
+    assert "contains no adapter" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no weights for step 3. It has saved none"):
         find_saved(f"{tmp_path}@3")

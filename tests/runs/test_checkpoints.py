@@ -98,7 +98,7 @@ def test_weights_of_several_files(model, adapted, tmp_path):
     for file in adapted[0].iterdir():
         shutil.copy(file, shards)
     with pytest.raises(
-        ValueError, match="own adapter: a LoRA adapter of its own: .*verl-leaf merge .*model --out FOLDER"
+        ValueError, match="adapter: the model folder contains a LoRA adapter: .*verl-leaf merge .*model --out FOLDER"
     ):
         check_speech_model(str(shards))
     assert main(["merge", str(shards), "--out", str(tmp_path / "out")]) == 0
@@ -164,7 +164,7 @@ def test_a_checkpoint_runs_no_program(tmp_path):
 
     (tmp_path / "fsdp_config.json").write_text('{"world_size": 1}')
     torch.save({"weight": Program()}, tmp_path / "model_world_size_1_rank_0.pt")
-    with pytest.raises(ValueError, match="rank_0.pt is damaged, or holds something other than tensors"):
+    with pytest.raises(ValueError, match="rank_0.pt is damaged, or contains objects other than tensors"):
         trained_weights(tmp_path, None)
     assert not (tmp_path / "ran").exists()
 
@@ -187,18 +187,18 @@ def test_what_cannot_be_merged_is_said(task, tmp_path, capsys):
         assert not (tmp_path / "out").exists() and not list(tmp_path.glob("*.partial*"))
 
     layer = "language_model.model.layers.9.self_attn.q_proj"
-    attempt("1 of its weights are for layers that")
+    attempt("1 of its weights belong to layers that")
     layer = "language_model.model.layers.0.self_attn.k_proj"
-    attempt("is (64, 128) in the model and (128, 128) in the adapter")
-    attempt("use_dora=True in adapter_config.json; only plain LoRA is merged", use_dora=True)
+    attempt("has shape (64, 128) in the model but (128, 128) in the adapter")
+    attempt("adapter_config.json has use_dora=True, but only plain LoRA can be merged", use_dora=True)
     folder = shutil.copytree(folder, tmp_path / "sent")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"w": "../above.safetensors"}}')
     attempt("names '../above.safetensors', which is not a file of the folder")
     shutil.rmtree(run)
     assert main(["export", str(run), "--out", str(tmp_path / "out")]) == 2
-    assert "holds no adapter" in capsys.readouterr().err
+    assert "contains no adapter" in capsys.readouterr().err
     assert main(["merge", str(folder), "--out", str(tmp_path / "out")]) == 2
     assert "there is nothing to merge" in capsys.readouterr().err
     assert main(["merge", str(folder), "--out", str(tmp_path)]) == 2
-    assert "exists: delete it, or choose another --out" in capsys.readouterr().err
+    assert "exists. Delete it, or choose another --out" in capsys.readouterr().err
     assert family.checkpoint_name("x.y") == "x.y"

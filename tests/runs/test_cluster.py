@@ -37,7 +37,7 @@ def test_a_short_folder_stays(monkeypatch, folder):
 def test_a_link_that_cannot_be_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
     monkeypatch.setattr(cluster, "LINKS", str(tmp_path / "nowhere"))
-    what = r"TMPDIR=.*: Ray's sockets need .* at most 39 characters.* Set TMPDIR to a short folder"
+    what = r"TMPDIR=.*: Ray's sockets need .* at most 39 characters.* Set TMPDIR to a shorter folder"
     with pytest.raises(ValueError, match=what), short_folders():
         pass
 

@@ -99,7 +99,7 @@ def test_a_run_has_its_own_loggers_beside_those_that_are_asked_for(tmp_path, val
 @pytest.mark.parametrize("value", ["3", "[1]"])
 def test_loggers_that_are_none_are_named(tmp_path, value):
     composed = Training("leaf", (ROLLOUT, f"trainer.logger={value}"), tmp_path).config
-    with pytest.raises(ValueError, match=r"trainer.logger=.*: must be the name of a logger, or a list of names"):
+    with pytest.raises(ValueError, match=r"trainer.logger=.*: set it to the name of a logger, or a list of names"):
         loggers(composed)
 
 

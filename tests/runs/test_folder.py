@@ -30,7 +30,7 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_left_alone(tmp_path):
 def test_two_runs_never_share_a_folder(tmp_path):
     folder = RunFolder(tmp_path)
     held = folder.lock()
-    with pytest.raises(ValueError, match="a run is at work here"):
+    with pytest.raises(ValueError, match="is in use by another run"):
         folder.lock()
     held.close()
     folder.lock().close()

@@ -28,10 +28,10 @@ def handler():
 
 
 @pytest.mark.parametrize(
-    "last, what", [(None, "The same command begins again"), ("7", "continues after step 7, the last checkpoint")]
+    "last, what", [(None, "The same command starts again"), ("7", "continues after step 7, the last checkpoint")]
 )
 def test_a_stopped_run_promises_no_checkpoint_that_there_is_not(tmp_path, last, what):
-    """As when it is stopped while its engines load."""
+    """The state of a run that was stopped while its engines loaded."""
     folder, console = RunFolder(tmp_path), Console(width=1000)
     if last:
         folder.checkpoints.mkdir()

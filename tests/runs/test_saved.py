@@ -130,7 +130,7 @@ def test_the_card_of_a_model_loads_it(full, tmp_path, monkeypatch):
     run.summary.unlink()
     assert front["library_name"] == "transformers" and front["pipeline_tag"] == "audio-text-to-text"
     assert "leaf" in front["tags"] and "lora" not in front["tags"]
-    assert "base_model" not in front and f"`{model}`" in text, "a folder is no name on the hub"
+    assert "base_model" not in front and f"`{model}`" in text, "a folder is not a name on the hub"
     assert "| `actor_rollout_ref.rollout.n` | 8 |" in text and "`spoken_german`" in text
     assert "| last validation | 12.3 | 0.500 |" in text
     monkeypatch.chdir(tmp_path / "out")
@@ -256,7 +256,7 @@ def test_tied_embeddings(tmp_path):
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
     weights = load_file(tmp_path / "model/model.safetensors")
     save_file({name: weights[name] for name in weights if "layers" in name}, tmp_path / "model/model.safetensors")
-    with pytest.raises(ValueError, match="2 of its weights are for layers that .*: model.embed_tokens.weight"):
+    with pytest.raises(ValueError, match="2 of its weights belong to layers that .*: model.embed_tokens.weight"):
         write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out", Console(stderr=True))
 
 
@@ -264,5 +264,5 @@ def test_warm_restarts_need_an_adapter(task, tmp_path, capsys):
     data = [f"--{name}={task}/data/{name}.parquet" for name in ("train", "val")]
     where = [f"--run={tmp_path}/run", "--family=qwen2_audio", f"--model={task}/model", "--epochs=2", "--dry-run"]
     assert main(["train", *where, *data, "--", "actor_rollout_ref.model.lora_rank=0"]) == 2
-    assert "EPOCHS=2 (--epochs): a warm restart begins with the adapter" in capsys.readouterr().err
+    assert "EPOCHS=2 (--epochs): a warm restart starts from the previous epoch's adapter" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

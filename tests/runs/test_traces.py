@@ -70,7 +70,7 @@ def test_the_lines_that_can_be_read_are_read(tmp_path):
     skipped = []
     assert list(read_trace(7, file, skipped).prompts) == [1, 3]
     assert skipped[0].startswith("step_000007.jsonl, line 3: prompt: ")
-    assert skipped[1] == "step_000007.jsonl: its last line is cut off, or being written"
+    assert skipped[1] == "step_000007.jsonl: its last line is incomplete"
 
 
 def test_a_file_of_another_version_is_left_alone(tmp_path):

@@ -67,11 +67,11 @@ def with_a_node_of_nobody(prompt):
 
 UTF16 = json.dumps({"format": "leaf-trace"}).encode("utf-16") + b"\n"
 BAD_TRACES = {
-    "missing": (missing, "run: no such folder"),
-    "a file": (a_file, "run: is a file, not the folder of a run"),
-    "empty folder": (an_empty_folder, "run: no traces (step_*.jsonl) here"),
-    "empty traces": (a_folder_for("traces"), "run: no traces (step_*.jsonl) here"),
-    "empty file": (a_file_of(b"", FIRST), "step_000001.jsonl: is empty"),
+    "missing": (missing, "run does not exist"),
+    "a file": (a_file, "run is a file, not the folder of a run"),
+    "empty folder": (an_empty_folder, "run contains no traces (step_*.jsonl)"),
+    "empty traces": (a_folder_for("traces"), "run contains no traces (step_*.jsonl)"),
+    "empty file": (a_file_of(b"", FIRST), "step_000001.jsonl: the file is empty"),
     "another format": (a_file_of(b"[1, 2]\n", FIRST), "step_000001.jsonl, line 1: Input should be an object"),
     "no JSON": (a_file_of(b"hello\n", FIRST), "step_000001.jsonl, line 1: Invalid JSON"),
     "UTF-16": (a_file_of(UTF16, FIRST), "step_000001.jsonl, line 1: Invalid JSON"),
@@ -79,7 +79,7 @@ BAD_TRACES = {
     "a later version": (a_trace(version=2), "step_000001.jsonl, line 1: version: '2': Input should be 1"),
 }
 PARTLY_BAD_TRACES = {
-    "half a line": (a_trace(end="\n{cut"), "step_000001.jsonl: its last line is cut off, or being written"),
+    "half a line": (a_trace(end="\n{cut"), "step_000001.jsonl: its last line is incomplete"),
     "null reward": (
         a_trace(change=without_rewards),
         "line 2: responses.0.reward: 'None': Input should be a valid number",
@@ -181,7 +181,7 @@ def linked(name):
 
 
 REWARD = "critic/score/mean"
-NOTHING = "run: holds no metrics/*.jsonl and no TensorBoard files"
+NOTHING = "run contains no metrics/*.jsonl and no TensorBoard files"
 BAD_LOGS = {
     "missing": (missing, NOTHING),
     "a file": (a_file, NOTHING),
@@ -196,28 +196,31 @@ BAD_LOGS = {
     "summary of a list": (summed_up_as(b"[]"), "summary.json is not a JSON object"),
     "half a summary": (summed_up_as(b'{"val": '), "summary.json is not valid JSON"),
     "a summary without end": (summed_up_as(5000 * b"["), "summary.json is not valid JSON"),
-    "a configuration without end": (configured_as(5000 * b"["), "config.yaml: cannot be read"),
+    "a configuration without end": (configured_as(5000 * b"["), "config.yaml cannot be read"),
     "summary in UTF-16": (summed_up_as(UTF16[:-5]), "summary.json is not valid JSON"),
-    "broken configuration": (configured_as(b"algorithm: ["), "config.yaml: cannot be read: while parsing"),
-    "configuration in cp1252": (configured_as("name: Müller".encode("cp1252")), "config.yaml: cannot be read"),
-    "configuration of a list": (configured_as(b"- 1\n"), "config.yaml: is no configuration of verl's"),
+    "broken configuration": (configured_as(b"algorithm: ["), "config.yaml cannot be read: while parsing"),
+    "configuration in cp1252": (configured_as("name: Müller".encode("cp1252")), "config.yaml cannot be read"),
+    "configuration of a list": (configured_as(b"- 1\n"), "config.yaml is not a configuration of verl"),
     "a configuration of aliases": (
         configured_as(b"a: &a [1]\nb: [*a, *a]\n"),
-        "config.yaml: cannot be read: it has YAML al",
+        "config.yaml cannot be read: it contains YAML al",
     ),
-    "a configuration elsewhere": (linked("hydra/.hydra/config.yaml"), "config.yaml: is a link to /"),
-    "a summary elsewhere": (linked("summary.json"), "summary.json: is a link to /"),
-    "metrics elsewhere": (linked(METRICS), "000.jsonl: is a link to /"),
+    "a configuration elsewhere": (linked("hydra/.hydra/config.yaml"), "config.yaml is a link to /"),
+    "a summary elsewhere": (linked("summary.json"), "summary.json is a link to /"),
+    "metrics elsewhere": (linked(METRICS), "000.jsonl is a link to /"),
 }
 PARTLY_BAD_LOGS = {
     "infinite values": (
         logged(step(1, **{REWARD: 0.5}), b'{"step": 2, "data": {"critic/score/mean": NaN, "x": 1e999}}'),
         "training reward",
     ),
-    "half a line": (logged(step(1, **{REWARD: 0.5}), b'{"step": 2, "da'), "000.jsonl: 1 of 2 lines, cut off or not"),
+    "half a line": (
+        logged(step(1, **{REWARD: 0.5}), b'{"step": 2, "da'),
+        "000.jsonl: 1 of 2 lines are cut off, or not",
+    ),
     "UTF-16": (
         a_file_of(2 * (step(1, **{REWARD: 0.5}).decode() + "\n").encode("utf-16"), METRICS),
-        "lines, cut off or not of verl's file logger",
+        "lines are cut off, or not from verl's file logger",
     ),
     "step too large": (logged(step(1, **{REWARD: 0.5}), b'{"step": 1e999, "data": {}}', step(10**400)), "2 of 3 lines"),
     "null summary": (summed_up_as(b'{"val": null}'), "0.500"),

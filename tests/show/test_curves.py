@@ -86,7 +86,7 @@ def test_methods_are_told_apart_and_seeds_are_not(tmp_path):
     assert [run.label for run in runs] == ["leaf, fork_budget=2"] * 2 + ["leaf, fork_budget=4", "grpo"]
     assert [run.name for run in runs] == ["1/leaf", "2/leaf", "1/wide", "1/grpo"]
     assert method_labels([{}]) == [""]
-    with pytest.raises(ValueError, match="named twice"):
+    with pytest.raises(ValueError, match="is given twice"):
         read_runs([folders[0], folders[0]])
 
 
@@ -147,7 +147,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         ("grpo", "validation: spoken"): 0.4,
         ("grpo", "training reward"): pytest.approx(0.3),
     }
-    assert printed.count("000.jsonl: 1 of 4 lines, cut off or not of verl's file logger") == 2
+    assert printed.count("000.jsonl: 1 of 4 lines are cut off, or not from verl's file logger") == 2
     assert out.with_suffix(".png").exists()
     assert main(["curves", str(tmp_path / "nothing")]) == 2
-    assert "holds no metrics/*.jsonl and no TensorBoard files" in capsys.readouterr().err
+    assert "contains no metrics/*.jsonl and no TensorBoard files" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_wilson_s_interval():
 
 
 def test_early_is_what_the_first_fork_settles():
-    # Response 2 parts first; the others go on together.
+    # Response 2 parts first; the others continue together.
     first = [1.0**2 / 2, 0.5**2 / 2, 0.8**2 / 2]
     later = [0.5**2 / 2, 0.2**2 / 2, 0.3**2 / 2]
     forks = collect([(1, prompt()), (2, prompt()), (3, prompt(rewards=[0.5] * 4))])
@@ -59,10 +59,13 @@ def test_the_interval_of_early_is_of_prompts():
 @pytest.mark.parametrize(
     ("rewards", "says"),
     [
-        ([[1.0, 1.0, 0.0, 1.0]] * 3, "1.00 (1.00 to 1.00) of what rewards differ by, more than half"),
+        (
+            [[1.0, 1.0, 0.0, 1.0]] * 3,
+            "1.00 (1.00 to 1.00) of the reward variance within prompts, which is more than half",
+        ),
         ([[1.0, 0.0, 0.5, 1.0]] * 3, "less than half"),
-        ([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.5, 1.0]], "too few prompts to tell"),
-        ([[0.5] * 4], "whether tree credit helps cannot be told"),
+        ([[1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.5, 1.0]], "too few prompts to know"),
+        ([[0.5] * 4], "it is unknown whether tree credit helps"),
     ],
 )
 def test_the_closing_sentence(rewards, says):
@@ -99,7 +102,7 @@ def test_runs_side_by_side(tmp_path, capsys, monkeypatch):
     bins = [(float(row["from"]), float(row["to"])) for row in rows if row["over"] == "token"]
     assert {end - start for start, end in bins} == {1} and all(start.is_integer() for start, _ in bins)
     printed = capsys.readouterr().out
-    assert printed.count("its last line is cut off, or being written") == 4 and "100 % (76-100)" in printed
+    assert printed.count("its last line is incomplete") == 4 and "100 % (76-100)" in printed
 
 
 def test_a_run_in_which_nothing_fires(tmp_path):
@@ -114,5 +117,5 @@ def test_a_run_without_traces(tmp_path, capsys):
     assert main(["forks", str(tmp_path)]) == 2
     assert "no traces (step_*.jsonl)" in capsys.readouterr().err
     write_trace(tmp_path / "traces", 1, [traced_prompt(**WORKED, fork_budget=0)])
-    with pytest.raises(ValueError, match="hold no boundary"):
+    with pytest.raises(ValueError, match="contain no boundary"):
         write_forks([tmp_path], tmp_path / "forks", Console(quiet=True))

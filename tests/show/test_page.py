@@ -215,7 +215,7 @@ def test_the_page_fits_its_window(show, tmp_path, width, scheme):
     first = page.locator(".edge").first.bounding_box()
     assert first["y"] < 400 and first["x"] < width / 2, "the tree begins in the upper half"
     more = page.locator(".more")
-    assert more.count() == (width == 1280), "a tree that goes on says so; on a phone it goes down"
+    assert more.count() == (width == 1280), "a tree that continues says so; on a phone it grows downwards"
     if width == 1280:
         page.locator(".scroll").evaluate("node => node.scrollTo(1e6, 0)")
         expect(more).to_have_count(0)
@@ -331,8 +331,8 @@ def test_nothing_is_read_outside_of_the_run(tmp_path, capsys):
 
     assert clips()[:5] == ["url", *[build.OUTSIDE] * 4]
     said = capsys.readouterr().out
-    assert "4 clips outside of the run's folder (--audio FOLDER takes it in)" in said
-    assert "step_000002.jsonl: is a link to a file outside of the folder" in said
+    assert "4 clips outside of the run's folder (--audio FOLDER includes it)" in said
+    assert "step_000002.jsonl: this is a link to a file outside of the folder" in said
     assert clips("--audio", str(private))[:5] == ["url"] * 5
     file.unlink()
     (tmp_path / "sent").mkdir()
@@ -352,7 +352,7 @@ def test_what_is_left_out_and_skipped_is_said(show, tmp_path, monkeypatch):
     page = show({})
     notes = " ".join(page.locator(".notes").all_inner_texts())
     assert "Left out: 1 of 3 traced steps" in notes
-    assert "step_000003.jsonl: its last line is cut off, or being written" in notes
+    assert "step_000003.jsonl: its last line is incomplete" in notes
     assert "step_000003.jsonl, line 3: prompt: " in notes
 
 
@@ -384,5 +384,5 @@ def test_wanted_steps(tmp_path):
     page = (tmp_path / "tree.html").read_text()
     data = json.loads(page.split('type="application/json">')[1].split("</script>")[0])
     assert [step["step"] for step in data["steps"]] == [2]
-    with pytest.raises(ValueError, match="no trace of step 3; there are 1, 2"):
+    with pytest.raises(ValueError, match="no trace of step 3. The traced steps are 1, 2"):
         write_tree(tmp_path, tmp_path / "tree.html", [3], Console(quiet=True))

@@ -113,14 +113,16 @@ def test_kept_rows_that_are_damaged_are_checked_again(build, rows, kept, tmp_pat
 def test_missing_column(build, rows, column):
     for row in rows:
         del row[column]
-    with pytest.raises(ValueError, match=f"rows.parquet: no column '{column}'"):
+    with pytest.raises(ValueError, match=f"rows.parquet: there is no column '{column}'"):
         build(rows)
 
 
 def test_no_column_for_the_audio_of_placeholders(build, rows):
     for row in rows:
         del row["audios"]
-    with pytest.raises(ValueError, match="rows.parquet, row 0: .*for want of a column 'audios', which data.audio_key"):
+    with pytest.raises(
+        ValueError, match="rows.parquet, row 0: .*because there is no column 'audios', which data.audio_key"
+    ):
         build(rows)
 
 
@@ -150,15 +152,15 @@ def spoil(row, tmp_path, how):
     "how, reason",
     [
         ("missing", "gone.wav: no such file"),
-        ("unreadable", "text.wav: cannot be read as audio"),
+        ("unreadable", "text.wav: it cannot be read as audio"),
         ("placeholders", "2 <audio> placeholder.* 1 audio"),
-        ("special token", "message 0 of the prompt holds '<.AUDIO.>', which the model does not read as text"),
-        ("long prompt", r"the prompt has \d+ tokens, data.max_prompt_length is 160"),
+        ("special token", "message 0 of the prompt contains '<.AUDIO.>', which the model does not read as text"),
+        ("long prompt", r"the prompt has \d+ tokens, but data.max_prompt_length is 160"),
         (
             "long audio",
-            r"long.wav: lasts more than the 30 s that qwen2_audio hears: .* set data.long_audio=cut or skip",
+            r"long.wav: the audio is longer than the 30 s that qwen2_audio supports. .* set data.long_audio=cut or skip",
         ),
-        ("short audio", r"short.wav: lasts 0.050 s and would become 1 audio token"),
+        ("short audio", r"short.wav: the audio lasts 0.050 s and would become 1 audio token"),
         ("no reference", "no ground_truth"),
     ],
 )
@@ -174,12 +176,12 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"audios": None}, r"1 <audio> placeholder\(s\), the row 0 audio"),
-        ({"audios": "1.wav"}, "'audios' holds '1.wav'; it must be a list"),
-        ({"audios": [None]}, "None is no audio reference"),
-        ({"prompt": "<audio>Translate."}, "'prompt' holds '<audio>Translate.'; it must be a list of messages"),
-        ({"prompt": None}, "'prompt' holds None; it must be a list of messages"),
-        ({"prompt": []}, "'prompt' holds .*; it must be a list of messages"),
+        ({"audios": None}, r"1 <audio> placeholder\(s\), but the row has 0 audio"),
+        ({"audios": "1.wav"}, "'audios' is '1.wav'. It must be a list"),
+        ({"audios": [None]}, "None is not an audio reference"),
+        ({"prompt": "<audio>Translate."}, "'prompt' is '<audio>Translate.'. It must be a list of messages"),
+        ({"prompt": None}, "'prompt' is None. It must be a list of messages"),
+        ({"prompt": []}, "'prompt' is .*. It must be a list of messages"),
         ({"prompt": [{"role": "user", "content": None}]}, "message 0 of the prompt has the content None"),
         ({"prompt": [{"role": None, "content": "Hi"}]}, "message 0 of the prompt has the role None"),
         ({"prompt": ["Hi"]}, "message 0 of the prompt is 'Hi'"),
@@ -188,10 +190,10 @@ MESSAGE = {"role": "user", "content": "<audio>Translate into German."}
             "message 0 of the prompt has the part {'type': 'audio'}",
         ),
         ({"prompt": [{**MESSAGE, "content": [{"type": "image", "image": "a.png"}]}]}, "has the part {'type': 'image'"),
-        ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt holds <image>"),
-        ({"images": ["a.png"]}, "the column 'images' holds something"),
-        ({"data_source": None}, "data_source is None; it must be a text"),
-        ({"extra_info": 7}, "extra_info holds 7; it must be a dictionary or null"),
+        ({"prompt": [{**MESSAGE, "content": "<audio>What is <image>?"}]}, "the prompt contains <image>"),
+        ({"images": ["a.png"]}, "the column 'images' is not empty"),
+        ({"data_source": None}, "data_source is None. It must be a text"),
+        ({"extra_info": 7}, "extra_info is 7. It must be a dictionary or null"),
         ({"reward_model": None}, "no ground_truth"),
         ({"reward_model": {"style": "rule"}}, "no ground_truth"),
     ],
@@ -212,10 +214,13 @@ def turns(*roles, **texts) -> list[dict]:
     [
         (
             turns("user", "human"),
-            "message 1 of the prompt has the role 'human'; it must be one of system, user, assistant",
+            "message 1 of the prompt has the role 'human'. It must be one of system, user, assistant",
         ),
         (turns("User", User="<audio>Hi"), "message 0 of the prompt has the role 'User'"),
-        (turns("user", "system"), "message 1 of the prompt has the role 'system', which only the first may have"),
+        (
+            turns("user", "system"),
+            "message 1 of the prompt has the role 'system', which only the first message may have",
+        ),
         (turns("user", "assistant"), "the prompt ends with a message of the assistant"),
         (turns("system", "tool", system="<audio>"), "the prompt has no message of the user"),
         (turns("system", system="<audio>"), "the prompt has no message of the user"),
@@ -240,7 +245,7 @@ def test_no_text_of_a_prompt_holds_what_is_not_read_as_text(build, rows, token, 
     place = ("system", "user").index(role)
     rows[1]["prompt"] = turns("system", "user", **{role: "<audio>" * place + f"Say {token}user."})
     with pytest.raises(
-        ValueError, match=rf"row 1: message {place} of the prompt holds {re.escape(repr(token))}, which"
+        ValueError, match=rf"row 1: message {place} of the prompt contains {re.escape(repr(token))}, which"
     ):
         build(rows)
 
@@ -253,7 +258,7 @@ def test_what_is_only_text_to_the_tokenizer_is_taken(build, rows):
 def test_clips_in_which_there_is_nothing_to_hear_are_counted_when_training_starts(build, rows, tmp_path, caplog):
     soundfile.write(tmp_path / "1.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
     assert len(build(rows)) == 3
-    assert "2 of 3 rows have a clip in which there is nothing to hear, and are used" in caplog.text
+    assert "2 of 3 rows have a clip in which nothing can be heard, and are used" in caplog.text
 
 
 def test_null_audios_are_none(build, rows):
@@ -326,17 +331,20 @@ def test_other_names_of_columns(rows, tmp_path, processor):
     keys = Keys.of(config)
     swapped = read(write_swapped(tmp_path / "rows.parquet", tmp_path / "out.parquet", PLAIN, keys))
     assert sorted(row["speech"][0] for row in swapped) == [str(tmp_path / f"{number}.wav") for number in range(3)]
-    with pytest.raises(ValueError, match="no column 'prompt'; it has .*data.prompt_key"):
+    with pytest.raises(ValueError, match="there is no column 'prompt'. The columns are .*data.prompt_key"):
         SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, CONFIG, processor)
 
 
 @pytest.mark.parametrize(
     "option, message",
     [
-        ({"reward_fn_key": "corpus"}, "data.reward_fn_key=corpus: verl's reward managers read the column data_source"),
-        ({"audio_key": None}, "data.audio_key=None: must be the name of a column"),
-        ({"long_audio": None}, "data.long_audio=None: valid are"),
-        ({"mm_processor_kwargs": {"fps": 1}}, "data.mm_processor_kwargs=.*leave it empty"),
+        (
+            {"reward_fn_key": "corpus"},
+            "data.reward_fn_key=corpus: verl's reward managers always read the column data_source",
+        ),
+        ({"audio_key": None}, "data.audio_key=None: set it to the name of a column"),
+        ({"long_audio": None}, "data.long_audio=None is not valid"),
+        ({"mm_processor_kwargs": {"fps": 1}}, "data.mm_processor_kwargs=.*Remove the setting"),
     ],
 )
 def test_settings_that_cannot_be_followed(build, rows, option, message):
@@ -392,7 +400,7 @@ def test_audio_longer_than_the_window(build, with_long_audio, processor, caplog,
 def test_a_policy_that_leaves_no_row_and_one_that_does_not_exist(build, with_long_audio):
     with pytest.raises(ValueError, match="rows.parquet: no row is left"):
         build(with_long_audio[1:2], long_audio="skip")
-    with pytest.raises(ValueError, match="data.long_audio=drop: valid are error, cut, skip"):
+    with pytest.raises(ValueError, match="data.long_audio=drop is not valid. Valid values are error, cut, skip"):
         build(with_long_audio, long_audio="drop")
 
 
@@ -461,7 +469,7 @@ def test_swapped_rows_keep_their_number_of_clips_and_are_usable(build, rows, tmp
     names = [[os.path.basename(audio) for audio in row["audios"]] for row in read(out)]
     assert names == [["1.wav", "2.wav"], ["0.wav", "1.wav"], ["0.wav"], ["2.wav"], ["0.wav"]]
     assert "1 of the first 6 rows are not in the control" in caplog.text
-    assert "1 rows of the control have the same clip as before" in caplog.text
+    assert "1 rows of the control keep their own clip" in caplog.text
     assert len(SpeechDataset(str(out), processor.tokenizer, CONFIG, processor)) == 5
 
 
@@ -515,7 +523,7 @@ def test_what_cannot_be_swapped(rows, tmp_path):
     write_rows([{**row, **silent} for row in rows], tmp_path / "silent.parquet")
     assert write_swapped(tmp_path / "silent.parquet", tmp_path / "out.parquet", PLAIN) is None
     write_rows([{**row, "reward_model": None} for row in rows], tmp_path / "null.parquet")
-    with pytest.raises(ValueError, match="null.parquet, row 0: reward_model holds no ground_truth"):
+    with pytest.raises(ValueError, match="null.parquet, row 0: reward_model contains no ground_truth"):
         write_swapped(tmp_path / "null.parquet", tmp_path / "out.parquet", PLAIN)
     assert not (tmp_path / "out.parquet").exists()
 
@@ -558,5 +566,5 @@ def test_references_that_have_a_text(ground_truth, texts):
     ],
 )  # fmt: skip
 def test_references_that_have_none_or_several(ground_truth):
-    with pytest.raises(ValueError, match="the reference .* is not text, a number that has one spelling"):
+    with pytest.raises(ValueError, match="the reference .* is not a text, a number with a single spelling"):
         reference_texts(ground_truth)

@@ -25,7 +25,7 @@ def family_processor(request, models):
 
 @pytest.fixture(params=FAMILIES)
 def base_processor(request, models, tmp_path):
-    """Of a model whose folder holds no chat template."""
+    """Return the processor of a model whose folder has no chat template."""
     folder = shutil.copytree(models(request.param), tmp_path / "model")
     (folder / "chat_template.jinja").unlink()
     return AutoProcessor.from_pretrained(folder)

@@ -115,7 +115,7 @@ def test_nan_log_probabilities_name_the_prompt_and_the_row():
     row = 5
     spoilt = batch["rollout_log_probs"].clone()
     spoilt[row, 0] = float("nan")
-    with pytest.raises(ValueError, match=f"row {row}, prompt {index[row]}, hold NaN"):
+    with pytest.raises(ValueError, match=f"row {row}, prompt {index[row]}, contain NaN"):
         call(batch, index, rollout_log_probs=spoilt)
 
 
@@ -126,7 +126,7 @@ def test_a_reward_that_is_not_finite_stops_any_estimator(name, value):
     batch, index = as_batch(DEFAULT)
     row = 5
     batch["token_level_rewards"][row, 1] = float(value)
-    message = rf"the reward of row {row}, prompt {index[row]}, is {value}, not a finite number \(1 of {len(index)} rows"
+    message = rf"the reward of row {row}, prompt {index[row]}, is {value}, which is not finite \(1 of {len(index)} rows"
     data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
     with pytest.raises(estimator.RewardError, match=message) as raised:
         compute_advantage(data, name, config=OmegaConf.create({}))
@@ -136,7 +136,7 @@ def test_a_reward_that_is_not_finite_stops_any_estimator(name, value):
 def test_missing_fields_are_named():
     batch, index = as_batch(DEFAULT)
     del batch["rollout_log_probs"]
-    with pytest.raises(ValueError, match="rollout_log_probs or old_log_probs in its batch; it was given responses"):
+    with pytest.raises(ValueError, match="rollout_log_probs or old_log_probs in its batch, but it got responses"):
         call(batch, index)
 
 
@@ -177,7 +177,7 @@ def test_grpo_prefix_pays_against_the_responses_with_the_same_prefix():
 
 
 def test_grpo_prefix_heeds_verls_switch_of_the_standard_deviation():
-    """As verl's grpo does, of which it is K / (K - 1) times with an infinite kappa."""
+    """With an infinite kappa it is K / (K - 1) times verl's grpo."""
     batch, index = as_batch([group for group in DEFAULT if len(group["responses"]) > 1])
     data = DataProto(batch=TensorDict(batch, batch_size=len(index)), non_tensor_batch={"uid": index}, meta_info={})
     found = {}
@@ -250,7 +250,9 @@ def dense(index):
 
 @pytest.mark.parametrize("kappa", ["automatic", "5", True, -1, float("nan"), None, [1]])
 def test_a_bad_kappa_is_named(kappa):
-    with pytest.raises(ValueError, match="algorithm.grpo_prefix.kappa=.*: valid are auto, and the numbers from 0 on"):
+    with pytest.raises(
+        ValueError, match="algorithm.grpo_prefix.kappa=.* is not valid. Valid values are auto and numbers of 0 or more"
+    ):
         estimator.read_options("grpo_prefix", {"grpo_prefix": {"kappa": kappa}})
 
 
@@ -283,17 +285,20 @@ def test_metrics_of_a_step_go_with_its_data_as_plain_numbers():
     [
         (
             {"forks": 3, "deep": 1},
-            "algorithm.leaf has no option deep, forks; valid: fork_budget, min_prefix_tokens, credit, ",
+            "algorithm.leaf has no option deep, forks. Its options are fork_budget, min_prefix_tokens, credit, ",
         ),
-        ({"fork_budget": -1}, "algorithm.leaf.fork_budget=-1: valid are the integers from 0 on"),
-        ({"fork_budget": True}, "algorithm.leaf.fork_budget=True: valid are the integers from 0 on"),
-        ({"min_prefix_tokens": 1.0}, "algorithm.leaf.min_prefix_tokens=1.0: valid are the integers from 0 on"),
-        ({"trace_every": 0}, "algorithm.leaf.trace_every=0: valid are the integers from 1 on"),
-        ({"trace_every": "2"}, "algorithm.leaf.trace_every='2': valid are the integers from 1 on"),
-        ({"trace_dir": 7}, "algorithm.leaf.trace_dir=7: valid are the path of a folder, and null"),
-        ({"credit": None}, "algorithm.leaf.credit=None: valid are both, global, local"),
-        ({"surprisal": "new"}, "algorithm.leaf.surprisal='new': valid are rollout, old"),
-        (3, "algorithm.leaf=3: must be a mapping of options to values"),
+        ({"fork_budget": -1}, "algorithm.leaf.fork_budget=-1 is not valid. Valid values are integers of 0 or more"),
+        ({"fork_budget": True}, "algorithm.leaf.fork_budget=True is not valid. Valid values are integers of 0 or more"),
+        (
+            {"min_prefix_tokens": 1.0},
+            "algorithm.leaf.min_prefix_tokens=1.0 is not valid. Valid values are integers of 0 or more",
+        ),
+        ({"trace_every": 0}, "algorithm.leaf.trace_every=0 is not valid. Valid values are integers of 1 or more"),
+        ({"trace_every": "2"}, "algorithm.leaf.trace_every='2' is not valid. Valid values are integers of 1 or more"),
+        ({"trace_dir": 7}, "algorithm.leaf.trace_dir=7 is not valid. Valid values are the path of a folder, and null"),
+        ({"credit": None}, "algorithm.leaf.credit=None is not valid. Valid values are both, global, local"),
+        ({"surprisal": "new"}, "algorithm.leaf.surprisal='new' is not valid. Valid values are rollout, old"),
+        (3, "algorithm.leaf=3: give a mapping of options to values"),
     ],
 )
 def test_a_bad_option_is_named_with_the_valid_ones(given, message):

@@ -204,7 +204,7 @@ def speech_processor() -> bool:
 
 
 def update_counts() -> bool:
-    """Of updates that were skipped, the metrics keep no count."""
+    """The metrics keep no count of skipped updates."""
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer, reduce_metrics
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngine
 
@@ -317,7 +317,7 @@ HOOKS: dict[str, Callable[[], bool]] = {
 
 
 def verdict(looks_for: Callable[[], bool], connect: Callable[[], str | None]) -> tuple[str, str]:
-    """Whether something of ours is needed, and why not: its defect is looked for first, in verl as it is.
+    """Return whether one of our patches is needed, or why not: look for its defect first, in verl as it is.
 
     Args:
         looks_for: the defect.

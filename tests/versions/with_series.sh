@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run the fast tests against a copy of the installed verl that has the series for verl (recipes/upstream) in it; but for
-# those of the series, which apply it themselves.
+# Run the fast tests against a copy of the installed verl with the series for verl (recipes/upstream) applied, except the tests
+# of the series, which apply it themselves.
 #
 #   bash tests/versions/with_series.sh [pytest arguments]        VENV=folder to choose the environment (default .venv)
 set -euo pipefail

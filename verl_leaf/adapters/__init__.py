@@ -1,4 +1,4 @@
-"""The estimators in other trainers: a file per trainer, which imports it, and ``token_credit.py``, which they share.
+"""The estimators in other trainers: one file per trainer, which imports it, and ``token_credit.py``, which they share.
 
-Each needs its trainer and what ``pip install verl-leaf`` brings. README.md beside this file says how each is used.
+Each file needs its trainer, and otherwise only what ``pip install verl-leaf`` installs. README.md describes their use.
 """

@@ -1,7 +1,7 @@
-"""The estimators in ms-swift 4.6, as one of its external plugins: ``swift rlhf --rlhf_type grpo --external_plugins FILE``.
+"""The estimators in ms-swift 4.6 as an external plugin: ``swift rlhf --rlhf_type grpo --external_plugins FILE``.
 
-ms-swift reads its command line before it imports a plugin, so the settings come the way that its models' own do: as
-environment variables, or from ``--model_kwargs``, which makes such of a JSON dictionary.
+ms-swift parses its command line before it imports a plugin. So the settings are environment variables, which can also
+be set with ``--model_kwargs`` and a JSON dictionary, like those of ms-swift's models.
 """
 
 import os
@@ -25,7 +25,7 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
     """ms-swift's configuration, with the settings of the estimator from the environment, such as ``LEAF_FORK_BUDGET``.
 
     Raises:
-        ValueError: a variable or value is not valid, or a setting of ms-swift's cannot be combined with the estimator.
+        ValueError: a variable or value is not valid, or a setting of ms-swift cannot be combined with the estimator.
     """
 
     def __post_init__(self):
@@ -40,16 +40,16 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
             name, value = variable.removeprefix(PREFIX).lower(), os.environ[variable]
             if name not in types:
                 valid = ", ".join(f"{PREFIX}{setting.upper()}" for setting in types)
-                raise ValueError(f"{variable}={value}: verl-leaf has no such setting; valid are {valid}")
+                raise ValueError(f"{variable}={value}: verl-leaf has no such setting. The settings are {valid}")
             try:
                 setattr(self, name, types[name](value))
             except ValueError:
                 kind = "an integer" if types[name] is int else "a number"
-                raise ValueError(f"{variable}={value}: must be {kind}") from None
+                raise ValueError(f"{variable}={value}: set it to {kind}") from None
 
 
 class LeafGRPOTrainer(GRPOTrainer):
-    """ms-swift's trainer; its generation, rewards, metrics and loss stay, and every token gets an advantage of its own."""
+    """ms-swift's trainer with an advantage per token; its generation, rewards, metrics and loss stay the same."""
 
     def __init__(self, model=None, *positional, **named):
         check_settings("ms_swift's trainer", SimpleNamespace(**named), "verl-leaf")
@@ -62,7 +62,7 @@ class LeafGRPOTrainer(GRPOTrainer):
             dynamic_num_samples=self.dynamic_num_samples, teacher_per_token_logps=len(teachers) or None
         )
         check_settings("ms_swift's batch", found, "verl-leaf")
-        super()._postprocess_batch(samples, batch_encoded_inputs)  # its rewards, metrics and logs
+        super()._postprocess_batch(samples, batch_encoded_inputs)  # computes ms-swift's rewards, metrics and logs
         mode = "train" if self.model.training else "eval"
         per_prompt = self.num_generations if mode == "train" else self.num_generations_eval
         rewards = total_rewards(self._rewards_per_func, self.reward_weights)
@@ -81,14 +81,14 @@ class LeafGRPOTrainer(GRPOTrainer):
 
     @staticmethod
     def _responses(model_inputs, grpo_batch, **_) -> Responses:
-        """Prompts of different length end in different columns, so a response may begin anywhere in its row."""
+        """Return the responses of a batch. Prompts differ in length, so a response may start in any column."""
         tokens = model_inputs["input_ids"][:, -grpo_batch.completion_mask.shape[1] :]
         log_probs = grpo_batch.rollout_per_token_logps
-        if log_probs is None:  # transformers generated, or vLLM's do not fit the tokens
+        if log_probs is None:  # transformers generated, or vLLM's log-probabilities do not match the tokens
             log_probs = grpo_batch.old_per_token_logps
         return Responses(tokens, log_probs, grpo_batch.completion_mask)
 
 
-# By the module's own name: ms-swift gives the file that it imports another one.
+# Named by module path, because ms-swift imports this file as a module with another name.
 TrainerFactory.TRAINING_ARGS_MAPPING["grpo"] = "verl_leaf.adapters.for_ms_swift.LeafGRPOConfig"
 TrainerFactory.TRAINER_MAPPING["grpo"] = "verl_leaf.adapters.for_ms_swift.LeafGRPOTrainer"

@@ -1,6 +1,6 @@
-"""The estimators in OpenRLHF 0.11: ``python -m verl_leaf.adapters.for_openrlhf`` in place of ``openrlhf.cli.train_ppo_ray``.
+"""The estimators in OpenRLHF 0.11: ``python -m verl_leaf.adapters.for_openrlhf`` replaces ``openrlhf.cli.train_ppo_ray``.
 
-It takes the same arguments, and the settings of the estimator as ``--leaf.fork_budget`` and the like.
+It accepts the same arguments, and the settings of the estimator, such as ``--leaf.fork_budget``.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from verl_leaf.algorithm.settings import check_settings
 
 
 class LeafExperienceMaker(RemoteExperienceMaker):
-    """OpenRLHF's rewards, penalties and metrics; then every token gets an advantage of its own."""
+    """OpenRLHF's experience maker with an advantage per token; its rewards, penalties and metrics stay the same."""
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences):
@@ -30,7 +30,9 @@ class LeafExperienceMaker(RemoteExperienceMaker):
         experiences = super().compute_advantages_and_returns(experiences)
         rewards = torch.cat([experience.rewards for experience in experiences])
         if rewards.isnan().any():
-            raise ValueError(f"{int(rewards.isnan().sum())} of {len(rewards)} responses have the reward nan")
+            raise ValueError(
+                f"{int(rewards.isnan().sum())} of {len(rewards)} responses have the reward nan. Check the reward function"
+            )
         row = torch.tensor([index for experience in experiences for index in experience.index])
         advantages, metrics = token_advantages(
             args.leaf,
@@ -46,16 +48,16 @@ class LeafExperienceMaker(RemoteExperienceMaker):
 
 
 def _responses(experience) -> Responses:
-    """Token ``t + 1`` of a sequence is action ``t``; a response begins after its prompt, in any column."""
+    """Return the responses of a sample. Token ``t + 1`` is action ``t``, and a response may start in any column."""
     log_probs = experience.rollout_log_probs
-    if log_probs is None:  # vLLM gives them with --algo.advantage.is_correction_level token or seq
+    if log_probs is None:  # vLLM returns them only with --algo.advantage.is_correction_level token or seq
         log_probs = experience.action_log_probs
     return Responses(experience.sequences[:, 1:], log_probs, experience.action_mask)
 
 
 @ray.remote
 class LeafPPOTrainer(ppo_trainer.PPOTrainer.__ray_actor_class__):
-    """OpenRLHF's trainer with the experience maker of ours."""
+    """OpenRLHF's trainer with our experience maker."""
 
     def __init__(self, *positional, **named):
         super().__init__(*positional, **named)
@@ -71,22 +73,21 @@ class LeafPPOTrainer(ppo_trainer.PPOTrainer.__ray_actor_class__):
 
 
 def check(args: SimpleNamespace) -> None:
-    """Raise ``ValueError`` if an argument of OpenRLHF's cannot be combined with the estimator."""
+    """Raise ``ValueError`` if an argument of OpenRLHF cannot be combined with the estimator."""
     args.leaf.options()
     check_settings("openrlhf", args, args.leaf.estimator)
 
 
 def main(arguments: Sequence[str]) -> None:
-    """OpenRLHF's command with its arguments, and ours."""
+    """Run OpenRLHF's command with its arguments and ours."""
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
     for setting in fields(EstimatorSettings):
         name, meaning = f"--leaf.{setting.name}", setting.metadata["help"]
         parser.add_argument(name, type=setting.type, default=setting.default, help=meaning)
     own, others = parser.parse_known_args(arguments)
     if wrong := [word for word in others if word.startswith("--leaf.")]:
-        parser.error(
-            f"{wrong[0]}: valid are {', '.join(f'--leaf.{setting.name}' for setting in fields(EstimatorSettings))}"
-        )
+        names = ", ".join(f"--leaf.{setting.name}" for setting in fields(EstimatorSettings))
+        parser.error(f"{wrong[0]}: there is no such setting. The settings are {names}")
     settings = EstimatorSettings(**{name.removeprefix("leaf."): value for name, value in vars(own).items()})
     config.hierarchize = _with(settings, config.hierarchize)
     ppo_trainer.PPOTrainer = LeafPPOTrainer
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _with(settings: EstimatorSettings, hierarchize: Callable) -> Callable:
-    """OpenRLHF reads its arguments through ``hierarchize``, and hands them on to every process as part of its strategy."""
+    """Return ``hierarchize`` with our settings added; OpenRLHF passes its result to every process."""
 
     def checked(args: argparse.Namespace) -> SimpleNamespace:
         tree = hierarchize(args)
@@ -107,7 +108,7 @@ def _with(settings: EstimatorSettings, hierarchize: Callable) -> Callable:
 
 
 if __name__ == "__main__":
-    # By the module's own name, or Ray would ship the trainer's class by value.
+    # Imported by module path, because Ray would otherwise ship the trainer's class by value.
     from verl_leaf.adapters.for_openrlhf import main as importable
 
     importable(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The estimators in TRL 1.16: `LeafGRPOTrainer` and `LeafGRPOConfig` in place of ``GRPOTrainer`` and ``GRPOConfig``."""
+"""The estimators in TRL 1.16: `LeafGRPOTrainer` and `LeafGRPOConfig` replace ``GRPOTrainer`` and ``GRPOConfig``."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from verl_leaf.adapters.token_credit import EstimatorSettings, Responses, token_
 from verl_leaf.algorithm.estimators import ESTIMATORS
 from verl_leaf.algorithm.settings import check_settings
 
-# What a multimodal model is given beside its tokens (trl/trainer/grpo_trainer.py, _compute_loss).
+# Inputs of a multimodal model besides its tokens (trl/trainer/grpo_trainer.py, _compute_loss).
 MULTIMODAL = (
     "pixel_values",
     "image_grid_thw",
@@ -31,7 +31,7 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
     """TRL's configuration, with the settings of the estimator.
 
     Raises:
-        ValueError: a value is not valid, or a setting of TRL's cannot be combined with the estimator.
+        ValueError: a value is not valid, or a setting of TRL cannot be combined with the estimator.
     """
 
     def __post_init__(self):
@@ -41,15 +41,15 @@ class LeafGRPOConfig(EstimatorSettings, GRPOConfig):
 
 
 class LeafGRPOTrainer(GRPOTrainer):
-    """TRL's trainer; its generation, rewards, metrics and loss stay, and every token gets an advantage of its own."""
+    """TRL's trainer with an advantage per token; its generation, rewards, metrics and loss stay the same."""
 
     def __init__(self, model, reward_funcs=None, args=None, *positional, **named):
         if not isinstance(args, LeafGRPOConfig):
-            raise ValueError(f"args is {type(args).__name__}: give LeafGRPOTrainer a LeafGRPOConfig")
+            raise ValueError(f"args is {type(args).__name__}. Give LeafGRPOTrainer a LeafGRPOConfig")
         super().__init__(model, reward_funcs, args, *positional, **named)
 
     def _calculate_rewards(self, *positional, **named):
-        self._last_rewards = super()._calculate_rewards(*positional, **named)  # [N, F] of all processes
+        self._last_rewards = super()._calculate_rewards(*positional, **named)  # [N, F], of all processes
         return self._last_rewards
 
     def _generate_and_score_completions(self, inputs):
@@ -71,11 +71,11 @@ class LeafGRPOTrainer(GRPOTrainer):
         return output
 
     def _sampled_log_probs(self, output) -> Tensor:
-        """``[n, t]``: vLLM's, or else the policy's before the update, which TRL itself computes only where it needs them."""
+        """Return ``[n, t]``: vLLM's log-probabilities, or the policy's before the update."""
         if not ESTIMATORS[self.args.estimator].needs_surprisal:
             return torch.zeros_like(output["completion_ids"], dtype=torch.float32)
         if "sampling_per_token_logps" in output:
-            # NaN where vLLM had none (extract_logprobs): a token of unknown surprisal is never a boundary.
+            # NaN if vLLM returned none (extract_logprobs); a token of unknown surprisal must not be a boundary.
             return output["sampling_per_token_logps"].nan_to_num(nan=0.0)
         if "old_per_token_logps" in output:
             return output["old_per_token_logps"]

@@ -1,7 +1,7 @@
-"""What all adapters share: their settings, and the advantages of a step whose responses lie in several places.
+"""The settings of all adapters, and the advantages of a step whose responses are spread over batches and processes.
 
 Letters as in :mod:`verl_leaf.algorithm`: ``N`` responses of all processes, ``T`` tokens. A trainer's own tensors are
-``[n, t]``: some rows, of another width in each batch, and the responses may begin in any column.
+``[n, t]``: some of the rows, with a width that differs between batches, and responses that may start in any column.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ class _Settings:
     estimator: str = field(default="leaf", metadata={"help": ", ".join(ESTIMATORS)})
 
     def options(self) -> Options:
-        """The options of the estimator.
+        """Return the options of the estimator.
 
         Raises:
-            ValueError: a setting of any estimator is not valid; the message names the valid values.
+            ValueError: a setting of any estimator is not valid. The message names the valid values.
         """
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator={self.estimator!r}: {no_estimator(self.estimator, ESTIMATORS)}")
@@ -52,18 +52,19 @@ EstimatorSettings: Any = make_dataclass(
 
 
 def total_rewards(per_function: Tensor, weights: Tensor) -> Tensor:
-    """``[N]``, the weighted sum of ``per_function [N, F]``, in which NaN is no reward; NaN where a row has none."""
+    """Return ``[N]``, the weighted sum of ``per_function [N, F]`` without NaN; NaN if a row has only NaN."""
     total = (per_function * weights.to(per_function.device)).nansum(dim=1)
     return total.masked_fill(per_function.isnan().all(dim=1), torch.nan)
 
 
 @dataclass(frozen=True)
 class Responses:
-    """Some responses as a trainer holds them.
+    """Some responses in a trainer's own layout.
 
     Attributes:
-        tokens: ``[n, t]`` integers; a response's lie together, from its first in ``mask`` on.
-        log_probs: ``[n, t]`` floats, ``log p(token)`` under the distribution that was sampled from; read by estimators that need the surprisal.
+        tokens: ``[n, t]`` integers; the tokens of a response are contiguous, from its first one in ``mask``.
+        log_probs: ``[n, t]`` floats, ``log p(token)`` under the sampling distribution. Only estimators that need the
+            surprisal read them.
         mask: ``[n, t]``, non-zero where the policy wrote the token.
     """
 
@@ -81,23 +82,23 @@ def token_advantages(
     gather: Callable[[Tensor], Tensor] = lambda rows: rows,
     process: int = 0,
 ) -> tuple[list[Tensor], dict[str, float]]:
-    """The advantages of a step.
+    """Compute the advantages of a step.
 
     Args:
-        settings: which estimator, and how.
-        batches: the responses of this process.
-        rewards: ``[N]`` floats of all processes, in the order of ``gather``. NaN: the response has none, is left out of
-            its group, and gets 0.
+        settings: estimator and its options.
+        batches: responses of this process.
+        rewards: ``[N]`` floats of all processes, in the order of ``gather``. A response with NaN has no reward: it is
+            left out of its group and gets 0.
         group: ``[N]`` integers, the prompt of each response.
-        gather: joins ``[n, ...]`` tensors of equal shape of all processes to ``[N, ...]``, in the order of processes.
-        process: the number of this one.
+        gather: function that joins ``[n, ...]`` tensors of equal shape to ``[N, ...]``, in the order of the processes.
+        process: number of this process.
 
     Returns:
         The advantages of each batch, ``[n, t]`` in the dtype of ``rewards``, 0 outside its mask; and the metrics of the
-        whole step, by the names that verl's side logs.
+            whole step, with the names that they have in verl.
 
     Raises:
-        ValueError: a reward is infinite, or a log-probability NaN; the message names the response.
+        ValueError: a reward is infinite, or a log-probability is NaN. The message names the response.
     """
     widest = torch.tensor([max(batch.mask.shape[1] for batch in batches)], device=rewards.device)
     width = int(gather(widest).max())
@@ -110,7 +111,7 @@ def token_advantages(
     tokens = joined([batch.tokens for batch in batches])
     log_probs = joined([batch.log_probs.float() for batch in batches])
 
-    # To the left, so that token t of every response lies in column t; what stood before it goes to the end.
+    # Shift each row to the left, so that token t of every response is in column t; earlier columns move to the end.
     columns = (torch.arange(width, device=mask.device) + mask.int().argmax(1, keepdim=True)) % width
     tokens, log_probs, mask = (rows.gather(1, columns) for rows in (tokens, log_probs, mask))
 
@@ -129,10 +130,12 @@ def token_advantages(
 
 
 def _check(rewards: Tensor, lost: Tensor) -> None:
-    """Raises ``ValueError`` where one of ``rewards [N]`` is infinite, or a log-probability ``lost [N, T]``."""
+    """Raise ``ValueError`` if one of ``rewards [N]`` is infinite, or a log-probability is missing in ``lost [N, T]``."""
     for row in rewards.isinf().nonzero().flatten().tolist():
-        raise ValueError(f"the reward of response {row} of the step is {rewards[row].item()}, not a finite number")
+        raise ValueError(
+            f"the reward of response {row} of the step is {rewards[row].item()}. Check the reward function"
+        )
     for row in lost.any(1).nonzero().flatten().tolist():
         raise ValueError(
-            f"log-probabilities of response {row} of the step hold NaN: the model or the engine that samples has diverged"
+            f"the log-probabilities of response {row} of the step contain NaN. The model or the engine that samples has diverged"
         )

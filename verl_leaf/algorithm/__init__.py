@@ -1,6 +1,6 @@
-"""Advantage estimators as pure functions of tensors: LEAF (arXiv 2606.07610) and those it stands beside.
+"""Advantage estimators as pure functions of tensors: LEAF (arXiv 2606.07610) and others that it is compared with.
 
-Needs nothing but torch. README.md beside this file has the formulas.
+This package needs only torch. Its README.md contains the formulas.
 """
 
 from verl_leaf.algorithm.early import PairSpread, early_metrics, early_share, pair_spread

@@ -1,27 +1,27 @@
-"""Checks of arguments: a wrong call ends at the first statement, with the argument's name."""
+"""Checks of arguments. A wrong call fails at the first statement, with the argument's name."""
 
 import torch
 from torch import Tensor
 
 
 def check(name: str, fine: bool, complaint: str) -> None:
-    """Raises ``ValueError`` with the argument's name and the complaint unless ``fine``."""
+    """Raise ``ValueError`` with the argument's name and the complaint unless ``fine``."""
     if not fine:
         raise ValueError(f"{name} {complaint}")
 
 
 def check_count(name: str, value: int) -> None:
-    """Raises ``ValueError`` unless ``value`` is an int (no bool) of 0 or more."""
+    """Raise ``ValueError`` unless ``value`` is an int (not a bool) of 0 or more."""
     check(name, is_count(value), f"must be an integer of 0 or more, got {value!r}")
 
 
 def is_count(value: object) -> bool:
-    """Return whether ``value`` is an int (no bool) of 0 or more."""
+    """Return whether ``value`` is an int (not a bool) of 0 or more."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def is_number(value: object) -> bool:
-    """Return whether ``value`` is a number (no bool) from 0 to infinity."""
+    """Return whether ``value`` is a number (not a bool) from 0 to infinity."""
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
 
 
@@ -31,13 +31,13 @@ def is_kappa(value: object) -> bool:
 
 
 def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
-    """Checks ``responses [N, T]``, ``lengths [N]`` in ``0 .. T`` and ``group [N]`` from 0 on, all integers.
+    """Check ``responses [N, T]``, ``lengths [N]`` in ``0 .. T`` and ``group [N]`` of 0 or more, all integers.
 
     Returns:
         ``G``, the number of groups.
     """
     check_matrix("responses", responses)
-    check("responses", _is_integer(responses), f"must hold integers, got {responses.dtype}")
+    check("responses", _is_integer(responses), f"must contain integers, got {responses.dtype}")
     N, T = responses.shape
     low, high = _check_integers("lengths", lengths, N)
     check("lengths", low >= 0 and high <= T, f"must lie in 0 .. {T}, got {[low, high]}")
@@ -45,25 +45,25 @@ def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
 
 
 def check_terminal_rewards(rewards: Tensor, group: Tensor) -> int:
-    """Checks ``rewards [N]``, floats, and ``group [N]``, integers from 0 on.
+    """Check ``rewards [N]``, floats, and ``group [N]``, integers of 0 or more.
 
     Returns:
         ``G``, the number of groups.
     """
     check("rewards", rewards.dim() == 1, f"must have the shape [N], got {tuple(rewards.shape)}")
-    check("rewards", rewards.is_floating_point(), f"must hold floats, got {rewards.dtype}")
+    check("rewards", rewards.is_floating_point(), f"must contain floats, got {rewards.dtype}")
     return _check_group(group, len(rewards))
 
 
 def check_mask(mask: Tensor, responses: Tensor) -> None:
-    """Checks that ``mask`` has the shape ``[N, T]`` of ``responses``."""
+    """Check that ``mask`` has the shape ``[N, T]`` of ``responses``."""
     check_matrix("responses", responses)
     shape = tuple(responses.shape)
     check("mask", tuple(mask.shape) == shape, f"must have the shape {shape} of responses, got {tuple(mask.shape)}")
 
 
 def check_matrix(name: str, value: Tensor) -> None:
-    """Raises ``ValueError`` unless ``value`` has two dimensions."""
+    """Raise ``ValueError`` unless ``value`` has two dimensions."""
     check(name, value.dim() == 2, f"must have the shape [N, T], got {tuple(value.shape)}")
 
 
@@ -74,9 +74,9 @@ def _check_group(group: Tensor, N: int) -> int:
 
 
 def _check_integers(name: str, values: Tensor, N: int) -> tuple[int, int]:
-    """The lowest and the highest of ``[N]`` integers; 0 if there are none."""
+    """Check ``[N]`` integers, and return the lowest and the highest; 0 if there are none."""
     check(name, values.shape == (N,), f"must have the shape {(N,)}, got {tuple(values.shape)}")
-    check(name, _is_integer(values), f"must hold integers, got {values.dtype}")
+    check(name, _is_integer(values), f"must contain integers, got {values.dtype}")
     low, high = torch.stack([values.amin(), values.amax()]).tolist() if N else (0, 0)
     return int(low), int(high)
 

@@ -1,7 +1,7 @@
 """The table of all estimators: `ESTIMATORS`.
 
-From it verl's registry and configuration, the checks, the doctor, the other trainers' adapters, the recipes and the
-benchmarks take names, functions, options and metrics. `grpo` is not in it, because verl has it.
+verl's registry and configuration, the checks, the doctor, the adapters for other trainers, the recipes and the benchmarks
+read names, functions, options and metrics from it. `grpo` is not in it, because verl has it.
 """
 
 import difflib
@@ -67,8 +67,8 @@ class Credit:
     Attributes:
         advantages: ``[N, T]``, 0 outside the mask.
         metrics: numbers for the trainer's log, by their names there.
-        forks: where the responses part, if the estimator has computed it.
-        leaf: trees and spans, from LEAF only.
+        forks: forks of the responses, or None if the estimator did not compute them.
+        leaf: trees and spans of LEAF, or None for other estimators.
     """
 
     advantages: Tensor
@@ -79,12 +79,12 @@ class Credit:
 
 @dataclass(frozen=True)
 class Estimator:
-    """A row of the table.
+    """A row of the table of estimators.
 
     Attributes:
-        function: computes advantages, and metrics of its own.
-        options: the class of its options.
-        needs_surprisal: reads ``surprisal``.
+        function: function that computes advantages and the estimator's own metrics.
+        options: class of its options.
+        needs_surprisal: True if it reads ``surprisal``.
     """
 
     function: Callable[[Rollouts, Any], Credit]
@@ -92,7 +92,7 @@ class Estimator:
     needs_surprisal: bool = False
 
     def __call__(self, rollouts: Rollouts, options: Options) -> tuple[Credit, dict[str, float]]:
-        """Return the result, and its metrics with those that every estimator has (`early_metrics`)."""
+        """Return the result, and its metrics together with those of every estimator (`early_metrics`)."""
         credit, lengths = self.function(rollouts, options), rollouts.lengths
         lengths = last_position(rollouts.mask) + 1 if lengths is None else lengths
         forks = credit.forks or find_forks(rollouts.tokens, lengths, rollouts.group)
@@ -104,17 +104,17 @@ class Estimator:
 class LeafOptions(Options):
     """The options of `leaf`."""
 
-    fork_budget: int = option(FORK_BUDGET, COUNTS, "the most boundaries per prompt (B); 0 makes it GRPO's z-score")
-    min_prefix_tokens: int = option(MIN_PREFIX_TOKENS, COUNTS, "the earliest position of a boundary (m)")
-    credit: str = option(CREDITS[0], one_of(*CREDITS), "both, or for ablations: global, local")
+    fork_budget: int = option(FORK_BUDGET, COUNTS, "most boundaries per prompt (B); 0 gives GRPO's z-score")
+    min_prefix_tokens: int = option(MIN_PREFIX_TOKENS, COUNTS, "earliest position of a boundary (m)")
+    credit: str = option(CREDITS[0], one_of(*CREDITS), "credit of a span: both, or for ablations global or local")
     surprisal: str = option(
         "rollout",
         one_of("rollout", "old"),
-        "rollout: log-probabilities of the engine that sampled; old: the actor's",
+        "source of the log-probabilities: rollout for the engine that sampled, old for the actor",
         only_verl=True,
     )
     trace_dir: str | None = option(None, PATHS, "folder for the trees of every trace_every-th step", only_verl=True)
-    trace_every: int = option(10, POSITIVE_COUNTS, "steps from one trace to the next", only_verl=True)
+    trace_every: int = option(10, POSITIVE_COUNTS, "number of steps from one trace to the next", only_verl=True)
 
 
 def leaf(rollouts: Rollouts, options: LeafOptions) -> Credit:
@@ -152,10 +152,10 @@ class GrpoPrefixOptions(Options):
 
     kappa: float | str = option(
         "auto",
-        Values("auto, and the numbers from 0 on", is_kappa, str, _number_or_text),
-        "how many responses a longer prefix must have to count half: auto (what fits the batch) or a number",
+        Values("auto and numbers of 0 or more", is_kappa, str, _number_or_text),
+        "number of responses with which a longer prefix gets half the weight; auto estimates it from the batch",
     )
-    norm_adv_by_std_in_grpo: bool = True  # verl's own setting
+    norm_adv_by_std_in_grpo: bool = True  # a setting of verl
 
 
 def grpo_prefix(rollouts: Rollouts, options: GrpoPrefixOptions) -> Credit:
@@ -189,7 +189,7 @@ def _without_options(function: Callable[..., ForkAdvantages], rollouts: Rollouts
 
 
 def grpo_floored(rollouts: Rollouts, options: Options) -> Credit:
-    """The GRPO baseline of arXiv 2606.07610."""
+    """The GRPO baseline of arXiv 2606.07610."""  # noqa: D401
     return Credit(grpo_floored_advantages(rollouts.rewards, rollouts.group)[:, None] * rollouts.mask)
 
 
@@ -203,8 +203,8 @@ ESTIMATORS = {
 
 
 def no_estimator(name: object, names: Iterable[str]) -> str:
-    """Return in words that an estimator is none of some names, with the nearest of them, whatever its case."""
+    """Return a sentence that an estimator is unknown, with the nearest of the known names (ignoring case) and all of them."""
     by_lower = {each.lower(): each for each in names}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     question = f" Did you mean {by_lower[near[0]]}?" if near else ""
-    return f"there is no such estimator.{question} Valid are {', '.join(by_lower.values())}"
+    return f"there is no such estimator.{question} Choose one of {', '.join(by_lower.values())}"

@@ -1,4 +1,4 @@
-"""Where the responses of a group part: every fork of their prefix tree, whatever their surprisal.
+"""The forks of a group's responses: every fork of their prefix tree, whatever its surprisal.
 
 Letters: ``N`` responses in the batch, ``T`` tokens, ``G`` prompt groups of ``K`` responses, ``T_i`` the length of
 response ``i``, ``S`` the most nodes on the path of one response.
@@ -13,23 +13,23 @@ from torch import Tensor
 from verl_leaf.algorithm.arguments import check_responses
 from verl_leaf.algorithm.rows import row_blocks
 
-ENDED = torch.iinfo(torch.long).min  # stands for the token of a response that has none there
+ENDED = torch.iinfo(torch.long).min  # stands for the missing token of a response that has ended
 
 
 @dataclass(frozen=True)
 class Forks:
-    """All forks of the groups' prefix trees. Every tensor is int64 and lies on the device of the inputs.
+    """The forks of the groups' prefix trees. Every tensor is int64 and on the device of the inputs.
 
-    A node is a set of responses with a common prefix, the root all of a group. A node forks at position ``p`` if its
-    responses share exactly ``p`` tokens: there they differ, or some have ended. The path of response ``i`` leads from
+    A node is a set of responses with a common prefix; the root is all responses of a group. A node forks at position ``p``
+    if its responses share exactly ``p`` tokens: then they differ, or some have ended. The path of response ``i`` leads from
     the root, ``node[i, 0]``, through ever smaller nodes to one that does not fork.
 
     Attributes:
         group: ``[N]``, the group of each response.
         lengths: ``[N]``, ``T_i`` in tokens.
-        node: ``[N, S]``, the nodes on the path, each named by its first row; the last is repeated.
+        node: ``[N, S]``, the nodes on the path, each named by its first row; the last one is repeated.
         size: ``[N, S]``, their number of responses.
-        position: ``[N, S]``, where they fork, ascending; ``num_tokens`` where they do not, as in the last column.
+        position: ``[N, S]``, where they fork, ascending; ``num_tokens`` if they do not fork, as in the last column.
         num_tokens: ``T``, the width of the batch.
     """
 
@@ -41,24 +41,24 @@ class Forks:
     num_tokens: int
 
     def node_sum(self, values: Tensor) -> Tensor:
-        """``[N, S]``, the sum of ``values [N]`` over the responses of each node."""
+        """Return ``[N, S]``, the sum of ``values [N]`` over the responses of each node."""
         total = torch.zeros(self.node.shape, device=values.device, dtype=values.dtype)
         return total.scatter_add_(0, self.node, values[:, None].expand_as(self.node)).gather(0, self.node)
 
 
 @dataclass(frozen=True)
 class ForkAdvantages:
-    """What an estimator computed: ``advantages`` ``[N, T]``, and where the responses part."""
+    """The result of an estimator: ``advantages`` ``[N, T]``, and the forks of the responses."""
 
     advantages: Tensor
     forks: Forks
 
 
 def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
-    """Finds every place where responses of a group part. Token comparison is exact.
+    """Find every fork of the responses of a group. Token comparison is exact.
 
     Args:
-        responses: ``[N, T]`` integers, token ids. What lies past a response's length is ignored.
+        responses: ``[N, T]`` integers, token ids. Tokens after a response's end are ignored.
         lengths: ``[N]`` integers, ``T_i``: everything up to the last token of the response.
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
 
@@ -75,9 +75,9 @@ def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
 
     node = torch.full((G,), N, device=group.device).scatter_reduce_(0, group, row, "amin")[group]
     nodes, positions = [], []
-    shared = torch.full_like(row, T)  # with the response that names the node; T if it is the same
+    shared = torch.full_like(row, T)  # tokens shared with the response that names the node; T if it is equal
     joined = node != row
-    # All nodes of one depth fork at once: each where the first of its responses leaves the one that names it.
+    # All nodes of one depth fork at once, each where the first of its responses differs from the one that names it.
     while True:
         rows = joined.nonzero()[:, 0]
         shared[rows] = _common_prefix(responses, lengths, rows, node[rows])
@@ -97,10 +97,10 @@ def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
 
 
 def pad_groups(groups: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """From lists of tokens to the arguments of `find_forks`.
+    """Convert lists of tokens to the arguments of `find_forks`.
 
     Args:
-        groups: for each prompt, its responses' token ids.
+        groups: for each prompt, the token ids of its responses.
 
     Returns:
         ``responses`` ``[N, T]``, ``lengths`` ``[N]`` and ``group`` ``[N]``, all int64, rows in the order of the lists.
@@ -115,7 +115,7 @@ def pad_groups(groups: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tenso
 
 
 def _common_prefix(responses: Tensor, lengths: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-    """``[n]``, how many tokens ``rows [n]`` share with ``others [n]``; ``T`` where both responses are the same."""
+    """Return ``[n]``, how many tokens ``rows [n]`` share with ``others [n]``; ``T`` if two responses are equal."""
     T = responses.shape[1]
     shared = torch.full_like(rows, T)
     for block in row_blocks(len(rows), T, rows.device) if T else ():
@@ -127,7 +127,7 @@ def _common_prefix(responses: Tensor, lengths: Tensor, rows: Tensor, others: Ten
 
 
 def _split(node: Tensor, token: Tensor) -> Tensor:
-    """``[N]``, the first row of those with the same ``node`` and the same ``token`` as each row."""
+    """Return ``[N]``, the first row with the same ``node`` and ``token`` as each row."""
     row = torch.arange(len(node), device=node.device)
     order = token.argsort(stable=True)
     order = order[node[order].argsort(stable=True)]

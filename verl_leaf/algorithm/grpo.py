@@ -9,9 +9,9 @@ STD_EPSILON = 1e-6  # verl/trainer/ppo/core_algos.py, compute_grpo_outcome_advan
 
 
 def grpo_advantages(rewards: Tensor, group: Tensor) -> Tensor:
-    """What verl's ``grpo`` pays: ``(r - mean) / (std + 1e-6)`` in each group, ``std`` unbiased.
+    """Return the advantages of verl's ``grpo``: ``(r - mean) / (std + 1e-6)`` in each group, ``std`` unbiased.
 
-    The only response of a group is paid ``r / (1 + 1e-6)``, as by verl 0.9.1 (``compute_grpo_outcome_advantage``).
+    A single response of a group gets ``r / (1 + 1e-6)``, as in verl 0.9.1 (``compute_grpo_outcome_advantage``).
 
     Args:
         rewards: ``[N]`` floats, ``r_i``.
@@ -32,14 +32,14 @@ def grpo_advantages(rewards: Tensor, group: Tensor) -> Tensor:
 
 
 def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 / 3) -> Tensor:
-    """The GRPO baseline of arXiv 2606.07610: ``(r - mean) / max(std, 1/3)`` in each group, ``std`` unbiased.
+    """Return the GRPO baseline of arXiv 2606.07610: ``(r - mean) / max(std, 1/3)`` in each group, ``std`` unbiased.
 
     Args:
         rewards, group: as in `grpo_advantages`.
         floor: the least standard deviation.
 
     Returns:
-        ``[N]`` of the dtype of ``rewards`` (float64 inside); 0 for the only response of a group.
+        ``[N]`` of the dtype of ``rewards`` (float64 inside); 0 for a single response of a group.
 
     Raises:
         ValueError: an argument has a wrong shape, dtype or range; the message names it.
@@ -51,9 +51,9 @@ def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 
 
 
 def from_lowest(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor]:
-    """The rewards ``[N]`` less their group's lowest, so that equal ones are centred to exactly 0; and the lowest ``[G]``.
+    """Return the rewards ``[N]`` minus their group's lowest, and the lowest ``[G]``, both in float64.
 
-    Both are float64; the lowest of a group without responses is infinite.
+    So equal rewards are centred to exactly 0. The lowest of a group without responses is infinite.
     """
     rewards = rewards.double()
     lowest = torch.full((G,), torch.inf, device=rewards.device, dtype=rewards.dtype)
@@ -62,7 +62,7 @@ def from_lowest(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor]
 
 
 def centre(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What the rewards of each response's group say, in float64.
+    """Return statistics of the rewards in each response's group, in float64.
 
     Args:
         rewards: ``[N]`` floats.
@@ -70,8 +70,8 @@ def centre(rewards: Tensor, group: Tensor, G: int) -> tuple[Tensor, Tensor, Tens
         G: number of groups.
 
     Returns:
-        ``[N]`` each: the reward less the group's mean, exactly 0 where all are equal; the unbiased standard deviation
-        of the group, 0 for a group of one; the number of its responses.
+        ``[N]`` each: the reward minus the group's mean, exactly 0 if all are equal; the unbiased standard deviation of the
+            group, 0 for a group of one; and the group's number of responses.
     """
 
     def per_row(x: Tensor) -> Tensor:

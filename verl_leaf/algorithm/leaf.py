@@ -18,16 +18,16 @@ STD_FLOOR = 1e-6
 class Spans:
     """The spans of every response. A response with ``d`` nodes on its path has its spans in the slots ``0 .. d``.
 
-    Slot ``b < d`` ends at node ``b``; slot ``d`` is the tail, if the response has tokens after its last node.
+    Slot ``b < d`` ends at node ``b``. Slot ``d`` is the tail, if the response has tokens after its last node.
 
     Attributes:
         start: ``[N, B+1]`` int64, the first token of the span.
-        end: ``[N, B+1]`` int64, the token after its last. A node may lie past the end of a short response, and then
-            so may ``start`` and ``end``.
-        valid: ``[N, B+1]`` bool, whether there is such a span; the other fields mean nothing where there is none.
+        end: ``[N, B+1]`` int64, the position after its last token. A node may lie past the end of a short response, and
+            then so may ``start`` and ``end``.
+        valid: ``[N, B+1]`` bool, True if there is such a span; the other fields are undefined if there is none.
         raw: ``[N, B+1]`` float64, the credit ``A``; 0 where not valid.
         normalised: ``[N, B+1]`` float64, the z-score of ``A`` over the spans of the group; 0 where not valid.
-        node_value: ``[N, B]`` float64, ``V(v)`` of the nodes of the tree; 0 where there is none.
+        node_value: ``[N, B]`` float64, ``V(v)`` of the nodes of the tree; 0 if there is none.
         root_value: ``[G]`` float64, ``V0``.
     """
 
@@ -42,7 +42,7 @@ class Spans:
 
 @dataclass(frozen=True)
 class LeafAdvantages:
-    """What `leaf_advantages` computed: ``advantages`` ``[N, T]``, and the tree and spans they come from."""
+    """The result of `leaf_advantages`: ``advantages`` ``[N, T]``, and the tree and spans that they come from."""
 
     advantages: Tensor
     tree: PrefixTree
@@ -50,19 +50,19 @@ class LeafAdvantages:
 
 
 def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = CREDITS[0]) -> Spans:
-    """Gives every span its credit, from the rewards of everything that grew out of it.
+    """Return the credit of every span, computed from the rewards of all responses that continue from it.
 
     For the span that ends at node ``v``, with ``u`` the node before it on the path (the root if there is none):
 
         A = ([V(v) - V0] + [V(v) - V(u)]) / sqrt(n(v))
 
-    and for the tail ``A = [r_i - V0] + [r_i - V(last)]``. ``credit="global"`` keeps the first bracket only,
-    ``"local"`` the second only, ``"both"`` is the method. Then a z-score over all spans of the group, each (response,
+    and for the tail ``A = [r_i - V0] + [r_i - V(last)]``. ``credit="global"`` keeps only the first bracket, ``"local"``
+    only the second; ``"both"`` is the method. The result is the z-score over all spans of the group, each (response,
     span) pair counted once, with the unbiased standard deviation floored at 1e-6. A single span scores 0.
 
     Args:
         tree: the groups' prefix trees.
-        rewards: ``[N]`` floats, ``r_i``. Computed with in float64.
+        rewards: ``[N]`` floats, ``r_i``. Computed in float64.
         credit: ``"both"``, ``"global"`` or ``"local"``.
 
     Returns:
@@ -74,7 +74,7 @@ def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = CREDITS[0])
     N, B = tree.node.shape
     G = tree.boundaries.shape[0]
     check("rewards", rewards.shape == (N,), f"must have the shape {(N,)}, got {tuple(rewards.shape)}")
-    check("rewards", rewards.is_floating_point(), f"must hold floats, got {rewards.dtype}")
+    check("rewards", rewards.is_floating_point(), f"must contain floats, got {rewards.dtype}")
     check("credit", credit in CREDITS, f"must be one of {', '.join(CREDITS)}, got {credit!r}")
     group, depth = tree.group, tree.depth
     device = rewards.device
@@ -111,16 +111,16 @@ def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = CREDITS[0])
 
 
 def token_advantages(tree: PrefixTree, spans: Spans, mask: Tensor, *, dtype: torch.dtype) -> Tensor:
-    """Gives every token the normalised credit of its span.
+    """Return the normalised credit of every token's span.
 
     Args:
         tree: the groups' prefix trees.
-        spans: their spans.
+        spans: spans of the trees.
         mask: ``[N, T]``, non-zero where the policy wrote the token.
-        dtype: of the result.
+        dtype: dtype of the result.
 
     Returns:
-        ``[N, T]`` of ``dtype``: advantages, 0 outside ``mask`` and past a response's length.
+        ``[N, T]`` of ``dtype``: advantages, 0 outside ``mask`` and after a response's end.
 
     Raises:
         ValueError: ``mask`` has a wrong shape.
@@ -152,7 +152,7 @@ def leaf_advantages(
     min_prefix_tokens: int = MIN_PREFIX_TOKENS,
     credit: str = CREDITS[0],
 ) -> LeafAdvantages:
-    """LEAF from end to end: `build_prefix_tree`, `credit_spans`, `token_advantages` (arXiv 2606.07610).
+    """Return LEAF's advantages: `build_prefix_tree`, `credit_spans` and `token_advantages` (arXiv 2606.07610).
 
     Args:
         responses: ``[N, T]`` integers, token ids.
@@ -160,7 +160,7 @@ def leaf_advantages(
         rewards: ``[N]`` floats, the terminal rewards ``r_i``.
         mask: ``[N, T]``, non-zero where the policy wrote the token.
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
-        lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``: right unless
+        lengths: ``[N]`` integers, ``T_i``. By default, a response ends at the last token in ``mask``, which is right unless
             it ends with a token that the policy did not write.
         fork_budget, min_prefix_tokens: as in `build_prefix_tree`.
         credit: as in `credit_spans`.

@@ -1,4 +1,4 @@
-"""What a LEAF step did, in a few numbers, from what the step computed anyway."""
+"""Metrics of a LEAF step, from what the step has computed anyway."""
 
 import torch
 from torch import Tensor
@@ -10,17 +10,17 @@ NOISE = 1e-9  # advantages this close to 0 have no sign
 
 
 def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[str, float]:
-    """Sums up a batch: how often responses forked, where, and what it changed against GRPO.
+    """Return metrics of a batch: how often and where responses forked, and how LEAF differs from GRPO.
 
-    A selected boundary fires when it has a node; it is usable when some node's rewards differ (arXiv 2606.07610).
+    A selected boundary fires if it has a node; it is usable if the rewards of some node differ (arXiv 2606.07610).
 
     Args:
-        result: what `leaf_advantages` returned.
-        rewards: ``[N]`` floats, the rewards it was given.
-        mask: ``[N, T]``, the mask it was given.
+        result: result of `leaf_advantages`.
+        rewards: ``[N]`` floats, the rewards that it was given.
+        mask: ``[N, T]``, the mask that it was given.
 
     Returns:
-        Plain floats by their names in the table of README.md; 0 if there is nothing to take a mean of.
+        Floats by the names in the table of README.md; 0 if there is nothing to average.
     """
     tree, spans, advantages = result.tree, result.spans, result.advantages
     group, node, T = tree.group, tree.node, tree.num_tokens
@@ -28,7 +28,7 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[
     N = group.shape[0]
 
     def any_in_group(flag: Tensor) -> Tensor:
-        """``[G, ...]``, whether ``flag [N, ...]`` holds for any response of the group."""
+        """Return ``[G, ...]``, whether ``flag [N, ...]`` is true for any response of the group."""
         count = torch.zeros((G, *flag.shape[1:]), device=flag.device, dtype=torch.long)
         return count.index_add_(0, group, flag.long()) > 0
 
@@ -61,7 +61,7 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[
 
 
 def _differ(values: Tensor, key: Tensor, size: int) -> Tensor:
-    """For each entry of ``values``, whether the entries of its column with the same ``key < size`` differ."""
+    """Return for each entry of ``values`` whether the entries of its column with the same ``key < size`` differ."""
     high = torch.full((size, *values.shape[1:]), -torch.inf, device=values.device, dtype=values.dtype)
     low = -high
     high.scatter_reduce_(0, key, values, "amax")

@@ -1,4 +1,4 @@
-"""Options of an estimator: a frozen dataclass whose fields say which values are valid, and what they mean."""
+"""Options of estimators: frozen dataclasses whose fields describe their valid values and their meaning."""
 
 from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
@@ -12,10 +12,10 @@ class Values:
     """The valid values of an option.
 
     Attributes:
-        words: the valid values as a message names them.
-        contain: returns whether a value is valid.
-        type: what a command line makes of the value's text.
-        read: makes the value of what ``type`` gave.
+        words: description of the valid values for messages.
+        contain: function that returns whether a value is valid.
+        type: type that a command line gives to the value's text.
+        read: function that makes the value from the result of ``type``.
     """
 
     words: str
@@ -24,44 +24,44 @@ class Values:
     read: Callable[[Any], Any] = lambda value: value
 
 
-COUNTS = Values("the integers from 0 on", is_count, int)
-POSITIVE_COUNTS = Values("the integers from 1 on", lambda value: is_count(value) and value > 0, int)
-NUMBERS = Values("the numbers from 0 on", is_number, float)
+COUNTS = Values("integers of 0 or more", is_count, int)
+POSITIVE_COUNTS = Values("integers of 1 or more", lambda value: is_count(value) and value > 0, int)
+NUMBERS = Values("numbers of 0 or more", is_number, float)
 PATHS = Values("the path of a folder, and null", lambda value: value is None or isinstance(value, str))
 
 
 def one_of(*names: str) -> Values:
-    """The values of an option that is one of some names."""
+    """Return the values of an option that is one of some names."""
     return Values(", ".join(names), lambda value: isinstance(value, str) and value in names)
 
 
 def option(default: Any, values: Values, help: str, *, only_verl: bool = False) -> Any:
-    """A field of `Options`.
+    """Return a field of `Options`.
 
     Args:
-        default: its default.
-        values: the valid values.
-        help: what the option means.
-        only_verl: other trainers do not have the option.
+        default: default value.
+        values: valid values.
+        help: meaning of the option.
+        only_verl: True if other trainers do not have the option.
     """
     return field(default=default, metadata={"values": values, "help": help, "only_verl": only_verl})
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of an estimator that has none, and the base class of all others.
+    """The base class of the options of an estimator, used directly for an estimator without options.
 
     Raises:
-        ValueError: a value is not valid; the message lists the valid ones.
+        ValueError: a value is not valid. The message lists the valid ones.
     """
 
     def __post_init__(self) -> None:
         for name, declared in self.by_name().items():
             value, values = getattr(self, name), declared.metadata["values"]
             if not values.contain(value):
-                raise ValueError(f"{name}={value!r}: valid are {values.words}")
+                raise ValueError(f"{name}={value!r} is not valid. Valid values are {values.words}")
 
     @classmethod
     def by_name(cls) -> dict[str, Field[Any]]:
-        """The fields by their names, except those that are settings of verl under the same name."""
+        """Return the fields by name, without those that are settings of verl with the same name."""
         return {declared.name: declared for declared in fields(cls) if declared.metadata}

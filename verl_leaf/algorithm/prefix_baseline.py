@@ -1,8 +1,8 @@
-"""GRPO with a shrunk prefix baseline: ours, not the paper's.
+"""GRPO with a shrunk prefix baseline, which we added; it is not in the LEAF paper.
 
-Its baseline for a token is what the other responses with the same text up to there were paid, shrunk towards what those
-of the shorter prefix were paid. Relatives: leave-one-out baselines (RLOO, arXiv 2402.14740), values from rollouts of
-the same prefix (VinePPO, arXiv 2410.01679; TEMPO, arXiv 2509.18314), and the shrinkage of James and Stein (1961).
+The baseline of a token is the mean reward of the other responses with the same text before it, shrunk towards the
+baseline of the shorter prefix. Related methods: leave-one-out baselines (RLOO, arXiv 2402.14740), values from rollouts
+of the same prefix (VinePPO, arXiv 2410.01679; TEMPO, arXiv 2509.18314), and the shrinkage of James and Stein (1961).
 """
 
 import math
@@ -17,21 +17,21 @@ from verl_leaf.algorithm.forks import Forks, find_forks
 from verl_leaf.algorithm.grpo import STD_EPSILON, centre
 from verl_leaf.algorithm.rows import last_position, per_token
 
-PRIOR_PAIRS = 10  # tau2 is taken in full if n is far larger
+PRIOR_PAIRS = 10  # tau2 is hardly reduced if n is much larger
 LEAST_SIGMA2 = 0.05  # as a share of T
 
 
 @dataclass(frozen=True)
 class PrefixBaselineAdvantages:
-    """What `grpo_prefix_advantages` computed.
+    """The result of `grpo_prefix_advantages`.
 
     Attributes:
-        advantages: ``[N, T]``.
+        advantages: ``[N, T]``, the advantages.
         baseline: ``[N, S]`` float64, ``b_i`` from the start and after each fork on the response's path.
-        start: ``[N, S]`` int64, the first token with that baseline: 0, then the token after the fork's;
-            ``num_tokens`` where the path forks no more, and the baseline means nothing.
-        forks: where the responses part.
-        kappa: the one that was used.
+        start: ``[N, S]`` int64, the first token with that baseline: 0, then the token after the fork's; ``num_tokens``
+            if the path has no further fork, and the baseline is undefined.
+        forks: forks of the responses.
+        kappa: value of kappa that was used.
     """
 
     advantages: Tensor
@@ -51,7 +51,7 @@ def grpo_prefix_advantages(
     kappa: float | str = "auto",
     by_std: bool = True,
 ) -> PrefixBaselineAdvantages:
-    """GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
+    """Return GRPO's advantages with the shrunk prefix baseline in place of the group's mean.
 
     For response ``i`` and its token ``t``, let ``u_i(t)`` be the responses ``k != i`` of its group whose first ``t``
     tokens are those of ``i``, ``m`` their number and ``V(u)`` their mean reward:
@@ -60,8 +60,8 @@ def grpo_prefix_advantages(
         b_i <- b_i + m / (m + kappa) * (V(u_i(t)) - b_i)    at each t where u_i(t) has lost members and m > 0
         A_i[t] = (r_i - b_i(t)) / (std + 1e-6)              std of the group's rewards, unbiased
 
-    ``kappa=math.inf`` is GRPO times ``K / (K - 1)``, ``kappa=0`` the leave-one-out mean of each node. The only response
-    of a group gets 0.
+    ``kappa=math.inf`` gives GRPO times ``K / (K - 1)``; ``kappa=0`` gives the leave-one-out mean of each node. A single
+    response of a group gets 0.
 
     Args:
         responses: ``[N, T]`` integers, token ids.
@@ -70,12 +70,12 @@ def grpo_prefix_advantages(
             prefixes.
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         lengths: ``[N]`` integers, ``T_i``. Without it, a response ends at the last token in ``mask``.
-        kappa: how many responses a longer prefix must have to count half: a number from 0 to infinity, or ``"auto"``
-            for that of the batch, `shrinkage`.
-        by_std: False leaves out the division by ``std + 1e-6``, as Dr. GRPO does (arXiv 2503.20783).
+        kappa: number of responses with which a longer prefix gets half the weight, from 0 to infinity, or ``"auto"``
+            for the batch's `shrinkage`.
+        by_std: False to not divide by ``std + 1e-6``, as in Dr. GRPO (arXiv 2503.20783).
 
     Returns:
-        The advantages ``[N, T]`` in the dtype of ``rewards``, 0 outside ``mask``, and the baselines they come from.
+        The advantages ``[N, T]`` in the dtype of ``rewards``, 0 outside ``mask``, and the baselines that they come from.
 
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
@@ -98,7 +98,7 @@ def grpo_prefix_advantages(
 
 
 def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:
-    """``[N, S]``, ``b_i`` from the start and after each fork; that of a group of one is 0."""
+    """Return ``[N, S]``, ``b_i`` from the start and after each fork; 0 for a group of one."""
     m = (forks.size - 1).double()
     value = (forks.node_sum(r) - r[:, None]) / m.clamp(min=1)
     weight = torch.where(m[:, 1:] > 0, m[:, 1:] / (m[:, 1:] + kappa), 0)
@@ -110,14 +110,14 @@ def _baselines(forks: Forks, r: Tensor, kappa: float) -> Tensor:
 
 
 def shrinkage(sums: Sums) -> float:
-    """Return ``kappa``: the empirical Bayes ratio of the rewards' variance within a node to that between nodes.
+    """Return ``kappa``, the empirical Bayes ratio of the rewards' variance within a node to that between nodes.
 
         tau2 = max(0, T - W) * n / (n + 10)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
 
     ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. It is infinite if ``tau2`` is 0.
 
     Args:
-        sums: of the pairs, which give ``T``, ``W`` and ``n``.
+        sums: sums over the pairs, which determine ``T``, ``W`` and ``n``.
     """
     first, later, pairs = sums
     tau2 = max(0.0, first - later) / (pairs + PRIOR_PAIRS)

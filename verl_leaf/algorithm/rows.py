@@ -1,4 +1,4 @@
-"""Rows of tokens: where each ends, values that hold for several of them, and how many are worked on at a time."""
+"""Rows of tokens: where they end, values that apply to several tokens, and how many rows are processed at a time."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def last_position(mask: Tensor) -> Tensor:
-    """``[N]`` int64, the last position where ``mask [N, T]`` is not 0, or -1 where it is 0 throughout."""
+    """Return ``[N]`` int64, the last position at which ``mask [N, T]`` is not 0, or -1 if there is none."""
     T = mask.shape[1]
     if T == 0:
         return torch.full(mask.shape[:1], -1, device=mask.device)
@@ -16,17 +16,17 @@ def last_position(mask: Tensor) -> Tensor:
 
 
 def row_blocks(N: int, T: int, device: torch.device) -> Iterator[slice]:
-    """Slices of ``N`` rows of ``T`` tokens, each small enough that its temporaries stay in a CPU's cache.
+    """Return slices of ``N`` rows of ``T`` tokens, small enough that their temporaries stay in a CPU's cache.
 
-    On a CPU a whole-batch temporary costs more in page faults than in arithmetic; on an accelerator the blocks only
-    bound the memory.
+    On a CPU, page faults of a whole-batch temporary cost more time than its arithmetic. On an accelerator the slices
+    only limit the memory.
     """
     height = max(1, (1 << (20 if device.type == "cpu" else 24)) // max(T, 1))
     return (slice(first, min(first + height, N)) for first in range(0, N, height))
 
 
 def per_token(start: Tensor, value: Tensor, T: int) -> Tensor:
-    """``[N, T]``, the ``value [N, S]`` whose ``start [N, S]`` came last; the first of ``start`` is 0."""
+    """Return ``[N, T]``, at each token the ``value [N, S]`` of the last ``start [N, S]`` up to it; the first start is 0."""
     N = len(start)
     result = torch.empty((N, T), device=value.device, dtype=value.dtype)
     count = torch.diff(start, dim=1, append=torch.full_like(start[:, :1], T))

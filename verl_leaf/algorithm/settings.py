@@ -1,13 +1,15 @@
-"""The one list of trainers' settings that would mean something else with an advantage per token: `SETTINGS`.
+"""Trainers' settings that would not do what they state with one advantage per token: `SETTINGS`.
 
-A run with such a setting is refused before it starts. README.md beside this file goes through all settings of verl.
+A run with such a setting is refused before it starts. README.md discusses all settings of verl.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 PER_RESPONSE = "uses one advantage per response, so the credit of its tokens would be lost"
-TERMINAL = "charges a response's KL to its reward, so every token would pay for the KL of all others; use the KL loss"
+TERMINAL = (
+    "charges a response's KL to its reward, so every token would be charged for the KL of all others; use the KL loss"
+)
 SCALE = "asks for a scale of advantages that {} does not have"
 NO_CRITIC = "keeps the actor waiting for a critic, and {} has none"
 NO_EFFECT = "has no effect, because {} does not read it"
@@ -15,15 +17,15 @@ NO_EFFECT = "has no effect, because {} does not read it"
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a trainer, and the values with which our estimators do what they say.
+    """A setting of a trainer, and the values that work with our estimators.
 
     Attributes:
-        name: the name of the setting, with dots between sections.
-        reason: what is wrong with other values; ``{}`` stands for the estimator.
-        only: the valid values. None stands for a setting that the trainer does not have.
-        never: without ``only``, the values that are not valid.
-        unless: another setting, with the values of it that make any value of this one valid.
-        but: the estimators that allow any value.
+        name: name of the setting, with dots between sections.
+        reason: clause after "which" that says what is wrong with other values; ``{}`` stands for the estimator.
+        only: valid values. None means that the trainer does not have the setting.
+        never: values that are not valid, if ``only`` is empty.
+        unless: another setting and its values, with which any value of this setting is valid.
+        but: estimators with which any value is valid.
     """
 
     name: str
@@ -48,7 +50,7 @@ SETTINGS = {
         Setting("algorithm.gdpo_reward_weights", NO_EFFECT, only=(None,)),
         Setting(
             "algorithm.rollout_correction.bypass_mode",
-            "leaves the actor's log-probabilities out, which algorithm.leaf.surprisal=old asks for",
+            "leaves out the actor's log-probabilities, which algorithm.leaf.surprisal=old needs",
             only=(False, None),
             unless=("algorithm.leaf.surprisal", ("rollout", None)),
             but=("grpo_floored", "grpo_prefix", "tempo", "lambda_grpo"),
@@ -64,7 +66,7 @@ SETTINGS = {
         Setting("off_policy_mask_threshold", PER_RESPONSE, only=(None,)),
     ),
     "ms_swift": (
-        Setting("advantage_estimator", "is an estimator, whose place {} takes", only=("grpo",)),
+        Setting("advantage_estimator", "is an estimator that {} replaces", only=("grpo",)),
         Setting("kl_in_reward", TERMINAL, only=(False, None)),
         Setting("scale_rewards", SCALE, only=("group", None)),
         Setting("importance_sampling_level", PER_RESPONSE, never=("sequence",)),
@@ -76,7 +78,7 @@ SETTINGS = {
     ),
     "ms_swift's trainer": (
         Setting("template.padding_free", "puts several responses into a row", only=(False,)),
-        Setting("template.sequence_parallel_size", "cuts responses in pieces", only=(1,)),
+        Setting("template.sequence_parallel_size", "splits responses", only=(1,)),
         Setting("teacher_model", "adds its log-probabilities to advantages", only=(None,)),
         Setting("teacher_model_server", "adds its log-probabilities to advantages", only=(None,)),
     ),
@@ -85,11 +87,11 @@ SETTINGS = {
         Setting("teacher_per_token_logps", "would be added to advantages", only=(None,)),
     ),
     "openrlhf": (
-        Setting("algo.advantage.estimator", "is an estimator, whose place {} takes", only=("group_norm",)),
+        Setting("algo.advantage.estimator", "is an estimator that {} replaces", only=("group_norm",)),
         Setting("algo.advantage.gamma", NO_EFFECT, only=(1,)),
         Setting("algo.kl.use_loss", TERMINAL, only=(True,), unless=("algo.kl.init_coef", (0,))),
-        # OpenRLHF's default, which no group of 100 or fewer reaches.
-        Setting("reward.clip_range", "clips what group_norm made of rewards", only=((-10, 10),)),
+        # OpenRLHF's default, which groups of up to 100 responses never reach.
+        Setting("reward.clip_range", "clips the normalised rewards", only=((-10, 10),)),
         Setting("actor.policy_loss_type", PER_RESPONSE, only=("ppo",)),
         Setting("critic.freezing_steps", NO_CRITIC, only=(-1, 0)),
         Setting("train.async_enable", "trains on responses of several steps", only=(False,)),
@@ -98,12 +100,12 @@ SETTINGS = {
 
 
 def check_settings(trainer: str, config: Any, estimator: str) -> None:
-    """Stop if a setting does not go with an estimator.
+    """Raise an error if a setting cannot be combined with an estimator.
 
     Args:
-        trainer: a key of `SETTINGS`.
-        config: an object with the trainer's settings as attributes.
-        estimator: the name of the estimator.
+        trainer: key of `SETTINGS`.
+        config: object with the trainer's settings as attributes.
+        estimator: name of the estimator.
 
     Raises:
         ValueError: the message names all such settings, the reasons and the valid values.
@@ -116,13 +118,13 @@ def check_settings(trainer: str, config: Any, estimator: str) -> None:
         if is_wrong and not excused and estimator not in setting.but:
             remedy = f"set it to {_in_words(setting.only[0])}" if setting.only else "choose another"
             reason = setting.reason.format(estimator)
-            problems.append(f"{setting.name}={_in_words(value)} {reason}: {remedy}")
+            problems.append(f"{setting.name}={_in_words(value)}, which {reason}: {remedy}")
     if problems:
         raise ValueError(f"{estimator} cannot be combined with {'; '.join(problems)}")
 
 
 def _value(config: Any, name: str) -> Any:
-    """The value of a setting; None if the configuration does not have it."""
+    """Return the value of a setting, or None if the configuration does not have it."""
     for part in name.split("."):
         config = getattr(config, part, None)
     return tuple(config) if isinstance(config, list) else config

@@ -1,13 +1,13 @@
-"""TEMPO, the nearest published peer (Findings of ACL 2026, arXiv 2509.18314): GRPO, corrected where the tree branches.
+"""TEMPO (Findings of ACL 2026, arXiv 2509.18314), the nearest published method: GRPO, corrected where the tree branches.
 
-Read for this: the paper's abstract, summaries and reviews, and the advantage function of the authors' code
-(github.com/fatebreaker/tempo at 0a1c273, `compute_tempo_outcome_advantage`), whose numbers `tempo_advantages` gives.
-Not read: the paper's own equations. What those sources leave open is decided here:
+Sources: the paper's abstract, summaries and reviews, and the advantage function of the authors' code
+(github.com/fatebreaker/tempo at 0a1c273, `compute_tempo_outcome_advantage`), whose numbers `tempo_advantages`
+reproduces. We have not read the paper's own equations. These sources leave some cases open, which are decided here:
 
-- a response that ends is no descendant of the longer prefixes. In the authors' code padding is compared like a token,
-  which makes a difference only where a response goes on with the padding's token;
-- the only response of a group, whose value is NaN in the authors' code, gets verl's GRPO, since nothing branches;
-- tokens that the policy did not write count in prefixes and get 0. In the authors' code a response ends at the first.
+- A response that ends is not a descendant of the longer prefixes. The authors' code compares padding like a token, which
+  makes a difference only if another response continues with the padding token.
+- A single response of a group, whose value is NaN in the authors' code, gets verl's GRPO, because nothing branches.
+- Tokens that the policy did not write count in prefixes and get 0. In the authors' code a response ends at the first one.
 """
 
 from torch import Tensor
@@ -26,18 +26,18 @@ def tempo_advantages(
     *,
     lengths: Tensor | None = None,
 ) -> ForkAdvantages:
-    """TEMPO's advantages: GRPO's, plus the temporal difference of the tree's values where it branches.
+    """Return TEMPO's advantages: those of GRPO plus the temporal difference of the tree's values.
 
         A_i[t] = (r_i - mean) / (std + 1e-6) + V(y_i[:t+1]) - V(y_i[:t])
 
-    with ``V(s)`` the mean of ``r / (std + 1e-6)`` over the responses of the group that begin with ``s``, so that the
+    Here ``V(s)`` is the mean of ``r / (std + 1e-6)`` over the responses of the group that begin with ``s``, so that the
     difference is 0 unless responses part at token ``t``. ``mean`` and ``std`` (unbiased) are those of the group.
 
     Args:
         responses, rewards, mask, group, lengths: as in `grpo_prefix_advantages`.
 
     Returns:
-        The advantages ``[N, T]``, 0 outside ``mask``, and the forks they come from.
+        The advantages ``[N, T]``, 0 outside ``mask``, and the forks.
 
     Raises:
         ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.

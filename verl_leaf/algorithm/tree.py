@@ -17,19 +17,19 @@ FORK_BUDGET, MIN_PREFIX_TOKENS = 2, 1  # the paper's B and m
 
 @dataclass(frozen=True)
 class PrefixTree:
-    """The trees of all groups in a batch. Every tensor is int64 and lies on the device of the inputs.
+    """The trees of all groups in a batch. Every tensor is int64 and on the device of the inputs.
 
     A boundary ``p`` cuts every response before its token ``p``. A node is a set of two or more responses of a group
     that are identical before a boundary. Nodes are nested: a response that has a node at a boundary has one at every
     earlier boundary too, so the path of response ``i`` is ``node[i, :depth[i]]``.
 
     Attributes:
-        forks: where the responses part, boundary or not.
-        boundaries: ``[G, B]``, the accepted positions in ascending order, then ``num_tokens`` where fewer than ``B``
+        forks: forks of the responses, at a boundary or not.
+        boundaries: ``[G, B]``, the accepted positions in ascending order, then ``num_tokens`` if fewer than ``B``
             were accepted (no boundary can lie there).
-        boundary_row: ``[G, B]``, the response whose surprisal put the boundary there; -1 where there is none.
-        node: ``[N, B]``, the node of response ``i`` at boundary ``b``, named by its first response; -1 for none.
-        size: ``[N, B]``, ``n(v)``, the number of responses in that node; 0 for none.
+        boundary_row: ``[G, B]``, the response whose surprisal selected the boundary; -1 if there is none.
+        node: ``[N, B]``, the node of response ``i`` at boundary ``b``, named by its first response; -1 if there is none.
+        size: ``[N, B]``, ``n(v)``, the number of responses in that node; 0 if there is none.
     """
 
     forks: Forks
@@ -69,18 +69,18 @@ def build_prefix_tree(
     fork_budget: int = FORK_BUDGET,
     min_prefix_tokens: int = MIN_PREFIX_TOKENS,
 ) -> PrefixTree:
-    """Selects the boundaries of every group and finds the nodes at them (arXiv 2606.07610).
+    """Select the boundaries of every group, and find the nodes at them (arXiv 2606.07610).
 
-    Response ``i`` scores boundary ``p`` with ``s_i[p]``, for ``max(1, m) <= p < T_i``. Pairs ``(i, p)`` are taken from
-    the highest score down (ties: lower row first, then lower position); ``p`` is accepted when it is at least
-    ``D = max(2, floor(T_min / (B + 1)))`` from every accepted one, until ``B`` are accepted. ``T_min`` is the
+    Response ``i`` scores boundary ``p`` with ``s_i[p]``, for ``max(1, m) <= p < T_i``. Pairs ``(i, p)`` are considered from
+    the highest score down (ties: lower row first, then lower position); ``p`` is accepted if its distance is at least
+    ``D = max(2, floor(T_min / (B + 1)))`` to every accepted one, until ``B`` are accepted. ``T_min`` is the
     shortest non-empty response of the group. At each boundary, responses whose first ``p`` tokens are identical (all
     tokens, for a response of ``p`` tokens or fewer) are a node if there are two or more. Token comparison is exact.
 
     Args:
-        responses: ``[N, T]`` integers, token ids. What lies past a response's length is ignored.
-        surprisal: ``[N, T]`` floats, ``-log p(y_i[t])`` in nats. Compared in its own dtype. ``+inf`` is legal and
-            ``-inf`` is never a boundary; NaN must have been refused before.
+        responses: ``[N, T]`` integers, token ids. Tokens after a response's end are ignored.
+        surprisal: ``[N, T]`` floats, ``-log p(y_i[t])`` in nats. Compared in its own dtype. ``+inf`` is allowed and
+            ``-inf`` is never a boundary; NaN must be rejected by the caller.
         lengths: ``[N]`` integers, ``T_i``: everything up to the last token of the response.
         mask: ``[N, T]``, non-zero where the policy wrote the token. Other tokens of a response (a tool's
             reply) count in prefixes and positions but are never a boundary.
@@ -97,7 +97,7 @@ def build_prefix_tree(
     check_mask(mask, responses)
     shape = tuple(responses.shape)
     check("surprisal", surprisal.shape == shape, f"must have the shape {shape} of responses, got {surprisal.shape}")
-    check("surprisal", surprisal.is_floating_point(), f"must hold floats, got {surprisal.dtype}")
+    check("surprisal", surprisal.is_floating_point(), f"must contain floats, got {surprisal.dtype}")
     check_count("fork_budget", fork_budget)
     check_count("min_prefix_tokens", min_prefix_tokens)
     G = check_responses(responses, lengths, group)
@@ -113,7 +113,7 @@ def build_prefix_tree(
 def _select_boundaries(
     surprisal: Tensor, lengths: Tensor, mask: Tensor, group: Tensor, G: int, B: int, m: int
 ) -> tuple[Tensor, Tensor]:
-    """Greedy choice of up to ``B`` positions per group, as ``boundaries`` and ``boundary_row`` of `PrefixTree`."""
+    """Select greedily up to ``B`` positions per group, as ``boundaries`` and ``boundary_row`` of `PrefixTree`."""
     N, T = surprisal.shape
     device = surprisal.device
     boundaries = torch.full((G, B), T, device=device)
@@ -133,7 +133,7 @@ def _select_boundaries(
     score = surprisal.masked_fill(barred, -torch.inf)
 
     for b in range(min(B, T)):
-        # A row's best candidate (the first of equals), then the first of the rows that reach the group's best.
+        # The best position of each row (the first of equals), then the first row that reaches the group's best.
         best, at = score.max(dim=1)
         best = best.double()
         top = torch.full((G,), -torch.inf, device=device, dtype=best.dtype).scatter_reduce_(0, group, best, "amax")
@@ -153,7 +153,7 @@ def _select_boundaries(
 
 
 def _find_nodes(forks: Forks, boundaries: Tensor) -> tuple[Tensor, Tensor]:
-    """Sets of responses that are identical before each boundary, as ``node`` and ``size`` of `PrefixTree`."""
+    """Return the sets of responses that are identical before each boundary, as ``node`` and ``size`` of `PrefixTree`."""
     before = boundaries[forks.group]
     depth = torch.searchsorted(forks.position, before)  # how often the path has forked before the boundary
     node, size = forks.node.gather(1, depth), forks.size.gather(1, depth)

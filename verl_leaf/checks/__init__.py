@@ -1,1 +1,1 @@
-"""What can be known to be wrong with a run before Ray and the engines start."""
+"""Checks of a run before Ray and the engines start."""

@@ -1,4 +1,4 @@
-"""What can be known to be wrong with a run before Ray and the engines start."""
+"""Checks of a run's configuration before Ray and the engines start."""
 
 import functools
 import glob
@@ -25,14 +25,14 @@ from verl_leaf.models import FAMILIES, Family
 from verl_leaf.training.estimator import read_options
 from verl_leaf.training.sharing import SHARE_PROMPTS
 
-REFERENCES_READ = 100  # of each data source, to see in what script they are
+REFERENCES_READ = 100  # per data source, to detect the script of the references
 
 
 def check_run(config) -> None:
-    """Check verl's whole configuration.
+    """Check the whole configuration of a run.
 
     Raises:
-        ValueError: LEAF or a speech model cannot work with it; the message names the setting and what to do.
+        ValueError: LEAF or a speech model cannot work with it. The message names the setting and what to do.
     """
     check_estimator(config)
     check_lora(config)
@@ -69,7 +69,7 @@ def check_run(config) -> None:
 
 
 def check_estimator(config) -> None:
-    """Stop if nobody has the estimator, or if one of ours cannot work.
+    """Raise an error if the estimator is unknown, or if it is one of this package's and cannot work with its settings.
 
     Raises:
         ValueError: the message names the setting.
@@ -83,47 +83,47 @@ def check_estimator(config) -> None:
         if name in ADV_ESTIMATOR_REGISTRY:
             return
         raise ValueError(
-            f"algorithm.adv_estimator={name}: {no_estimator(name, {**ESTIMATORS, **ADV_ESTIMATOR_REGISTRY})}, and what a "
+            f"algorithm.adv_estimator={name}: {no_estimator(name, {**ESTIMATORS, **ADV_ESTIMATOR_REGISTRY})}, or one that a "
             "module in VERL_USE_EXTERNAL_MODULES registers"
         )
     options = read_options(name, config.algorithm)
     check_settings("verl", config, name)
     if isinstance(options, LeafOptions) and options.trace_dir is not None and not config.trainer.use_v1:
-        raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer (trainer.use_v1=True): remove one of them")
+        raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer . Set trainer.use_v1=True, or remove trace_dir")
     n = config.actor_rollout_ref.rollout.n
     if n < 2:
         raise ValueError(
-            f"actor_rollout_ref.rollout.n={n}: {name} compares the responses to one prompt and needs at least 2 of them "
-            "(the paper uses 8)"
+            f"actor_rollout_ref.rollout.n={n}: {name} compares the responses to one prompt and needs at least 2. "
+            "Set it to 2 or more (the paper uses 8)"
         )
 
 
 def check_lora(config) -> None:
-    """Stop if parts of verl (0.9.1) would disagree on whether LoRA is trained, or its updates would not reach the rollouts.
+    """Raise an error if parts of verl disagree on whether LoRA is trained, or if LoRA updates would not reach the rollouts.
 
     Raises:
         ValueError: the message names the settings.
     """
     model, trainer = config.actor_rollout_ref.model, config.trainer
     if config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2") and model.lora_rank == 0:
-        # The actor reads lora_rank alone (workers/engine/fsdp/transformer_impl.py); rollout and reference read these, too.
+        # The actor reads only lora_rank (workers/engine/fsdp/transformer_impl.py). Rollout and reference read these, too.
         for setting, value in (("lora_adapter_path", model.lora_adapter_path), ("lora.rank", model.lora.rank)):
             if value:
                 raise ValueError(
                     f"actor_rollout_ref.model.{setting}={value} with actor_rollout_ref.model.lora_rank=0: the actor would "
-                    f"train all weights. Set lora_rank to the adapter's rank, or leave out {setting}"
+                    f"train all weights. Set lora_rank to the adapter's rank, or remove {setting}"
                 )
     has_lora = model.lora_rank > 0 or model.lora.rank > 0 or model.lora_adapter_path is not None
     if trainer.use_v1 and trainer.v1.trainer_mode == "separate_async" and has_lora and not model.lora.merge:
         raise ValueError(
             "trainer.v1.trainer_mode=separate_async never sends LoRA updates to the rollout engine (verl issue 7495), which "
-            "would go on with the first weights: take sync or colocate_async, or actor_rollout_ref.model.lora.merge=True, which "
-            "mode=separate_async sets with what else it needs"
+            "would continue with the first weights. Set trainer_mode to sync or colocate_async, or set "
+            "actor_rollout_ref.model.lora.merge=True; mode=separate_async sets it and all that it needs"
         )
 
 
 def check_separate(config) -> None:
-    """Stop if generating on GPUs of their own lacks what verl asserts of it after it has started Ray.
+    """Raise an error if a setting of the mode with separate GPUs for generation is wrong; verl notices only after Ray started.
 
     Raises:
         ValueError: the message names the setting.
@@ -135,12 +135,12 @@ def check_separate(config) -> None:
     batch = mode.separate_async.parameter_sync_step * prompts
     for setting, value, wrong, remedy in (
         ("data.train_batch_size", config.data.train_batch_size, config.data.train_batch_size != batch, batch),
-        ("actor_rollout_ref.rollout.nnodes", rollout.nnodes, rollout.nnodes < 1, "the nodes that generate"),
+        ("actor_rollout_ref.rollout.nnodes", rollout.nnodes, rollout.nnodes < 1, "the number of nodes that generate"),
         (
             "actor_rollout_ref.rollout.n_gpus_per_node",
             rollout.n_gpus_per_node,
             rollout.n_gpus_per_node < 1,
-            "their GPUs",
+            "the number of GPUs of each of these nodes",
         ),
         (
             "actor_rollout_ref.rollout.checkpoint_engine.backend",
@@ -151,13 +151,13 @@ def check_separate(config) -> None:
     ):
         if wrong:
             raise ValueError(
-                f"{setting}={value} with trainer.v1.trainer_mode=separate_async: set it to {remedy}, or all of them by "
-                "mode=separate_async"
+                f"{setting}={value} cannot be combined with trainer.v1.trainer_mode=separate_async. Set it to {remedy}; "
+                "mode=separate_async sets all of its settings"
             )
 
 
 def check_family(own: Family, actor_rollout_ref) -> None:
-    """Stop where a model of a family would be trained with what is meant for another, or is known not to work for any.
+    """Raise an error if a model would be trained with settings of another family, or with settings that no family supports.
 
     Raises:
         ValueError: the message names the setting.
@@ -166,27 +166,27 @@ def check_family(own: Family, actor_rollout_ref) -> None:
     alike = [family.model_type for family in FAMILIES.values() if family.lora_exclude == model.exclude_modules]
     if alike and own.model_type not in alike:
         raise ValueError(
-            f"actor_rollout_ref.model.path={model.path} is of the family {own.model_type}, and "
-            f"actor_rollout_ref.model.exclude_modules={model.exclude_modules} is meant for {' and '.join(alike)}: give "
+            f"actor_rollout_ref.model.path={model.path} belongs to the family {own.model_type}, but "
+            f"actor_rollout_ref.model.exclude_modules={model.exclude_modules} is meant for {' and '.join(alike)}. Set "
             f"family={own.model_type}"
         )
     longest = own.max_position_embeddings
     if longest and "max_position_embeddings" not in model.override_config:
         raise ValueError(
-            f"actor_rollout_ref.model.override_config: verl finds no max_position_embeddings in a {own.model_type}: give "
+            f"actor_rollout_ref.model.override_config: verl finds no max_position_embeddings in a {own.model_type} model. Set "
             f"family={own.model_type}, or +actor_rollout_ref.model.override_config.max_position_embeddings={longest}"
         )
     for role in ("actor", "ref"):
         size = actor_rollout_ref[role].get("ulysses_sequence_parallel_size", 1)
         if size > 1:
             raise ValueError(
-                f"actor_rollout_ref.{role}.ulysses_sequence_parallel_size={size}: set it to 1, or the placeholders of a clip "
-                "would be on several ranks"
+                f"actor_rollout_ref.{role}.ulysses_sequence_parallel_size={size} would split a clip's placeholders over "
+                "several ranks. Set it to 1"
             )
 
 
 def is_speech_run(config) -> bool:
-    """Return whether a configuration of verl's reads audio by our dataset or by a class that is derived from it.
+    """Return whether a run reads audio with SpeechDataset or a class derived from it.
 
     Raises:
         ValueError: ``data.custom_cls`` cannot be loaded.
@@ -200,28 +200,28 @@ def is_speech_run(config) -> bool:
 
     try:
         dataset_class = load_extern_object(path, name)
-    except Exception as error:  # of the user's own module: anything
+    except Exception as error:  # the user's module may raise anything
         raise ValueError(f"data.custom_cls: {name} of {path} cannot be loaded ({error!r})") from error
-    ours = sys.modules.get("verl_leaf.speech.dataset")  # a class that is derived from ours has imported it
+    ours = sys.modules.get("verl_leaf.speech.dataset")  # a derived class has imported it
     return ours is not None and isinstance(dataset_class, type) and issubclass(dataset_class, ours.SpeechDataset)
 
 
 def check_patterns(data) -> None:
-    """Stop where verl's own dataset would read other files than those it is given (``datasets.load_dataset``).
+    """Raise an error if verl's own dataset would read other files than those that are set (``datasets.load_dataset``).
 
     Raises:
-        ValueError: a file's path would be taken for a pattern.
+        ValueError: a file's path would be read as a pattern.
     """
     for setting, file in _local_files(data):
         if glob.has_magic(file) and os.path.isfile(file):
             raise ValueError(
-                f"data.{setting}: verl's own dataset takes the path {file} for a pattern of other paths, because of its "
-                "*, ? or [ ]: rename it"
+                f"data.{setting}: verl's own dataset reads the path {file} as a pattern, because it contains *, ?, [ or ]. "
+                "Rename the file"
             )
 
 
 def _local_files(data) -> Iterator[tuple[str, str]]:
-    """Setting and path of every file of rows that is not in remote storage.
+    """Yield setting and path of every file of rows that is not in remote storage.
 
     Raises:
         ValueError: a setting is neither a path nor a list of them.
@@ -229,22 +229,22 @@ def _local_files(data) -> Iterator[tuple[str, str]]:
     for setting in ("train_files", "val_files"):
         files = [data[setting]] if isinstance(data[setting], str) else data[setting]
         if not isinstance(files, list | ListConfig) or not files or not all(isinstance(file, str) for file in files):
-            raise ValueError(f"data.{setting}={data[setting]}: must be the path of a parquet file, or a list of paths")
+            raise ValueError(f"data.{setting}={data[setting]}: give the path of a parquet file, or a list of paths")
         for file in files:
             if "://" not in file:
                 yield setting, os.path.expanduser(file)
 
 
 def _references(data, check_row: Callable[[str, list[str], Any], None]) -> dict[str, list[str]]:
-    """Return references of the first rows of every data source in the parquet files that can be read here.
+    """Return the first references of each data source, from the local parquet files.
 
     Args:
         data: verl's ``data`` configuration.
-        check_row: raises a ValueError if the reward cannot score a row, of which it gets the data source, the references
-            and ``extra_info``.
+        check_row: function of a row's data source, references and ``extra_info``. It raises a ValueError if the reward
+            cannot score the row. Every row is checked.
 
     Raises:
-        ValueError: a row's reference, of any row, is not what a reward can compare with an answer.
+        ValueError: the reference of any row is not something that a reward can compare with an answer.
     """
     references: dict[str, list[str]] = defaultdict(list)
     for _, path in _local_files(data):
@@ -267,7 +267,7 @@ def _references(data, check_row: Callable[[str, list[str], Any], None]) -> dict[
 
 
 def check_sharing(config) -> None:
-    """Stop if the actor cannot share prompts (verl_leaf/training/sharing).
+    """Raise an error if the actor cannot share prompts (verl_leaf/training/sharing).
 
     Raises:
         ValueError: the message names the setting.
@@ -279,10 +279,10 @@ def check_sharing(config) -> None:
     prompts = actor.ppo_mini_batch_size
     for setting, value, wrong, remedy in (
         ("actor.strategy", actor.strategy, actor.strategy not in ("fsdp", "fsdp2"), "fsdp2"),
-        ("actor.shuffle", True, actor.shuffle, "False, so that mini-batches are whole prompts"),
+        ("actor.shuffle", True, actor.shuffle, "False, so that mini-batches contain whole prompts"),
         (
             "actor.ppo_mini_batch_size",
-            f"{prompts} (of {settings.rollout.n} responses each, on {ranks} GPUs)",
+            f"{prompts} (prompts with {settings.rollout.n} responses each, on {ranks} GPUs)",
             prompts % least,
             f"a multiple of {least}",
         ),
@@ -298,5 +298,5 @@ def check_sharing(config) -> None:
         if wrong:
             raise ValueError(
                 f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True cannot be combined with "
-                f"actor_rollout_ref.{setting}={value}: set it to {remedy}, or do not share"
+                f"actor_rollout_ref.{setting}={value}. Set it to {remedy}, or set {SHARE_PROMPTS}=False"
             )

@@ -1,4 +1,4 @@
-"""Whether torch can use the GPUs that nvidia-smi lists; the recipes ask before they start anything."""
+"""Check of whether torch can use the GPUs that nvidia-smi lists; the recipes run it before they start anything."""
 
 import os
 import re
@@ -6,17 +6,17 @@ import shutil
 import subprocess
 import sys
 
-LEAST_DRIVERS = {"12": 525, "13": 580}  # NVIDIA's, by the major version of the CUDA that torch is built for
+LEAST_DRIVERS = {"12": 525, "13": 580}  # oldest NVIDIA driver by the major version of the CUDA that torch is built for
 
 
 def listed_gpus() -> str | None:
-    """Number, name and driver of the GPUs that nvidia-smi lists, None where there is no GPU or no nvidia-smi."""
+    """Return number, name and driver of the GPUs that nvidia-smi lists, or None without a GPU or nvidia-smi."""
     gpus = _asked("name", "driver_version")
     return f"{len(gpus)} x {gpus[0][0]}, driver {gpus[0][1]}" if gpus else None
 
 
 def gpu_memory() -> float | None:
-    """Return the GiB that the smallest GPU has for a program, None where there is no GPU or nvidia-smi does not say."""
+    """Return the GiB that programs can use on the smallest GPU, or None if nvidia-smi does not report it."""
     sizes = [
         float(total) - float(reserved)
         for total, reserved in _asked("memory.total", "memory.reserved")
@@ -26,7 +26,7 @@ def gpu_memory() -> float | None:
 
 
 def _asked(*what: str) -> list[list[str]]:
-    """Return what nvidia-smi says of each GPU, in the units of nvidia-smi."""
+    """Return the values that nvidia-smi reports for each GPU, in the units of nvidia-smi."""
     smi = shutil.which("nvidia-smi")
     if smi is None:
         return []
@@ -36,13 +36,13 @@ def _asked(*what: str) -> list[list[str]]:
 
 
 def gpu_problem(listed: str) -> tuple[str, str] | None:
-    """Why torch cannot use GPUs, None if it can.
+    """Return why torch cannot use the GPUs, or None if it can.
 
     Args:
-        listed: as :func:`listed_gpus` has them.
+        listed: GPUs as :func:`listed_gpus` returns them.
 
     Returns:
-        What was found, with the versions of the driver and of CUDA; and what to do.
+        The problem, with the versions of the driver and of CUDA, and what to do.
     """
     import torch
 
@@ -53,7 +53,7 @@ def gpu_problem(listed: str) -> tuple[str, str] | None:
         torch.cuda.init()
         if torch.cuda.device_count():
             return None
-        reason = "it sees none"
+        reason = "it finds no GPU"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
     found = f"{listed}; torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use them: {reason}"
@@ -63,14 +63,14 @@ def gpu_problem(listed: str) -> tuple[str, str] | None:
     if driver and least and int(driver[1]) < least:
         remedy = f"install driver {least} or newer, which CUDA {torch.version.cuda} needs"
     elif visible is not None:
-        remedy = f"CUDA_VISIBLE_DEVICES={visible!r} may hide them: unset it"
+        remedy = f"CUDA_VISIBLE_DEVICES={visible!r} may hide them. Unset it"
     else:
-        remedy = "see that `nvidia-smi` and `python -c 'import torch; torch.cuda.init()'` both work for this user"
+        remedy = "check that `nvidia-smi` and `python -c 'import torch; torch.cuda.init()'` both work for this user"
     return found, remedy
 
 
 def main() -> int:
-    """Exit status 1, with the reason on standard error, where there are GPUs that torch cannot use."""
+    """Return exit status 1, and print the reason to standard error, if there are GPUs that torch cannot use."""
     listed = listed_gpus()
     problem = gpu_problem(listed) if listed else None
     if problem:

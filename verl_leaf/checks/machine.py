@@ -1,4 +1,4 @@
-"""What a machine does to a run, however it is configured. The doctor and the check before a run ask the same list."""
+"""Checks of the machine that apply to every run; the doctor and the check before a run share them."""
 
 import logging
 import os
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import getproxies, proxy_bypass
 
-logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
 SHARED_MEMORY = Path("/dev/shm")
-LEAST_SHARED = 1.0  # GiB: Docker gives 0.06
-LEAST_FREE = 1.0  # GiB that compiled kernels and a run's rows may take
-# Folders that a run writes to, and what moves them. (The hub's cache may be read-only: its models may be there already.)
+LEAST_SHARED = 1.0  # GiB; Docker's default is 0.06
+LEAST_FREE = 1.0  # GiB , for compiled kernels and a run's cached rows
+# Folders that a run writes to, each with the setting that moves it. (The hub's cache may be read-only if it has the models.)
 CACHES = (
     ("data.cache_dir", "", "~/.cache/verl/rlhf"),
     ("VLLM_CACHE_ROOT", "vLLM's kernels", "~/.cache/vllm"),
@@ -25,12 +25,12 @@ CACHES = (
 
 @dataclass(frozen=True)
 class MachineProblem:
-    """What is wrong with a machine.
+    """A problem of a machine.
 
     Attributes:
-        what, found: in words.
-        remedy: what to do.
-        stops: whether a run cannot work with it; else some runs cannot, or are slow.
+        what, found: the part that is affected, and what was found, in words.
+        remedy: instruction for the user.
+        stops: True if no run can work with it; otherwise some runs cannot, or are slow.
     """
 
     what: str
@@ -40,10 +40,10 @@ class MachineProblem:
 
 
 def machine_problems(cache_dir: str | None = None) -> Iterator[MachineProblem]:
-    """Yield what is wrong here.
+    """Yield the problems of this machine.
 
     Args:
-        cache_dir: verl's ``data.cache_dir``; its default if None.
+        cache_dir: verl's ``data.cache_dir``, or None for its default.
     """
     given = {"data.cache_dir": cache_dir, **os.environ}
     for setting, contents, default in CACHES:
@@ -53,20 +53,20 @@ def machine_problems(cache_dir: str | None = None) -> Iterator[MachineProblem]:
             yield MachineProblem(what, f"{folder} {reason}", f"set {setting} to another folder, or make room", True)
     size = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if SHARED_MEMORY.exists() else 0.0
     if size < LEAST_SHARED:
-        found = f"{SHARED_MEMORY} has {size:.2f} GiB, through which Ray and NCCL pass tensors"
+        found = f"{SHARED_MEMORY} has {size:.2f} GiB, but Ray and NCCL pass tensors through it"
         yield MachineProblem("shared memory", found, "in a container: docker run --shm-size=16g, or --ipc=host", False)
     hosts = ["127.0.0.1", "localhost", socket.gethostname()]
     proxies = {name for name in ("http", "https") if name in getproxies()}
     if through := [host for host in hosts if proxies and not proxy_bypass(host)]:
-        found = (
-            f"{' and '.join(f'{name}_proxy' for name in sorted(proxies))}: also for {', '.join(through)}, this machine"
+        found = f"{' and '.join(f'{name}_proxy' for name in sorted(proxies))} also applies to this machine ({', '.join(through)})"
+        remedy = (
+            f"export no_proxy={','.join(hosts)}; otherwise a judge or another server on this machine cannot be reached"
         )
-        remedy = f"export no_proxy={','.join(hosts)}, or a judge or another server here cannot be reached"
         yield MachineProblem("proxy", found, remedy, False)
 
 
 def _not_usable(folder: Path) -> str | None:
-    """Return why a process cannot keep something in a folder, which may be missing; None if it can."""
+    """Return why a process cannot write to a folder, which may not exist yet, or None if it can."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -78,10 +78,10 @@ def _not_usable(folder: Path) -> str | None:
 
 
 def check_machine(cache_dir: str | None) -> None:
-    """Stop if a run cannot work here, and say what else is wrong.
+    """Raise an error if no run can work on this machine; log its other problems as warnings.
 
     Raises:
-        ValueError: the message says what, and what to do.
+        ValueError: the message names the problem and what to do.
     """
     for problem in machine_problems(cache_dir):
         sentence = f"{problem.what}: {problem.found}. {problem.remedy[0].upper()}{problem.remedy[1:]}"

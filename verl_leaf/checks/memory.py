@@ -1,7 +1,7 @@
-"""How much memory a run's settings would take, from the configurations alone. No weights are loaded.
+"""Estimates of the memory that a run needs, computed from its configuration without loading weights.
 
-Estimates, in GiB, of what the software keeps at its two peaks, generating and updating, of a host and of a checkpoint. They
-leave out fragmentation and what the libraries allocate for themselves except for the constants below.
+The estimates, in GiB, are for a GPU while generating and while updating, for a host, and for a checkpoint. They leave out
+fragmentation and the libraries' own allocations, except for the constants below.
 """
 
 import inspect
@@ -25,27 +25,27 @@ from verl_leaf.training.sharing import SHARE_PROMPTS
 from verl_leaf.training.sharing.log_probs import TOKENS
 from verl_leaf.training.sharing.pack import Layout, cheaper
 
-logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
 GIB = 2**30
-CARD = 79.1  # GiB that a GPU of 80 GB has
-UNSURE = 1.15  # how far an estimate may be above what a run takes
+CARD = 79.1  # GiB of an 80 GB GPU
+UNSURE = 1.15  # an estimate may exceed the real need by this factor
 BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
-CONTEXTS = 1.5  # GiB: CUDA's contexts and NCCL's buffers of the actor's and vLLM's process
+CONTEXTS = 1.5  # GiB for the CUDA contexts and NCCL buffers of the actor's and vLLM's processes
 SLEEPING_VLLM = 2.0  # GiB that vLLM keeps on the GPU while it sleeps: graphs and workspaces
-# Bytes per token of a layer that is computed again, forward and backward, for each unit of its width and of its MLP's. Fitted to
-# the traces of tests/helpers/true_shapes.py, which the estimates are held to.
+# Bytes per token of one recomputed layer, forward and backward, per unit of its hidden size and of its MLP's size. Fitted to
+# the traces of tests/helpers/true_shapes.py; tests compare the estimates with them.
 OF_WIDTH, OF_MLP = 24, 12
-# Sizes of CUDA segments in torch's allocator (c10/cuda/CUDACachingAllocator.cpp): a tensor of up to SMALL comes from a segment of
-# SMALL_SEGMENT, one of up to MEDIUM from one of MEDIUM_SEGMENT, a larger one has its own.
+# Sizes of CUDA segments in torch's allocator (c10/cuda/CUDACachingAllocator.cpp): a tensor of up to SMALL is in a segment of
+# SMALL_SEGMENT, one of up to MEDIUM is in a segment of MEDIUM_SEGMENT, and a larger tensor has its own segment.
 SMALL, SMALL_SEGMENT = 2**20, 2**21
 MEDIUM, MEDIUM_SEGMENT = 10 * 2**20, 20 * 2**20
-MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that vLLM makes one of
+MERGED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # layers that vLLM merges into one
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an estimate: what it is, how many GiB, and where the number comes from."""
+    """A part of an estimate: its name, its GiB, and how the number was computed."""
 
     what: str
     gib: float
@@ -54,12 +54,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one GPU, or one host, needs at a time.
+    """The memory that one GPU or host needs at one time.
 
     Attributes:
-        name: of the peak.
-        parts: what adds up to it.
-        remedies: settings that would make it smaller, the most effective first.
+        name: name of the peak.
+        parts: amounts that add up to it.
+        remedies: settings that would reduce it, the most effective first.
     """
 
     name: str
@@ -80,18 +80,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What matters of a model, as counted on the meta device.
+    """The sizes of a model, as counted on the meta device.
 
     Attributes:
-        parameters: of the whole model.
-        lora: of the adapter; 0 if all weights are trained.
-        layer: of the largest layer of the language model.
-        outside: of everything that is no such layer (embeddings, head, audio encoder), which FSDP gathers as one.
-        tensors: of each tensor, as vLLM merges them.
-        layers, hidden, mlp, vocabulary: of the language model.
-        leaves_out_logits: whether logits of the prompt need not be computed.
-        logit_copies: of all logits in a backward pass: they, their gradient, and Granite's gradient before it is scaled.
-        tied: whether embeddings and output layer are one tensor.
+        parameters: parameters of the whole model.
+        lora: parameters of the adapter, or 0 if all weights are trained.
+        layer: parameters of the largest layer of the language model.
+        outside: parameters outside these layers (embeddings, head, audio encoder), which FSDP gathers together.
+        tensors: parameters of each tensor, merged as in vLLM.
+        layers, hidden, mlp, vocabulary: sizes of the language model.
+        leaves_out_logits: True if the logits of the prompt need not be computed.
+        logit_copies: copies of all logits in a backward pass: the logits, their gradient, and Granite's unscaled gradient.
+        tied: True if embeddings and output layer are one tensor.
     """
 
     parameters: int
@@ -116,9 +116,9 @@ def build_network(config, family: Family | None, **settings) -> Any:
     """Build a model without weights.
 
     Args:
-        config: its Hugging Face configuration.
-        family: of a speech model; None for a text model.
-        settings: of :meth:`transformers.PreTrainedModel._from_config`.
+        config: Hugging Face configuration of the model.
+        family: family of a speech model, or None for a text model.
+        settings: keyword arguments of :meth:`transformers.PreTrainedModel._from_config`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -132,12 +132,12 @@ def build_network(config, family: Family | None, **settings) -> Any:
 def lora_layers(
     network: torch.nn.Module, targets: Sequence[str] | str, exclude: str | None
 ) -> dict[str, torch.nn.Linear]:
-    """Return the layers that LoRA takes, by name, as PEFT chooses them.
+    """Return by name the layers that get LoRA, chosen as in PEFT.
 
     Args:
-        network: on any device.
-        targets: the last parts of their names, or ``all-linear``.
-        exclude: regular expression of names that LoRA leaves alone.
+        network: model on any device.
+        targets: last parts of the layers' names, or ``all-linear``.
+        exclude: regular expression of names that get no LoRA.
     """
     everything = targets == "all-linear"
     return {
@@ -153,10 +153,9 @@ def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> Mode
     """Count a model's parameters.
 
     Args:
-        network: a :class:`verl_leaf.models.actor.SpeechActor`, or a text model of transformers, on any device, the meta
-            device included.
-        lora: layers that LoRA takes.
-        rank: of LoRA; 0 if all weights are trained.
+        network: a :class:`verl_leaf.models.actor.SpeechActor` or a text model of transformers, on any device (also meta).
+        lora: layers that get LoRA.
+        rank: rank of LoRA, or 0 if all weights are trained.
     """
 
     def count(module: torch.nn.Module) -> int:
@@ -183,7 +182,7 @@ def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> Mode
 def _merged(network: torch.nn.Module) -> tuple[int, ...]:
     sizes: dict[tuple, int] = {}
     for name, weight in network.named_parameters():
-        if name.startswith("visual."):  # Qwen2.5-Omni's, which vLLM does not load
+        if name.startswith("visual."):  # vLLM does not load this part of Qwen2.5-Omni
             continue
         *_, layer, kind = ("", *name.split("."))
         found = next((group for group in MERGED if layer in group), layer)
@@ -193,11 +192,11 @@ def _merged(network: torch.nn.Module) -> tuple[int, ...]:
 
 
 def pinned(sizes: Sequence[int]) -> int:
-    """Return the bytes of host memory that vLLM's sleep pins for tensors of these sizes, in bytes.
+    """Return the bytes of host memory that vLLM pins while it sleeps, for tensors of these sizes in bytes.
 
-    vLLM copies each CUDA segment into a block of pinned memory (vllm/device_allocator/cumem.py, 0.24.0), and torch rounds
-    such a block up to a power of two (ATen/core/CachingHostAllocator.h) and keeps it. torch 2.11 has no setting for that.
-    Later ones have ``pinned_max_round_threshold_mb``, with which vLLM 0.30 was seen to fail at its second sleep.
+    vLLM copies each CUDA segment into a block of pinned memory (vllm/device_allocator/cumem.py, 0.24.0). torch rounds
+    such a block up to a power of two and keeps it (ATen/core/CachingHostAllocator.h). torch 2.11 has no setting for
+    that. Later versions have ``pinned_max_round_threshold_mb``, but with it vLLM 0.30 failed at its second sleep.
     """
     small = sum(size for size in sizes if size <= SMALL)
     medium = [size for size in sizes if SMALL < size <= MEDIUM]
@@ -215,19 +214,20 @@ def _power_of_two(size: int) -> int:
 
 
 def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estimate]:
-    """The peaks of a run.
+    """Return the memory estimates of a run.
 
     Args:
-        config: verl's, composed.
-        size: of the model.
-        memory: of a GPU, GiB.
+        config: verl's composed configuration.
+        size: sizes of the model.
+        memory: memory of a GPU, GiB.
 
     Returns:
-        One GPU while generating and while updating, the host of one node, and the disk per checkpoint.
+        Estimates for one GPU while generating and while updating, for the host of one node, and for the disk per
+        checkpoint.
     """
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     if 0 < (sharded := config.actor_rollout_ref.actor.fsdp_config.fsdp_size) < ranks:
-        ranks = sharded  # the other ranks have copies
+        ranks = sharded  # the other ranks hold copies
     return [
         _generating(config, size, ranks, memory),
         _updating(config, size, ranks),
@@ -237,7 +237,7 @@ def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estima
 
 
 def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
-    """What a rank of the actor keeps on its GPU all the time."""
+    """Return what a rank of the actor keeps on its GPU all the time."""
     engine = config.actor_rollout_ref.actor.fsdp_config
     width = BYTES[engine.model_dtype]
     base = 0.0 if engine.param_offload or engine.offload_policy else width * size.parameters / ranks / GIB
@@ -249,7 +249,7 @@ def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
             base,
             f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)",
         ),
-        Part("what is trained", adapter + optimizer, "adapter, gradients and Adam's moments, 4 bytes each per weight"),
+        Part("trained weights", adapter + optimizer, "adapter, gradients and Adam's moments, 4 bytes each per weight"),
     ]
 
 
@@ -261,7 +261,7 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
         Part(
             "vLLM", rollout.gpu_memory_utilization * memory, f"gpu_memory_utilization={rollout.gpu_memory_utilization}"
         ),
-        Part("weights on their way", bucket, "twice update_weights_bucket_megabytes"),
+        Part("weights in transfer", bucket, "twice update_weights_bucket_megabytes"),
         Part("contexts", CONTEXTS, "a constant"),
     ]
     others = sum(part.gib for part in parts) - parts[2].gib
@@ -278,11 +278,11 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
 
 
 def _micro_batch(config: DictConfig, size: ModelSize, updates: bool) -> tuple[int, Layout, bool]:
-    """Return the responses of the largest micro-batch, its layout, and whether responses to a prompt share a row of it.
+    """Return the number of responses in the largest micro-batch, its layout, and whether its rows share prompts.
 
     Args:
-        config, size: as for :func:`estimates`.
-        updates: of the update, whose micro-batches are parts of a mini-batch; or of the passes for log-probabilities.
+        config, size: as in :func:`estimates`.
+        updates: True for the update, whose micro-batches split a mini-batch; False for the log-probability passes.
     """
     settings, data = config.actor_rollout_ref, config.data
     actor, n = settings.actor, settings.rollout.n
@@ -302,7 +302,7 @@ def _micro_batch(config: DictConfig, size: ModelSize, updates: bool) -> tuple[in
 
 
 def _pass(config: DictConfig, size: ModelSize, updates: bool) -> list[Part]:
-    """What the actor's largest forward pass takes, and its backward pass if it updates."""
+    """Return what the actor's largest forward pass needs; with ``updates``, also its backward pass."""
     count, layout, shares = _micro_batch(config, size, updates)
     tokens = layout.rows * layout.width
     layer = (OF_WIDTH * size.hidden + OF_MLP * size.mlp) * tokens // (1 if updates else 2)
@@ -320,11 +320,11 @@ def _pass(config: DictConfig, size: ModelSize, updates: bool) -> list[Part]:
             (kept if updates else 2 * size.hidden * tokens) / GIB,
             f"{layout.rows} row(s) of {layout.width} tokens for {count} response(s)",
         ),
-        Part("mask", mask / GIB, "of each pair of tokens, and a copy in bf16"),
-        # One is over when the other begins.
-        Part("logits", logits / GIB, f"of {computed} tokens, and {chunk} at a time in float32")
+        Part("mask", mask / GIB, "one value per pair of tokens, and a copy in bf16"),
+        # The logits and a layer's activations are never in memory together, so only the larger counts.
+        Part("logits", logits / GIB, f"for {computed} tokens, and {chunk} at a time in float32")
         if logits > layer
-        else Part("a layer", layer / GIB, "what it computes"),
+        else Part("a layer", layer / GIB, "activations of one layer"),
     ]
 
 
@@ -333,7 +333,9 @@ def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     parts = [
         *_shard(config, size, ranks),
         Part(
-            "gathered weights", 2 * (size.outside + 2 * size.layer) / GIB, "what is no layer, and two layers, in bf16"
+            "gathered weights",
+            2 * (size.outside + 2 * size.layer) / GIB,
+            "everything outside the layers, and two layers, in bf16",
         ),
         *max(passes, key=lambda parts: sum(part.gib for part in parts)),
         Part("sleeping vLLM", SLEEPING_VLLM, "a constant"),
@@ -355,7 +357,7 @@ def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
 def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     settings, gpus = config.actor_rollout_ref, config.trainer.n_gpus_per_node
     rollout = settings.rollout
-    # With an adapter, vLLM sleeps at level 1, which keeps the weights; else at level 2, which drops them.
+    # With an adapter, vLLM sleeps at level 1, which keeps the weights; otherwise at level 2, which drops them.
     sleeps = rollout.free_cache_engine and size.lora and not settings.model.lora.merge
     served = [2 * tensor // rollout.tensor_model_parallel_size for tensor in size.tensors]
     loads = gpus if size.tied and settings.actor.strategy != "fsdp2" else 1
@@ -384,7 +386,7 @@ def _disk(config: DictConfig, size: ModelSize) -> Estimate:
         BYTES[config.actor_rollout_ref.actor.fsdp_config.model_dtype] * size.parameters if whole else 4 * size.lora
     )
     parts = [
-        Part("weights", weights / GIB, "of all layers" if whole else "of the adapter, in float32"),
+        Part("weights", weights / GIB, "all layers" if whole else "the adapter, in float32"),
         Part("Adam", 8 * size.trained / GIB, "two moments in float32"),
     ]
     if size.lora:
@@ -393,10 +395,10 @@ def _disk(config: DictConfig, size: ModelSize) -> Estimate:
 
 
 def check_memory(config: DictConfig) -> None:
-    """Estimate a run on GPUs with its own settings, say the result, and compare it with this machine.
+    """Estimate the memory of a run on GPUs, log it, and compare it with this machine.
 
     Raises:
-        ValueError: the run needs more memory than a GPU or the host has, or more room than the disk has for one checkpoint.
+        ValueError: the run needs more memory than a GPU or the host has, or the disk has no room for one checkpoint.
     """
     model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
     if config.trainer.device != "cuda" or "://" in model.path:
@@ -406,7 +408,9 @@ def check_memory(config: DictConfig) -> None:
         or model.use_fused_kernels
         or actor.get("ulysses_sequence_parallel_size", 1) > 1
     ):
-        logger.warning("The memory of this run is not estimated: only FSDP without Ulysses and fused kernels is")
+        logger.warning(
+            "The memory of this run is not estimated: only FSDP without Ulysses and fused kernels is supported"
+        )
         return
     try:
         found = model_config(model.path)
@@ -427,19 +431,19 @@ def check_memory(config: DictConfig) -> None:
 
 
 def _available(config: DictConfig, estimate: Estimate, memory: float | None) -> tuple[float | None, str]:
-    """Return how many GiB there are of what an estimate is about, None if it cannot be known here, and where."""
+    """Return the GiB that are available for an estimate (None if unknown), and words for where they are."""
     if estimate.on_gpu:
         return memory, "each has"
     if "disk" in estimate.name:
         folder = Path(config.trainer.default_local_dir).absolute()
         there = next(path for path in (folder, *folder.parents) if path.exists())
         return shutil.disk_usage(there).free / GIB, f"the disk of {folder} has"
-    # A machine without a GPU is not the one that trains.
+    # If this machine has no GPU, the run will use another machine.
     return None if memory is None else host_memory(), "this one has"
 
 
 def host_memory() -> float:
-    """Return the GiB of memory that this machine has, or that its cgroup may use."""
+    """Return the GiB of memory that this machine has, or fewer if its cgroup is limited."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     limit = Path("/sys/fs/cgroup/memory.max")
     if limit.exists() and (text := limit.read_text().strip()).isdigit():

@@ -8,7 +8,7 @@ from verl_leaf.common import vllm_distribution
 
 logger = logging.getLogger("verl.leaf")
 
-# Distribution -> versions that the package was tested with; tests/README.md has the sets that were run whole.
+# Distribution -> versions that the package was tested with; tests/README.md lists the combinations that ran the whole suite.
 TESTED = {
     "verl": ("0.9.1",),
     "vllm": ("0.24.0",),
@@ -30,9 +30,9 @@ def is_tested(name: str, version: str) -> bool:
 
 
 def too_old(name: str, version: str) -> str | None:
-    """Return what is wrong with a version of a distribution that is older than all tested ones; None if it is not.
+    """Return what is wrong with a version of a distribution that is older than all tested ones, or None if it is not older.
 
-    Of newer ones only the guards of the patches and the classes of the models know whether they fit.
+    Whether a newer version fits is known only to the guards of the patches and to the classes of the models.
     """
     if Version(version) >= min(map(Version, TESTED[name])):
         return None
@@ -40,18 +40,18 @@ def too_old(name: str, version: str) -> str | None:
 
 
 def check_vllm() -> None:
-    """Stop unless a vLLM is installed that is not older than those that were tested; warn if it is newer.
+    """Raise an error if vLLM is missing or older than the tested versions; warn if it is newer.
 
     Raises:
-        ValueError: there is none, or an older one.
+        ValueError: vLLM is missing, or too old.
     """
     found = vllm_distribution.installed()
     if found is None:
-        raise ValueError(f"vLLM is not installed: {REMEDY}")
+        raise ValueError(f"vLLM is not installed. Run {REMEDY}")
     if problem := too_old(*found):
-        raise ValueError(f"{problem}: {REMEDY}")
+        raise ValueError(f"{problem}. Run {REMEDY}")
     if not is_tested(*found):
         name, version = found
         logger.warning(
-            "%s %s is installed, which was not tested. Tested: %s", name, version, " and ".join(TESTED[name])
+            "%s %s is installed, but the package was tested only with %s", name, version, " and ".join(TESTED[name])
         )

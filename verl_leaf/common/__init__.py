@@ -1,1 +1,1 @@
-"""What every room may use, and what imports no other room."""
+"""Helpers that every room may use; they import no other room."""

@@ -1,4 +1,4 @@
-"""Answers of models to the rows of a data set, and the files that hold them: one JSON object per line."""
+"""Models' answers to the rows of a data set, and the files that contain them: one JSON object per line."""
 
 import dataclasses
 import json
@@ -15,21 +15,21 @@ Key = tuple[int, int]  # row and sample of an answer
 
 @dataclass(frozen=True)
 class Answer:
-    """What a system answered, with all that scoring it needs.
+    """A system's answer to a row, with everything that scoring needs.
 
     Attributes:
-        row: number of the row in its data set, from 0.
-        sample: which of the answers to this row, from 0 (the pass).
-        data_source: of the row.
-        question: text of the prompt, without markers of audio.
-        references: the right answers, one or more.
-        audio: name or digest of each clip of the prompt; rows with the same are scored as one cluster.
-        text: the answer; empty where generating failed.
-        finish: the model ended it, or the limit of tokens did, or it failed.
-        seed: of its sampling; None where unknown or greedy.
-        error: why it failed.
-        choices: of a question with choices, in the order of their letters.
-        category, difficulty: of the row, if it has them.
+        row: number of the row in its data set, starting at 0.
+        sample: number of the pass, starting at 0; each pass answers every row once.
+        data_source: data source of the row.
+        question: text of the prompt, without audio placeholders.
+        references: correct answers, one or more.
+        audio: name or digest of each clip of the prompt; rows with the same clips form one cluster.
+        text: the answer; empty if generating failed.
+        finish: "stop" if the model ended the answer, "length" if it reached the token limit, "failed" if generating failed.
+        seed: sampling seed, or None if unknown or greedy.
+        error: reason of a failure.
+        choices: options of a multiple-choice question, in the order of their letters.
+        category, difficulty: labels of the row, if it has them.
     """
 
     row: int
@@ -47,12 +47,12 @@ class Answer:
     difficulty: str = ""
 
     def to_json(self) -> str:
-        """One line, without its end."""
+        """Return one line of JSON, without a line end."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Answer":
-        """Of a line that ``to_json`` wrote, parsed.
+        """Return the answer that a parsed line of ``to_json`` describes.
 
         Raises:
             TypeError: a field is missing or unknown.
@@ -62,7 +62,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Row:
-    """The part of a row that its answers are scored with; the fields are those of :class:`Answer`."""
+    """The part of a row that scoring needs; the fields are those of :class:`Answer`."""
 
     row: int
     data_source: str
@@ -80,18 +80,18 @@ class Row:
 
 
 def read_answers(path: Path, rows: Mapping[int, Row]) -> dict[Key, Answer]:
-    """Read a file of answers, made here or elsewhere: one JSON object per line, with ``row`` and ``text``.
+    """Read a file of answers: one JSON object per line, with ``row`` and ``text``.
 
-    ``sample`` is 0 and ``finish`` is ``stop`` if a line does not have them. The rest comes from the row; if a line has the
-    row's ``references`` or ``data_source``, they must be the same.
+    If a line lacks them, ``sample`` is 0 and ``finish`` is ``stop``. The other fields come from the row. If a line contains
+    ``references`` or ``data_source``, they must be those of the row.
 
     Args:
-        path: of the file.
-        rows: of the data, by their number.
+        path: path of the file.
+        rows: rows of the data set, by number.
 
     Raises:
-        ValueError: the file cannot be read, a line is not an answer to a row, or answers a row twice; file, line and value
-            are named.
+        ValueError: the file cannot be read, or a line is not an answer to a row or answers a row twice. The message names
+            file, line and value.
     """
     answers: dict[Key, Answer] = {}
     for number, values in json_lines(path):
@@ -100,29 +100,31 @@ def read_answers(path: Path, rows: Mapping[int, Row]) -> dict[Key, Answer]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         if (answer.row, answer.sample) in answers:
-            raise ValueError(f"{path}, line {number}: row {answer.row}, sample {answer.sample} is there twice")
+            raise ValueError(
+                f"{path}, line {number}: row {answer.row}, sample {answer.sample} occurs twice. Delete one of them"
+            )
         answers[answer.row, answer.sample] = answer
     if not answers:
-        raise ValueError(f"{path}: holds no answers")
+        raise ValueError(f"{path} contains no answers")
     return answers
 
 
 def _answer(values: Any, rows: Mapping[int, Row]) -> Answer:
     if not isinstance(values, dict):
-        raise ValueError(f"{values!r:.80} is not an object with row and text")
+        raise ValueError(f"{values!r:.80} is not a JSON object with row and text")
     number, sample, text = values.get("row"), values.get("sample", 0), values.get("text")
     if type(number) is not int or number not in rows:
-        raise ValueError(f"row is {number!r:.80}; it must be a number from 0 to {len(rows) - 1}, of the --data")
+        raise ValueError(f"row is {number!r:.80}. It must be a number from 0 to {len(rows) - 1}, as in --data")
     if type(sample) is not int or sample < 0:
-        raise ValueError(f"sample is {sample!r:.80}; it must be a number from 0 on")
+        raise ValueError(f"sample is {sample!r:.80}. It must be 0 or a larger number")
     if not isinstance(text, str):
-        raise ValueError(f"text is {text!r:.80}; it must be the answer")
+        raise ValueError(f"text is {text!r:.80}. It must be a string with the answer")
     row = rows[number]
     if (references := values.get("references")) is not None and references != list(row.references):
-        raise ValueError(f"its references are not those of row {number} of the --data: it answers other data")
+        raise ValueError(f"its references are not those of row {number} of --data. The answers belong to other data")
     if (source := values.get("data_source", row.data_source)) != row.data_source:
-        raise ValueError(f"it answers {source!r:.80}, but row {number} of the --data is of {row.data_source}")
+        raise ValueError(f"its data_source is {source!r:.80}, but that of row {number} of --data is {row.data_source}")
     finish = values.get("finish", "stop")
     if finish not in ("stop", "length", "failed"):
-        raise ValueError(f"finish is {finish!r:.80}; it must be stop, length or failed")
+        raise ValueError(f"finish is {finish!r:.80}. It must be stop, length or failed")
     return row.answer(sample, text, finish=finish)

@@ -1,17 +1,17 @@
-"""What is wrong with data, in a line."""
+"""One-line descriptions of errors in data."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-MOST = 3  # errors that are listed; a line of a trace can have thousands
+MOST = 3  # errors that are listed, because a line of a trace can have thousands
 
 
 def in_a_line(errors: Iterable[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
-    """Return the first errors of a model of pydantic in one line, each as ``key: value: what is wrong``.
+    """Return the first errors of a pydantic model in one line, each as ``key: value: what is wrong``.
 
     Args:
-        errors: from ``ValidationError.errors()``.
-        keys: the model's, which are listed if there is a key that it does not have.
+        errors: errors from ``ValidationError.errors()``.
+        keys: keys of the model, listed if the data has an unknown one.
     """
     return "; ".join(_in_words(error, keys) for error in list(errors)[:MOST])
 
@@ -20,8 +20,8 @@ def _in_words(error: Mapping[str, Any], keys: Iterable[str]) -> str:
     place = ".".join(map(str, error["loc"]))
     reason = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        known = f"; there are {', '.join(keys)}" if len(error["loc"]) == 1 and keys else ""
-        return f"{place}: no such key{known}"
+        known = f". The keys are {', '.join(keys)}" if len(error["loc"]) == 1 and keys else ""
+        return f"{place}: there is no such key{known}"
     if not place:
         return reason
     if error["type"] == "missing":

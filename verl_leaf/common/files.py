@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not there, JSON lines, and digests."""
+"""Files and folders that are written completely or not at all, JSON lines, and digests."""
 
 import functools
 import hashlib
@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; the file gets its name if the block ends without an error, and not before.
+    """Yield a temporary path to write to, which gets its final name only if the block ends without an error.
 
     A block that writes nothing, or removes what it wrote, leaves everything as it was.
     """
@@ -31,9 +31,9 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:
-    """Return whether a path leads into a folder, symbolic links followed.
+    """Return whether a path leads into a folder after symbolic links are resolved.
 
-    A file that someone sent names others by paths that may lead anywhere.
+    A file from someone else may name files by paths that lead anywhere.
     """
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
@@ -41,28 +41,30 @@ def is_inside(path: str | Path, folder: Path) -> bool:
 def check_inside(path: Path, folder: Path) -> None:
     """Raise ValueError if a path leads out of a folder."""
     if not is_inside(path, folder):
-        raise ValueError(f"{path}: is a link to {os.path.realpath(path)}, outside of {folder}, and is not read")
+        raise ValueError(
+            f"{path} is a link to {os.path.realpath(path)}, outside of {folder}. Replace it by a copy of the file"
+        )
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file as a whole or not at all."""
+    """Write a file completely or not at all."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Yield a folder to fill, which gets its name if the block ends without an error, and not before.
+    """Yield an empty folder to fill, which gets its final name only if the block ends without an error.
 
     Args:
-        path: of the folder; the folders above it are made if need be.
-        replace: let the new folder take the place of one that is there.
+        path: path of the folder; missing parent folders are made.
+        replace: True to replace an existing folder.
 
     Raises:
-        FileExistsError: there is such a folder or file, and ``replace`` is not set.
+        FileExistsError: the folder or a file of this name exists, and ``replace`` is not set.
     """
     if path.exists() and not replace:
-        raise FileExistsError(f"{path} exists: delete it, or choose another --out")
+        raise FileExistsError(f"{path} exists. Delete it, or choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.partial-") as scratch:
         new = Path(scratch, "new")
@@ -75,7 +77,7 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def move_folder(folder: Path, path: Path) -> None:
-    """Move a finished folder to a path, where it takes the place of what is there."""
+    """Move a finished folder to a path and replace what is there."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}.old-") as scratch:
         if path.exists():
             path.rename(Path(scratch, path.name))
@@ -83,10 +85,10 @@ def move_folder(folder: Path, path: Path) -> None:
 
 
 def read_json(file: Path, kind: type) -> Any:
-    """Return what a JSON file contains; an empty ``kind`` if there is no such file.
+    """Return the content of a JSON file, or an empty ``kind`` if there is no file.
 
     Raises:
-        ValueError: the file is not valid JSON, contains something else, or is a link out of its folder.
+        ValueError: the file is not valid JSON, its content is not of that kind, or it is a link out of its folder.
     """
     if not file.exists():
         return kind()
@@ -101,13 +103,12 @@ def read_json(file: Path, kind: type) -> Any:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield number and value of each line of a file of JSON lines that is not blank.
+    """Yield number and value of each line that is not blank in a file of JSON lines.
 
-    A line ends with ``\\n`` and nothing else: a text may hold U+2028 and the other characters that end a line for
-    ``str.splitlines``.
+    Only ``\\n`` ends a line: a text may contain U+2028 and the other characters at which ``str.splitlines`` splits.
 
     Raises:
-        ValueError: the file cannot be read, or a line is not valid JSON; file and line are named.
+        ValueError: the file cannot be read, or a line is not valid JSON. The message names file and line.
     """
     try:
         with path.open("rb") as lines:
@@ -115,27 +116,27 @@ def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
                 if line.strip():
                     yield number, _parsed(path, number, line)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _parsed(path: Path, number: int, line: bytes) -> Any:
     try:
         return json.loads(line.decode())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}, line {number}: is not valid JSON in UTF-8 ({error})") from error
+        raise ValueError(f"{path}, line {number}: this is not valid JSON in UTF-8 ({error})") from error
 
 
 class LineStore(Generic[Key, Value]):
-    """Values by key, kept in an append-only file of JSON lines.
+    """A mapping that is kept in an append-only file of JSON lines.
 
     Args:
-        path: of the file, which is made when the first line comes. A last line that was cut off, by a kill or a full
+        path: path of the file, which is made with the first line. An incomplete last line, left by a kill or a full
             disk, is dropped.
-        parse: returns key and value of a line's JSON.
-        what: a line holds, for errors, as in "answer".
+        parse: function that returns key and value of a line's JSON.
+        what: name of a line's content for messages, such as "answer".
 
     Raises:
-        ValueError: another line is damaged; file and line are named.
+        ValueError: another line is damaged. The message names file and line.
     """
 
     def __init__(self, path: Path, parse: Callable[[Any], tuple[Key, Value]], what: str):
@@ -150,10 +151,12 @@ class LineStore(Generic[Key, Value]):
                 key, value = parse(json.loads(line))
                 self.values[key] = value
             except (ValueError, KeyError, TypeError, RecursionError) as error:
-                raise ValueError(f"{path}, line {number}: is no {what} ({error!r}): delete the line") from error
+                raise ValueError(
+                    f"{path}, line {number}: this is not a valid {what} ({error!r}). Delete the line"
+                ) from error
 
     def append(self, line: str) -> None:
-        """Keep a line, given without its end; it is on disk when this returns."""
+        """Append a line, given without its line end; it is on disk when this returns."""
         key, value = self._parse(json.loads(line))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as lines:
@@ -164,7 +167,7 @@ class LineStore(Generic[Key, Value]):
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's content; a process reads a file once, unless its size or time has changed."""
+    """Return the SHA-256 of a file's content, cached until the file's size or time changes."""
     status = path.stat()
     return _digest(path.absolute(), status.st_size, status.st_mtime_ns)
 

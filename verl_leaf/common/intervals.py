@@ -1,4 +1,4 @@
-"""95 % intervals of a share and of a mean."""
+"""95 % intervals of a proportion and of a mean."""
 
 import statistics
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ Z = float(norm.ppf(0.975))
 
 
 def wilson(share, count):
-    """Return both ends of Wilson's 95 % interval of a share, which has a width also if the share is 0 or 1.
+    """Return both ends of Wilson's 95 % interval of a proportion. It has a positive width even for 0 and 1.
 
     Args:
-        share: of the observations, in [0, 1]; a number or an array.
-        count: number of independent observations; an effective number need not be whole.
+        share: proportion of the observations, in [0, 1]; a number or an array.
+        count: number of independent observations; an effective number may be fractional.
     """
     centre = share + Z**2 / (2 * count)
     half = Z * np.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))

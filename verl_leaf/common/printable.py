@@ -1,10 +1,10 @@
-"""Text for a terminal. Imports no library, so that the command line answers at once."""
+"""Text for a terminal. This file imports no library, so that the command line starts quickly."""
 
 import unicodedata
 
 
 def printable(text: str) -> str:
-    """Return the text with its control characters and lone surrogates as escapes, all but line ends and tabs."""
+    """Return the text with control characters and lone surrogates escaped, except line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, a line now and then where the output goes to a file."""
+"""Progress of long work: a bar on a terminal, otherwise an occasional line."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -14,13 +14,13 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def track(items: Iterable[Item], what: str, total: int, console: Console | None = None) -> Iterator[Item]:
-    """Yield ``items`` and show how many of ``total`` are done.
+    """Yield ``items`` while showing how many of ``total`` are done.
 
     Args:
-        items: what is worked on.
-        what: the work, as in "Checking train.parquet".
-        total: how many items there are.
-        console: to show it on; standard error if None.
+        items: items that the caller works on.
+        what: description of the work, such as "Checking train.parquet".
+        total: number of items.
+        console: console to print on, or None for standard error.
     """
     console = console or Console(stderr=True)
     if console.is_terminal:

@@ -1,4 +1,4 @@
-"""Tables on a console."""
+"""Tables on a console that never cut a value."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from rich.text import Text
 from verl_leaf.common.console import Console
 from verl_leaf.common.printable import printable
 
-WORDS_WIDTH = 10  # to which a column of words may shrink, in a terminal's columns
-UNLIMITED = 100_000  # columns of a pipe or file
+WORDS_WIDTH = 10  # least width of a column of words, in terminal columns
+UNLIMITED = 100_000  # width of a pipe or file
 
 
 def show(
@@ -19,15 +19,15 @@ def show(
 ) -> None:
     """Print a table.
 
-    No name and no number is ever cut. If a terminal is too narrow, words wrap first. Then the last columns are left out, and
-    a line says which. A pipe or file gets the full width.
+    Names and numbers are never cut. If a terminal is too narrow, words wrap first. Then the last columns are left out,
+    and a line names them. A pipe or file gets the full width.
 
     Args:
-        title: is printed above the table.
-        columns: their headings.
-        rows: as many cells as columns.
-        words: how many of the first columns are words, which may wrap; the others are numbers, and are aligned right.
-        console: to print on.
+        title: text above the table.
+        columns: headings of the columns.
+        rows: cells of each row, one per column.
+        words: number of leading columns that contain words, which may wrap; the others contain right-aligned numbers.
+        console: console to print on.
     """
     width = console.width if console.file.isatty() else UNLIMITED
     cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]

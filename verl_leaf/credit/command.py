@@ -1,4 +1,4 @@
-"""What ``verl-leaf credit`` does, step by step: rollouts, gradients of a prompt at a time, and what they say."""
+"""The steps of ``verl-leaf credit``: rollouts, gradients of one prompt at a time, and their summary."""
 
 import argparse
 import dataclasses
@@ -48,22 +48,25 @@ def credit(options: argparse.Namespace) -> list[dict]:
         The rows of :func:`verl_leaf.credit.signal.summarise`.
 
     Raises:
-        ValueError: an option or input is wrong, or the engine stopped; what is done is kept, and the same call resumes there.
+        ValueError: an option or input is wrong, or the engine stopped. Finished work is kept, and the same call resumes
+            there.
     """
     _check(options)
     console, progress = Console(), Console(stderr=True)
     began = time.monotonic()
-    # A step's rollouts are drawn as in training, not as in evaluation.
+    # Rollouts are sampled as in training, not as in evaluation.
     training = {"temperature": 1.0, "top_p": 0.9, "top_k": -1}
     for name, value in training.items():
         setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
     sampling, data = sampling_of(options, options.rollouts), Data(options.data)
     system = parse_system(options.model, options.base)
     if system.model is None:
-        raise ValueError(f"--model {options.model}: answers alone have no gradients: give what generates them")
+        raise ValueError(
+            f"--model {options.model}: a file of answers has no gradients. Give the model that generates them"
+        )
     if options.prompts > len(data.rows):
         console.print(
-            f"{options.data} has {len(data.rows)} rows, which are all taken: fewer than --prompts {options.prompts}"
+            f"{options.data} has only {len(data.rows)} rows, fewer than --prompts {options.prompts}. All of them are used"
         )
     rows = chosen_rows([row.row for row in data.rows], options.prompts, sampling.seed)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -82,20 +85,22 @@ def credit(options: argparse.Namespace) -> list[dict]:
 
 
 def chosen_rows(numbers: list[int], count: int, seed: int) -> list[int]:
-    """Return at most ``count`` of the numbers of rows, at random and in order."""
+    """Return at most ``count`` of the row numbers, chosen at random and sorted."""
     return sorted(random.Random(seed).sample(numbers, min(count, len(numbers))))
 
 
 def _check(options: argparse.Namespace) -> None:
     if options.group < 2:
-        raise ValueError(f"--group {options.group}: must be 2 or more, or there is nothing to compare with")
+        raise ValueError(
+            f"--group {options.group}: set it to 2 or more, because responses are compared with each other"
+        )
     if options.rollouts < 2 * options.group or options.rollouts % 2:
         raise ValueError(
-            f"--rollouts {options.rollouts}: must be even and at least {2 * options.group}, twice --group {options.group}: one half "
-            "has the groups, the other the policy gradient"
+            f"--rollouts {options.rollouts}: set it to an even number of at least {2 * options.group} (twice --group), because "
+            "one half is for the groups and the other for the policy gradient"
         )
     if options.prompts < 2:
-        raise ValueError(f"--prompts {options.prompts}: must be 2 or more, or there is no interval")
+        raise ValueError(f"--prompts {options.prompts}: set it to 2 or more, because an interval needs two")
 
 
 def _rollouts(
@@ -107,7 +112,7 @@ def _rollouts(
     made: dict[str, Any],
     console: Console,
 ) -> dict[tuple[int, int], dict]:
-    """The responses by row and sample; those that are missing are generated, and are on disk before the next is."""
+    """Return the responses by row and sample. Missing ones are generated, each written to disk before the next."""
     file = options.out / "rollouts.jsonl"
     record(file, made, "rollouts")
     store = LineStore(file, lambda line: ((line["row"], line["sample"]), line), "rollout")
@@ -116,7 +121,7 @@ def _rollouts(
         return store.values
     assert system.model is not None
     adapters = {0: (system.name, system.adapter)} if system.adapter else {}
-    processed = {"logprobs_mode": "processed_logprobs"}  # of what was drawn from
+    processed = {"logprobs_mode": "processed_logprobs"}  # of the sampling distribution
     settings = engine_settings(
         system.model, data, [adapter for _, adapter in adapters.values()], processed | vllm_arguments(options.vllm)
     )
@@ -126,7 +131,7 @@ def _rollouts(
         outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
         for job, output in outputs:
             if isinstance(output, str):
-                raise ValueError(f"{options.data}, row {job.row}: {output}. Leave the row out")
+                raise ValueError(f"{options.data}, row {job.row}: {output}. Remove the row")
             own, completion = data.rows[job.row], output.outputs[0]
             line = {
                 "row": job.row,
@@ -160,7 +165,7 @@ def _signals(
     made: dict[str, Any],
     console: Console,
 ) -> dict[int, tuple[float, dict[str, Signal]]]:
-    """By row, what :func:`verl_leaf.credit.signal.signals` returns; on disk before the next prompt is begun."""
+    """Return the result of :func:`verl_leaf.credit.signal.signals` by row, each written to disk before the next is begun."""
     file = options.out / f"signals{'_lora' if options.lora else ''}.jsonl"
     record(file, made, "signals")
     store = LineStore(file, _parsed, "signal of a prompt")

@@ -1,11 +1,12 @@
-"""Gradients of the log-probabilities of tokens, as factors of their inner products (:func:`verl_leaf.credit.signal.signals`).
+"""Gradients of tokens' log-probabilities, as factors of their inner products (:func:`verl_leaf.credit.signal.signals`).
 
-*Of the last layer*: with the state ``h`` before it and the probabilities ``p`` after it, the gradient of a token ``y`` is
-``(e_y - p) h^T``: a forward pass is enough. The vector over the vocabulary is sketched by random signs, which keep inner
-products: for two vectors of lengths ``a`` and ``b`` the error has a standard deviation of at most ``a b sqrt(2 / SKETCH)``.
+*Last layer*: with the state ``h`` before it and the probabilities ``p`` after it, the gradient of a token ``y`` is
+``(e_y - p) h^T``, so a forward pass is enough. The vector over the vocabulary is sketched with random signs, which
+preserve inner products: for vectors of lengths ``a`` and ``b`` the error has a standard deviation of at most ``a b
+sqrt(2 / SKETCH)``.
 
-*Of LoRA*: derivatives along random signs for all parameters, by forward-mode autograd, one pass per direction for all tokens.
-They keep inner products with the same error for ``DIRECTIONS``.
+*LoRA*: derivatives along random signs for all parameters, by forward-mode autograd, with one pass per direction for all
+tokens. They preserve inner products with the same error, with ``DIRECTIONS`` in place of ``SKETCH``.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,18 +24,18 @@ from verl_leaf.speech.prompt import render_prompt
 
 SKETCH = 512
 DIRECTIONS = 512
-ROWS = 16  # of a forward pass
-RANK, ALPHA = 64, 128  # of a new adapter, as published
+ROWS = 16  # rows of a forward pass
+RANK, ALPHA = 64, 128  # of a new adapter, as in the paper
 
 
 class TokenGradients:
-    """A model as the actor has it, in evaluation mode.
+    """A model like the actor, in evaluation mode.
 
     Args:
-        system: the model, with its adapter if it has one.
-        lora: take the gradients of LoRA, for a model without an adapter of a new one (whose first step moves half of it).
-        temperature: by which logits are divided.
-        seed: of the random signs, and of a new adapter.
+        system: model, with its adapter if it has one.
+        lora: True for gradients of LoRA. A model without an adapter gets a new one, whose first step moves only half of it.
+        temperature: divisor of the logits.
+        seed: seed of the random signs and of a new adapter.
     """
 
     def __init__(self, system: System, lora: bool, temperature: float, seed: int):
@@ -74,7 +75,7 @@ class TokenGradients:
         text, clips, _ = render_prompt(self.processor, data.messages(row), DATA_CONFIG)
         ids, audio = self.family.encode(self.processor, text, clips)
         _, places = prompt.edges()
-        needed = places[:, 0].unique()  # rollouts that are the first to have an edge
+        needed = places[:, 0].unique()  # rollouts in which some edge occurs first
         parts: list[list[Tensor]] = []
         order = []
         for rows in needed.split(ROWS):
@@ -89,7 +90,7 @@ class TokenGradients:
         return [torch.cat(factor)[back] for factor in zip(*parts, strict=True)]
 
     def _inputs(self, ids: list[int], audio: dict[str, Tensor], tokens: Tensor) -> dict[str, Tensor]:
-        """The inputs of the model for the rows ``[n, T]`` of responses to one prompt."""
+        """Return the inputs of the model for the rows ``[n, T]`` of responses to one prompt."""
         n = len(tokens)
         whole = torch.cat([torch.tensor(ids).expand(n, -1), tokens], 1)
         inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
@@ -134,7 +135,7 @@ class TokenGradients:
         return [torch.stack(along, 1) / DIRECTIONS**0.5]
 
     def _directions(self) -> Iterator[dict[str, Tensor]]:
-        """The same random signs at every call."""
+        """Yield random signs, which are the same at every call."""
         state = torch.Generator(device=self.device).manual_seed(self.draw.initial_seed() + 1)
         for _ in range(DIRECTIONS):
             yield {

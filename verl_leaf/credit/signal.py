@@ -1,12 +1,13 @@
-"""How much of the policy gradient a step with each estimator has: from tokens, rewards and the tokens' gradients.
+"""The signal of a step with each estimator, computed from tokens, rewards and the tokens' gradients.
 
-The rollouts of a prompt are halved. Of each half, many random groups of ``K`` are steps: ``g``, the gradient of the loss with an
-estimator's advantages, averaged over the tokens of a response and over responses (verl's ``seq-mean-token-mean``). The other half
-gives ``G``, the gradient of the mean reward: REINFORCE with the mean of the other rewards as the baseline, summed over tokens.
-So ``g`` and ``G`` are independent, and so are the two ``G``, whose inner product estimates ``|G|^2`` without a bias.
+The rollouts of a prompt are split into halves. Many random groups of ``K`` from one half are steps: ``g`` is the
+gradient of the loss with an estimator's advantages, averaged over the tokens of a response and over responses (verl's
+``seq-mean-token-mean``). The other half gives ``G``, the gradient of the mean reward: REINFORCE with the mean of the
+other rewards as the baseline, summed over tokens. So ``g`` and ``G`` are independent. The two ``G`` are independent,
+too, so their inner product is an unbiased estimate of ``|G|^2``.
 
-Rollouts with a common prefix have the same token gradients there. An *edge* is a token after a prefix, and every gradient is a
-sum over edges: what is needed of the model is the inner products of its edges.
+Rollouts with a common prefix have the same token gradients in it. An *edge* is a token after a prefix, and every
+gradient is a sum over edges. So only the inner products of the edges are needed from the model.
 
 Letters: ``M`` rollouts of a prompt, ``T`` tokens, ``E`` edges, ``R`` groups of both halves, ``K`` responses of a group.
 """
@@ -21,11 +22,11 @@ from torch import Tensor
 from verl_leaf.algorithm import grpo_advantages, grpo_prefix_advantages
 from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
 
-GROUPS = 32  # of each half
-DRAWS = 2000  # of the bootstrap
+GROUPS = 32  # groups of each half
+DRAWS = 2000  # draws of the bootstrap
 CEILING = "tree ceiling"
 NAMES = ("grpo", *ESTIMATORS, CEILING)
-BLOCK = 2048  # edges whose inner products are in memory at a time
+BLOCK = 2048  # number of edges whose inner products are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,10 @@ class Prompt:
     """The rollouts of a prompt.
 
     Attributes:
-        tokens: ``[M, T]`` int64, 0 past the end of a response.
+        tokens: ``[M, T]`` int64, 0 after the end of a response.
         lengths: ``[M]`` int64, 1 or more.
         rewards: ``[M]`` float64.
-        surprisal: ``[M, T]`` float64, ``-log p(token)`` under the distribution that was sampled from.
+        surprisal: ``[M, T]`` float64, ``-log p(token)`` under the sampling distribution.
     """
 
     tokens: Tensor
@@ -46,14 +47,14 @@ class Prompt:
 
     @property
     def mask(self) -> Tensor:
-        """``[M, T]`` bool, which entries are tokens."""
+        """``[M, T]`` bool, True for tokens of a response."""
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        """Number the edges.
+        """Assign a number to each edge.
 
         Returns:
-            ``[M, T]`` int64, the edge of each token, -1 past the end; and ``[E, 2]``, a rollout and a position that have each
+            ``[M, T]`` int64, the edge of each token, -1 after the end; and ``[E, 2]``, a rollout and a position of each
             edge.
         """
         known: dict[tuple[int, int], int] = {}
@@ -71,12 +72,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Signal:
-    """What a prompt says of a step with an estimator; means over its groups.
+    """The signal of a prompt for one estimator, as means over the prompt's groups.
 
     Attributes:
-        gain: of ``<g, G>``.
-        cost: of ``|g|^2``.
-        aligned: of ``<g, G> / |g|``, 0 if ``g`` is 0.
+        gain: mean of ``<g, G>``.
+        cost: mean of ``|g|^2``.
+        aligned: mean of ``<g, G> / |g|``, 0 if ``g`` is 0.
     """
 
     gain: float
@@ -85,7 +86,7 @@ class Signal:
 
 
 def draw_groups(prompts: int, rollouts: int, K: int, seed: int) -> Tensor:
-    """Return ``[prompts, R, K]``, the rollouts of random groups: the first half of ``R`` from the first half of the rollouts."""
+    """Return ``[prompts, R, K]``, the rollouts of random groups; the first half of ``R`` uses the first half of the rollouts."""
     draw = torch.Generator().manual_seed(seed)
     half = rollouts // 2
     chosen = torch.rand(prompts, 2 * GROUPS, half, generator=draw).argsort(2)[..., :K]
@@ -93,27 +94,27 @@ def draw_groups(prompts: int, rollouts: int, K: int, seed: int) -> Tensor:
 
 
 def step_advantages(prompts: Sequence[Prompt], groups: Tensor) -> dict[str, Tensor]:
-    """Compute the advantages of all groups with every estimator and its default options.
+    """Return the advantages of all groups with every estimator and its default options.
 
-    The ceiling has the baseline that is best in the tree of all rollouts: shrunk node means, as in ``grpo_prefix``, from all
-    other rollouts of the prompt instead of the others of the group. So no baseline that a group has can be as good.
+    The ceiling uses the best baseline in the tree of all rollouts: shrunk node means as in ``grpo_prefix``, but from
+    all other rollouts of the prompt instead of the group's. So no baseline from a group can be as good.
 
     Args:
-        prompts: the rollouts. Estimators may pool over prompts, as ``grpo_prefix`` does for ``kappa``.
+        prompts: rollouts of each prompt. Estimators may pool over prompts, as ``grpo_prefix`` does for ``kappa``.
         groups: ``[prompts, R, K]``, from `draw_groups`.
 
     Returns:
-        By the names in `NAMES`, ``[prompts, R, K, T]`` float64.
+        ``[prompts, R, K, T]`` float64, by the names in `NAMES`.
     """
     P, R, K = groups.shape
     T = max(prompt.tokens.shape[1] for prompt in prompts)
 
     def stacked(of_prompts: Sequence[Tensor]) -> Tensor:
-        """``[P, M, T]`` from ``[M, t]`` each."""
+        """Return ``[P, M, T]`` from ``[M, t]`` each."""
         return torch.stack([torch.nn.functional.pad(rows, (0, T - rows.shape[1])) for rows in of_prompts])
 
     def of_groups(rows: Tensor) -> Tensor:
-        """``[P * R * K, ...]`` from ``[P, M, ...]``."""
+        """Return ``[P * R * K, ...]`` from ``[P, M, ...]``."""
         return rows[torch.arange(P)[:, None, None], groups].flatten(0, 2)
 
     tokens, mask = stacked([prompt.tokens for prompt in prompts]), stacked([prompt.mask for prompt in prompts])
@@ -138,14 +139,14 @@ def step_advantages(prompts: Sequence[Prompt], groups: Tensor) -> dict[str, Tens
 def signals(
     prompt: Prompt, groups: Tensor, advantages: dict[str, Tensor], factors: Sequence[Tensor]
 ) -> tuple[float, dict[str, Signal]]:
-    """Compare the steps of a prompt with its policy gradient.
+    """Return how the steps of a prompt compare with its policy gradient.
 
     Args:
-        prompt: the rollouts.
-        groups: ``[R, K]``.
-        advantages: ``[R, K, T]`` of each estimator.
-        factors: ``[E, n]`` each. The inner product of two edges' gradients is the product, over the factors, of the inner
-            products of their rows. All on one device.
+        prompt: rollouts of the prompt.
+        groups: ``[R, K]``, the rollouts of each group.
+        advantages: estimator -> ``[R, K, T]``.
+        factors: ``[E, n]`` each, on one device. The inner product of two edges' gradients is the product, over the
+            factors, of the inner products of their rows.
 
     Returns:
         The estimate of ``|G|^2``, which may be negative, and the `Signal` of each estimator.
@@ -178,7 +179,7 @@ def signals(
             gram *= factor @ factor[block].T
         products[:, block] = rows @ gram
     rows, products = rows.double().cpu(), products.double().cpu()
-    other = (torch.arange(R) < R // 2).long()  # a step of the first half meets the truth of the second
+    other = (torch.arange(R) < R // 2).long()  # a step of the first half is compared with the gradient of the second
     inner = (products[2:].view(-1, R, number) * rows[:2][other]).sum(-1)
     square = (products[2:] * rows[2:]).sum(-1).view(-1, R).clamp(min=0)
     aligned = torch.where(square > 0, inner / square.sqrt(), 0)
@@ -187,17 +188,18 @@ def signals(
 
 
 def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) -> list[dict]:
-    """Sum up over prompts, with 95 % intervals from a bootstrap over them.
+    """Return means over prompts, with 95 % intervals from a bootstrap over prompts.
 
     Args:
         size: ``|G|^2`` of each prompt.
-        of_prompts: the signals of each prompt.
+        of_prompts: signals of each prompt.
 
     Returns:
-        A row per estimator. ``efficiency`` is ``<E g, G>^2 / (|G|^2 E |g|^2)``, the share of the best step's first-order gain that
-        a step has; its sign is that of the gain. ``cosine`` is that of a step and ``G``. ``relative`` is the efficiency over that of
-        ``grpo``. ``best`` is how often, of all draws, an estimator has the largest one. Each of the first three has
-        ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
+        A row per estimator. ``efficiency`` is ``<E g, G>^2 / (|G|^2 E |g|^2)``, the share of the best step's
+        first-order gain
+            that a step has, with the sign of the gain. ``cosine`` is that between a step and ``G``. ``relative`` is the
+            efficiency divided by that of ``grpo``. ``best`` is the share of draws in which an estimator has the largest
+            efficiency. The first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
     """
     names = list(of_prompts[0])
     values = np.array(
@@ -233,11 +235,11 @@ def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) ->
 
 
 def verdict(rows: list[dict], prompts: int) -> str:
-    """Return which estimator to use, how sure that is, and how many prompts would make it surer, as a sentence."""
+    """Return a sentence on which estimator to use, how certain that is, and how many prompts would make it clearer."""
     grpo = next(row for row in rows if row["estimator"] == "grpo")
     if not grpo["efficiency_low"] > 0:
         return (
-            f"Which estimator to use cannot be told: with {prompts} prompts the policy gradient itself is not distinguishable from "
+            f"It is unknown which estimator to use: with {prompts} prompts the policy gradient itself cannot be distinguished from "
             "noise. Use more prompts or rollouts."
         )
     best = max((row for row in rows if row["estimator"] != CEILING), key=lambda row: row["relative"])
@@ -247,14 +249,17 @@ def verdict(rows: list[dict], prompts: int) -> str:
     )
     if best["relative_low"] > 1:
         return (
-            f"Use {name}: a step with it gains {share} times what a step with grpo gains, and in {best['best']:.0%} of the bootstrap's "
+            f"Use {name}: a step with it gains {share} times as much as a step with grpo. In {best['best']:.0%} of the bootstrap's "
             f"draws it is the best of {len(rows) - 1}."
         )
     excess = max(best["relative"] - 1, 1e-3)
     needed = prompts * max(1.0, (1 - best["relative_low"]) / excess) ** 2
     if name == "grpo":
-        return f"Use grpo: in {best['best']:.0%} of the bootstrap's draws it is the best of {len(rows) - 1}, and none is above it."
+        return (
+            f"Use grpo: in {best['best']:.0%} of the bootstrap's draws it is the best of {len(rows) - 1}, and no other has "
+            "a higher gain."
+        )
     return (
-        f"Use grpo, as no estimator is detectably better: {name} is at {share} times its gain. If that is its true value, about "
+        f"Use grpo, because no estimator is detectably better: {name} gains {share} times as much. If that is its true gain, about "
         f"{needed:,.0f} prompts instead of {prompts} would show it."
     )

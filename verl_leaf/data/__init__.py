@@ -1,1 +1,1 @@
-"""Audio and rows: reading clips in every form that a row may hold them, and parquet files row by row."""
+"""Reading of audio clips in every form that a row may contain, and of parquet files row by row."""

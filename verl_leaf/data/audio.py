@@ -1,4 +1,4 @@
-"""The one place that turns a reference to audio into a waveform."""
+"""Decoding of audio references to waveforms."""
 
 import io
 import numbers
@@ -21,19 +21,19 @@ from verl_leaf.data.headers import (
 )
 from verl_leaf.data.references import AudioError, absolute_audio, audio_name, contents
 
-MAX_SECONDS = 3600  # no longer stretch is decoded in one go
-MAX_AMPLITUDE = 16  # full scale is 1, and a hot recording some more; integers as floats are hundreds or thousands
+MAX_SECONDS = 3600  # no longer stretch is decoded at once
+MAX_AMPLITUDE = 16  # full scale is 1, and loud recordings exceed it a little; integers stored as floats have far more
 MAX_CHANNELS = 64
-SAMPLING_RATES = range(1000, 768_001)  # Hz; others are taken for damage
-MATROSKA = b"\x1aE\xdf\xa3"  # what webm begins with
-PRE_ROLL = 1.0  # seconds that an m4a decoder gets to hear before what is wanted
+SAMPLING_RATES = range(1000, 768_001)  # Hz; other rates are signs of damage
+MATROSKA = b"\x1aE\xdf\xa3"  # the first bytes of webm
+PRE_ROLL = 1.0  # seconds that an m4a decoder needs before the requested start
 FRAME = 0.025  # seconds: the window of a spectrogram
-SILENCE = 4 / 2**15  # peak to peak: what dithering leaves of digital silence at 16 bits
+SILENCE = 4 / 2**15  # peak to peak: dithered digital silence at 16 bits
 CLIPPED = 0.75  # root mean square to peak: 0.71 in a sine, less in speech, 1 in a square wave
-BLOCK = 2**16  # frames that are decoded at a time: memory follows what a file holds, not what its header claims
+BLOCK = 2**16  # frames that are decoded at a time, so that memory depends on a file's content and not on its header
 UNRECOGNISED = 1  # libsndfile's SF_ERR_UNRECOGNISED_FORMAT
-MP3_DELAY = 4 * 1152  # samples that encoders add at both ends and decoders take away, with room to spare
-UNKNOWN_FRAMES = 2**36 - 1  # the most that flac can state; libsndfile says 2**63 - 1 where a header says nothing
+MP3_DELAY = 4 * 1152  # upper bound of the samples that encoders add at both ends and decoders remove
+UNKNOWN_FRAMES = 2**36 - 1  # largest number that flac can state; libsndfile reports 2**63 - 1 if a header states none
 
 Blocks = Iterator[np.ndarray]  # float32 [frames, channels] each
 
@@ -43,34 +43,35 @@ def load_audio(
 ) -> np.ndarray:
     """Decode audio to mono at a given rate.
 
-    soundfile reads wav, flac, ogg, mp3 and others, whatever the name says; PyAV reads m4a, webm and what
-    ``sox -p`` writes (``pip install av``).
+    The format is detected from the content, not from the name. soundfile reads wav, flac, ogg, mp3 and others; PyAV
+    (``pip install av``) reads m4a, webm and the output of ``sox -p``.
 
     Args:
-        reference: a path, or a ``file:`` or ``data:`` URI; encoded bytes, or base64 of them; a binary file, which is read from its beginning and left open; or a Hugging
-            Face ``Audio`` dictionary, ``{"bytes", "path"}`` as it is stored in parquet, where the bytes count if both
-            are there, or ``{"array", "sampling_rate"}`` as it is decoded. The array is ``[samples]`` or has an axis of
-            channels, the shorter one. Floats have full scale at 1. Integers are scaled by their type as soundfile
-            does: int8, int16, int32, and uint8 around 128. Python's integers, and int64, are taken for 16-bit samples
-            if they look like it: some beyond 8 bits, none beyond 16, or all 0.
-        sampling_rate: wanted rate, in Hz.
-        root: folder that a relative path starts from; the working directory if None.
-        start: where to begin, in seconds.
-        seconds: at most how much to decode.
+        reference: a path, or a ``file:`` or ``data:`` URI; encoded bytes, or base64 of them; a binary file, which is
+            read from its start and left open; or a Hugging Face ``Audio`` dictionary: ``{"bytes", "path"}`` as stored
+            in parquet, where the bytes take precedence, or ``{"array", "sampling_rate"}`` as decoded. The array is
+            ``[samples]``, or has a second axis for the channels, the shorter one. Floats have full scale at 1. Integers
+            are scaled by their type as in soundfile: int8, int16, int32, and uint8 around 128. Python integers and
+            int64 carry no scale. They are read as 16-bit samples if the peak is between 2^8 and 2^15 (or 0), and
+            rejected otherwise.
+        sampling_rate: sampling rate of the result, in Hz.
+        root: folder from which a relative path starts; the working directory if None.
+        start: time at which to start, in seconds.
+        seconds: longest duration to decode.
 
     Returns:
-        float32 waveform ``[samples]``, channels averaged.
+        The float32 waveform ``[samples]``, averaged over channels.
 
     Raises:
-        AudioError: the file is missing, unreadable or cut off; the waveform is empty, has no known scale, or holds NaN
-            or infinity; or there is more than ``MAX_SECONDS`` of what is asked for.
+        AudioError: the file is missing, unreadable or cut off; the waveform is empty, has no known scale, or contains
+            NaN or infinity; or the requested stretch is longer than ``MAX_SECONDS``.
     """
     reference = absolute_audio(reference, root or "")
     name = audio_name(reference)
     try:
         rate, blocks = _open(name, reference, start)
     except OSError as error:
-        raise AudioError(f"{name}: cannot be read ({error.strerror or error})") from error
+        raise AudioError(f"{name}: the file cannot be read ({error.strerror or error})") from error
     resampler = None
     if rate != sampling_rate:
         resampler = soxr.ResampleStream(rate, sampling_rate, num_channels=1, dtype="float32")
@@ -88,54 +89,54 @@ def load_audio(
         parts.append(resampler.resample_chunk(np.zeros(0, np.float32), last=True))
     waveform = np.concatenate([np.zeros(0, np.float32), *parts])
     if waveform.size == 0:
-        raise AudioError(f"{name}: holds no samples" + (f" after {start:g} s" if start else ""))
+        raise AudioError(f"{name}: there are no samples" + (f" after {start:g} s" if start else ""))
     if len(waveform) > MAX_SECONDS * sampling_rate:
-        raise AudioError(f"{name}: lasts more than {MAX_SECONDS} s: cut it into shorter files")
+        raise AudioError(f"{name}: the audio lasts more than {MAX_SECONDS} s. Cut it into shorter files")
     return waveform
 
 
 def unheard(waveform: np.ndarray, sampling_rate: int) -> str | None:
-    """Return why there is nothing to hear in a clip that can be read, None if there is something.
+    """Return why nothing can be heard in a readable clip, or None if something can.
 
     Args:
         waveform: float32 ``[samples]``, from :func:`load_audio`.
-        sampling_rate: of the waveform, in Hz.
+        sampling_rate: sampling rate of the waveform, in Hz.
     """
     if len(waveform) < FRAME * sampling_rate:
-        return f"lasts {1000 * len(waveform) / sampling_rate:.1f} ms, less than one frame of features"
+        return f"it lasts {1000 * len(waveform) / sampling_rate:.1f} ms, less than one frame of features"
     spread = np.ptp(waveform)
     if spread <= SILENCE:
         return (
-            "is silent"
+            "it is silent"
             if abs(waveform[0]) <= SILENCE
-            else f"has the constant value {waveform[0]:.2g}, which is silence"
+            else f"it has the constant value {waveform[0]:.2g}, which is silence"
         )
     centred = waveform - waveform.mean()
     if centred.std() > CLIPPED * np.abs(centred).max():
-        return "is clipped throughout: nearly all samples are at the peak"
+        return "it is clipped throughout, with nearly all samples at the peak"
     return None
 
 
 def _check_samples(name: str, block: np.ndarray) -> None:
     if not np.isfinite(block).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples")
+        raise AudioError(f"{name}: there are NaN or infinite samples")
     peak = np.abs(block).max(initial=0)
     if peak > MAX_AMPLITUDE:
         raise AudioError(
-            f"{name}: has samples up to {peak:g}, and full scale is 1: integers that became floats are to be divided by "
-            "their own full scale"
+            f"{name}: the samples reach {peak:g}, but full scale is 1. If they were integers, divide them by the full scale of "
+            "their type"
         )
 
 
 def _open(name: str, reference, start: float) -> tuple[int, Blocks]:
-    """Return the sampling rate and the blocks from ``start`` seconds on."""
+    """Return the sampling rate, and the blocks from ``start`` seconds on."""
     if isinstance(reference, dict) and reference.get("array") is not None:
         return _open_array(name, reference["array"], reference.get("sampling_rate"), start)
     source = _source(name, reference)
     begin = end_of_tags(source)
     length = data_length(source, begin)
     if length is not None and length.is_cut_off():
-        raise AudioError(f"{name}: is cut off; it holds {length.found} of {length.stated} bytes")
+        raise AudioError(f"{name}: the audio is cut off after {length.found} of {length.stated} bytes")
     source.seek(0)
     head = source.read(12)
     source.seek(0)
@@ -154,14 +155,16 @@ def _open(name: str, reference, start: float) -> tuple[int, Blocks]:
 def _open_array(name: str, array, rate, start: float) -> tuple[int, Blocks]:
     try:
         samples = _scaled(name, np.asarray(array))
-    except (TypeError, RuntimeError, ValueError) as error:  # as NumPy, or the tensor that it asks, puts it
+    except (TypeError, RuntimeError, ValueError) as error:  # raised by NumPy, or by a tensor
         if isinstance(error, AudioError):
             raise
-        raise AudioError(f"{name}: is no array of numbers ({error})") from error
+        raise AudioError(f"{name}: this is not an array of numbers ({error})") from error
     if samples.ndim not in (1, 2) or not isinstance(rate, numbers.Real):
-        raise AudioError(f"{name}: needs one or two axes and a sampling_rate, got {samples.shape} and {rate!r}")
+        raise AudioError(
+            f"{name}: the array needs one or two axes and a sampling_rate, got {samples.shape} and {rate!r}"
+        )
     if samples.size == 0:
-        raise AudioError(f"{name}: holds no samples")
+        raise AudioError(f"{name}: there are no samples")
     samples = np.atleast_2d(samples)
     if samples.shape[0] < samples.shape[1]:
         samples = samples.T
@@ -171,21 +174,21 @@ def _open_array(name: str, array, rate, start: float) -> tuple[int, Blocks]:
 
 
 def _scaled(name: str, array: np.ndarray) -> np.ndarray:
-    """Samples as float32 with full scale at 1."""
+    """Return samples as float32 with full scale at 1."""
     if array.dtype.kind == "f":
         with np.errstate(over="ignore"):  # infinity is reported later
             return array.astype(np.float32)
     if array.dtype == np.uint8:
         return (array.astype(np.float32) - 128) / 128
     if array.dtype.kind != "i":
-        raise AudioError(f"{name}: {array.dtype} is no type of samples: give float32, int16 or int32")
+        raise AudioError(f"{name}: {array.dtype} is not a type of samples. Give float32, int16 or int32")
     bits = 8 * array.dtype.itemsize
     if bits == 64:
         peak = max(abs(int(array.min(initial=0))), abs(int(array.max(initial=0))))
         if peak != 0 and not 2**8 <= peak <= 2**15:
             raise AudioError(
-                f"{name}: holds integers up to {peak} whose scale is not known, too "
-                f"{'small' if peak < 2**8 else 'large'} for 16-bit samples: give an array of their type, as int16 or "
+                f"{name}: the integers, up to {peak}, have an unknown scale and are too "
+                f"{'small' if peak < 2**8 else 'large'} for 16-bit samples. Give an array of a smaller type, such as int16 or "
                 "int32, or floats with full scale at 1"
             )
         bits = 16
@@ -200,9 +203,9 @@ def _source(name: str, reference) -> io.IOBase:
         return io.BytesIO(data)
     if path is None:
         raise AudioError(
-            f"{reference!r:.80} is no audio reference: give a path, bytes, or a dictionary with bytes, path or array"
+            f"{reference!r:.80} is not an audio reference. Give a path, bytes, or a dictionary with bytes, path or array"
         )
-    if not os.path.isfile(path):  # the name may be a folder's
+    if not os.path.isfile(path):  # the path may be a folder
         raise AudioError(f"{name}: no such file")
     return open(path, "rb")
 
@@ -210,16 +213,16 @@ def _source(name: str, reference) -> io.IOBase:
 def _check_header(name: str, rate, channels: int) -> None:
     if rate not in SAMPLING_RATES or not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(
-            f"{name}: {rate} Hz and {channels} channel(s) are not believable; read are {SAMPLING_RATES[0]} to "
+            f"{name}: {rate} Hz with {channels} channel(s) is not plausible: the reader supports {SAMPLING_RATES[0]} to "
             f"{SAMPLING_RATES[-1]} Hz and 1 to {MAX_CHANNELS} channels"
         )
 
 
 class _File(soundfile.SoundFile):
-    """Seeks only where that is exact.
+    """A file that seeks only if that is exact.
 
-    After each block soundfile seeks to where it is (0.14.0, SoundFile._cdata_io). In mp3 libmpg123 then goes on
-    somewhere near; where no length is known, it fails at the end.
+    After each block soundfile seeks to its current position (0.14.0, SoundFile._cdata_io). For mp3, libmpg123 then
+    continues only near that position; if the length is unknown, the seek fails at the end of the file.
     """
 
     def is_mp3(self) -> bool:
@@ -242,13 +245,13 @@ def _open_soundfile(name: str, window: Window, start: float, begin: int) -> tupl
             if samples > 1.01 * file.frames + MP3_DELAY:
                 file, is_exact = _File(with_xing_tag(window.file, begin, frames)), False
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{name}: cannot be read as audio ({error.error_string or 'damaged'})") from error
+        raise AudioError(f"{name}: it cannot be read as audio ({error.error_string or 'damaged'})") from error
     _check_header(name, file.samplerate, file.channels)
     return file.samplerate, _soundfile_blocks(name, file, round(start * file.samplerate), is_exact)
 
 
 def _open_file(window: Window, begin: int) -> tuple[_File, int]:
-    """Open what libsndfile recognises, or else the mp3 that begins further on, and say where."""
+    """Open a format that libsndfile recognises, or an mp3 that starts later, and return the file and its start."""
     try:
         return _File(window), begin
     except soundfile.LibsndfileError as error:
@@ -259,7 +262,7 @@ def _open_file(window: Window, begin: int) -> tuple[_File, int]:
 
 
 def _soundfile_blocks(name: str, file: _File, start: int, is_exact: bool) -> Blocks:
-    """Raises AudioError where there is less audio than libsndfile knows of, if that is no estimate."""
+    """Yield the blocks of a file; raise AudioError if it has less audio than libsndfile reports, unless that is an estimate."""
     read = 0
     try:
         if start and file.seekable():
@@ -269,16 +272,18 @@ def _soundfile_blocks(name: str, file: _File, start: int, is_exact: bool) -> Blo
             if skip < len(block):
                 yield block[skip:]
     except (soundfile.SoundFileError, OSError) as error:
-        raise AudioError(f"{name}: cannot be read to its end, it is damaged or cut off ({error})") from error
+        raise AudioError(f"{name}: it cannot be read to its end, because it is damaged or cut off ({error})") from error
     if is_exact and read < 0.99 * file.frames:
-        raise AudioError(f"{name}: is cut off; it holds {read} of {file.frames} samples")
+        raise AudioError(f"{name}: the audio is cut off after {read} of {file.frames} samples")
 
 
 def _open_av(name: str, source: io.IOBase, start: float, container: str) -> tuple[int, Blocks]:
     try:
         import av
     except ImportError:
-        raise AudioError(f"{name}: is {container}, which needs PyAV: pip install 'verl-leaf[m4a]'") from None
+        raise AudioError(
+            f"{name}: the format is {container}, which needs PyAV. Run pip install 'verl-leaf[m4a]'"
+        ) from None
     try:
         file = av.open(source, format=container)
         stream = file.streams.audio[0]
@@ -286,7 +291,7 @@ def _open_av(name: str, source: io.IOBase, start: float, container: str) -> tupl
             raise ValueError("its codec is unknown")
         rate, channels = stream.rate, stream.channels
     except (av.FFmpegError, ValueError, IndexError) as error:
-        raise AudioError(f"{name}: cannot be read as audio ({error})") from error
+        raise AudioError(f"{name}: it cannot be read as audio ({error})") from error
     _check_header(name, rate, channels)
     return rate, _av_blocks(name, file, stream, start)
 
@@ -312,7 +317,7 @@ def _av_blocks(name: str, file, stream, start: float) -> Blocks:
     except (av.FFmpegError, ValueError) as error:
         if isinstance(error, AudioError):
             raise
-        raise AudioError(f"{name}: cannot be read to its end, it is damaged or cut off ({error})") from error
+        raise AudioError(f"{name}: it cannot be read to its end, because it is damaged or cut off ({error})") from error
     stated = float((stream.duration or 0) * stream.time_base) or (file.duration or 0) / av.time_base
     if end < 0.99 * stated:
-        raise AudioError(f"{name}: is cut off; it holds {end:.2f} of {stated:.2f} s")
+        raise AudioError(f"{name}: the audio is cut off after {end:.2f} of {stated:.2f} s")

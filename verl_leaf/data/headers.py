@@ -1,8 +1,8 @@
-"""What libsndfile does not find out of an encoded file: where its audio begins and how long it is.
+"""The start and the length of the audio in an encoded file, which libsndfile does not find in all cases.
 
-libsndfile takes its mp3 decoder for a file that does not begin with a frame only where the name ends in ``.mp3``, and
-loses its way behind ID3 tags when it is not given a name (src/sndfile.c). A recorder that writes into a pipe cannot go
-back and fill in the length; of what stands there instead, libsndfile knows some values in some formats.
+libsndfile uses its mp3 decoder for a file that does not begin with a frame only if the name ends in ``.mp3``, and fails
+after ID3 tags if it is not given a name (src/sndfile.c). A recorder that writes into a pipe cannot go back and fill in
+the length. It writes a placeholder instead, and libsndfile knows only some of them in some formats.
 """
 
 import io
@@ -12,24 +12,24 @@ from typing import Literal
 
 ByteOrder = Literal["little", "big"]
 
-MAX_JUNK = 2**16  # bytes before the first mp3 frame, as many as libmpg123 skips
-MAX_CHUNKS = 1000  # that are looked at in search of the samples
-CHAIN = 4  # mp3 headers that must follow each other: bytes that look like one are frequent, four in a row are not
-SOX = (b".SoX", b"XoS.")  # what `sox -p` writes
-MPEG_1_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # per second, of layer III
+MAX_JUNK = 2**16  # bytes before the first mp3 frame that are skipped, as in libmpg123
+MAX_CHUNKS = 1000  # chunks that are searched for the samples
+CHAIN = 4  # consecutive mp3 headers that are required, because single bytes that look like one are frequent
+SOX = (b".SoX", b"XoS.")  # the output of `sox -p`
+MPEG_1_KILOBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)  # kilobits per second in layer III
 MPEG_2_KILOBITS = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-MPEG_1 = 3  # the version bits; 2 is MPEG 2, 0 MPEG 2.5
+MPEG_1 = 3  # version bits; 2 is MPEG 2, 0 is MPEG 2.5
 HERTZ = {MPEG_1: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 
-# What is written for an unknown length, besides 0: the most that 32 bits hold with and without a sign (arecord, ffmpeg,
-# Java), less a few kilobytes (SoX and eSpeak: 0x7FFFF000), give or take headers and whole blocks; SoX's of aiff.
+# Placeholders for an unknown length, besides 0: the largest number of 32 bits with or without a sign (arecord, ffmpeg, Java),
+# minus a few kilobytes (SoX and eSpeak: 0x7FFFF000), plus or minus headers and whole blocks; and SoX's for aiff.
 UNKNOWN = (0x7F000000, 2**31, 2**32)
 UNKNOWN_MARGIN = 2**16
 UNKNOWN_64_BIT = 2**62
 
 
 class Window(io.RawIOBase):
-    """``head``, and then a binary file from ``start`` on, as one file without a name."""
+    """A nameless file that consists of ``head`` and of a binary file from ``start`` on."""
 
     def __init__(self, file: io.IOBase, start: int, head: bytes = b""):
         super().__init__()
@@ -52,7 +52,7 @@ class Window(io.RawIOBase):
 
     def readinto(self, buffer) -> int:
         data = self.head[self.position : self.position + len(buffer)]
-        if len(data) < len(buffer):  # a short read means the end to libsndfile
+        if len(data) < len(buffer):  # libsndfile takes a short read for the end
             behind = self.start + self.position + len(data) - len(self.head)
             data += _read(self.file, behind, len(buffer) - len(data))
         buffer[: len(data)] = data
@@ -62,14 +62,14 @@ class Window(io.RawIOBase):
 
 @dataclass
 class DataLength:
-    """The length of the samples as a header states it, and as it is, in bytes."""
+    """The length of the samples in bytes, as stated in a header and as found."""
 
-    position: int  # of the number in the file
-    size: int  # of the number: 4 or 8; 0 where libsndfile does not look at it
+    position: int  # position of the number in the file
+    size: int  # size of the number: 4 or 8, or 0 if libsndfile does not read it
     order: ByteOrder
     stated: int
-    found: int  # up to the end of the file
-    is_followed: bool = False  # another chunk begins where the samples would
+    found: int  # bytes up to the end of the file
+    is_followed: bool = False  # True if another chunk begins in place of the samples
 
     def is_unknown(self) -> bool:
         """Return whether the stated length stands for "unknown"."""
@@ -79,7 +79,7 @@ class DataLength:
         return self.stated > self.found and (near or self.stated >= UNKNOWN_64_BIT)
 
     def corrected(self, file: io.IOBase, start: int) -> Window:
-        """The file from ``start`` on with the length that it has."""
+        """Return the file from ``start`` on, with the true length in its header."""
         number = min(self.found, 256**self.size - 1).to_bytes(self.size, self.order)
         return Window(file, self.position + self.size, _read(file, start, self.position - start) + number)
 
@@ -88,7 +88,7 @@ class DataLength:
 
 
 def end_of_tags(file: io.IOBase) -> int:
-    """Return where the ID3v2 tags at the beginning of a file end: 0 if there are none (id3.org, ID3v2.4 section 3.1)."""
+    """Return the end of the ID3v2 tags at the beginning of a file, or 0 without tags (id3.org, ID3v2.4 section 3.1)."""
     size, end = _size(file), 0
     while True:
         head = _read(file, end, 10)
@@ -103,7 +103,7 @@ def end_of_tags(file: io.IOBase) -> int:
 
 
 def first_mp3_frame(file: io.IOBase, start: int) -> int | None:
-    """Return where the first frame of MPEG layer III lies within ``MAX_JUNK`` bytes from ``start``: None if nowhere."""
+    """Return the position of the first MPEG layer III frame within ``MAX_JUNK`` bytes from ``start``, or None."""
     data = _read(file, start, MAX_JUNK)
     for offset in range(len(data)):
         if data[offset] == 0xFF and _begins_frames(file, start + offset):
@@ -112,7 +112,7 @@ def first_mp3_frame(file: io.IOBase, start: int) -> int | None:
 
 
 def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
-    """Frames and samples of an mp3 whose first frame lies at ``start``, a Xing tag's own left out."""
+    """Return frames and samples of an mp3 whose first frame is at ``start``, without the frame of a Xing tag."""
     size, position, frames, version = _size(file), behind_xing_tag(file, start), 0, None
     while position < size:
         frame = _mp3_frame(_read(file, position, 4))
@@ -128,14 +128,14 @@ def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
 
 
 def behind_xing_tag(file: io.IOBase, start: int) -> int:
-    """Return where the audio of an mp3 begins: behind its first frame if that holds the number of frames instead."""
+    """Return the start of an mp3's audio, which is after the first frame if that is a Xing tag."""
     head = _read(file, start, 48)
     frame = _mp3_frame(head[:4])
     return start + frame[1] if frame and (b"Xing" in head or b"Info" in head) else start
 
 
 def with_xing_tag(file: io.IOBase, start: int, frames: int) -> Window:
-    """An mp3 whose first frame lies at ``start``, with a Xing tag that states ``frames``."""
+    """Return an mp3 whose first frame is at ``start``, with a Xing tag that states ``frames``."""
     _, second, third, fourth = _read(file, start, 4)
     tag = bytearray([0xFF, second | 1, 5 << 4 | third & 0x0C, fourth])  # no checksum; a bitrate that leaves room
     is_mono, is_mpeg_1 = fourth >> 6 == 3, second >> 3 & 3 == MPEG_1
@@ -147,7 +147,7 @@ def with_xing_tag(file: io.IOBase, start: int, frames: int) -> Window:
 
 
 def _begins_frames(file: io.IOBase, position: int) -> bool:
-    """Return whether ``CHAIN`` frames of one kind follow each other from ``position``, or at least 2 up to the file's end."""
+    """Return whether ``CHAIN`` frames of one kind follow each other from ``position``, or at least 2 up to the end."""
     kind, count, size = None, 0, _size(file)
     while count < CHAIN and position < size:
         frame = _mp3_frame(_read(file, position, 4))
@@ -158,7 +158,7 @@ def _begins_frames(file: io.IOBase, position: int) -> bool:
 
 
 def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
-    """Version and rate, and the length in bytes of the frame that 4 bytes begin (ISO 11172-3, section 2.4.2.3)."""
+    """Return (version, rate) and the length in bytes of the frame with this header (ISO 11172-3, 2.4.2.3), or None."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return None
     version, bitrate, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
@@ -171,7 +171,7 @@ def _mp3_frame(header: bytes) -> tuple[tuple[int, int], int] | None:
 
 
 def data_length(file: io.IOBase, start: int) -> DataLength | None:
-    """Return the length that the header at ``start`` states of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file, if any."""
+    """Return the length that the header of a wav, rf64, w64, aiff, svx, caf, au, sox or NIST file states, or None."""
     head = _read(file, start, 40)
     size = _size(file)
     order: ByteOrder = "little" if head[:4] in (b"RIFF", b"RF64", b"riff", b"dns.", b".SoX") else "big"
@@ -194,17 +194,17 @@ def data_length(file: io.IOBase, start: int) -> DataLength | None:
 
 @dataclass
 class Layout:
-    """How a format's chunks are laid out: a name, a number of bytes, the content."""
+    """The layout of a format's chunks: a name, a number of bytes, and the content."""
 
-    name: int  # bytes that the name takes, of which the first 4 tell
-    number: int  # bytes that the number takes
+    name: int  # bytes of the name, of which the first 4 identify the chunk
+    number: int  # bytes of the number
     order: ByteOrder
-    counts_itself: bool = False  # the number includes name and number
+    counts_itself: bool = False  # True if the number includes name and number
     align: int = 1
 
 
 def _chunks(file: io.IOBase, position: int, layout: Layout) -> Iterator[tuple[bytes, int, int]]:
-    """The chunks from ``position`` on: name, number, and where the content begins."""
+    """Yield the chunks from ``position`` on: name, number, and start of the content."""
     header_size = layout.name + layout.number
     for _ in range(MAX_CHUNKS):
         header = _read(file, position, header_size)
@@ -218,7 +218,7 @@ def _chunks(file: io.IOBase, position: int, layout: Layout) -> Iterator[tuple[by
 
 
 def _length_of_chunk(file: io.IOBase, first: int, layout: Layout) -> DataLength | None:
-    """Return the length of the chunk with the samples; for RF64 what the chunk ds64 states, after the whole (EBU Tech 3306)."""
+    """Return the length of the chunk with the samples; RF64 states it in the chunk ds64 (EBU Tech 3306)."""
     size, ds64 = _size(file), None
     for name, stated, content in _chunks(file, first, layout):
         if name == b"ds64":
@@ -235,7 +235,7 @@ def _length_of_chunk(file: io.IOBase, first: int, layout: Layout) -> DataLength 
 
 
 def _nist_length(file: io.IOBase, start: int) -> DataLength | None:
-    """Return the length in a header of NIST Sphere: lines of text that libsndfile takes no length from."""
+    """Return the length in a NIST Sphere header, whose lines of text libsndfile does not read for it."""
     head = _read(file, start, 4096).split(b"end_head")[0].split(b"\n")
     fields = dict(line.split()[::2] for line in head if len(line.split()) == 3)
     if b"embedded" in fields.get(b"sample_coding", b""):
@@ -253,5 +253,5 @@ def _size(file: io.IOBase) -> int:
 
 
 def _read(file: io.IOBase, position: int, count: int) -> bytes:
-    file.seek(min(position, _size(file)))  # a file system may know no position that a damaged header asks for
+    file.seek(min(position, _size(file)))  # a damaged header may name an impossible position
     return file.read(count)

@@ -1,4 +1,4 @@
-"""The one reader of parquet files of rows, whoever wrote them."""
+"""Reading of parquet files of rows from any writer."""
 
 import json
 import os
@@ -18,28 +18,28 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 
 BATCH_ROWS = 128
-BATCH_BYTES = 2**25  # of a batch; embedded audio makes rows of megabytes
+BATCH_BYTES = 2**25  # of a batch; rows with embedded audio have megabytes
 THREADS = min(32, (os.cpu_count() or 1) + 4)
 LISTS = (
     *(pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType),
     *(pyarrow.ListViewType, pyarrow.LargeListViewType),
 )
-READ_BUFFER = 2**20  # bytes; with none, or with pre_buffer, pyarrow reads a row group's whole column at once
+READ_BUFFER = 2**20  # bytes; without it, or with pre_buffer, pyarrow reads a row group's whole column at once
 
 Result = TypeVar("Result")
 
 
 class RowFile:
-    """A parquet file, read as Python rows a stretch at a time.
+    """A parquet file that is read in batches of Python rows.
 
-    The path is taken literally, and rows are what :mod:`datasets` would make of them: whatever the Arrow type of text,
-    lists or dictionaries, and JSON (which ``datasets`` writes where the values of a column differ in type) decoded.
+    The path is taken literally. Rows are as :mod:`datasets` would read them, with any Arrow type of text, lists or
+    dictionaries, and with JSON decoded (``datasets`` writes JSON if the values of a column differ in type).
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        ValueError: it is not a parquet file that can be read, holds no row, or two columns of one name.
+        ValueError: the file cannot be read as parquet, contains no row, or has two columns of the same name.
     """
 
     def __init__(self, path: str | Path):
@@ -49,25 +49,25 @@ class RowFile:
             self._groups = [file.metadata.row_group(n) for n in range(file.metadata.num_row_groups)]
         twice = sorted({name for name in self.columns if self.columns.count(name) > 1})
         if twice:
-            raise ValueError(f"{self.path}: has more than one column {', '.join(map(repr, twice))}")
+            raise ValueError(f"{self.path} has more than one column {', '.join(map(repr, twice))}")
         if len(self) == 0:
-            raise ValueError(f"{self.path}: holds no rows")
+            raise ValueError(f"{self.path} contains no rows")
 
     @contextmanager
     def _opened(self) -> Iterator[pyarrow.parquet.ParquetFile]:
         if not os.path.exists(self.path):
             raise ValueError(f"{self.path} does not exist")
         if not os.path.isfile(self.path):
-            raise ValueError(f"{self.path} is not a file; give the path of one parquet file")
+            raise ValueError(f"{self.path} is not a file. Give the path of one parquet file")
         if os.path.getsize(self.path) == 0:
-            raise ValueError(f"{self.path}: is empty (0 bytes), not a parquet file")
+            raise ValueError(f"{self.path} is empty (0 bytes), and so not a parquet file")
         try:
             source = pyarrow.OSFile(self.path)
             file = pyarrow.parquet.ParquetFile(
                 source, buffer_size=READ_BUFFER, pre_buffer=False, page_checksum_verification=True
             )
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise ValueError(f"{self.path}: cannot be read as parquet ({_one_line(error)})") from error
+            raise ValueError(f"{self.path} cannot be read as parquet ({_one_line(error)})") from error
         with source:
             yield file
 
@@ -77,7 +77,7 @@ class RowFile:
 
     @property
     def mixed(self) -> list[str]:
-        """Columns with values that may differ in type, for which their writer took JSON."""
+        """Columns whose values may differ in type, which their writer stored as JSON."""
         return [field.name for field in self.schema if _holds_json(field.type)]
 
     @property
@@ -91,14 +91,14 @@ class RowFile:
     def rows(
         self, numbers: Sequence[int] | np.ndarray | None = None, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, dict]]:
-        """Yield rows with their numbers, holding about ``BATCH_BYTES`` and a page of each column at a time.
+        """Yield rows with their numbers, while about ``BATCH_BYTES`` and a page of each column are in memory.
 
         Args:
-            numbers: which rows, in ascending order; all if None.
-            columns: which columns, of those that the file has; all if None.
+            numbers: numbers of the rows, in ascending order, or None for all.
+            columns: names of the columns; names that the file lacks are ignored. None for all.
 
         Raises:
-            ValueError: a row cannot be read; the message names it.
+            ValueError: a row cannot be read. The message names it.
         """
         wanted = range(len(self)) if numbers is None else numbers
         names = [name for name in self.columns if columns is None or name in columns]
@@ -119,23 +119,23 @@ class RowFile:
         columns: Sequence[str] | None = None,
         console: Console | None = None,
     ) -> Iterator[tuple[int, dict, Result | ValueError]]:
-        """Call a function with every row, in threads, and show how far it has come.
+        """Call a function with every row, in threads, and show the progress.
 
         Args:
-            function: takes a row, which it may change; a ValueError of its own is yielded in the place of its result.
-            what: the work, as in "Checking train.parquet".
-            numbers, columns: as for :meth:`rows`.
-            console: for the progress; standard error if None.
+            function: function of a row, which it may change. If it raises ValueError, the error is yielded as its result.
+            what: description of the work, such as "Checking train.parquet".
+            numbers, columns: as in :meth:`rows`.
+            console: console for the progress, or None for standard error.
 
         Yields:
-            The row's number, the row as ``function`` left it, and the result; in the order of the rows.
+            The row's number, the row after ``function``, and the result, in the order of the rows.
         """
         total = len(self) if numbers is None else len(numbers)
         yield from track(self._map(function, numbers, columns), what, total, console)
 
     def _map(self, function, numbers, columns):
         pool = ThreadPoolExecutor(THREADS)
-        pending: deque = deque()  # no more than a few rows, whose audio may be embedded
+        pending: deque = deque()  # only a few rows, because their audio may be embedded
         try:
             for number, row in self.rows(numbers, columns):
                 pending.append((number, row, pool.submit(_result, function, row)))
@@ -148,7 +148,7 @@ class RowFile:
             pool.shutdown(cancel_futures=True)
 
     def _rows_of_group(self, file, index: int, first: int, wanted: Sequence[int] | np.ndarray, names: list[str]):
-        """Yield number and row of ``wanted`` rows of a row group, whose first row has the number ``first``."""
+        """Yield number and row for the ``wanted`` rows of a row group whose first row has the number ``first``."""
         group = self._groups[index]
         row_bytes = max(1, group.total_byte_size // group.num_rows)
         size = min(BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
@@ -157,9 +157,9 @@ class RowFile:
             try:
                 batch = next(batches, None)
             except (pyarrow.ArrowException, OSError, ValueError) as error:
-                raise ValueError(f"{self.path}, rows from {first} on: cannot be read ({_one_line(error)})") from error
+                raise ValueError(f"{self.path}: rows from {first} on cannot be read ({_one_line(error)})") from error
             if batch is None:
-                raise ValueError(f"{self.path}: ends at row {first}, before the {len(self)} rows that it says it has")
+                raise ValueError(f"{self.path} ends at row {first}, although it states {len(self)} rows")
             end = first + len(batch)
             for number in wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]:
                 yield number, self._row(batch, number, number - first)
@@ -172,8 +172,8 @@ class RowFile:
         for field, column in zip(batch.schema, batch.columns, strict=True):
             try:
                 row[field.name] = _decoded(column[place].as_py(), field.type)
-            except (pyarrow.ArrowException, ValueError) as error:  # text that is not UTF-8, JSON that is none
-                message = f"{self.path}, row {number}, column {field.name!r}: cannot be read ({_one_line(error)})"
+            except (pyarrow.ArrowException, ValueError) as error:  # text that is not UTF-8, or invalid JSON
+                message = f"{self.path}, row {number}, column {field.name!r} cannot be read ({_one_line(error)})"
                 raise ValueError(message) from error
         return row
 
@@ -186,7 +186,7 @@ def _result(function: Callable[[dict], Result], row: dict) -> Result | ValueErro
 
 
 def _decoded(value, type: pyarrow.DataType):
-    """A value with the JSON in it decoded."""
+    """Return a value with JSON in it decoded."""
     if value is None:
         return None
     if isinstance(type, pyarrow.JsonType):

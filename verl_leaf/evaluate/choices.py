@@ -1,4 +1,4 @@
-"""Questions with choices: accuracy by group beside its controls, letters, pairs of systems, and MMAU's files."""
+"""Multiple-choice questions: accuracy by group with controls, letters, pairs of systems, and MMAU's files."""
 
 import json
 import random
@@ -24,12 +24,12 @@ TOGETHER = "together"
 
 @dataclass(frozen=True)
 class Read:
-    """The choices that the answers of a system name.
+    """The choices that a system's answers name.
 
     Attributes:
-        named: ``[rows, passes]``, -1 if an answer names none.
-        right: ``[rows, 1]``.
-        count: ``[rows, 1]``, how many choices there are.
+        named: index of the named choice, ``[rows, passes]``; -1 if an answer names none.
+        right: index of the correct choice, ``[rows, 1]``.
+        count: number of choices, ``[rows, 1]``.
     """
 
     named: np.ndarray
@@ -48,12 +48,12 @@ class Read:
 
 
 def with_choices(report: Evaluation, grid: Grid, controls: Mapping[str, Grid]) -> Evaluation:
-    """Return a report with what there is to say of the questions with choices; as it is if there are none.
+    """Return a report with the results of multiple-choice questions, or the report itself if there are none.
 
     Args:
-        report: of all answers.
-        grid: the answers.
-        controls: name of a control -> answers of the systems to the same rows with that control.
+        report: report on all answers.
+        grid: answers of the systems.
+        controls: control -> answers of the systems to the same rows with that control.
     """
     places = [place for place, answer in enumerate(grid.first()) if answer.choices]
     if not places:
@@ -96,7 +96,7 @@ def with_choices(report: Evaluation, grid: Grid, controls: Mapping[str, Grid]) -
 
 
 def _guesses(answers: Sequence[Answer], passes: int) -> Read:
-    """Return what a guess scores that is drawn for each answer, by row and pass."""
+    """Return the choices of a guesser that draws one for each row and pass."""
     draw = [
         [random.Random(f"{answer.row} {k}").randrange(len(answer.choices)) for k in range(passes)] for answer in answers
     ]
@@ -105,7 +105,7 @@ def _guesses(answers: Sequence[Answer], passes: int) -> Read:
 
 
 def _groups(answers: Sequence[Answer]) -> Iterator[tuple[str, str, list[int]]]:
-    """Yield data source, name and places of the rows of each group: all of a source, its categories, its difficulties."""
+    """Yield data source, name and rows of each group: all of a source, its categories, and its difficulties."""
     for source in dict.fromkeys(answer.data_source for answer in answers):
         own = [place for place, answer in enumerate(answers) if answer.data_source == source]
         yield source, TOGETHER, own
@@ -121,9 +121,9 @@ def _letters(who: str, read: Read, right: bool) -> dict:
 
 
 def _pair(system: str, other: str, one: Read, two: Read, clusters: np.ndarray) -> dict:
-    """Count the clips of which either knows more, and test whether that could be chance (the exact sign test).
+    """Count the clips on which either system is right more often, and test the difference with the exact sign test.
 
-    With one row per clip and one pass this is McNemar's exact test.
+    With one row per clip and one pass, this is McNemar's exact test.
     """
     more = np.bincount(clusters, one.correct().sum(axis=1).astype(float) - two.correct().sum(axis=1))
     better, worse = int((more > 0).sum()), int((more < 0).sum())
@@ -132,15 +132,15 @@ def _pair(system: str, other: str, one: Read, two: Read, clusters: np.ndarray) -
 
 
 def write_mmau(grid: Grid, data: Path, out: Path) -> list[Path]:
-    """Write answers to MMAU's rows as its own evaluation reads them: the rows as published, with ``model_prediction``.
+    """Write answers to MMAU's rows for its own evaluation script: the published rows with ``model_prediction``.
 
     Args:
-        grid: the answers.
+        grid: answers of the systems.
         data: parquet file of the rows.
-        out: folder; a file per system, and one for each further pass.
+        out: folder to write, with one file per system and one more for each further pass.
 
     Returns:
-        The files; none if no row is MMAU's.
+        The files; none if no row belongs to MMAU.
     """
     rows = RowFile(data).rows(columns=["extra_info"])
     records = {number: text for number, row in rows if (text := (row.get("extra_info") or {}).get("record"))}
@@ -155,7 +155,7 @@ def write_mmau(grid: Grid, data: Path, out: Path) -> list[Path]:
 
 
 def _predicted(record: dict, answer: Answer) -> dict:
-    """Return a row of MMAU with the choice that an answer names, as it is published; empty if it names none."""
+    """Return a row of MMAU with the published text of the choice that an answer names; empty if it names none."""
     named = named_choice(answer.text, answer.choices)
     as_published = {LETTERED.sub("", " ".join(text.split()), count=1): text for text in record["choices"]}
     as_published |= {" ".join(text.split()): text for text in record["choices"]}

@@ -1,4 +1,4 @@
-"""What ``verl-leaf evaluate`` does, step by step."""
+"""The steps of ``verl-leaf evaluate``."""
 
 import argparse
 import dataclasses
@@ -25,12 +25,12 @@ from verl_leaf.judges import JudgeSpec
 from verl_leaf.runs.adapters import saved_steps
 from verl_leaf.runs.folder import RunFolder
 
-PAPER = Sampling()  # the published sampling is the default one
+PAPER = Sampling()  # the published sampling is the default
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What holds for every file that is evaluated."""
+    """The settings that apply to every evaluated file."""
 
     sampling: Sampling
     scores: ScoreOptions
@@ -41,7 +41,7 @@ class Plan:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Run the command; its exit status."""
+    """Run the command, and return its exit status."""
     console = Console()
     plan = Plan(
         sampling_of(options, options.passes, options.greedy, options.paper),
@@ -52,11 +52,11 @@ def evaluate(options: argparse.Namespace) -> int:
     systems = parse_systems(options.systems, options.base)
     judges = read_judges(options.judge, len(systems) + (options.checkpoints is not None))
     if options.checkpoints is None and not systems:
-        raise ValueError("name a system to evaluate, or the run of --checkpoints to pick from")
+        raise ValueError("there is nothing to evaluate. Name a system, or a run with --checkpoints")
     if (options.checkpoints is None) != (options.on is None):
-        raise ValueError("--checkpoints RUN picks an adapter --on FILE: give both")
+        raise ValueError("--checkpoints RUN selects an adapter --on FILE. Give both options")
     if options.data is None and (systems or options.on is None):
-        raise ValueError("--data FILE: which rows are to be answered?")
+        raise ValueError("--data is missing. Give the parquet file of the rows to answer")
     data = Data(options.data) if options.data else None
     if options.checkpoints is not None:
         on = Data(options.on)
@@ -66,23 +66,23 @@ def evaluate(options: argparse.Namespace) -> int:
         names = [system.name for system in systems]
         plan = dataclasses.replace(plan, judges=tuple(judges), controls=options.controls)
         if options.controls and not any(row.choices for row in data.rows):
-            raise ValueError(f"--controls: no row of {data.path} has choices (extra_info.choices): leave it out")
+            raise ValueError(f"--controls: no row of {data.path} has choices (extra_info.choices). Remove --controls")
         if options.controls and not any(system.model for system in systems):
-            raise ValueError("--controls: answers that were made elsewhere have none: name a model, or leave it out")
+            raise ValueError("--controls: files of answers have no controls. Name a model, or remove --controls")
         if options.against not in (None, *names):
-            raise ValueError(f"--against {options.against}: no system is called that; there are {', '.join(names)}")
+            raise ValueError(f"--against {options.against}: there is no such system. Choose one of {', '.join(names)}")
         _evaluate(systems, data, options.out, plan, options.metrics, options.against or names[0], console)
     return 0
 
 
 def sampling_of(options: argparse.Namespace, passes: int | None, greedy: bool = False, paper: bool = False) -> Sampling:
-    """How answers are drawn.
+    """Return how answers are sampled.
 
     Args:
-        options: those of :func:`verl_leaf.evaluate.add_sampling_arguments`.
-        passes: answers to each row; None for the default.
-        greedy: take the most likely tokens.
-        paper: refuse what departs from the published protocol.
+        options: options of :func:`verl_leaf.evaluate.add_sampling_arguments`.
+        passes: answers per row, or None for the default.
+        greedy: True for greedy decoding.
+        paper: True to refuse what departs from the published protocol.
 
     Raises:
         ValueError: a value is out of range, or departs from the protocol of ``--paper``.
@@ -91,7 +91,7 @@ def sampling_of(options: argparse.Namespace, passes: int | None, greedy: bool = 
     given = {name: value for name, value in {"passes": passes, **drawing}.items() if value is not None}
     if greedy:
         if given.keys() & {"temperature", "top_p", "top_k"}:
-            raise ValueError("--greedy draws nothing: leave out --temperature, --top-p and --top-k")
+            raise ValueError("--greedy does not sample. Remove --temperature, --top-p and --top-k")
         given |= {"passes": 1, "temperature": 0.0, "top_p": 1.0, "top_k": -1}
     sampling = dataclasses.replace(PAPER, **given)
     valid = {
@@ -103,28 +103,28 @@ def sampling_of(options: argparse.Namespace, passes: int | None, greedy: bool = 
     }
     for name, good in valid.items():
         if not good:
-            raise ValueError(f"--{name.replace('_', '-')} {getattr(sampling, name)}: out of range")
+            raise ValueError(f"--{name.replace('_', '-')} {getattr(sampling, name)}: this value is out of range")
     if paper and dataclasses.replace(sampling, seed=PAPER.seed) != PAPER:
-        raise ValueError(f"--paper draws as published ({PAPER}): leave out --greedy and what says otherwise")
+        raise ValueError(f"--paper samples as published ({PAPER}). Remove --greedy and the options that differ")
     return sampling
 
 
 def vllm_arguments(texts: list[str]) -> dict[str, Any]:
-    """``ARGUMENT=VALUE`` each, the value in YAML.
+    """Return vLLM's arguments from texts ``ARGUMENT=VALUE`` with values in YAML.
 
     Raises:
-        ValueError: one is something else.
+        ValueError: a text has another form.
     """
     arguments = {}
     for text in texts:
         name, equals, value = text.partition("=")
         name = name.replace("-", "_")
         try:
-            arguments[name] = json.loads(json.dumps(yaml.safe_load(value)))  # keys of mappings are text
+            arguments[name] = json.loads(json.dumps(yaml.safe_load(value)))  # JSON turns keys of mappings into text
         except (yaml.YAMLError, TypeError) as error:
             raise ValueError(f"--vllm {text}: the value cannot be read") from error
         if not equals or not name.isidentifier():
-            raise ValueError(f"--vllm {text}: must be ARGUMENT=VALUE, such as tensor_parallel_size=4")
+            raise ValueError(f"--vllm {text}: write ARGUMENT=VALUE, such as tensor_parallel_size=4")
     return arguments
 
 
@@ -142,7 +142,7 @@ def _evaluate(
     against: str,
     console: Console,
 ) -> Evaluation:
-    """Generate what is missing, and report on it in a folder."""
+    """Generate missing answers, and write a report into a folder."""
     references: dict[str, list[str]] = {}
     for row in data.rows:
         references.setdefault(row.data_source, []).extend(row.references)
@@ -151,7 +151,7 @@ def _evaluate(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--out {out}: cannot be made ({error.strerror}). Choose another folder") from error
+        raise ValueError(f"--out {out} cannot be made ({error.strerror}). Choose another folder") from error
     with RunFolder(out).lock():
         made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
         found = _found(systems, made, data, out, plan, console)
@@ -164,7 +164,7 @@ def _evaluate(
         for spec in plan.judges:
             try:
                 graded, summary = ask(grid, spec, against, out / "judges", Console(stderr=True))
-            except Exception as error:  # whatever it is, the other tables are written first
+            except Exception as error:  # the other tables are written before any error is raised
                 stopped.append(error)
             else:
                 measured.append(graded)
@@ -188,7 +188,7 @@ def _evaluate(
 def _found(
     systems: list[System], made: dict[str, dict], data: Data, out: Path, plan: Plan, console: Console
 ) -> dict[str, dict[Key, Answer]]:
-    """The answers of all systems, those that are missing generated, by the engine of one model after the other."""
+    """Return the answers of all systems. Missing ones are generated, with one engine per model."""
     rows = dict(enumerate(data.rows))
     foreign = {each.name: read_answers(each.answers, rows) for each in systems if each.answers is not None}
     files = {name: AnswerFile(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
@@ -205,7 +205,7 @@ def _found(
 def _controls(
     systems: list[System], grid: Grid, data: Data, out: Path, plan: Plan, console: Console
 ) -> dict[str, Grid]:
-    """Return the answers of the models to the same rows with each control, those that are missing generated."""
+    """Return the models' answers to the same rows with each control; missing ones are generated."""
     models = [each for each in systems if each.model is not None]
     grids = {}
     for control in CONTROLS:
@@ -226,39 +226,39 @@ def _say_failures(name: str, answers: list, console: Console) -> None:
         return
     if len(failed) == len(answers):
         raise ValueError(
-            f"{name}: all {len(failed)} answers failed; the first, of row {failed[0].row}: {failed[0].error}"
+            f"{name}: all {len(failed)} answers failed. The first error, in row {failed[0].row}: {failed[0].error}"
         )
     console.print(
-        f"{name}: {len(failed)} of {len(answers)} answers failed and count as empty; the first, of row {failed[0].row}: "
+        f"{name}: {len(failed)} of {len(answers)} answers failed and are scored as empty. The first error, in row {failed[0].row}: "
         f"{failed[0].error}",
     )
 
 
 def _check_pick(options: argparse.Namespace, data: Data | None, on: Data) -> None:
-    """Stop where a checkpoint would be picked on what it is to be tested on."""
+    """Raise an error if a checkpoint would be selected on the data that it will be tested on."""
     if options.select not in METRICS:
-        raise ValueError(f"--select {options.select}: there is no such metric; there are {', '.join(METRICS)}")
+        raise ValueError(f"--select {options.select}: there is no such metric. Choose one of {', '.join(METRICS)}")
     is_test = "test" in on.splits or re.search(r"(^|[^a-z])test([^a-z]|$)", options.on.stem.lower())
     if data is not None and data.digest() == on.digest():
         is_test = True
     if is_test and not options.pick_on_test:
         raise ValueError(
-            f"--on {options.on}: is a test split, or the --data itself. A checkpoint that is picked on it looks better there "
-            "than it is: pick on validation data, or say --pick-on-test and report it"
+            f"--on {options.on} is a test split, or the same file as --data. A checkpoint that is selected on it looks better "
+            "than it is. Select on validation data, or give --pick-on-test and report it"
         )
 
 
 def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console) -> System:
-    """The best of the adapters that a run has kept."""
+    """Return the best of a run's saved checkpoints."""
     run = RunFolder(options.checkpoints)
     saved = [each for each in saved_steps(run) if each.step is not None and not each.is_left_over]
     if not saved:
-        raise ValueError(f"{run.path}: holds no adapters or models of checkpoints (checkpoints/global_step_*)")
+        raise ValueError(f"{run.path} contains no adapters or models of checkpoints (checkpoints/global_step_*)")
     systems = [parse_system(each.name, options.base) for each in saved]
-    console.print(f"Picking one of {len(saved)} checkpoints by {options.select} on {options.on}")
+    console.print(f"Selecting one of {len(saved)} checkpoints by {options.select} on {options.on}")
     report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
-    means = {line["system"]: line["mean"] for line in report.scores[-len(systems) :]}  # of all data sources together
+    means = {line["system"]: line["mean"] for line in report.scores[-len(systems) :]}  # for all data sources together
     lower_is_better = METRICS[options.select][0].endswith("↓")
     best = (min if lower_is_better else max)(systems, key=lambda system: means[system.name])
-    console.print(f"Picked: {best.name} ({options.select} {means[best.name]:.4g} on {options.on})")
+    console.print(f"Selected: {best.name} ({options.select} {means[best.name]:.4g} on {options.on})")
     return best

@@ -1,4 +1,4 @@
-"""The rows to answer: what scoring needs of all of them in memory, their audio decoded when its turn comes."""
+"""The rows to answer: their texts are kept in memory, and their audio is decoded when needed."""
 
 import copy
 import hashlib
@@ -25,17 +25,17 @@ from verl_leaf.models import family_of_processor
 from verl_leaf.runs.swap import MAX_SHIFTS
 from verl_leaf.speech.prompt import render_prompt, render_text
 
-DATA_CONFIG = {"long_audio": "cut"}  # what a model cannot hear it cannot be asked about; the log says how often
+DATA_CONFIG = {"long_audio": "cut"}  # clips are cut to the length that the model hears; the log counts them
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row as vLLM takes it.
+    """A row as a request to vLLM.
 
     Attributes:
-        row: its number.
+        row: number of the row.
         request: token ids with one placeholder per clip, and the waveforms.
-        cut: whether a clip was longer than the model hears.
+        cut: True if a clip was longer than the model can hear.
     """
 
     row: int
@@ -47,27 +47,27 @@ NO_AUDIO, WRONG_AUDIO = CONTROLS = ("no audio", "wrong audio")
 
 
 class Data:
-    """A parquet file of rows.
+    """The rows of a parquet file.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Attributes:
-        control: which of ``CONTROLS`` the prompts are; empty if they are the rows' own.
+        control: one of ``CONTROLS``, or empty for the rows' own prompts.
 
     Raises:
-        ValueError: it cannot be read, or a row has not what it needs; file, row and reason are named.
+        ValueError: the file cannot be read, or a row lacks something. The message names file, row and reason.
     """
 
     def __init__(self, path: Path):
         self.path, self.control = path, ""
-        self._heard: dict[int, int] = {}  # row -> row whose audio is the wrong one for it
+        self._heard: dict[int, int] = {}  # row -> row whose audio it gets as the wrong one
         self._file = RowFile(path)
         check_columns(self._file.path, self._file.columns)
         self._root = os.path.dirname(os.path.abspath(path))
         self._columns = ("data_source", "prompt", "audios", "images", "videos", "reward_model", "extra_info")
-        self.splits: set[str] = set()  # that the rows say they belong to
-        self._messages: list[list[dict]] = []  # of each row, without the audio of its clips
+        self.splits: set[str] = set()  # splits that the rows name
+        self._messages: list[list[dict]] = []  # messages of each row, without audio data
         self.rows = [self._row(number, row) for number, row in self._file.rows(columns=self._columns)]
 
     def _row(self, number: int, raw: dict) -> Row:
@@ -81,27 +81,28 @@ class Data:
             raise ValueError(f"{self.path}, row {number}: {error}") from error
         self.splits.add(str(extra.get("split")))
         question = "\n".join(message["content"].replace(PLACEHOLDER, "").strip() for message in row["prompt"])
-        question = question.strip() or str(extra.get("question") or "")  # a prompt may be spoken alone
+        question = question.strip() or str(extra.get("question") or "")  # a prompt may consist of audio only
         audio = tuple(_name(reference, self._root) for reference in row["audios"])
         self._messages.append(_parts(row | {"audios": [None] * len(audio)}))
         groups = (str(extra.get(name) or "") for name in ("category", "difficulty"))
         return Row(number, row["data_source"], question, tuple(references), audio, choices, *groups)
 
     def digest(self) -> str:
-        """SHA-256 of the file; of audio that it names by path, not the content."""
+        """Return the SHA-256 of the file; audio files that it names are not included."""
         return file_digest(self.path)
 
     def with_control(self, control: str) -> "Data":
-        """Return the same rows with prompts that have no audio, or another row's."""
+        """Return the same rows with prompts without audio, or with another row's audio."""
         other = copy.copy(self)
         other.control, other._heard = control, _other_clips(self.rows)
         return other
 
     def check_prompts(self, model: Path) -> None:
-        """Stop unless a model reads every prompt as it is written.
+        """Raise an error unless a model reads every prompt as it is written.
 
         Raises:
-            ValueError: a text holds the tokenizer's special tokens, or the chat template cannot give it; the row is named.
+            ValueError: a text contains special tokens of the tokenizer, or the chat template loses it. The message
+                names the row.
         """
         processor = hf_processor(str(model))
         for number, messages in enumerate(self._messages):
@@ -111,14 +112,14 @@ class Data:
                 raise ValueError(f"{self.path}, row {number}: {error}") from error
 
     def prompts(self, numbers: Sequence[int], processor) -> Iterator[tuple[int, Prompt | ValueError]]:
-        """Render rows and decode their audio, in threads, a few rows ahead.
+        """Render rows and decode their audio in threads, a few rows ahead.
 
         Args:
-            numbers: which rows, in ascending order.
+            numbers: numbers of the rows, in ascending order.
             processor: Hugging Face processor of a supported family.
 
         Yields:
-            The number of each, and its prompt or why there is none.
+            The number of each row, and its prompt or the error.
         """
         family = family_of_processor(processor)
 
@@ -127,7 +128,9 @@ class Data:
 
         def request_of(messages: list[dict]) -> tuple[dict, bool]:
             text, clips, cut = render_prompt(processor, messages, DATA_CONFIG)
-            family.prompt_length(processor, text, [len(clip) for clip in clips])  # stops where clips are too many
+            family.prompt_length(
+                processor, text, [len(clip) for clip in clips]
+            )  # raises an error if there are too many clips
             request: dict = {"prompt_token_ids": processor.tokenizer(text)["input_ids"]}
             return (request | {"multi_modal_data": {"audio": clips}} if clips else request), cut
 
@@ -138,7 +141,7 @@ class Data:
                 except ValueError as error:
                     yield number, error
             return
-        quiet = Console(quiet=True)  # whoever takes the prompts shows the progress
+        quiet = Console(quiet=True)  # the caller shows the progress
         for number, _, result in self._file.map(prompt, "", numbers, self._columns, quiet):
             yield number, result if isinstance(result, ValueError) else Prompt(number, *result)
 
@@ -148,30 +151,29 @@ class Data:
             own = self._messages[number]
             return [message | {"content": _without_audio(message["content"])} for message in own]
         if (other := self._heard.get(number)) is None:
-            raise ValueError("no other row has as many clips, and other ones")
+            raise ValueError("no other row has the same number of clips and different ones")
         ((_, row), *_) = self._file.rows([number], self._columns)
         ((_, heard), *_) = self._file.rows([other], self._columns)
         audios = spoken_row(heard, self._root)["audios"]
         return _parts(spoken_row(row, self._root) | {"audios": audios})
 
     def messages(self, number: int) -> list[dict]:
-        """The chat messages of a row, with a part for each clip."""
+        """Return the chat messages of a row, with a part for each clip."""
         ((_, row),) = self._file.rows([number], self._columns)
         return _parts(spoken_row(row, self._root))
 
 
 def _without_audio(content):
-    """Return the content of a message without its parts of audio."""
+    """Return a message's content without its audio parts."""
     if isinstance(content, str):
         return content
     return [part for part in content if part["type"] != "audio"]
 
 
 def _other_clips(rows: list[Row]) -> dict[int, int]:
-    """Return, of each row with audio, the row whose audio it gets as a control: of as many clips, and other ones.
+    """Return for each row with audio the row whose audio it gets as a control: the same number of clips, but other clips.
 
-    Of the shifts that are tried, the one is taken after which the fewest rows have their own clip, or one that belongs to
-    the same right answer.
+    Of several shifts, it is the one after which the fewest rows have their own clip or one with the same correct answer.
     """
     by_count: dict[int, list[Row]] = {}
     for row in rows:
@@ -186,20 +188,20 @@ def _other_clips(rows: list[Row]) -> dict[int, int]:
 
 
 def _alike(row: Row, other: Row) -> float:
-    """Return how much the audio of another row says of a row's answer: 1 for the same clip, less for the same answer."""
+    """Return how much another row's audio reveals a row's answer: 1 for the same clip, 0.1 for the same correct answer."""
     return 1.0 if row.audio == other.audio else 0.1 * (row.references[-1] == other.references[-1])
 
 
 def _parts(row: dict) -> list[dict]:
-    """Messages whose content is parts: as in training, by the method of verl's dataset."""
+    """Return a row's messages split into parts by the method of verl's dataset, as in training."""
     keys = SimpleNamespace(image_key=KEYS.image, video_key=KEYS.video, audio_key=KEYS.audio, processor=True)
     return RLHFDataset._build_messages(cast(RLHFDataset, keys), row, KEYS.prompt)
 
 
 def _name(reference, root: str) -> str:
-    """What clips are told apart by: their path, from the file's folder where they are in it, or a digest."""
+    """Return a name that identifies a clip: its path, relative to the file's folder if it is inside, or a digest."""
     data, path = contents(reference)
     if path is None:
-        return hashlib.sha256(data or repr(reference).encode()).hexdigest()[:16]  # the latter of a decoded array
+        return hashlib.sha256(data or repr(reference).encode()).hexdigest()[:16]  # repr for a decoded array
     inside = os.path.relpath(path, root)
     return path if inside.startswith("..") else inside

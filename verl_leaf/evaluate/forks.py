@@ -1,4 +1,4 @@
-"""``verl-leaf forks --model``: the trees of a checkpoint's answers, without training it."""
+"""The trees of a checkpoint's answers without training: ``verl-leaf forks --model``."""
 
 import argparse
 from collections.abc import Callable
@@ -21,33 +21,36 @@ from verl_leaf.training.estimator import Step, advantages, check_rewards
 from verl_leaf.training.traces.schema import Head, file_name
 from verl_leaf.training.traces.writer import prompts_of
 
-PROMPTS = 16  # whose trees are built at a time
-STEP = 0  # that the traces say they are of
+PROMPTS = 16  # prompts whose trees are built together
+STEP = 0  # step number written into the traces
 
 
 def write_traces(options: argparse.Namespace, folder: Path, console: Console) -> None:
     """Let a model answer each row several times, and write the trees of its answers.
 
     Args:
-        options: of the command.
-        folder: to write to, as :mod:`verl_leaf.training.traces.schema` has it.
-        console: for the progress.
+        options: options of the command.
+        folder: folder to write, in the format of :mod:`verl_leaf.training.traces.schema`.
+        console: console for the progress.
 
     Raises:
         ValueError: an option or input is wrong, or the engine stopped, or no row could be answered.
     """
     if options.rollouts < 2:
-        raise ValueError(f"--rollouts {options.rollouts}: must be 2 or more, or nothing can fork")
+        raise ValueError(f"--rollouts {options.rollouts}: set it to 2 or more, because a single answer cannot fork")
     sampling, data = sampling_of(options, options.rollouts), Data(options.data)
     system = parse_system(options.model, options.base)
     if system.model is None:
-        raise ValueError(f"--model {options.model}: answers alone have no tokens: give what generates them")
+        raise ValueError(
+            f"--model {options.model}: a file of answers contains no tokens. Give the model that generates them"
+        )
     adapters = {0: (system.name, system.adapter)} if system.adapter else {}
     settings = engine_settings(
         system.model,
         data,
         [adapter for _, adapter in adapters.values()],
-        {"logprobs_mode": "processed_logprobs"} | vllm_arguments(options.vllm),  # of what was drawn from
+        {"logprobs_mode": "processed_logprobs"}
+        | vllm_arguments(options.vllm),  # of the distribution that tokens are sampled from
     )
     data.check_prompts(system.model)
     jobs = [Job(0, row.row, k) for row in data.rows for k in range(options.rollouts)]
@@ -67,13 +70,13 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         file.writelines(line + "\n" for line in groups.trees())
         if failed:
             row, why = next(iter(failed.items()))
-            console.print(f"{len(failed)} of {len(data.rows)} rows are left out; row {row}: {why}")
+            console.print(f"{len(failed)} of {len(data.rows)} rows are left out. Row {row}: {why}")
         if len(failed) == len(data.rows):
             raise ValueError(f"{options.data}: no row could be answered")
 
 
 class _Groups:
-    """Collects the answers to a row, and makes trees of rows that have all of theirs."""
+    """A collection of answers by row, which makes trees of rows with all their answers."""
 
     def __init__(self, sampling: Sampling, data: Data, reward: str, tokenizer, folder: Path):
         self.sampling, self.data, self.tokenizer, self.folder = sampling, data, tokenizer, folder
@@ -82,7 +85,7 @@ class _Groups:
         self.whole: dict[int, list] = {}
 
     def add(self, job: Job, output) -> list[str]:
-        """Take an answer; the lines of trees that could be built now."""
+        """Add an answer, and return the lines of the trees that could be built."""
         own = self.open.setdefault(job.row, [])
         own.append(output)
         if len(own) == self.sampling.passes:
@@ -90,7 +93,7 @@ class _Groups:
         return self.trees() if len(self.whole) == PROMPTS else []
 
     def trees(self) -> list[str]:
-        """A line for each row that has all its answers; they are forgotten then."""
+        """Return one line for each row with all its answers, and drop these answers."""
         answers = [(row, output) for row, outputs in self.whole.items() for output in outputs]
         messages = {row: self.data.messages(row) for row in self.whole}
         self.whole = {}

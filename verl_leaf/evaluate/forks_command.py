@@ -1,4 +1,4 @@
-"""``verl-leaf forks``: how often boundaries fire, in runs or in answers of a model."""
+"""Command ``verl-leaf forks``: show how often boundaries fire, in runs or in a model's answers."""
 
 from pathlib import Path
 
@@ -6,28 +6,30 @@ from verl_leaf.common.console import Console
 from verl_leaf.evaluate import add_sampling_arguments
 from verl_leaf.show import add_figure_arguments, default_out
 
-# A copy, since the rewards' libraries take seconds to import.
+# A copy of the names, because importing the rewards' libraries takes seconds.
 REWARDS = ("sentence_bleu", "sentence_bleu_uncased", "chrf", "wer", "cer", "rouge_l", "exact_match", "choice")
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     add_figure_arguments(parser, "forks", "*")
-    parser.add_argument("--model", help="instead of runs: a model, adapter, run or RUN@step that answers --data")
-    parser.add_argument("--data", type=Path, help="parquet file")
-    parser.add_argument("--base", help="model of the adapter (default: as it says)")
-    parser.add_argument("--rollouts", type=int, default=8, help="answers to each row (default: %(default)s)")
-    parser.add_argument("--reward", default="sentence_bleu", choices=REWARDS, help="default: %(default)s")
+    parser.add_argument("--model", help="model, adapter, run or RUN@step that answers --data, instead of runs")
+    parser.add_argument("--data", type=Path, help="parquet file of the rows to answer")
+    parser.add_argument("--base", help="base model of the adapter (default: the one that it names)")
+    parser.add_argument("--rollouts", type=int, default=8, help="number of answers per row (default: %(default)s)")
+    parser.add_argument(
+        "--reward", default="sentence_bleu", choices=REWARDS, help="reward of the answers (default: %(default)s)"
+    )
     add_sampling_arguments(parser)
 
 
 def main(options) -> int:
-    """Write the figure, of a model after traces of its answers."""
+    """Write the figure; with ``--model``, first write the traces of its answers."""
     from verl_leaf.show.forks import write_forks
 
     runs, out = options.runs, options.out
     if bool(runs) == bool(options.model) or bool(options.model) != bool(options.data):
-        raise ValueError("give folders of runs, or --model with --data")
+        raise ValueError("there is nothing to show. Give folders of runs, or --model with --data")
     if options.model:
         from verl_leaf.evaluate.forks import write_traces
 

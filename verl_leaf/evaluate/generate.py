@@ -1,4 +1,4 @@
-"""Answers from vLLM's offline engine: all adapters of a model in one engine, each clip decoded once."""
+"""Generation of answers with vLLM's offline engine: one engine for all adapters of a model, each clip decoded once."""
 
 import dataclasses
 import hashlib
@@ -23,8 +23,8 @@ from verl_leaf.evaluate.systems import System
 from verl_leaf.models import FAMILIES
 from verl_leaf.runs.adapters import lora_rank, max_lora_rank
 
-IN_FLIGHT = 256  # requests that the engine has at a time
-# vLLM's arguments that say how fast answers come, and where from, but not which: all others are part of the fingerprint.
+IN_FLIGHT = 256  # largest number of requests in the engine
+# vLLM's arguments that change how fast answers come but not the answers. All others are part of ``made_of``.
 CHANGES_NOTHING = (
     *(
         "gpu_memory_utilization",
@@ -41,14 +41,14 @@ CHANGES_NOTHING = (
 
 @dataclass(frozen=True)
 class Sampling:
-    """How answers are drawn. Nothing else is: settings that a model comes with do not count.
+    """The sampling of answers. A model's own generation settings are not used.
 
     Attributes:
-        passes: answers to each row.
-        temperature: 0 takes the most likely token each time.
-        top_p, top_k: as vLLM has them; 1 and -1 leave all tokens in.
-        max_tokens: the most tokens of an answer.
-        seed: of all answers.
+        passes: answers per row.
+        temperature: sampling temperature; 0 means greedy decoding.
+        top_p, top_k: limits as in vLLM; 1 and -1 keep all tokens.
+        max_tokens: most tokens of an answer.
+        seed: seed of all answers.
     """
 
     passes: int = 5
@@ -59,7 +59,7 @@ class Sampling:
     seed: int = 0
 
     def seed_of(self, row: int, sample: int) -> int | None:
-        """The seed of an answer, whatever else is generated, and when; None where nothing is drawn."""
+        """Return the seed of an answer, which depends on nothing else that is generated; None for greedy decoding."""
         if self.temperature == 0:
             return None
         return int.from_bytes(hashlib.sha256(f"{self.seed} {sample} {row}".encode()).digest()[:6], "big")
@@ -85,18 +85,18 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
 
 
 def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[str, Any]) -> dict[str, Any]:
-    """vLLM's arguments: what evaluation needs, and what the user gives, which wins."""
+    """Return vLLM's arguments: those of evaluation, overridden by the user's."""
     family = FAMILIES.get(model_config(str(model)).model_type)
     settings: dict[str, Any] = {
         "model": str(model),
         "use_tqdm_on_load": False,
-        "generation_config": "vllm",  # nothing but SamplingParams says how tokens are drawn
+        "generation_config": "vllm",  # only SamplingParams determines how tokens are sampled
         "limit_mm_per_prompt": {
             "audio": max([1, *(len(row.audio) for row in data.rows)]),
             **(family.vllm_limits if family else {}),
         },
-        # As verl's rollout engine has it. Of one clip vLLM takes no more (v1/core/encoder_cache_manager.py), and 2048 unless
-        # told otherwise: 82 s.
+        # As in verl's rollout engine. A clip may have at most this many tokens (v1/core/encoder_cache_manager.py); vLLM's default
+        # of 2048 would be 82 s.
         "max_num_batched_tokens": 8192,
     }
     if adapters:
@@ -113,14 +113,14 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
             "enforce_eager": True,
             "max_num_seqs": 64,
             "distributed_executor_backend": "uni",
-            # vLLM (0.27.1, gpu_model_runner.py _bookkeeping_sync) winds back the generator of a request whose prompt was
-            # cut in two, and a CPU's cannot be.
+            # vLLM (0.27.1, gpu_model_runner.py _bookkeeping_sync) resets the random generator of a request whose prompt was split
+            # into two chunks, which a generator on a CPU does not support.
             "enable_chunked_prefill": False,
             "max_num_batched_tokens": max(4096, longest),
         }
         if adapters:
-            # In a batch with adapters, a request without one gets that of the last slot (vLLM 0.27.1, torch_ops/lora_ops.py
-            # takes -1 for an index): leave it empty.
+            # In a batch with adapters, vLLM applies the adapter of the last slot to requests without one (0.27.1,
+            # torch_ops/lora_ops.py uses -1 as an index). So the last slot is left empty.
             settings["max_loras"] = settings["max_cpu_loras"] = len(adapters) + 1
     return settings | given
 
@@ -133,18 +133,18 @@ def generate(
     given: dict[str, Any],
     console: Console,
 ) -> None:
-    """Generate all answers that are missing, and try again those that failed.
+    """Generate all missing and failed answers.
 
     Args:
-        model: of all the systems.
-        systems: with their files, which get the answers.
-        data: the rows.
-        sampling: how answers are drawn.
-        given: vLLM's arguments, as the user has them.
-        console: for the progress.
+        model: model of all systems.
+        systems: systems with their files, which get the answers.
+        data: rows to answer.
+        sampling: sampling of the answers.
+        given: vLLM's arguments from the user.
+        console: console for the progress.
 
     Raises:
-        ValueError: the engine cannot be started, or stops; what it has answered is kept, and the same call resumes there.
+        ValueError: the engine cannot be started, or stops. Its answers are kept, and the same call resumes there.
     """
     jobs = [
         Job(number, row, sample)
@@ -155,19 +155,19 @@ def generate(
         return
     data.check_prompts(model)
     names = ", ".join(system.name for system, _ in systems)
-    console.print(f"{names}: {len(jobs)} answers to generate; vLLM starts")
+    console.print(f"{names}: {len(jobs)} answers to generate. Starting vLLM")
     adapters = {n: (each.name, each.adapter) for n, (each, _) in enumerate(systems) if each.adapter is not None}
     settings = engine_settings(model, data, [adapter for _, adapter in adapters.values()], given)
     with started(settings, adapters, console) as engine:
         outputs = engine.outputs(data, jobs, sampling)
         for job, output in track(outputs, "Generating", len(jobs), console):
             answer, file = _answer(data, job, output, sampling), systems[job.system][1]
-            if answer != file.values.get((job.row, job.sample)):  # it may have failed in the same way again
+            if answer != file.values.get((job.row, job.sample)):  # it may be the same failure again
                 file.append(answer.to_json())
 
 
 class Job(NamedTuple):
-    """An answer to generate: the number of its system, its row, and which of the answers to the row."""
+    """An answer to generate: the numbers of its system, its row, and its sample."""
 
     system: int
     row: int
@@ -175,23 +175,23 @@ class Job(NamedTuple):
 
 
 class Engine:
-    """vLLM's engine with the adapters of some systems, all of one model.
+    """vLLM's engine with the adapters of some systems on one model.
 
     Args:
         settings: vLLM's arguments.
-        adapters: system's number -> its name and adapter.
+        adapters: number of a system -> its name and adapter.
 
     Raises:
-        ValueError: vLLM is not the tested one, has no such argument, or cannot load an adapter.
+        ValueError: vLLM is missing or too old, has no such argument, or cannot load an adapter.
     """
 
     def __init__(self, settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]]):
         check_vllm()
         vllm_distribution.install_alias()
-        if vllm_distribution.is_cpu_build():  # as the recipes set it (recipes/common.sh)
+        if vllm_distribution.is_cpu_build():  # the settings of the recipes (recipes/common.sh)
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # it warns of its threads at every operator
+            os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # otherwise every operator warns about threads
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         from verl.utils import hf_processor
         from vllm import EngineArgs, LLMEngine
@@ -199,29 +199,29 @@ class Engine:
 
         known = {field.name for field in dataclasses.fields(EngineArgs)}
         if unknown := sorted(settings.keys() - known):
-            raise ValueError(f"--vllm {unknown[0]}: no argument of vLLM's engine")
+            raise ValueError(f"--vllm {unknown[0]}: vLLM's engine has no such argument")
         self.processor = hf_processor(settings["model"])
         self.engine = LLMEngine.from_engine_args(EngineArgs(**settings))
-        self.cut = 0  # rows whose audio was longer than the model hears
+        self.cut = 0  # rows with audio longer than the model can hear
         self.adapters = {}
         for number, (name, adapter) in adapters.items():
             self.adapters[number] = LoRARequest(name, number + 1, str(adapter.absolute()))
-            try:  # now, and not when the first answer is due
+            try:  # load it now, not with the first answer
                 self.engine.add_lora(self.adapters[number])
             except Exception as error:
                 raise ValueError(f"{adapter}: vLLM cannot load this adapter ({error})") from error
 
     def outputs(self, data: Data, jobs: Iterable[Job], sampling: Sampling, **others) -> Iterator[tuple[Job, Any]]:
-        """Generate, and yield each answer when it is done.
+        """Generate answers, and yield each when it is complete.
 
         Args:
-            data: the rows.
-            jobs: what to generate.
-            sampling: how answers are drawn.
+            data: rows to answer.
+            jobs: answers to generate.
+            sampling: sampling of the answers.
             others: further arguments of vLLM's SamplingParams.
 
         Yields:
-            The job and vLLM's RequestOutput, or a text that says why there is none.
+            The job, and vLLM's RequestOutput or a text with the reason of a failure.
         """
         prompts = self._prompts(data, jobs)
         waiting: dict[str, Job] = {}
@@ -241,7 +241,7 @@ class Engine:
                     yield waiting.pop(output.request_id), output
 
     def _prompts(self, data: Data, jobs: Iterable[Job]) -> Iterator[tuple[Job, Prompt | ValueError]]:
-        """Every job with its prompt, which all of a row share."""
+        """Yield every job with the prompt of its row."""
         by_row: dict[int, list[Job]] = {}
         for job in jobs:
             by_row.setdefault(job.row, []).append(job)
@@ -251,7 +251,7 @@ class Engine:
                 yield job, prompt
 
     def _add(self, job: Job, prompt: Prompt | ValueError, sampling: Sampling, others: dict) -> str | None:
-        """Give a request to the engine; why it cannot be answered, if so."""
+        """Give a request to the engine; return the reason if that fails, or None."""
         from vllm import SamplingParams
         from vllm.exceptions import VLLMValidationError
         from vllm.inputs import TokensPrompt
@@ -269,7 +269,7 @@ class Engine:
         try:
             request = cast(TokensPrompt, prompt.request)
             self.engine.add_request(_request_id(job), request, parameters, lora_request=self.adapters.get(job.system))
-        except (ValueError, VLLMValidationError) as error:  # such as a prompt longer than the model takes
+        except (ValueError, VLLMValidationError) as error:  # such as a prompt that is too long for the model
             return " ".join(str(error).split())
         return None
 
@@ -279,10 +279,10 @@ class Engine:
 
 @contextmanager
 def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], console: Console) -> Iterator[Engine]:
-    """An engine, while it is needed.
+    """Yield an engine, and close it after the block.
 
     Raises:
-        ValueError: it cannot be started, or stops.
+        ValueError: the engine cannot be started, or stops.
     """
     try:
         engine = Engine(settings, adapters)
@@ -291,12 +291,12 @@ def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], 
         finally:
             engine.close()
     except (RuntimeError, NotImplementedError, AssertionError, KeyError, OSError) as error:
-        # what libraries below raise, up to a device without memory; their log has said the rest
+        # errors of lower libraries, such as those of a device without memory; their log has the details
         raise ValueError(
-            f"vLLM stopped: {' '.join(str(error).split())[:500] or repr(error)}: its log is above"
+            f"vLLM stopped: {' '.join(str(error).split())[:500] or repr(error)}. Its log is above"
         ) from error
     if engine.cut:
-        console.print(f"{engine.cut} rows had audio that is longer than the model hears, and was cut")
+        console.print(f"{engine.cut} rows have audio that is longer than the model can hear. It was cut")
 
 
 def _request_id(job: Job) -> str:
@@ -304,12 +304,12 @@ def _request_id(job: Job) -> str:
 
 
 def _answer(data: Data, job: Job, output, sampling: Sampling) -> Answer:
-    """An answer of vLLM's, or the empty one where there is only a reason why."""
+    """Return the answer in vLLM's output, or an empty answer if the output is the reason of a failure."""
     text, finish, error = "", "failed", output
     if not isinstance(output, str):
         completion = output.outputs[0]
         text, finish, error = completion.text, completion.finish_reason, None
         if finish not in ("stop", "length"):
-            finish, error = "failed", f"vLLM ended it: {finish}"
+            finish, error = "failed", f"vLLM ended the answer: {finish}"
     seed = sampling.seed_of(job.row, job.sample)
     return data.rows[job.row].answer(job.sample, text, finish=finish, seed=seed, error=error)

@@ -1,4 +1,4 @@
-"""Judges asked of the answers that are scored."""
+"""Judges of the answers that are scored."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,23 +14,24 @@ from verl_leaf.judges.grades import SCALES
 
 
 def read_judges(files: Sequence[Path], systems: int) -> list[JudgeSpec]:
-    """The judges of these files.
+    """Return the judges that files describe.
 
     Raises:
-        ValueError: a file is none of a judge, two have one name, or one compares systems and there is a single one.
+        ValueError: a file does not describe a judge, two judges have the same name, or one compares systems but there
+            is only one.
     """
     specs = [read_spec(file) for file in files]
     names = [spec.name for spec in specs]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"--judge: two judges are called {twice[0]}: give one of them another name")
+        raise ValueError(f"--judge: two judges are called {twice[0]}. Give one of them another name")
     for spec in specs:
         if spec.kind == "pairwise" and systems < 2:
-            raise ValueError(f"--judge {spec.name}: kind pairwise compares two systems, and there is one")
+            raise ValueError(f"--judge {spec.name}: kind pairwise compares two systems, but only one is given")
     return specs
 
 
 def check(grid: Grid, specs: Sequence[JudgeSpec], against: str) -> None:
-    """Check all judges before the first is asked.
+    """Check all judges before the first one is asked.
 
     Raises:
         ValueError: answers cannot be judged.
@@ -41,17 +42,17 @@ def check(grid: Grid, specs: Sequence[JudgeSpec], against: str) -> None:
 
 
 def ask(grid: Grid, spec: JudgeSpec, against: str, out: Path, console: Console) -> tuple[Measured, list[dict]]:
-    """Let a judge grade all answers; pairs are those of each other system with ``against``.
+    """Let a judge grade all answers. A pairwise judge compares each system with ``against``.
 
     Args:
-        grid: the answers.
-        spec: the judge.
+        grid: answers of the systems.
+        spec: judge to ask.
         against: name of the system that a pairwise judge compares the others with.
-        out: folder for replies and verdicts, which get a folder in it.
-        console: for the progress.
+        out: folder in which a folder for replies and verdicts is made.
+        console: console for the progress.
 
     Returns:
-        What is scored like a metric, and what the judge did, a dictionary for each system.
+        The grades, which are scored like a metric, and one dictionary per system with the judge's statistics.
 
     Raises:
         ValueError: see :func:`verl_leaf.judges.judge`.
@@ -76,6 +77,6 @@ def _flat(grid: Grid, system: str) -> list[Answer]:
 
 
 def _table(verdicts: Verdicts, grid: Grid) -> np.ndarray:
-    """Return grades ``[rows, passes, 2]``; NaN if one is missing."""
+    """Return grades ``[rows, passes, 2]``, with NaN for missing ones."""
     pairs = [(np.nan, np.nan) if item.value is None else (item.value, 1.0) for item in verdicts.items]
     return np.array(pairs).reshape(len(grid.rows), grid.passes, 2)

@@ -1,7 +1,7 @@
-"""Scores of corpora, as sacrebleu, jiwer, rouge-score, NLTK and bert-score compute them.
+"""Corpus scores with sacrebleu, jiwer, rouge-score, NLTK and bert-score.
 
-A metric turns every answer into a few numbers whose sums over any set of answers give the score of the set. So intervals and
-tests add up rows of a table and call no library again.
+A metric turns every answer into a few numbers. Their sums over any set of answers give the score of the set, so intervals
+and tests only add up rows of a table and do not call the library again.
 
 Letters: N answers, S numbers per answer.
 """
@@ -29,14 +29,14 @@ References = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """How sums of statistics become a score.
+    """The computation of a score from sums of statistics.
 
     Attributes:
-        name: a key of ``METRICS``, or the name of a judge.
-        title: as tables have it; an arrow down says that lower is better.
-        signature: everything that the score depends on except the texts.
-        score: sums ``[..., S]`` -> scores ``[...]``; NaN if there is nothing to score.
-        scale: both ends of the scale, if the score is a mean over answers; its statistics are then a sum and a count.
+        name: key of ``METRICS``, or name of a judge.
+        title: title in tables; a down arrow marks a score of which lower is better.
+        signature: settings that the score depends on.
+        score: function from sums ``[..., S]`` to scores ``[...]``; NaN if there is nothing to score.
+        scale: both ends of the scale, if the score is a mean over answers with statistics (sum, count); otherwise None.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Metric(Scorer):
-    """A metric, ready to score.
+    """A metric that is ready to score.
 
     Attributes:
-        statistics: answers, their references and choices -> ``[N, S]`` float64.
-        reads: characters of each text that count; None for all.
+        statistics: function from answers, references and choices to ``[N, S]`` float64.
+        reads: number of characters of each text that are read, or None for all.
     """
 
     statistics: Callable[[Texts, References, References], np.ndarray]
@@ -61,13 +61,13 @@ class Metric(Scorer):
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What the scores depend on beside the texts.
+    """The options of all metrics.
 
     Attributes:
-        lowercase: texts are scored in lower case, whatever the metric.
-        tokenize: sacrebleu's name of a tokeniser for the words of BLEU, the word error rate and ROUGE; None leaves each
-            library its own, as the rewards do.
-        bert: model of BERTScore; None where there is none.
+        lowercase: True to score lower-cased texts with every metric.
+        tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE, or None for each library's default,
+            as in the rewards.
+        bert: model of BERTScore, or None.
     """
 
     lowercase: bool = False
@@ -76,19 +76,19 @@ class ScoreOptions:
 
 
 class Missing(ValueError):
-    """A metric needs something that is not installed, or cannot score a script; the message says what to do."""
+    """An error if a metric needs something that is not installed, or cannot score a script. The message says what to do."""
 
 
 def build(name: str, options: ScoreOptions, references: Collection[str] = ()) -> Metric:
-    """Return a metric.
+    """Return a metric by name.
 
     Args:
-        name: a key of ``METRICS``.
-        options: what scores depend on.
-        references: all that answers will be compared with; the metric must be able to score them.
+        name: key of ``METRICS``.
+        options: options of all metrics.
+        references: references that the metric must be able to score.
 
     Raises:
-        Missing: what the metric needs is not there, or it cannot score the script of the references.
+        Missing: something that the metric needs is missing, or it cannot score the script of the references.
         ValueError: the tokeniser is unknown, or lacks something.
     """
     title, make = METRICS[name]
@@ -96,7 +96,7 @@ def build(name: str, options: ScoreOptions, references: Collection[str] = ()) ->
         signature, statistics_of, score, scale = make(options)
     except LookupError as error:
         raise Missing(str(error.args[0])) from error
-    if name == "choice":  # capitals and lines count
+    if name == "choice":  # capitals and line ends matter
         return Metric(name, title, signature, score, scale, statistics_of, None)
     if blind := _cannot_score(name, options, references):
         raise Missing(blind)
@@ -116,9 +116,9 @@ def build(name: str, options: ScoreOptions, references: Collection[str] = ()) ->
 
 
 def _cannot_score(name: str, options: ScoreOptions, references: Collection[str]) -> str | None:
-    """Return why a metric would give a perfect answer to some of these references a score near 0, if it would."""
+    """Return why a metric would score even a perfect answer to some of these references near 0, or None."""
     if name.startswith("rouge") and options.tokenize is None:
-        why, remedy = "rouge-score keeps only a to z and 0 to 9", "; give it words with --tokenize, such as 13a"
+        why, remedy = "rouge-score keeps only a to z and 0 to 9", ". Set another tokeniser with --tokenize, such as 13a"
         lost = [text for text in references if 2 * len(_LATIN.findall(text)) < sum(map(str.isalnum, text))]
     elif name == "meteor":
         why, remedy = "its tokeniser needs spaces between words", ""
@@ -130,7 +130,7 @@ def _cannot_score(name: str, options: ScoreOptions, references: Collection[str])
     return f"{why}, so it cannot score {len(lost)} of {len(references)} references, such as {lost[0]!r:.40}{remedy}"
 
 
-Statistics = Callable[..., Any]  # texts, references and, of some metrics, choices -> [N, S]
+Statistics = Callable[..., Any]  # function from texts, references and, for some metrics, choices to [N, S]
 Score = Callable[[np.ndarray], np.ndarray]
 Scale = tuple[float, float] | None
 Made = tuple[str, Statistics, Score, Scale]
@@ -138,7 +138,7 @@ Made = tuple[str, Statistics, Score, Scale]
 SLOW = (
     "rougeL",
     "meteor",
-)  # libraries that compare each word with each: minutes for texts that are longer than MAX_CHARACTERS
+)  # these compare all pairs of words, which takes minutes for texts longer than MAX_CHARACTERS
 _LATIN = re.compile("[a-zA-Z0-9]")
 
 
@@ -155,7 +155,7 @@ def _chrf(options: ScoreOptions) -> Made:
 
 
 def _of_sacrebleu(metric) -> tuple[Statistics, Score, Scale]:
-    """Use the methods that sacrebleu's own significance tests use (sacrebleu/significance.py)."""
+    """Return the functions that sacrebleu's own significance tests use (sacrebleu/significance.py)."""
 
     def statistics_of(texts: Texts, references: References) -> list[list[int]]:
         most = max(map(len, references))
@@ -170,13 +170,13 @@ def _of_sacrebleu(metric) -> tuple[Statistics, Score, Scale]:
 
 
 def judged(name: str, model: str, kind: str, scale: tuple[float, float]) -> Scorer:
-    """Return the mean of a judge's grades; the statistics are its verdicts, ``[grade, 1]``, or NaN if one is missing."""
+    """Return the scorer of a judge's mean grade. Its statistics are ``[grade, 1]`` per answer, NaN if the grade is missing."""
     title = f"{name}, net advantage" if kind == "pairwise" else name
     return Scorer(name, title, f"judge {model}, {kind}", _mean, scale)
 
 
 def _error_rate(measure: Callable, unit: str, options: ScoreOptions) -> Made:
-    """Count errors per unit of the references, over all answers; of several references the one with the lowest rate."""
+    """Return an error rate: errors per unit of the references, over all answers, with the best reference of each answer."""
     words = tokenizer(options.tokenize or "none") if unit == "words" else str
 
     def one(text: str, references: Sequence[str]) -> tuple[int, int]:
@@ -214,13 +214,13 @@ def _meteor(options: ScoreOptions) -> Made:
 def _bertscore(options: ScoreOptions) -> Made:
     if options.bert is None:
         raise LookupError(
-            "say which model: --bertscore roberta-large@17 (English) or bert-base-multilingual-cased@9, as the paper has"
+            "it needs a model. Give --bertscore roberta-large@17 (English), or bert-base-multilingual-cased@9 as in the paper"
         )
     bert = options.bert
     bert.check()
 
     def statistics_of(texts: Texts, references: References) -> np.ndarray:
-        values = np.zeros(len(texts))  # of an empty answer or reference, on which bert-score 0.3.13 crashes, it is 0
+        values = np.zeros(len(texts))  # 0 for empty texts, on which bert-score 0.3.13 crashes
         full = [n for n, own in enumerate(references) if texts[n] and any(own)]
         if full:
             lists = [[reference for reference in references[n] if reference] for n in full]
@@ -258,7 +258,7 @@ def _version(distribution: str) -> str:
     return f"{distribution}:{version(distribution)}"
 
 
-# Name -> its title, and what makes its signature, its statistics and its score.
+# Name -> title, and function that makes signature, statistics, score and scale.
 METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Made]]] = {
     "bleu": ("BLEU", _bleu),
     "chrf": ("chrF2", _chrf),
@@ -272,4 +272,4 @@ METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Made]]] = {
     "exact_match": ("exact match", _exact_match),
     "choice": ("accuracy", _choice),
 }
-TEXT_METRICS = [name for name in METRICS if name != "choice"]  # of rows without choices
+TEXT_METRICS = [name for name in METRICS if name != "choice"]  # for rows without choices

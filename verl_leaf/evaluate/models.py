@@ -1,4 +1,4 @@
-"""What METEOR and BERTScore need beside Python packages: WordNet, and a model."""
+"""WordNet for METEOR, and the model of BERTScore."""
 
 import functools
 import importlib.util
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from verl_leaf.checks.model import model_config
 
 WORDNET_REMEDY = (
-    "NLTK finds no WordNet: run `python -m nltk.downloader wordnet`, or copy its folder corpora/wordnet from another "
-    "machine and set NLTK_DATA to the folder that corpora is in"
+    "NLTK finds no WordNet. Run `python -m nltk.downloader wordnet`, or copy its folder corpora/wordnet from another "
+    "machine and set NLTK_DATA to the folder that contains corpora"
 )
 
 
 @functools.cache
 def wordnet():
-    """NLTK's reader of the English WordNet.
+    """Return NLTK's reader of the English WordNet.
 
     Raises:
-        LookupError: it is not installed, or not complete.
+        LookupError: WordNet is not installed, or is incomplete.
     """
     import nltk.data
     from nltk.corpus.reader import WordNetCorpusReader
@@ -27,7 +27,7 @@ def wordnet():
     for path in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about other languages, which METEOR does not use
+                warnings.simplefilter("ignore")  # a warning about other languages, which METEOR does not use
                 return WordNetCorpusReader(nltk.data.find(path), None)
         except OSError as error:
             raise LookupError(f"{WORDNET_REMEDY} ({error})") from error
@@ -42,7 +42,7 @@ class BertModel:
 
     Attributes:
         name: hub name or folder.
-        layer: counted from 1.
+        layer: number of the layer, starting at 1.
     """
 
     name: str
@@ -50,39 +50,39 @@ class BertModel:
 
     @classmethod
     def parse(cls, text: str) -> "BertModel":
-        """``MODEL@LAYER``.
+        """Return the model of a text ``MODEL@LAYER``.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text has another form.
         """
         name, _, layer = text.rpartition("@")
         if not name or not layer.isdecimal() or not int(layer):
-            raise ValueError(f"--bertscore {text}: must be MODEL@LAYER, such as roberta-large@17")
+            raise ValueError(f"--bertscore {text}: write MODEL@LAYER, such as roberta-large@17")
         return cls(name, int(layer))
 
     def check(self) -> None:
-        """Stop where it could not be loaded later: it is, once the engine has left the GPU.
+        """Raise an error now if the model could not be loaded later, after generation.
 
         Raises:
             LookupError: bert-score is not installed.
             ValueError: there is no such model.
         """
         if importlib.util.find_spec("bert_score") is None:
-            raise LookupError("pip install 'verl-leaf[evaluate]' brings bert-score")
+            raise LookupError("bert-score is not installed. Run pip install 'verl-leaf[evaluate]'")
         layers = model_config(self.name).num_hidden_layers
         if self.layer > layers:
-            raise ValueError(f"--bertscore {self.name}@{self.layer}: the model has {layers} layers")
+            raise ValueError(f"--bertscore {self.name}@{self.layer}: the model has only {layers} layers")
 
     @functools.cache  # noqa: B019  (one per process)
     def load(self) -> Callable[[Sequence[str], Sequence[Sequence[str]]], Sequence[float]]:
-        """A function from answers and their references to F1, the best of the references; none of the texts is empty."""
+        """Return a function from answers and references without empty texts to F1 with the best reference."""
         from bert_score import BERTScorer
 
         scorer = BERTScorer(model_type=self.name, num_layers=self.layer, idf=False)
         return lambda texts, references: scorer.score(list(texts), [list(own) for own in references])[2].numpy()
 
     def signature(self) -> str:
-        """bert-score's hash of model, layer and versions."""
+        """Return bert-score's hash of model, layer and versions."""
         from bert_score.utils import get_hash
 
         return "F1|" + get_hash(self.name, self.layer, False, False, False, False)

@@ -1,4 +1,4 @@
-"""Answers of systems to the same rows as scores, differences, and the files that hold them."""
+"""Scores of systems on the same rows, their differences, and the files with the results."""
 
 import dataclasses
 import itertools
@@ -32,17 +32,17 @@ from verl_leaf.evaluate.tables import Table
 from verl_leaf.rewards.metrics import MAX_CHARACTERS, needed_tokenizer
 from verl_leaf.show.figures import write_csv
 
-ALL = "all"  # the data sources together
+ALL = "all"  # all data sources together
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The answers that are scored: of each system as many to each row, and to the same rows.
+    """The answers that are scored: the same rows and number of passes for each system.
 
     Attributes:
-        rows: their numbers.
-        passes: answers to each.
-        answers: system -> its answers, row by row and pass by pass.
+        rows: numbers of the rows.
+        passes: answers per row.
+        answers: system -> answers, by row and pass.
     """
 
     rows: list[int]
@@ -51,15 +51,15 @@ class Grid:
 
     @classmethod
     def of(cls, found: Mapping[str, Mapping[Key, Answer]], rows: int, common: bool) -> "Grid":
-        """Return the grid of what systems have answered.
+        """Return the grid of the systems' answers.
 
         Args:
             found: system -> row and sample -> answer.
-            rows: how many the data has.
-            common: take what all systems have answered, where it is not everything.
+            rows: number of rows in the data.
+            common: True to use only the answers that all systems have.
 
         Raises:
-            ValueError: something is missing, and ``common`` is False; or nothing is common.
+            ValueError: an answer is missing and ``common`` is False, or no row is common to all systems.
         """
         passes = {name: 1 + max(sample for _, sample in own) for name, own in found.items()}
         same = min(passes.values())
@@ -78,11 +78,11 @@ class Grid:
         return cls(chosen, same, answers)
 
     def first(self) -> list[Answer]:
-        """Return an answer to each row, from which the row is known."""
+        """Return the first answer to each row, which identifies the row."""
         return [own[0] for own in next(iter(self.answers.values()))]
 
     def by_source(self) -> dict[str, list[int]]:
-        """Return data source -> the places of its rows."""
+        """Return data source -> positions of its rows."""
         places: dict[str, list[int]] = {}
         for place, answer in enumerate(self.first()):
             places.setdefault(answer.data_source, []).append(place)
@@ -91,19 +91,19 @@ class Grid:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What :func:`report_on` found; the lists hold a dictionary per line of a table.
+    """The results of :func:`report_on`. Each list contains one dictionary per line of a table.
 
     Attributes:
         answers: shares of empty, cut-off and failed answers.
-        scores: of each system, by data source and metric.
-        differences: to the system that others are compared with.
-        signatures: metric -> what its scores depend on; by data source where it differs.
-        not_computed: metric -> why.
-        judges: what each judge did for each system, as :meth:`verl_leaf.judges.Verdicts.summary` has it.
-        choices: accuracy of questions with choices, by category and difficulty, beside its controls.
-        letters: how often each letter is right, and how often each system names it.
-        pairs: of two systems, or a system and its control, how often one alone is right.
-        notes: of what was scored: rows, clips, passes.
+        scores: scores of each system, by data source and metric.
+        differences: differences to the system that the others are compared with.
+        signatures: metric -> settings that its scores depend on, by data source if they differ.
+        not_computed: metric -> reason.
+        judges: statistics of each judge for each system, from :meth:`verl_leaf.judges.Verdicts.summary`.
+        choices: accuracy on multiple-choice questions by category and difficulty, with controls.
+        letters: share of each letter among the correct answers, and among each system's answers.
+        pairs: comparisons of two systems, or of a system and its control, by how often only one is right.
+        notes: facts on the scored answers: rows, clips, passes.
     """
 
     answers: list[dict]
@@ -119,17 +119,17 @@ class Evaluation:
 
 
 class Scoring:
-    """The metrics, by data source: built, and so known to work, before anything is generated.
+    """The metrics by data source, built and so checked before anything is generated.
 
     Args:
         references: data source -> all its references.
-        metrics: names; None for accuracy if a source has choices, else for all metrics of text except those that need what
-            is not installed or cannot score the references.
-        options: of all metrics; without ``tokenize``, each data source gets the tokeniser that its script needs.
-        with_choices: data sources of which every row has choices.
+        metrics: names, or None for accuracy if a source has choices, otherwise for all text metrics that are installed
+            and can score the references.
+        options: options of all metrics. Without ``tokenize``, each data source gets the tokeniser that its script needs.
+        with_choices: data sources in which every row has choices.
 
     Raises:
-        ValueError: a metric is unknown, or was asked for by name and cannot be computed.
+        ValueError: a metric is unknown, or was requested and cannot be computed.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Scoring:
         with_choices: Collection[str] = (),
     ):
         if unknown := [name for name in metrics or () if name not in METRICS]:
-            raise ValueError(f"--metrics {unknown[0]}: there is no such metric; there are {', '.join(METRICS)}")
+            raise ValueError(f"--metrics {unknown[0]}: there is no such metric. Choose from {', '.join(METRICS)}")
         self.scorers: dict[str, dict[str, Metric]] = {source: {} for source in references}
         reasons: dict[str, dict[str, str]] = {}
         for source, texts in references.items():
@@ -157,7 +157,7 @@ class Scoring:
         self.not_computed = {name: _by_source(why, len(references)) for name, why in reasons.items()}
 
     def signatures(self) -> dict[str, str]:
-        """Return what each metric's scores depend on."""
+        """Return the settings that each metric's scores depend on."""
         lines: dict[str, str] = {}
         for name in METRICS:
             own = {source: scorers[name].signature for source, scorers in self.scorers.items() if name in scorers}
@@ -167,7 +167,7 @@ class Scoring:
 
 
 def _by_source(texts: Mapping[str, str], sources: int) -> str:
-    """Return the one text of all sources, or a text for each."""
+    """Return one text if all sources have the same, otherwise a text for each."""
     if len(set(texts.values())) == 1 and len(texts) == sources:
         return next(iter(texts.values()))
     return "; ".join(f"{source}: {text}" for source, text in texts.items())
@@ -175,12 +175,12 @@ def _by_source(texts: Mapping[str, str], sources: int) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """Statistics of the answers by one metric or judge.
+    """The statistics of the answers for one metric or judge.
 
     Attributes:
-        scorers: data source -> how its statistics become a score; sources that it cannot score are not there.
+        scorers: data source -> scorer; sources that the metric cannot score are missing.
         tables: system -> statistics ``[rows, passes, S]``; NaN if they are missing.
-        compared: whether systems can be compared by it: the grades of pairs are a comparison already.
+        compared: True if systems can be compared by it; False for grades of pairs, which are comparisons already.
         cut: number of texts of which only the beginning was read.
     """
 
@@ -197,12 +197,12 @@ def measure(grid: Grid, scoring: Scoring, console: Console) -> list[Measured]:
 
 
 def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, against: str) -> Evaluation:
-    """Return scores of all systems by data source and together, and their differences to one of them.
+    """Return the scores of all systems by data source and together, and their differences to one system.
 
     Args:
-        grid: the answers.
-        measured: statistics by metrics and judges.
-        scoring: the metrics.
+        grid: answers of the systems.
+        measured: statistics of metrics and judges.
+        scoring: metrics.
         against: name of the system that the others are compared with.
     """
     by_source, total = grid.by_source(), ALL
@@ -214,7 +214,7 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
     for scope, places in scopes.items():
         for each in measured:
             if not each.scorers.keys() >= ({scope} if scope in by_source else by_source.keys()):
-                continue  # it cannot score all of these
+                continue  # it cannot score all rows of this scope
             scorer = each.scorers[scope if scope in by_source else next(iter(by_source))]
             tables = {system: table[places] for system, table in each.tables.items()}
             line: dict[str, Any] = {"data_source": scope, "metric": scorer.title}
@@ -222,7 +222,9 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
                 sums = summed(table, clusters[places])
                 scores.append(line | {"system": system} | dataclasses.asdict(estimate(scorer, sums)))
                 if each.compared and system != against:
-                    both = np.where(np.isnan(table) | np.isnan(tables[against]), np.nan, 1)  # items that both have
+                    both = np.where(
+                        np.isnan(table) | np.isnan(tables[against]), np.nan, 1
+                    )  # answers that both systems have
                     sums, other = (summed(own * both, clusters[places]) for own in (table, tables[against]))
                     if len(sums) and scores[-1]["mean"] is not None:
                         pairs.append((line | {"system": system, "against": against}, scorer, sums, other))
@@ -261,13 +263,13 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
 
 
 def _unit(answers: Sequence[Answer]) -> str:
-    """Return what rows are clustered by."""
+    """Return the name of the units that rows are clustered by."""
     spoken = sum(bool(answer.audio) for answer in answers)
     return "clips" if spoken == len(answers) else "clips and rows without audio" if spoken else "rows"
 
 
 def _measured(grid: Grid, scoring: Scoring, name: str) -> Measured:
-    """Return a metric's statistics of all answers; NaN in data sources that it cannot score."""
+    """Return a metric's statistics of all answers, with NaN in data sources that it cannot score."""
     scorers = {source: own[name] for source, own in scoring.scorers.items() if name in own}
     tables, cut, by_source = {}, 0, grid.by_source()
     for system, answers in grid.answers.items():
@@ -299,18 +301,21 @@ def _shares(scope: str, system: str, answers: list[Answer]) -> dict:
 
 
 def tables_of(report: Evaluation) -> list[Table]:
-    """Return a report as tables to read."""
+    """Return a report as printable tables."""
     notes = report.notes
     passes = f"mean of {notes['passes']} passes and their standard deviation" if notes["passes"] > 1 else "one pass"
     unit = notes["unit"]
     signatures = [f"{title}: {signature}" for title, signature in report.signatures.items()]
     signatures += [
-        f"{title}: of {count} texts only the first {MAX_CHARACTERS} characters were read"
+        f"{title}: only the first {MAX_CHARACTERS} characters of {count} texts were read"
         for title, count in notes["cut"].items()
     ]
     signatures += map(_of_a_judge, report.judges)
     signatures += [f"{METRICS[name][0]}: not computed: {why}" for name, why in report.not_computed.items()]
-    without = f"- as interval: fewer than {FEWEST_FOR_AN_INTERVAL} {unit}, or than {FEWEST_DIFFERENT} that differ, are too few"
+    without = (
+        f"-: no interval, because there are fewer than {FEWEST_FOR_AN_INTERVAL} {unit}, or fewer than "
+        f"{FEWEST_DIFFERENT} that differ"
+    )
     tables = [
         Table(
             title="Answers",
@@ -342,11 +347,11 @@ def tables_of(report: Evaluation) -> list[Table]:
         below = []
         if tested:
             below += [
-                f"p: two-sided, of a randomisation test that swaps answers by {unit} (all swaps, or {notes['trials']} random ones).",
+                f"p: two-sided p-value of a randomisation test that swaps answers by {unit} (all or {notes['trials']} swaps).",
                 f"p is corrected by Holm's method for the {tested} tests in this table; intervals are not corrected.",
             ]
         if tested < len(report.differences):
-            below.append(f"- as p: with fewer than {FEWEST_FOR_A_TEST} {unit} no test can reach 0.05")
+            below.append(f"-: no p, because with fewer than {FEWEST_FOR_A_TEST} {unit} no test can reach 0.05")
         if any(line["low"] is None for line in report.differences):
             below.append(without)
         tables.append(
@@ -370,7 +375,7 @@ def tables_of(report: Evaluation) -> list[Table]:
 
 
 def _tables_of_choices(report: Evaluation) -> list[Table]:
-    """Return the tables of questions with choices; none if there are none."""
+    """Return the tables of multiple-choice questions; none if there are none."""
     if not report.choices:
         return []
     known = ("data_source", "group", "system", "questions", "chance", "accuracy", "low", "high", "unread")
@@ -403,7 +408,7 @@ def _tables_of_choices(report: Evaluation) -> list[Table]:
             for line in report.choices
         ],
         words=3,
-        notes=("unread: the share of answers that name no choice, or several; they count as wrong.",),
+        notes=("unread: share of answers that name no choice or several; they are scored as wrong.",),
     )
     letters = Table(
         title="Share of each letter",
@@ -412,7 +417,7 @@ def _tables_of_choices(report: Evaluation) -> list[Table]:
         words=1,
     )
     pairs = Table(
-        title=f"Which of two is right more often, by {unit}",
+        title=f"Which of two systems is right more often, by {unit}",
         columns=("system", "against", "better", "worse", "p"),
         rows=[
             (line["system"], line["against"], str(line["better"]), str(line["worse"]), f"{line['p_holm']:.4f}")
@@ -420,7 +425,7 @@ def _tables_of_choices(report: Evaluation) -> list[Table]:
         ],
         words=2,
         notes=(
-            "p: two-sided, of the exact sign test; with one row per clip and one pass that is McNemar's exact test.",
+            "p: two-sided p-value of the exact sign test (McNemar's exact test if there is one row per clip and one pass).",
             f"p is corrected by Holm's method for the {len(report.pairs)} tests in this table.",
         ),
     )
@@ -457,10 +462,10 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
     """Print the tables, and write them as Markdown, LaTeX and CSV, with ``summary.json``.
 
     Args:
-        report: of :func:`report_on`.
+        report: report of :func:`report_on`.
         out: folder to write to.
-        facts: what else ``summary.json`` is to say, as what was evaluated.
-        console: for the tables.
+        facts: further content of ``summary.json``.
+        console: console for the tables.
     """
     tables = tables_of(report)
     for table in tables:

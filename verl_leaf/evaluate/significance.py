@@ -1,8 +1,8 @@
-"""How sure a score is, and whether two systems differ: intervals by the jackknife, randomisation tests, Holm's correction.
+"""Uncertainty of scores and of differences: jackknife intervals, randomisation tests, and Holm's correction.
 
-The unit is a cluster: all answers, of all passes, to the rows that share a clip. They are not independent, so taking each
-answer for a unit would make intervals too narrow. README.md has a simulation of what the intervals cover and how often the
-test errs, from which the constants below follow.
+The unit is a cluster: all answers, of all passes, to the rows that share a clip. These answers are not independent, so
+intervals with single answers as units would be too narrow. README.md has a simulation of the intervals' coverage and the
+test's error rate, on which the constants below are based.
 
 Letters: C clusters, P passes, S numbers per answer (:class:`verl_leaf.evaluate.metrics.Scorer`), ``...`` any further axes,
 such as the trials of the simulation.
@@ -17,23 +17,25 @@ from scipy.stats import t
 from verl_leaf.common.intervals import wilson
 from verl_leaf.evaluate.metrics import Scorer
 
-FEWEST_FOR_AN_INTERVAL = 30  # clusters; with fewer, skewed scores are covered too rarely
-FEWEST_DIFFERENT = 10  # clusters whose value is not the commonest one; with fewer, their variance is not known
-FEWEST_BELIEVED = 8  # the same, from which on Wilson's interval is of as many observations as their variance says
+FEWEST_FOR_AN_INTERVAL = 30  # clusters; with fewer, intervals of skewed scores cover too rarely
+FEWEST_DIFFERENT = 10  # clusters with another value than the most common one; with fewer, the variance is unknown
+FEWEST_BELIEVED = (
+    8  # the same; from this many on, Wilson's interval uses the number of observations that the variance implies
+)
 FEWEST_FOR_A_TEST = 6  # clusters; 5 that all agree have p = 2 / 2**5 > 0.05
-TRIALS = 10_000  # of a randomisation test with too many clusters to try all swaps
-TRIALS_PER_TEST = 200  # that are corrected together: the least p is then 0.005 after Holm's correction
+TRIALS = 10_000  # random swaps, if there are too many clusters to try all
+TRIALS_PER_TEST = 200  # per test that is corrected together, so that the smallest p is 0.005 after Holm's correction
 BLOCK = 500  # swaps in memory at once
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score of a system; what cannot be said is None.
+    """The score of a system; unknown values are None.
 
     Attributes:
-        mean: of the scores of the passes that have one.
-        spread: their standard deviation (n - 1): how much the score changes if the answers are sampled again.
-        low, high: 95 % interval of ``mean``: how much it changes with other rows.
+        mean: mean of the scores of the passes that have one.
+        spread: standard deviation of these scores (n - 1), which shows how much sampling the answers again changes it.
+        low, high: 95 % interval of ``mean``, which shows how much it changes with other rows.
         clusters: number of independent units.
     """
 
@@ -46,13 +48,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """The score of one system minus that of another; what cannot be said is None.
+    """The score of one system minus that of another; unknown values are None.
 
     Attributes:
         value: difference of the means over passes.
-        low, high: its 95 % interval.
-        p: two-sided, of a randomisation test (Riezler and Maxwell 2005), which tries all swaps if they are few.
-        clusters: number of independent units that both systems have scores for.
+        low, high: 95 % interval of the difference.
+        p: two-sided p-value of a randomisation test (Riezler and Maxwell 2005), which tries all swaps if they are few.
+        clusters: number of independent units for which both systems have scores.
     """
 
     value: float
@@ -63,14 +65,16 @@ class Difference:
 
 
 def clusters_of(keys: Sequence[tuple]) -> np.ndarray:
-    """Return the number of each row's cluster; rows with the same key share one, an empty key is a cluster of its own."""
+    """Return the number of each row's cluster. Rows with the same key share one; a row with an empty key is alone."""
     numbers: dict = {}
     return np.array([numbers.setdefault(key or n, len(numbers)) for n, key in enumerate(keys)])
 
 
 def summed(table: np.ndarray, clusters: np.ndarray) -> np.ndarray:
-    """Add up statistics ``[rows, P, S]`` by cluster: ``[C, P, S]``. What is NaN is missing; clusters without a value are
-    left out."""
+    """Return the sums by cluster, ``[C, P, S]``, of statistics ``[rows, P, S]``. NaN is missing.
+
+    Clusters without a value are left out.
+    """
     there = ~np.isnan(table).all(axis=(1, 2))
     numbers, own = np.unique(clusters[there], return_inverse=True)
     sums = np.zeros((len(numbers), *table.shape[1:]))
@@ -93,10 +97,10 @@ def compare(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = T
     """Compare two systems by statistics ``[C, P, S]`` of the same answers.
 
     Args:
-        scorer: makes a score of the statistics.
-        sums: of one system, of one cluster at least.
-        other: of the system that it is compared with.
-        trials: random swaps, unless there are no more than these.
+        scorer: computation of the score.
+        sums: statistics of one system, for one or more clusters.
+        other: statistics of the system that it is compared with.
+        trials: number of random swaps; if there are no more swaps than this, all are tried.
 
     Raises:
         ValueError: their shapes differ.
@@ -110,7 +114,7 @@ def compare(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = T
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected for their number (Holm 1979), in the same order."""
+    """Return p-values corrected for multiple tests (Holm 1979), in the same order."""
     order = np.argsort(p_values, kind="stable")
     steps = np.array(p_values)[order] * np.arange(len(order), 0, -1)
     corrected = np.empty(len(order))
@@ -119,18 +123,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the 95 % interval of a score, or of a difference; NaN if none would hold.
+    """Return the 95 % interval of a score or of a difference, or NaN if there are too few clusters.
 
-    It is Student's for the jackknife's pseudo-values, corrected for their skewness (Hall 1992). If nearly all clusters agree,
-    the mean of a bounded scale has Wilson's interval, and nothing else has any.
+    It is Student's interval for the jackknife's pseudo-values, corrected for their skewness (Hall 1992). If nearly all
+    clusters agree, it is Wilson's interval for a mean on a bounded scale, and NaN for any other score.
 
     Args:
-        scorer: makes a score of the statistics.
-        sums: of a system, ``[C, ..., P, S]``.
-        other: of the system that it is compared with.
+        scorer: computation of the score.
+        sums: statistics of a system, ``[C, ..., P, S]``.
+        other: statistics of the system that it is compared with, or None.
 
     Returns:
-        Its ends, ``[...]`` each.
+        Both ends, ``[...]`` each.
     """
     nothing = np.full(sums.shape[1:-2], np.nan)
     if len(sums) < FEWEST_FOR_AN_INTERVAL:
@@ -138,7 +142,7 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     parts = [_parts(scorer, each) for each in (sums, other) if each is not None]
     score, pseudo, values = map(_minus, zip(*parts, strict=True))
     low, high = _skewed_t(score, pseudo)
-    values = np.nan_to_num(values)  # a cluster may have no word to err in
+    values = np.nan_to_num(values)  # a cluster may have no reference words
     differing = np.count_nonzero(np.abs(values - np.median(values, axis=0)) > 1e-9, axis=0)
     ends = nothing, nothing
     if other is None and scorer.scale is not None:
@@ -149,9 +153,9 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
 
 
 def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = TRIALS) -> np.ndarray:
-    """Return the two-sided p-value ``[...]`` of the difference between statistics ``[C, ..., P, S]`` of two systems.
+    """Return the two-sided p-value ``[...]`` of the difference between two systems' statistics ``[C, ..., P, S]``.
 
-    It is the share of swaps of the systems' answers, cluster by cluster, after which the scores differ at least as much.
+    It is the share of swaps of the systems' answers, by cluster, after which the scores differ at least as much.
     """
     C, both = len(sums), np.concatenate([sums, other])
     seen = np.abs(_of_passes(scorer, sums.sum(axis=0)) - _of_passes(scorer, other.sum(axis=0)))
@@ -164,7 +168,7 @@ def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = T
             _of_passes(scorer, np.tensordot(np.concatenate(halves, axis=1).astype(float), both, axes=1))
             for halves in ((kept, 1 - kept), (1 - kept, kept))
         )
-        as_far += np.count_nonzero(np.abs(one - two) >= seen - 1e-9, axis=0)  # with room for rounding
+        as_far += np.count_nonzero(np.abs(one - two) >= seen - 1e-9, axis=0)  # tolerance for rounding
     return as_far / count if exact else (as_far + 1) / (count + 1)
 
 
@@ -177,7 +181,7 @@ def _minus(parts: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _of_passes(scorer: Scorer, sums: np.ndarray) -> np.ndarray:
-    """Return the mean of the passes' scores: ``[..., P, S]`` -> ``[...]``; passes without a score are left out."""
+    """Return the mean of the passes' scores, ``[..., P, S]`` -> ``[...]``, without passes that have no score."""
     scores = scorer.score(sums)
     there = ~np.isnan(scores)
     counts = there.sum(axis=-1)
@@ -185,7 +189,7 @@ def _of_passes(scorer: Scorer, sums: np.ndarray) -> np.ndarray:
 
 
 def _parts(scorer: Scorer, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the score ``[...]``, the jackknife's pseudo-values ``[C, ...]``, and the scores of clusters ``[C, ...]``."""
+    """Return the score ``[...]``, the jackknife's pseudo-values ``[C, ...]``, and the clusters' scores ``[C, ...]``."""
     total, C = sums.sum(axis=0), len(sums)
     score, without = _of_passes(scorer, total), _of_passes(scorer, total - sums)
     without = np.where(np.isnan(without), score, without)
@@ -193,9 +197,9 @@ def _parts(scorer: Scorer, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np
 
 
 def _skewed_t(score: np.ndarray, pseudo: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the wider, at each end, of Student's interval around a score and the same transformed for skewness (Hall 1992).
+    """Return an interval whose ends are the wider ones of Student's interval and its transform for skewness (Hall 1992).
 
-    The transformation covers skewed scores better, and those with heavy tails on both sides worse.
+    The transform covers skewed scores better, but worse if both tails are heavy.
     """
     C, spread, residuals = len(pseudo), pseudo.std(axis=0, ddof=1), pseudo - pseudo.mean(axis=0)
     skewness = (residuals**3).mean(axis=0) / np.maximum(pseudo.std(axis=0), 1e-100) ** 3
@@ -214,9 +218,9 @@ def _wilson(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return Wilson's interval of a mean on a bounded scale.
 
-    Answers are worth between as many independent observations as there are clusters (fewer if their sizes differ, Kish 1965),
-    and one each. The jackknife's variance says how many, but is itself unknown if nearly all clusters agree. So the number
-    moves from the least to what the variance says, in proportion to the clusters that differ.
+    The effective number of observations is between the number of clusters (fewer if their sizes differ, Kish 1965) and
+    that of answers. The jackknife's variance implies a number, but is itself uncertain if nearly all clusters agree. So
+    the number grows from the least to the implied one in proportion to the clusters that differ.
     """
     worst, width = scale[0], scale[1] - scale[0]
     weights = sums[..., -1].sum(axis=-1)

@@ -1,4 +1,4 @@
-"""Systems to evaluate: models, adapters on them, checkpoints of runs, and answers that were made elsewhere."""
+"""Systems to evaluate: models, adapters, checkpoints of runs, and files of answers."""
 
 import re
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ NAME = re.compile(r"[\w.@+-]+")
 
 @dataclass(frozen=True)
 class System:
-    """What gives answers.
+    """A source of answers.
 
     Attributes:
-        name: in tables, and of its files.
-        model: folder of the whole model, or of the base of the adapter.
+        name: name in tables and of files.
+        model: folder of the whole model, or of the adapter's base model.
         adapter: folder of a LoRA adapter in PEFT's format.
-        answers: file of answers; then there is no model.
+        answers: file of answers; there is no model then.
     """
 
     name: str
@@ -31,39 +31,39 @@ class System:
 
 
 def parse_systems(texts: list[str], base: str | None) -> list[System]:
-    """``[name=]X`` each, as :func:`parse_system` takes it.
+    """Return the systems of texts ``[name=]X``, as in :func:`parse_system`.
 
     Raises:
-        ValueError: one cannot be found, or two have the same name.
+        ValueError: a system cannot be found, or two have the same name.
     """
     systems = [parse_system(text, base) for text in texts]
     names = [system.name for system in systems]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(
-            f"two systems are called {twice[0]}: give them names, as in before={texts[names.index(twice[0])]}"
+            f"two systems are called {twice[0]}. Give them names, as in before={texts[names.index(twice[0])]}"
         )
     return systems
 
 
 def parse_system(text: str, base: str | None = None) -> System:
-    """``[name=]X``, where X is a hub name, a folder of a model, adapter or run, ``RUN@step``, or a file of answers.
+    """Return the system of ``[name=]X``, where X is a hub name, a folder of a model, adapter or run, ``RUN@step``, or a file.
 
     Args:
-        text: as the user has it.
-        base: model of an adapter, instead of the one in its configuration.
+        text: text from the user.
+        base: base model of an adapter, or None for the one in its configuration.
 
     Raises:
-        ValueError: X is nothing of this, the model is not supported, or the adapter's model is not there.
+        ValueError: X is none of these, the model is not supported, or the adapter's base model is missing.
     """
     given, equals, what = text.partition("=")
     if not equals or Path(text).exists() or not NAME.fullmatch(given):
         given, what = "", text
     name = given or re.sub(r"[^\w.@+-]", "_", Path(what).name.removesuffix(".jsonl"))
     if not name:
-        raise ValueError(f"{text!r}: names no system")
+        raise ValueError(f"{text!r} names no system")
     if what.endswith(".jsonl"):
         if not Path(what).is_file():
-            raise ValueError(f"{what}: no such file of answers")
+            raise ValueError(f"{what}: there is no such file of answers")
         return System(name, answers=Path(what))
     folder = _folder(what, base)
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
@@ -77,7 +77,7 @@ def _folder(what: str, base: str | None) -> Path:
     of_step = STEP_OF_RUN.fullmatch(what)
     if not path.exists() and not (of_step and Path(of_step[1]).expanduser().is_dir()):
         if not HUB.fullmatch(what):
-            raise ValueError(f"{what}: no such folder, and no name of a model on the hub")
+            raise ValueError(f"{what} is neither a folder nor a hub name")
         return local_folder(what)
     if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return path
@@ -90,14 +90,14 @@ def _folder(what: str, base: str | None) -> Path:
 def _base_of(adapter: Path) -> str:
     base = base_model(adapter)
     if not (Path(base).expanduser().is_dir() or HUB.fullmatch(base)):
-        raise ValueError(f"{adapter}: its model {base!r} is not here: give it with --base")
+        raise ValueError(f"{adapter}: its base model {base!r} does not exist. Give it with --base")
     return base
 
 
 def _check(model: str) -> Path:
-    """The folder of a whole model, which vLLM can serve."""
+    """Return the folder of a whole model after checking that vLLM can serve it."""
     folder = local_folder(model)
     for problem in model_problems(str(folder), model_config(str(folder))):
-        if problem.what != "weights":  # that quantised ones cannot be trained is no matter here
+        if problem.what != "weights":  # quantised models can be evaluated, though not trained
             raise ValueError(f"{model}: {problem.what}: {problem.found}: {problem.remedy}")
     return folder

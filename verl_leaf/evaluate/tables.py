@@ -7,8 +7,12 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.tables import show
 
 LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "↓": r"$\downarrow$"}
-LATEX |= {"±": r"$\pm$", "−": "$-$", "[": "{[}"}  # after \\ a [ would be its argument
-LATEX |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}  # else dashes and question marks
+LATEX |= {"±": r"$\pm$", "−": "$-$", "[": "{[}"}  # a [ after \\ would start its argument
+LATEX |= {
+    "|": r"\textbar{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}  # otherwise they become dashes and question marks
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
@@ -17,11 +21,11 @@ class Table:
     """A table of texts.
 
     Attributes:
-        title: what its numbers are.
-        columns: their headings.
-        rows: as many cells as columns; numbers as text.
-        words: how many of the first columns are words; the others are numbers, and are aligned right.
-        notes: sentences below it.
+        title: description of the numbers.
+        columns: headings of the columns.
+        rows: cells of each row, one per column.
+        words: number of leading columns that contain words; the others contain right-aligned numbers.
+        notes: sentences below the table.
     """
 
     title: str
@@ -46,7 +50,7 @@ class Table:
         )
 
     def latex(self) -> str:
-        """With the rules of the package booktabs."""
+        """Return the table in LaTeX, with the rules of the package booktabs."""
         rows = [" & ".join(map(_latex, row)) + r" \\" for row in (self.columns, *self.rows)]
         return "\n".join(
             [
@@ -70,5 +74,5 @@ def _latex(text: str) -> str:
 
 
 def _markdown(text: str) -> str:
-    """Return a text in one line, without HTML, links and the ends of cells."""
+    """Return a text in one line, with characters escaped that would become HTML, links or cell borders."""
     return re.sub(r"([\\|<>\[\]`*_])", r"\\\1", " ".join(text.split()))

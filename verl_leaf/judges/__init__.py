@@ -1,4 +1,4 @@
-"""Answers judged by a language model, through any OpenAI-compatible endpoint."""
+"""Grading of answers by a language model, through any OpenAI-compatible endpoint."""
 
 from verl_leaf.judges.client import JudgeStopped, Usage
 from verl_leaf.judges.judging import Verdict, Verdicts, check_pairs, judge

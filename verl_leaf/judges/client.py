@@ -1,7 +1,7 @@
-"""Calls of an OpenAI-compatible endpoint: several at once, at a rate, again if that may help, within a budget.
+"""Calls of an OpenAI-compatible endpoint: in parallel, at a limited rate, with retries, within a budget.
 
-Nothing that the endpoint sends is trusted: bodies have a limit, counts and log-probabilities must be possible, and the key
-is masked in all that is kept or shown.
+Nothing that the endpoint sends is trusted: bodies have a size limit, counts and log-probabilities must be possible
+values, and the key is masked in everything that is kept or shown.
 """
 
 import asyncio
@@ -29,31 +29,33 @@ from verl_leaf.common.progress import track
 from verl_leaf.judges.spec import JudgeSpec
 
 TRIES = 8
-FIRST_WAIT = 1.0  # seconds before the second try, twice as many before each further one
+FIRST_WAIT = 1.0  # seconds before the second try; each further wait is twice as long
 LONGEST_WAIT = 60.0
-AGAIN = (408, 429)  # of the 4xx; all 5xx too
-BYTES_PER_TOKEN = 3.5  # of UTF-8, for the estimate: about 4 in English, 3 in Chinese
+AGAIN = (408, 429)  # 4xx status codes that are retried, like all 5xx codes
+BYTES_PER_TOKEN = 3.5  # UTF-8 bytes per token for estimates; about 4 in English and 3 in Chinese
 LARGEST_BODY = 16 * 2**20  # bytes, decoded
-IMPOSSIBLE = -1e4  # log-probability that stands for minus infinity, which JSON does not have
-MOST_TOKENS = 10**8  # that a call may be charged for
-SHORTEST_SECRET = 8  # characters of a key that are masked as well; a shorter part tells too little
-GRADES = ("1", "2", "3", "4", "5")  # tokens whose alternatives are kept
-Tokens = tuple[tuple[str, tuple[tuple[str, float], ...]], ...]  # each with alternatives and log-probabilities
+IMPOSSIBLE = -1e4  # log-probability in place of minus infinity, which JSON cannot express
+MOST_TOKENS = 10**8  # largest token count of a call that is believed
+SHORTEST_SECRET = 8  # shortest part of a key that is masked
+GRADES = ("1", "2", "3", "4", "5")  # only these tokens' alternatives are kept
+Tokens = tuple[
+    tuple[str, tuple[tuple[str, float], ...]], ...
+]  # each token with its alternatives and their log-probabilities
 
 
 class JudgeStopped(ValueError):
-    """The judging cannot continue; the replies so far are kept, and the same call resumes there."""
+    """An error after which judging cannot continue. The replies so far are kept, and the same call resumes there."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judge said, and at what price.
+    """A judge's reply and its token counts.
 
     Attributes:
-        text: of the message.
-        tokens: each token with its most likely alternatives and their log-probabilities, which are kept for those
-            that are one of the digits 1 to 5; empty where the endpoint gives none.
-        input_tokens, output_tokens: as the endpoint counts them.
+        text: text of the message.
+        tokens: tokens with their most likely alternatives and log-probabilities, which are kept only for tokens that are a
+            digit from 1 to 5. Empty if the endpoint returns no log-probabilities.
+        input_tokens, output_tokens: counts that the endpoint reports.
     """
 
     text: str
@@ -67,9 +69,9 @@ class Call:
     """One question to a judge.
 
     Attributes:
-        message: to send.
-        sample: which of the replies to it, from 0.
-        what: it is about, for errors, as in "row 3".
+        message: text to send.
+        sample: number of the reply to this message, starting at 0.
+        what: subject for error messages, such as "row 3".
     """
 
     message: str
@@ -79,7 +81,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a judging took: calls made now, replies that were there already, and tokens and cost of both."""
+    """The cost of judging: the number of new calls and of cached replies, and the tokens and price of both."""
 
     calls: int
     cached: int
@@ -88,12 +90,12 @@ class Usage:
     cost: float
 
 
-# Replies by the digest of what was asked, so that what was paid for is never asked again; None if one cannot be read.
+# Replies by the digest of their request, so that no reply is paid for twice; None if a line cannot be read.
 Cache = LineStore[str, Reply | None]
 
 
 def open_cache(file: Path, console: Console) -> Cache:
-    """Read the replies in a file; those that no judge can have given are named, and will be asked for again."""
+    """Read the replies in a file. Replies that no judge can have given are reported, and will be asked for again."""
     poisoned: list[str] = []
 
     def parse(line: dict) -> tuple[str, Reply | None]:
@@ -110,12 +112,12 @@ def open_cache(file: Path, console: Console) -> Cache:
 
 
 def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) -> tuple[dict[Call, Reply], Usage]:
-    """Return replies to all calls, from the cache if it has them; each is in the cache as soon as it arrives.
+    """Return replies to all calls, from the cache if it contains them; each reply is cached as soon as it arrives.
 
-    Calls that ask the same are made once.
+    Equal calls are made once.
 
     Raises:
-        JudgeStopped: the endpoint refused a call, did not answer one after ``TRIES`` tries, or the budget is spent.
+        JudgeStopped: the endpoint refused a call, a call failed ``TRIES`` times, or the budget is spent.
     """
     keys = {call: _key(call, spec) for call in calls}
     wanted = {key: call for call, key in keys.items()}
@@ -149,15 +151,15 @@ def _body(call: Call, spec: JudgeSpec) -> dict:
 
 
 def _key(call: Call, spec: JudgeSpec) -> str:
-    """Digest of all that a reply depends on. The address is not in it: a server may move."""
+    """Return a digest of everything that a reply depends on. The address is left out, because a server may move."""
     return hashlib.sha256(json.dumps([_body(call, spec), call.sample], sort_keys=True).encode()).hexdigest()
 
 
 def _reply(values: dict) -> Reply:
-    """Return a reply as the cache has it.
+    """Return a reply from its cached form.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is something else.
+        ValueError, KeyError, TypeError, AttributeError: the value is not a reply.
     """
     tokens = tuple((_text(token), _possible(alternatives)) for token, alternatives in values["tokens"])
     counts = [values["input_tokens"], values["output_tokens"]]
@@ -173,19 +175,19 @@ def _text(value) -> str:
 
 
 def _possible(alternatives: Iterable) -> tuple[tuple[str, float], ...]:
-    """Return alternatives to a token with their log-probabilities.
+    """Return the alternatives to a token with their log-probabilities.
 
     Raises:
-        ValueError: a log-probability is not one.
+        ValueError: a log-probability is not a possible value.
     """
     pairs = tuple((_text(other), max(float(logprob), IMPOSSIBLE)) for other, logprob in alternatives)
-    if not all(logprob <= 0.001 for _, logprob in pairs):  # NaN as well; rounding leaves some a little above 0
+    if not all(logprob <= 0.001 for _, logprob in pairs):  # also false for NaN; rounding makes some slightly positive
         raise ValueError(f"log-probabilities {[logprob for _, logprob in pairs]!r:.80}")
     return pairs
 
 
 def _count(value) -> int | None:
-    """Return a number of tokens, None if it cannot be one."""
+    """Return a number of tokens, or None if the value cannot be one."""
     return int(value) if type(value) in (int, float) and 0 <= value <= MOST_TOKENS else None
 
 
@@ -194,20 +196,20 @@ def _cost(spec: JudgeSpec, replies: Iterable[Reply]) -> float:
 
 
 def _tokens(text: str) -> int:
-    """Return about how many tokens a text has."""
+    """Return an estimate of a text's number of tokens."""
     return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
 
 def _announce(spec: JudgeSpec, calls: list[Call], cached: int, spent: float, console: Console) -> None:
-    """Say what is about to be asked, and what it may cost."""
+    """Print the number of calls and what they may cost."""
     tokens_in, tokens_out = sum(_tokens(call.message) for call in calls), len(calls) * spec.max_tokens
-    line = f"judge {spec.name}: {len(calls)} calls, {cached} more are in the cache; about {tokens_in} tokens to read, "
-    line += f"at most {tokens_out} to write"
+    line = f"judge {spec.name}: {len(calls)} calls ({cached} more are cached); about {tokens_in} input tokens, "
+    line += f"at most {tokens_out} output tokens"
     if spec.prices:
         cost = spec.cost(tokens_in, tokens_out)
-        line += f", at most {cost:.4g} to pay ({spec.cost(tokens_in, 0):.4g} of it for reading)"
+        line += f", which cost at most {cost:.4g} ({spec.cost(tokens_in, 0):.4g} for the input)"
         if spec.budget is not None and spent + cost > spec.budget:
-            line += f"; it stops before it exceeds the budget of {spec.budget:g}, of which {spent:.4g} is spent"
+            line += f". It will stop before it exceeds the budget of {spec.budget:g}, of which {spent:.4g} is spent"
     _say(console, line)
 
 
@@ -216,12 +218,12 @@ def _say(console: Console, line: str) -> None:
 
 
 class _Again(Exception):
-    """A try failed in a way that may pass.
+    """A failure that may pass, so that the call is tried again.
 
     Args:
-        reason: for the user.
-        wait: seconds that the server asks for, if it does.
-        charged: the endpoint may charge for it.
+        reason: text for the user.
+        wait: seconds that the server asks to wait, or None.
+        charged: True if the endpoint may charge for the try.
     """
 
     def __init__(self, reason: str, wait: float | None = None, charged: bool = False):
@@ -232,20 +234,20 @@ class _Again(Exception):
 class _Client:
     def __init__(self, spec: JudgeSpec, cache: Cache, spent: float, console: Console):
         self._spec, self._cache, self._console = spec, cache, console
-        self._told: set[str] = set()  # what is wrong, each once
+        self._told: set[str] = set()  # problems that have been printed
         self._secrets = [secret for secret in (spec.key, spec.login and spec.login[1]) if secret]
         self._proxy = _proxy_of(spec.endpoint)
         self.spent = spent
-        self._under_way, self._reserved = 0, 0.0  # calls, and the most that they may cost
-        self._next_start = 0.0  # of a call, on the monotonic clock
+        self._under_way, self._reserved = 0, 0.0  # number of calls, and the most that they may cost
+        self._next_start = 0.0  # earliest start of the next call, on the monotonic clock
         self._stopping = asyncio.Event()
         self._stopped: JudgeStopped | None = None
 
     def make(self, calls: Mapping[str, Call]) -> Iterator[str]:
-        """Make the calls and yield the key of each whose reply is in the cache now.
+        """Make the calls, and yield the key of each reply that is now in the cache.
 
         Raises:
-            JudgeStopped: once those under way have ended.
+            JudgeStopped: judging cannot continue; raised after the running calls have ended.
         """
         loop = asyncio.new_event_loop()
         arrived: asyncio.Queue[str | None] = asyncio.Queue()
@@ -255,7 +257,7 @@ class _Client:
                 yield key
             loop.run_until_complete(work)
         finally:
-            tasks = {work, *asyncio.all_tasks(loop)}  # some are left after an interrupt, or where the disk is full
+            tasks = {work, *asyncio.all_tasks(loop)}  # some remain after an interrupt or if the disk is full
             for task in tasks:
                 task.cancel()
             loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
@@ -267,7 +269,7 @@ class _Client:
         spec = self._spec
         logging.getLogger("httpcore").setLevel(
             logging.INFO
-        )  # below that it logs headers, in which a server may repeat the key
+        )  # its debug log shows headers, in which a server may repeat the key
         settings: dict[str, Any] = {
             "headers": {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {spec.key}"} if spec.key else {}),
             "auth": spec.login,
@@ -293,7 +295,7 @@ class _Client:
             arrived.put_nowait(key)
 
     async def _persist(self, http: httpx.AsyncClient, call: Call) -> Reply:
-        """Return a reply, after up to ``TRIES`` tries.
+        """Return a reply after up to ``TRIES`` tries.
 
         Raises:
             JudgeStopped: see :func:`ask_all`.
@@ -310,7 +312,7 @@ class _Client:
             except (asyncio.TimeoutError, httpx.TimeoutException):
                 cost, reason, wait = most, f"no answer in {self._spec.timeout:g} s", None
             except httpx.ProxyError as error:
-                raise self._stop(call, f"the proxy refuses: {error}") from error
+                raise self._stop(call, f"the proxy refused the call: {error}") from error
             except httpx.RequestError as error:
                 cost, reason, wait = most, f"{type(error).__name__}: {error}".rstrip(": "), None
             except _Again as error:
@@ -320,31 +322,31 @@ class _Client:
                 self.spent += cost
             if number < TRIES:
                 await self._wait(number, wait, reason, call)
-        raise self._stop(call, f"{TRIES} tries failed, the last with: {reason}. Give the command again when it works")
+        raise self._stop(call, f"{TRIES} tries failed, the last with: {reason}. Run the command again when it works")
 
     async def _wait(self, number: int, wanted: float | None, reason: str, call: Call) -> None:
-        """Wait after a try that failed with ``reason``; all calls wait as long as the server asks for."""
+        """Wait after a try that failed with ``reason``; all calls wait as long as the server asks."""
         self._tell(call, f"{reason}; trying again")
         if wanted is not None and wanted > 10 * LONGEST_WAIT:
-            raise self._stop(call, f"the server wants no call for {wanted:.0f} s. Give the command again after that")
+            raise self._stop(call, f"the server asks for a pause of {wanted:.0f} s. Run the command again after that")
         self._next_start = max(self._next_start, time.monotonic() + (wanted or 0))
         await self._pause(random.uniform(0.5, 1) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)))
 
     def _tell(self, call: Call, what: str) -> None:
-        """Print what is wrong, once."""
+        """Print a problem once."""
         what = self._masked(what)
         if what not in self._told:
             self._told.add(what)
             _say(self._console, f"judge {self._spec.name}, {call.what}: {what}")
 
     async def _turn(self) -> None:
-        """Wait for the rate, and for what the server asked for."""
+        """Wait until the rate limit and the server allow the next call."""
         start = max(time.monotonic(), self._next_start)
         self._next_start = start + (60 / self._spec.rate if self._spec.rate else 0)
         await self._pause(start - time.monotonic())
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep, unless all stops."""
+        """Sleep, unless the judging stops."""
         try:
             await asyncio.wait_for(self._stopping.wait(), max(seconds, 0))
         except asyncio.TimeoutError:
@@ -352,7 +354,7 @@ class _Client:
         raise self._stopped or JudgeStopped("stopped")
 
     async def _reserve(self, most: float) -> None:
-        """Set aside what a call may cost; wait for the calls under way if only their real cost shows whether it can be paid.
+        """Reserve what a call may cost. If only the running calls' real cost shows whether the budget suffices, wait for them.
 
         Raises:
             JudgeStopped: the budget could be exceeded.
@@ -361,8 +363,8 @@ class _Client:
         while spec.budget is not None and self.spent + self._reserved + most > spec.budget:
             if not self._under_way:
                 raise JudgeStopped(
-                    f"judge {spec.name}: the budget of {spec.budget:g} could be exceeded by the next call, "
-                    f"{self.spent:.4g} is spent. The replies are kept: raise budget, and give the command again"
+                    f"judge {spec.name}: the next call could exceed the budget of {spec.budget:g}, of which {self.spent:.4g} "
+                    "is spent. The replies are kept. Raise the budget, and run the command again"
                 )
             await self._pause(0.02)
         self._under_way, self._reserved = self._under_way + 1, self._reserved + most
@@ -370,8 +372,8 @@ class _Client:
     def _stop(self, call: Call, reason: str) -> JudgeStopped:
         proxy = f" through the proxy {self._proxy}" if self._proxy else ""
         return JudgeStopped(
-            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {self._masked(reason)}; "
-            "the replies so far are kept"
+            f"judge {self._spec.name} at {self._spec.endpoint}{proxy}, {call.what}: {self._masked(reason)}. "
+            "The replies so far are kept"
         )
 
     async def _try(self, http: httpx.AsyncClient, call: Call) -> Reply:
@@ -394,7 +396,7 @@ class _Client:
             raise _Again(f"a reply that is not a chat completion: {said}", charged=True) from error
 
     def _message(self, body: Any, content: bytes) -> str:
-        """Return what a server says in an error, in a line and without the key."""
+        """Return a server's error message in one line, without the key."""
         try:
             said = body["error"] if isinstance(body["error"], str) else body["error"]["message"]
         except (KeyError, TypeError, IndexError):
@@ -402,7 +404,7 @@ class _Client:
         return " ".join(self._masked(str(said)[:10_000]).split())[:300]
 
     def _masked(self, text: str) -> str:
-        """Return a text without the key and the password, or a part of one of them."""
+        """Return a text in which the key and the password, and parts of them, are masked."""
         for secret in self._secrets:
             parts = (secret[start : start + SHORTEST_SECRET] for start in range(len(secret) - SHORTEST_SECRET + 1))
             for part in (secret, *parts):
@@ -412,18 +414,20 @@ class _Client:
     def _parsed(self, body: Any, call: Call) -> Reply:
         choice, usage = body["choices"][0], body.get("usage") or {}
         content = choice["message"]["content"] or ""
-        if isinstance(content, list):  # of parts, as some servers have it
+        if isinstance(content, list):  # some servers return a list of parts
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         text = self._masked(_text(content))
         counted = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
         counts = [*map(_count, counted)]
         if usage and None in counts:
-            self._tell(call, f"the server counts {counted!r:.100}; the tokens are estimated")
+            self._tell(
+                call, f"the server reports {counted!r:.100} tokens, which is impossible. They are estimated instead"
+            )
         estimates = [_tokens(call.message), _tokens(text)]
         return Reply(text, self._tokens(choice), *(count or own for count, own in zip(counts, estimates, strict=True)))
 
     def _tokens(self, choice: dict) -> Tokens:
-        """Return tokens with the alternatives to grades, none if they spell the key or have impossible log-probabilities."""
+        """Return the tokens with alternatives to grades; none if they spell the key or a log-probability is impossible."""
         listed = (choice.get("logprobs") or {}).get("content") or []
         texts = [_token_text(token) for token in listed]
         if self._masked("".join(texts)) != "".join(texts):
@@ -435,10 +439,10 @@ class _Client:
 
 
 async def _content(response: httpx.Response) -> bytes:
-    """Return the body, unpacked.
+    """Return the decompressed body.
 
     Raises:
-        _Again: it is larger than any reply, or packed in a way that nobody asked for.
+        _Again: the body is too large, or has an encoding that was not requested.
     """
     packed = response.headers.get("content-encoding", "identity")
     if packed not in ("identity", "gzip"):
@@ -463,7 +467,7 @@ def _is_loopback(endpoint: str) -> bool:
 
 
 def _proxy_of(endpoint: str) -> str | None:
-    """Return the proxy that the environment has for an address, without its login; none for this machine's own addresses."""
+    """Return the proxy that the environment sets for an address, without its login; None for addresses of this machine."""
     url = httpx.URL(endpoint)
     if _is_loopback(endpoint) or urllib.request.proxy_bypass(url.host):
         return None
@@ -473,7 +477,7 @@ def _proxy_of(endpoint: str) -> str | None:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds that a server asks to wait, as a number or as a date."""
+    """Return the seconds that a server asks to wait, given as a number or a date, or None."""
     said = response.headers.get("retry-after", "")
     if re.fullmatch(r"[0-9]+(\.[0-9]*)?", said):
         return float(said)
@@ -484,7 +488,7 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _token_text(token: dict) -> str:
-    """Return a token's text; of a part of a character, its bytes as lone surrogates."""
+    """Return a token's text; incomplete UTF-8 bytes become lone surrogates."""
     data = token.get("bytes")
     return bytes(data).decode(errors="surrogateescape") if isinstance(data, list) else _text(token["token"])
 

@@ -1,4 +1,4 @@
-"""What a judge's replies say: a grade each, or nothing that can be read."""
+"""Reading of grades from a judge's replies."""
 
 import itertools
 import json
@@ -11,9 +11,9 @@ from statistics import fmean, median
 
 from verl_leaf.judges.client import GRADES, Reply
 
-LONGEST = 200_000  # characters of a reply; one that is longer is no grade with its reasons
-MOST_OBJECTS = 1000  # beginnings of one that are tried
-VOTES = {"A": 1.0, "B": -1.0, "tie": 0.0}  # for the answer shown first
+LONGEST = 200_000  # characters; a longer reply is not read
+MOST_OBJECTS = 1000  # largest number of places at which a JSON object is looked for
+VOTES = {"A": 1.0, "B": -1.0, "tie": 0.0}  # vote for the answer that is shown first
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Scale:
     """The grading scale of a kind of judge.
 
     Attributes:
-        worst, best: the ends.
-        pattern: a grade as it is written.
-        read: its number.
-        combine: the grade of an answer from those of its samples.
+        worst, best: ends of the scale.
+        pattern: regular expression of a grade.
+        read: function from a grade's text to its number.
+        combine: function from the grades of an answer's samples to its grade.
     """
 
     worst: float
@@ -48,25 +48,25 @@ SCALES = {
 
 @dataclass(frozen=True)
 class Grade:
-    """The grade in one reply, and whether log-probabilities or the text gave it."""
+    """The grade in a reply, and its source: "logprobs" or "text"."""
 
     value: float
     by: str
 
 
 def grade(kind: str, reply_format: str, reply: Reply) -> Grade | None:
-    """Return the grade in a reply; None if it has none that can be read for certain.
+    """Return the grade in a reply, or None if no grade can be read for certain.
 
-    A grade counts only at the place where the format has it, with nothing behind it (JudgeLM's: on the first line), so
-    that one that is quoted from an answer, in a reply that was cut off, is none.
+    A grade is read only in the place that its format prescribes, with nothing after it (for JudgeLM, on the first
+    line). So a grade that is quoted from an answer in a truncated reply is ignored.
 
     Args:
-        kind, reply_format: of the judge.
-        reply: with log-probabilities, for Likert the expected grade is taken from them.
+        kind, reply_format: kind and reply format of the judge.
+        reply: reply to read. For Likert grades, the expected grade under its log-probabilities is used if it has them.
     """
     scale = SCALES[kind]
     begin = reply.text.rfind("</think>") + len("</think>") if "</think>" in reply.text else 0
-    if "<think>" in reply.text[begin:]:  # cut off before it came to its reply
+    if "<think>" in reply.text[begin:]:  # cut off while thinking
         return None
     if len(reply.text) > LONGEST:
         return None
@@ -83,7 +83,7 @@ def grade(kind: str, reply_format: str, reply: Reply) -> Grade | None:
     return Grade(value, "text") if expected is None else Grade(expected, "logprobs")
 
 
-Place = tuple[int, int] | None  # of a grade in the reply: its first character, and the one behind its last
+Place = tuple[int, int] | None  # start and end of the grade in the reply
 
 
 def _alone(text: str, begin: int, pattern: str) -> Place:
@@ -97,7 +97,7 @@ def _after_result(text: str, begin: int, pattern: str) -> Place:
 
 
 def _in_json(text: str, begin: int, pattern: str) -> Place:
-    """Return the place of the score in the outermost object that ends where the reply ends."""
+    """Return the place of the score in the outermost JSON object that ends where the reply ends."""
     end, decoder = len(text.rstrip(string.whitespace + "`")), json.JSONDecoder()
     for match in itertools.islice(re.compile("{").finditer(text, begin), MOST_OBJECTS):
         try:
@@ -124,7 +124,7 @@ def _judgelm(text: str) -> Grade | None:
 
 
 def _expected(reply: Reply, position: int) -> float | None:
-    """Return the expected grade under the log-probabilities of the token at a position of the text; None without them."""
+    """Return the expected grade under the log-probabilities of the token at a position of the text, or None without them."""
     weights = [
         (int(text), math.exp(logprob)) for text, logprob in _alternatives(reply, position) if text.strip() in GRADES
     ]
@@ -133,7 +133,7 @@ def _expected(reply: Reply, position: int) -> float | None:
 
 
 def _alternatives(reply: Reply, position: int) -> tuple[tuple[str, float], ...]:
-    """Return those to the token that is the one character at a position of the text; none if there is no such token."""
+    """Return the alternatives to the token that is the single character at a position of the text; none if there is none."""
     before, written = _unspaced(reply.text[:position]), 0
     for token, alternatives in reply.tokens:
         if token.strip() == reply.text[position] and written == len(before):
@@ -146,5 +146,5 @@ def _alternatives(reply: Reply, position: int) -> tuple[tuple[str, float], ...]:
 
 
 def _unspaced(text: str) -> bytes:
-    """Remove white space: some servers list tokens without the spaces that are before them in the text."""
+    """Return the text's bytes without white space, because some servers list tokens without the spaces before them."""
     return "".join(text.split()).encode(errors="surrogateescape")

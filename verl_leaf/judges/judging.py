@@ -1,4 +1,4 @@
-"""Answers in, verdicts out."""
+"""Verdicts of judges on answers."""
 
 import dataclasses
 import json
@@ -23,13 +23,12 @@ class Verdict:
     """The verdict on one answer.
 
     Attributes:
-        row, sample: of the answer.
-        value: its grade; of a pair 1 (better than the other), -1 (worse) or 0. None where it is missing: no reply could be
-            read.
-        outcome: of a pair: win, loss, tie, or inconsistent where the two orders disagree.
-        by: what gave the grades of a Likert judge: ``logprobs``, ``text``, or ``both`` where samples differ.
-        unread: replies that could not be read.
-        replies: all of them, word for word; of a pair first those to the order in which the answer is A.
+        row, sample: row and sample of the answer.
+        value: grade, or None if no reply could be read. For a pair: 1 if the answer is better, -1 if it is worse, or 0.
+        outcome: result of a pair: win, loss, tie, or inconsistent if the two orders disagree; otherwise None.
+        by: source of a Likert judge's grades: ``logprobs``, ``text``, or ``both`` if samples differ.
+        unread: number of replies that could not be read.
+        replies: texts of all replies. For a pair, those to the order in which the answer is A come first.
     """
 
     row: int
@@ -43,14 +42,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """The verdicts of one judge on the answers of one system, in their order.
+    """The verdicts of one judge on the answers of one system, in the answers' order.
 
     Attributes:
         spec: the judge.
-        items: a verdict per answer.
+        items: one verdict per answer.
         usage: calls, tokens and cost.
-        first: of pairs that are not missing, the share of votes, ties aside, that were for the answer shown first: 0.5
-            where the order does not matter. None where there is none.
+        first: share of the votes, without ties, for the answer that is shown first, over pairs with a verdict. It is 0.5 if
+            the order does not matter. None if there are no such votes.
     """
 
     spec: JudgeSpec
@@ -60,12 +59,12 @@ class Verdicts:
 
     @property
     def missing(self) -> int:
-        """Answers without a grade."""
+        """Number of answers without a grade."""
         return sum(item.value is None for item in self.items)
 
     @property
     def score(self) -> float | None:
-        """Mean over the answers that have a grade; of pairs, the net advantage (wins - losses) / pairs."""
+        """Mean over the answers with a grade, or None; for pairs, the net advantage (wins - losses) / pairs."""
         values = [item.value for item in self.items if item.value is not None]
         return sum(values) / len(values) if values else None
 
@@ -80,7 +79,7 @@ class Verdicts:
         return low, high
 
     def summary(self) -> dict:
-        """All numbers, for JSON."""
+        """Return all numbers, for JSON."""
         low, high = self.bounds
         pairs = self.spec.kind == "pairwise"
         outcomes = Counter(item.outcome for item in self.items if item.outcome)
@@ -97,14 +96,14 @@ class Verdicts:
             "graded_by": dict(Counter(item.by for item in self.items if item.by)),
             **({name: outcomes[name] for name in ("win", "loss", "tie", "inconsistent")} if pairs else {}),
             **({"first_preferred": self.first} if pairs else {}),
-            "asked": self.usage.calls + self.usage.cached,  # the same after a stop and a second command
+            "asked": self.usage.calls + self.usage.cached,  # the same after judging was stopped and resumed
             "input_tokens": self.usage.input_tokens,
             "output_tokens": self.usage.output_tokens,
             "cost": self.usage.cost,
         }
 
     def write(self, file: Path) -> None:
-        """Write a line of JSON per verdict, with the replies."""
+        """Write one line of JSON per verdict, with the replies."""
         write_file(file, "".join(json.dumps(dataclasses.asdict(item)) + "\n" for item in self.items))
 
 
@@ -115,19 +114,19 @@ def judge(
     against: Sequence[Answer] | None = None,
     console: Console | None = None,
 ) -> Verdicts:
-    """Judge answers, and show how far it has come.
+    """Judge answers, and show the progress.
 
     Args:
-        answers: of one system, at least one.
+        answers: one or more answers of one system.
         spec: the judge.
-        folder: for its replies, ``{name}.replies.jsonl``; what is there is not asked again, so that several systems, and
-            another start after a stop, may share it.
-        against: of the other system, for a pairwise judge: an answer to the row and sample of each of ``answers``.
-        console: standard error if None.
+        folder: folder for the replies, ``{name}.replies.jsonl``. Replies in it are not asked for again, so several
+            systems may share it, and a stopped judging resumes.
+        against: answers of the other system for a pairwise judge, one for the row and sample of each of ``answers``.
+        console: console for the progress, or None for standard error.
 
     Raises:
-        JudgeStopped: a refusal, an endpoint that does not answer, or the budget; the message says what to do.
-        ValueError: see :func:`check_pairs`; or a file of replies is damaged.
+        JudgeStopped: the endpoint refuses or does not answer, or the budget is spent. The message says what to do.
+        ValueError: :func:`check_pairs` fails, or a file of replies is damaged.
     """
     console = console or Console(stderr=True)
     others = check_pairs(answers, spec, against)
@@ -143,33 +142,34 @@ def judge(
 def check_pairs(
     answers: Sequence[Answer], spec: JudgeSpec, against: Sequence[Answer] | None
 ) -> list[Answer] | list[None]:
-    """The other system's answer to each of ``answers``; of a judge that grades one answer at a time, None for each.
+    """Return the other system's answer to each of ``answers``; None for each if the judge grades one answer at a time.
 
     Raises:
-        ValueError: there are no answers, one has nothing to be judged by, or the two systems have not answered the same questions; the row is named.
+        ValueError: there are no answers, an answer has neither question nor reference, or the two systems have not answered
+            the same questions. The message names the row.
     """
     if not answers:
         raise ValueError(f"judge {spec.name}: there are no answers to judge")
     for answer in answers:
         if not any(text.strip() for text in (answer.question, *answer.references)):
-            raise ValueError(f"judge {spec.name}: row {answer.row} has neither a question nor a reference to judge by")
+            raise ValueError(f"judge {spec.name}: row {answer.row} has neither a question nor a reference")
     if spec.kind != "pairwise":
         return [None] * len(answers)
     if against is None:
-        raise ValueError(f"judge {spec.name}: kind pairwise compares two systems, and there is one")
+        raise ValueError(f"judge {spec.name}: kind pairwise compares two systems, but only one is given")
     others = {(other.row, other.sample): other for other in against}
     for answer in answers:
         other = others.get((answer.row, answer.sample))
         if other is None or (other.question, other.references) != (answer.question, answer.references):
             raise ValueError(
                 f"judge {spec.name}: the other system has no answer to the question of row {answer.row}, sample "
-                f"{answer.sample}; compare systems that have answered the same rows"
+                f"{answer.sample}. Compare systems that have answered the same rows"
             )
     return [others[answer.row, answer.sample] for answer in answers]
 
 
 def _calls(answer: Answer, other: Answer | None, spec: JudgeSpec) -> list[list[Call]]:
-    """The calls about an answer, for each order in which answers are shown."""
+    """Return the calls about an answer, for each order in which answers are shown."""
     shown = [[answer.text]] if other is None else [[answer.text, other.text], [other.text, answer.text]]
     what = f"row {answer.row}"
     messages = [
@@ -200,7 +200,7 @@ def _verdict(answer: Answer, orders: list[list[Reply]], spec: JudgeSpec) -> Verd
 
 
 def _paired(shown_first: float | None, shown_second: float | None) -> tuple[float | None, str | None]:
-    """Value and outcome for an answer, from the votes for answer A when it is A, and when it is B."""
+    """Return value and outcome of an answer, given the votes for answer A when it is A and when it is B."""
     if shown_first is None or shown_second is None:
         return None, None
     if shown_first != -shown_second:

@@ -1,4 +1,4 @@
-"""What a judge is asked. Everything that it judges stands in a fence and is data, whatever it says."""
+"""The messages to a judge. Everything that it judges is fenced, and it is told to treat it as data."""
 
 import hashlib
 import re
@@ -46,7 +46,7 @@ RUBRICS: dict[str, dict[str, str]] = {
     "pairwise": {"translation": TRANSLATION + BETTER, "qa": QA + BETTER, "voice": VOICE + BETTER},
 }
 
-# What the grade is, for each kind, as in "Give ...".
+# Description of the grade for each kind, as in "Give ...".
 WANTED = {
     "da": "a score from 0 to 100",
     "likert": "a whole number from 1 to 5",
@@ -65,28 +65,30 @@ ENDINGS = {
 
 
 def rubric_text(kind: str, rubric: str) -> str:
-    """The rubric that a name stands for, or one in the user's own words, which has more words than one.
+    """Return the rubric of a name, or a rubric in the user's own words, which has more than one word.
 
     Raises:
-        ValueError: there is none of this name for this kind.
+        ValueError: this kind has no rubric of this name.
     """
     if len(rubric.split()) > 1:
         return rubric.strip()
     if rubric not in RUBRICS[kind]:
-        raise ValueError(f"kind {kind} has the rubrics {', '.join(RUBRICS[kind])}; one of your own is a text")
+        raise ValueError(
+            f"kind {kind} has only the rubrics {', '.join(RUBRICS[kind])}. Choose one, or write your own text"
+        )
     return RUBRICS[kind][rubric]
 
 
 def ask(
     kind: str, reply_format: str, rubric: str, question: str, references: Sequence[str], answers: Sequence[str]
 ) -> str:
-    """The one message to a judge.
+    """Return the message to a judge.
 
     Args:
-        kind, reply_format, rubric: of the judge.
-        question: that was answered; left out if empty.
-        references: right answers; those that are empty are left out.
-        answers: one, or two in the order of their showing.
+        kind, reply_format, rubric: settings of the judge.
+        question: question that was answered; left out if empty.
+        references: correct answers; empty ones are left out.
+        answers: one answer, or two in the order in which they are shown.
     """
     names = ["ANSWER"] if len(answers) == 1 else ["ANSWER A", "ANSWER B"]
     parts = [("QUESTION", question)] if question.strip() else []
@@ -95,7 +97,7 @@ def ask(
     fence = _fence([text for _, text in parts])
     data = "\n\n".join(f"<<{name} {fence}\n{text}\n{fence} {name}>>" for name, text in parts)
     ending = ENDINGS[reply_format].format(wanted=WANTED[kind])
-    if kind == "pairwise" and reply_format == "prometheus":  # its models know no tie
+    if kind == "pairwise" and reply_format == "prometheus":  # Prometheus models know no tie
         ending = ending.replace(", or tie if neither is better", "")
     return (
         f"You are a careful judge of answers.\n\n{rubric_text(kind, rubric)}\n\n"
@@ -106,12 +108,15 @@ def ask(
 
 
 def defused(text: str) -> str:
-    """A text without the control tokens of chat templates, such as ``<|im_end|>`` or ``[/INST]``, which a server would
-    read as the end of the message: a space follows their first character. Lone surrogates become ``?``."""
+    """Return a text in which a space after the first character disables control tokens of chat templates.
+
+    A server would read tokens such as ``<|im_end|>`` or ``[/INST]`` as the end of the message. Lone surrogates become
+    ``?``.
+    """
     text = re.sub(r"<(?=[|｜/_A-Za-z])", "< ", text.encode(errors="replace").decode())
     return re.sub(r"\[(?=/?[A-Z_]{2,}\])", "[ ", text)
 
 
 def _fence(texts: Sequence[str]) -> str:
-    """A mark that no text holds, the same for the same texts: none can hold the digest of what it is part of."""
+    """Return a mark that no text contains: the texts' digest. Equal texts give the same mark."""
     return hashlib.sha256(repr(texts).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A judge as its YAML file describes it."""
+"""The YAML description of a judge."""
 
 import os
 import re
@@ -26,14 +26,14 @@ class _Strict(BaseModel):
 
 
 class Prices(_Strict):
-    """Per million tokens, in any one currency."""
+    """The prices per million tokens, in any one currency."""
 
     input: Price
     output: Price
 
 
 class JudgeSpec(_Strict):
-    """What to ask, of whom, and how often; ``verl_leaf/judges/README.md`` describes each key."""
+    """The settings of a judge; ``verl_leaf/judges/README.md`` describes each key."""
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
@@ -61,13 +61,13 @@ class JudgeSpec(_Strict):
         except httpx.InvalidURL as error:
             raise ValueError(str(error)) from error
         if not host:
-            raise ValueError("it names no host")
+            raise ValueError("it contains no host")
         return url.rstrip("/").removesuffix("/chat/completions")
 
     @field_validator("rubric")
     @classmethod
     def _known_rubric(cls, rubric: str, info) -> str:
-        if "kind" in info.data:  # else the kind is what is wrong
+        if "kind" in info.data:  # otherwise the kind is invalid
             rubric_text(info.data["kind"], rubric)
         return rubric
 
@@ -76,21 +76,23 @@ class JudgeSpec(_Strict):
     def _set(cls, name: str | None) -> str | None:
         key = "x" if name is None else os.environ.get(name, "").strip()
         if not key:
-            raise ValueError(
-                "the environment has no such variable, or it is empty: export it, with the key as its value"
-            )
+            raise ValueError("the environment variable is not set, or is empty. Export it with the key as its value")
         if not (key.isascii() and key.isprintable()):
-            raise ValueError("the variable's value is no key: it holds a character that no header can have")
+            raise ValueError(
+                "the variable's value is not a key, because it contains a character that no header can have"
+            )
         return name
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.format == "judgelm" and self.kind != "pairwise":
-            raise ValueError("format: judgelm grades two answers at once, so that kind must be pairwise")
+            raise ValueError("format: judgelm grades two answers at once. Set kind to pairwise")
         if self.samples > 1 and self.temperature == 0:
-            raise ValueError(f"samples: {self.samples} at temperature: 0 would all be the same; give it a temperature")
+            raise ValueError(
+                f"samples: {self.samples} replies at temperature 0 would all be the same. Set a temperature above 0"
+            )
         if self.budget is not None and self.prices is None:
-            raise ValueError("budget: needs prices (of input and output, per million tokens)")
+            raise ValueError("budget: it needs prices. Set those of input and output, per million tokens")
         return self
 
     @property
@@ -99,18 +101,18 @@ class JudgeSpec(_Strict):
 
     @property
     def endpoint(self) -> str:
-        """The address without user and password."""
+        """Address without user and password."""
         return str(httpx.URL(self.url).copy_with(userinfo=b""))
 
     @property
     def login(self) -> tuple[str, str] | None:
-        """User and password in the address; never written anywhere."""
+        """User and password in the address, or None; never written anywhere."""
         url = httpx.URL(self.url)
         return (url.username, url.password) if url.userinfo else None
 
     @property
     def key(self) -> str | None:
-        """The secret itself; never written anywhere."""
+        """Secret key, or None; never written anywhere."""
         return os.environ.get(self.key_variable, "").strip() if self.key_variable else None
 
     def cost(self, input_tokens: int, output_tokens: int) -> float:
@@ -121,19 +123,19 @@ class JudgeSpec(_Strict):
 
 
 def read_spec(file: Path) -> JudgeSpec:
-    """Read a judge's YAML file; its name is the file's unless it says another.
+    """Read a judge's YAML file. Its name is the file's, unless the file sets another.
 
     Raises:
-        ValueError: something is wrong with it; file, key and value are named.
+        ValueError: the file is invalid. The message names file, key and value.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror})") from error
+        raise ValueError(f"{file} cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: is no YAML in UTF-8 ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{file} is not valid YAML in UTF-8 ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{file}: holds no keys with values; a judge has at least url, model, kind and rubric")
+        raise ValueError(f"{file} contains no keys with values. A judge needs at least url, model, kind and rubric")
     name = re.sub(r"[^\w.-]", "_", file.stem)
     try:
         return JudgeSpec.model_validate({"name": name, **content})

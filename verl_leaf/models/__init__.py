@@ -1,4 +1,4 @@
-"""The model families that the speech path trains. The rest of the package asks a family's declaration, never its name."""
+"""The supported families of speech models. The rest of the package uses a family's declaration and never its name."""
 
 from verl_leaf.models.audioflamingo3 import AUDIO_FLAMINGO_3
 from verl_leaf.models.family import Family
@@ -13,7 +13,7 @@ PROCESSORS = {family.processor_class: family for family in FAMILIES.values()}
 
 
 def family_of_processor(processor) -> Family:
-    """Return the family of a Hugging Face processor; raise ValueError if it is not that of a supported speech model."""
+    """Return the family of a Hugging Face processor; raise ValueError if it does not belong to a supported speech model."""
     name = type(processor).__name__
     if name not in PROCESSORS:
         raise ValueError(f"{name} is not the processor of a supported speech model: {', '.join(PROCESSORS)}")

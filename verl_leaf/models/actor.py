@@ -1,4 +1,4 @@
-"""What the actor's class of every family has in common: it fits verl's FSDP engine, LoRA, and rows without audio."""
+"""The common part of the actor's classes: support for verl's FSDP engine, LoRA, and rows without audio."""
 
 import functools
 from collections.abc import Callable
@@ -13,11 +13,12 @@ from verl_leaf.models.placeholder import mask_placeholders
 
 
 class SpeechActor(PreTrainedModel):
-    """To be named before transformers' class of a speech model (5.9 to 5.10).
+    """A mixin before transformers' class of a speech model (5.9 to 5.10).
 
-    FSDP gathers a unit when it is entered, and all ranks must do so together. A rank whose rows have no audio never enters
-    the encoder, and others may enter it several times; so nothing in it is a unit, and it is gathered with the root. verl
-    (utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) makes units of ``_no_split_modules`` and of ``nn.Embedding``.
+    FSDP gathers a unit when it is entered, and all ranks must do so together. But a rank whose rows have no audio never
+    enters the encoder, and others may enter it several times. So no part of the encoder may be a unit; it is gathered
+    with the root. verl (utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) makes units of ``_no_split_modules`` and
+    of ``nn.Embedding``.
     """
 
     def __init__(self, config):
@@ -32,12 +33,12 @@ class SpeechActor(PreTrainedModel):
 
     @property
     def _parts(self) -> Any:
-        """What holds encoder, projector and language model: transformers 5.10 put a `model` between, 5.9 has none."""
+        """The module with encoder, projector and language model: `model` in transformers 5.10, the model itself in 5.9."""
         return getattr(self, "model", self)
 
     @property
     def _language(self) -> Any:
-        """The language model; in 5.9 its output layer is a part of it."""
+        """The language model; in transformers 5.9 it contains its output layer."""
         return self._parts.language_model
 
     @property
@@ -47,21 +48,24 @@ class SpeechActor(PreTrainedModel):
 
     @property
     def _audio_parts(self) -> list[torch.nn.Module]:
-        """Encoder and projector, and whatever else is frozen."""
+        """Encoder and projector, and everything else that is frozen."""
         language = (self._language, getattr(self, "lm_head", None))
         return [part for part in self._parts.children() if all(part is not each for each in language)]
 
     def enable_input_require_grads(self) -> None:
-        """For LoRA: only of the language model. transformers (modeling_utils.py) would do the same to the encoder's first
-        layer, and every backward pass would go through the frozen encoder for nothing."""
+        """Make only the language model's inputs require gradients, for LoRA.
+
+        transformers (modeling_utils.py) would do the same to the encoder's first layer, and every backward pass would
+        needlessly go through the frozen encoder.
+        """
         self._language.enable_input_require_grads()
 
 
 class PositionTable(torch.nn.Module):
-    """An ``nn.Embedding``'s parameter and result without being one.
+    """A table with the parameter and the result of an ``nn.Embedding``, but of another class.
 
-    Besides what :class:`SpeechActor` says: Whisper's encoders read ``embed_positions.weight`` without a call, and of a unit of
-    FSDP they would find a shard.
+    It is needed for the reason in :class:`SpeechActor`, and because Whisper's encoders read ``embed_positions.weight``
+    without a call. If that were a unit of FSDP, they would find a shard.
     """
 
     def __init__(self, weight: torch.Tensor):
@@ -73,8 +77,10 @@ class PositionTable(torch.nn.Module):
 
 
 def takes_features_key(forward: Callable) -> Callable:
-    """Return a ``forward`` that takes ``features_key``, as :meth:`verl_leaf.models.features.FeatureCache.fetch` does, in the
-    place of audio features, and masks the placeholders' logits."""
+    """Return a ``forward`` that accepts ``features_key`` instead of audio features, and masks the placeholders' logits.
+
+    The key is that of :meth:`verl_leaf.models.features.FeatureCache.fetch`.
+    """
 
     @functools.wraps(forward)
     def with_features_key(self, *args, features_key=None, **kwargs):

@@ -1,4 +1,4 @@
-"""What the package must know of a family of speech models."""
+"""The declaration of a family of speech models."""
 
 import functools
 import importlib
@@ -13,46 +13,48 @@ from omegaconf import OmegaConf
 
 from verl_leaf.config import family_settings
 
-FEATURES_KEY = "features_key"  # the model input that stands for a row's audio features (verl_leaf/models/features.py)
+FEATURES_KEY = "features_key"  # model input with the key of a row's audio features (verl_leaf/models/features.py)
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family of speech models, declared in one place.
+    """The declaration of one family of speech models.
 
-    Classes are named as ``"module:Class"`` and imported when first asked for.
+    Classes are named as ``"module:Class"`` and imported when first used.
     """
 
     model_type: str  # `model_type` in the checkpoint's config.json
-    # What `architectures[0]` in config.json may be: vLLM looks its class up by it. The last is the class of transformers that
-    # loads such a checkpoint.
+    # Possible values of `architectures[0]` in config.json, by which vLLM looks up its class. The last is transformers' class for
+    # such a checkpoint.
     architectures: tuple[str, ...]
     processor_class: str  # name of the Hugging Face processor class
-    extractor: str  # the processor's attribute that holds its feature extractor
+    extractor: str  # the processor's attribute with its feature extractor
     hf_class: str  # Hugging Face model class that the actor trains
     vllm_class: str  # vLLM model class that generates the rollouts
     call_processor: Callable[..., Mapping[str, torch.Tensor]]  # (processor, text, clips) -> ids and audio features
-    audio_tokens: Callable[..., int]  # (processor, samples) -> placeholder tokens that a clip of that length becomes
-    min_audio_tokens: int  # a clip that becomes fewer is refused
-    max_clips: int | None  # a prompt with more is refused
+    audio_tokens: Callable[..., int]  # (processor, samples) -> number of audio tokens of a clip
+    min_audio_tokens: int  # a clip with fewer audio tokens is rejected
+    max_clips: int | None  # a prompt with more clips is rejected
     max_seconds: float  # a longer clip does not fit the audio encoder's window
-    checkpoint_prefixes: Mapping[str, str]  # of names: transformers 5.10's class -> checkpoint files and vLLM
-    unsupported_reason: Callable[[Any], str | None]  # (config) -> why it cannot be trained or served, None if it can
+    checkpoint_prefixes: Mapping[
+        str, str
+    ]  # prefix of names in transformers 5.10's class -> prefix in checkpoint files and vLLM
+    unsupported_reason: Callable[[Any], str | None]  # (config) -> why it cannot be trained or served, or None
     needs: tuple[str, ...] = ()  # packages that not every environment has
 
     @functools.cached_property
     def _settings(self):
-        """The family's part of verl's configuration, ``verl_leaf/config/family/``."""
+        """The family's part of verl's configuration, from ``verl_leaf/config/family/``."""
         return family_settings(self.model_type).actor_rollout_ref
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
-        """Names of the layers that LoRA takes."""
+        """Names of the layers that get LoRA."""
         return tuple(self._settings.model.target_modules)
 
     @property
     def lora_exclude(self) -> str:
-        """Regular expression of the modules that LoRA leaves alone: vLLM serves none in the audio encoder."""
+        """Regular expression of the modules without LoRA, because vLLM supports none in the audio encoder."""
         return self._settings.model.exclude_modules
 
     @property
@@ -61,17 +63,17 @@ class Family:
 
     @property
     def max_position_embeddings(self) -> int | None:
-        """What verl has to be told, because the model's outermost configuration does not say; None where it does."""
+        """The value that verl must be told because the model's outer configuration lacks it, or None."""
         return self._settings.model.override_config.get("max_position_embeddings")
 
     @property
     def vllm_limits(self) -> dict[str, int]:
-        """vLLM's ``limit_mm_per_prompt``: of what it hears or sees besides audio, none."""
+        """vLLM's ``limit_mm_per_prompt``, which is 0 for every modality except audio."""
         return dict(OmegaConf.select(self._settings, "rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {})
 
     @property
     def missing(self) -> str | None:
-        """What this environment lacks for the family, None if nothing."""
+        """What this environment lacks for the family, or None."""
         absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return f"needs {', '.join(absent)}, which this environment does not have" if absent else None
 
@@ -85,53 +87,54 @@ class Family:
         return getattr(importlib.import_module(module), name)
 
     def checkpoint_name(self, name: str) -> str:
-        """The name in checkpoint files of a parameter or module of the Hugging Face class, which may have it already."""
+        """Return the name in checkpoint files of a parameter or module of the Hugging Face class."""
         for prefix, replacement in self.checkpoint_prefixes.items():
             if name.startswith(prefix):
                 return replacement + name.removeprefix(prefix)
         return name
 
     def sampling_rate(self, processor) -> int:
-        """Sampling rate in Hz of the waveforms that a processor takes."""
+        """Return the sampling rate in Hz of a processor's waveforms."""
         return int(getattr(processor, self.extractor).sampling_rate)
 
     def audio_token_id(self, processor) -> int:
-        """The placeholder's token."""
+        """Return the id of the audio placeholder."""
         return processor.tokenizer.convert_tokens_to_ids(processor.audio_token)
 
     def prompt_length(self, processor, text: str, samples: list[int]) -> int:
-        """Return the number of tokens of a rendered prompt once its audio placeholders are expanded.
+        """Return the number of tokens of a rendered prompt after its audio placeholders are expanded.
 
         Args:
-            processor: the family's Hugging Face processor.
-            text: the prompt after the chat template.
+            processor: Hugging Face processor of the family.
+            text: prompt after the chat template.
             samples: length of each clip in samples, at the processor's sampling rate.
 
         Raises:
-            ValueError: placeholders and clips differ in number, or are more than the family takes.
+            ValueError: the numbers of placeholders and clips differ, or are more than the family supports.
         """
         placeholders = text.count(processor.audio_token)
         if placeholders != len(samples):
             raise ValueError(
-                f"the rendered prompt holds {placeholders} audio placeholder(s) {processor.audio_token!r}, but "
-                f"{len(samples)} audio clip(s) belong to it"
+                f"the rendered prompt contains {placeholders} audio placeholder(s) {processor.audio_token!r}, but "
+                f"there are {len(samples)} audio clip(s)"
             )
         if self.max_clips is not None and placeholders > self.max_clips:
             raise ValueError(
-                f"the prompt holds {placeholders} audio clips, {self.model_type} takes {self.max_clips}: leave it out"
+                f"the prompt contains {placeholders} audio clips, but {self.model_type} supports {self.max_clips}. Remove the row"
             )
         return len(processor.tokenizer(text)["input_ids"]) + sum(self.audio_tokens(processor, n) - 1 for n in samples)
 
     def encode(self, processor, text: str, clips: list[np.ndarray]) -> tuple[list[int], dict[str, torch.Tensor]]:
-        """Return the token ids of a rendered prompt, its audio placeholders expanded, and the audio features.
+        """Return the token ids of a rendered prompt with expanded audio placeholders, and the audio features.
 
         Args:
-            processor, text: as for :meth:`prompt_length`.
+            processor, text: as in :meth:`prompt_length`.
             clips: one float32 mono waveform per placeholder, at the processor's sampling rate.
 
         Returns:
-            ``(input_ids, features)``; features of several prompts are joined on the first axis, which counts clips, or what
-            clips consist of (:func:`verl_leaf.models.features.concatenate`).
+            ``(input_ids, features)``. The first axis of the features is clips or parts of clips, along which those of
+            several
+                prompts are joined (:func:`verl_leaf.models.features.concatenate`).
 
         Raises:
             ValueError: as :meth:`prompt_length`.

@@ -1,10 +1,9 @@
-"""Audio features in verl's TransferQueue, once per prompt.
+"""Audio features in verl's TransferQueue, stored once per prompt.
 
-verl stores the inputs of the actor's encoder with every row, so n times for the n rollouts of a prompt
-(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row carries the prompt's key, and the actor's
-model fetches what the key stands for.
-
-The queue is imported where it is used: the models run without one, too.
+verl stores the inputs of the actor's encoder with every row, and so n times for the n rollouts of a prompt
+(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row contains a key of the prompt, with
+which the actor's model fetches the features. The queue is imported only when it is used, because the models also run
+without it.
 """
 
 import uuid
@@ -19,7 +18,7 @@ async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
     """Put the features of a prompt, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
 
     Returns:
-        Their key, uint8 ``[1, 16]``.
+        The key of the features, uint8 ``[1, 16]``.
     """
     import transfer_queue as tq
 
@@ -37,7 +36,7 @@ async def release(keys: list[torch.Tensor]) -> None:
 
 
 class FeatureCache:
-    """The features that a model fetched last: rows of a prompt come together, often in two micro-batches."""
+    """A cache of the features that a model fetched last, because rows of a prompt come together, often in two micro-batches."""
 
     def __init__(self) -> None:
         self._features: dict[str, dict[str, torch.Tensor]] = {}
@@ -46,7 +45,7 @@ class FeatureCache:
         """Return the features of a micro-batch, given the keys of its rows, uint8 ``[rows, 16]``.
 
         Returns:
-            For each row: model input -> tensor on the keys' device. Rows of one prompt have the same dictionary.
+            For each row: model input -> tensor on the keys' device. Rows of one prompt share one dictionary.
         """
         names = _names(keys)
         known = self._features
@@ -61,7 +60,7 @@ class FeatureCache:
         """Hold the features of some rows for a model that is called without a queue, until it fetches others.
 
         Returns:
-            Their keys, uint8 ``[rows, 16]``, by which :meth:`fetch` gives the same dictionaries.
+            The keys of the features, uint8 ``[rows, 16]``, for which :meth:`fetch` returns the same dictionaries.
         """
         names = {id(row): uuid.uuid4() for row in rows}
         self._features = {names[id(row)].hex: row for row in rows}
@@ -70,7 +69,7 @@ class FeatureCache:
 
 
 def concatenate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Return the features of all rows on the first axis, one row after the other, with zeros up to the same width."""
+    """Return the features of all rows joined along the first axis, padded with zeros to the same width."""
     joined = {}
     for feature in rows[0]:
         tensors = [features[feature] for features in rows]

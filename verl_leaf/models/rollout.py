@@ -1,4 +1,4 @@
-"""What the rollout engine's class of every family has in common."""
+"""The common part of the rollout engine's classes."""
 
 from vllm.model_executor.models.utils import AutoWeightsLoader
 
@@ -6,9 +6,9 @@ from verl_leaf.models.placeholder import mask_placeholders
 
 
 class SpeechRollout:
-    """To be named before vLLM's class of a speech model, which knows the names of the checkpoint files.
+    """A mixin before vLLM's class of a speech model, which knows only the names of the checkpoint files.
 
-    The actor sends weights under the names of transformers 5's modules. ``hf_to_vllm_mapper`` translates them.
+    The actor sends weights with the names of transformers 5's modules, which ``hf_to_vllm_mapper`` translates.
     """
 
     def load_weights(self, weights):
@@ -16,5 +16,5 @@ class SpeechRollout:
 
     def compute_logits(self, hidden_states):
         logits = super().compute_logits(hidden_states)
-        # None on the ranks of tensor parallelism that gather no logits
+        # None on ranks of tensor parallelism that gather no logits
         return None if logits is None else mask_placeholders(logits, self.config)

@@ -1,7 +1,7 @@
-"""Lengths that tensors are padded to, so that what is chosen, built or planned per shape meets few of them."""
+"""Lengths to which tensors are padded, so that kernels and plans are needed for only a few shapes."""
 
 
 def padded_length(length: int) -> int:
-    """A length rounded up to a multiple of 8, and from 128 on to one of eight per doubling: by less than an eighth."""
+    """Return a length rounded up to a multiple of 8; above 128, to one of eight sizes per power of two (12.5 % at most)."""
     step = max(8, 2 ** (length - 1).bit_length() // 16)
     return -(-length // step) * step

@@ -1,10 +1,10 @@
-"""Tiny random models, laid out as the models of their family are on the hub. ``NAME/tiny.py`` has the parts of a family:
+"""Tiny random models with the layout of their family on the hub. ``NAME/tiny.py`` contains the parts of a family:
 
 - ``TOKENS``: its special tokens;
-- ``build_config(text, ids)``: the configuration, from the settings of the text model and the id of each special token;
+- ``build_config(text, ids)``: the configuration, from the settings of the text model and the ids of the special tokens;
 - ``build_processor(tokenizer)``: the processor, with a tokenizer that has the special tokens;
-- ``random_audio(seconds)``: features of a clip, and the number of audio tokens that they become;
-- ``FILES``, if it has any: further files of a checkpoint, and what torch saves there.
+- ``random_audio(seconds)``: random features of a clip, and their number of audio tokens;
+- ``FILES``, if needed: further files of a checkpoint, and the objects that torch saves in them.
 """
 
 from pathlib import Path
@@ -59,7 +59,7 @@ def byte_level(bpe: models.BPE) -> Tokenizer:
 
 
 def fast_tokenizer(bpe: Tokenizer, **special_tokens) -> PreTrainedTokenizerFast:
-    """Return transformers' tokenizer around one of byte-level BPE."""
+    """Return transformers' tokenizer around a byte-level BPE tokenizer."""
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=END,
@@ -71,12 +71,12 @@ def fast_tokenizer(bpe: Tokenizer, **special_tokens) -> PreTrainedTokenizerFast:
 
 
 def whisper_extractor(seconds: int = 30, **settings) -> WhisperFeatureExtractor:
-    """Return a feature extractor for :data:`WHISPER`; its window in seconds is the real one, on which vLLM insists."""
+    """Return a feature extractor for :data:`WHISPER`; its window in seconds is the real one, because vLLM requires it."""
     return WhisperFeatureExtractor(feature_size=WHISPER["num_mel_bins"], chunk_length=seconds, **settings)
 
 
 def whisper_features(mask_name: str, seconds: float) -> tuple[dict[str, torch.Tensor], int]:
-    """Return random features with a little silence at the end, as an extractor leaves it, and the number of audio tokens."""
+    """Return random features with a little silence at the end, as from an extractor, and their number of audio tokens."""
     frames = int(100 * seconds)
     mask = (torch.arange(min(padded_length(frames + 2), 3000)) < frames).int()[None]
     generator = torch.Generator().manual_seed(int(1000 * seconds))
@@ -85,7 +85,7 @@ def whisper_features(mask_name: str, seconds: float) -> tuple[dict[str, torch.Te
 
 
 def build_config(family: Family, processor: ProcessorMixin, **text) -> PreTrainedConfig:
-    """Return the configuration of a tiny model that goes with a processor; ``text``: further settings of the text model."""
+    """Return the configuration of a tiny model for a processor; ``text`` are further settings of the text model."""
     tokenizer = processor.tokenizer
     ids = dict(zip(family.tiny.TOKENS, tokenizer.convert_tokens_to_ids(family.tiny.TOKENS), strict=True))
     text = {**TEXT, **end_tokens(tokenizer), "vocab_size": len(tokenizer), **text}
@@ -96,12 +96,12 @@ def build_config(family: Family, processor: ProcessorMixin, **text) -> PreTraine
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
-    """Return the settings of a configuration that name a tokenizer's last token and its padding."""
+    """Return the settings of a configuration that name a tokenizer's end and padding tokens."""
     return {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
 
 
 def write_random(family: Family, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """Write a random model of a family, in float32; the tokenizer, by default one of bytes, gets the family's tokens."""
+    """Write a random model of a family in float32; the tokenizer (default: one of bytes) gets the family's tokens."""
     import transformers
 
     tokenizer = tokenizer or byte_tokenizer()
@@ -116,15 +116,15 @@ def write_random(family: Family, folder: Path, tokenizer: PreTrainedTokenizerFas
                 weight.normal_(0, 0.5 if "projector.linear" in name else 0.08)
         for name, statistic in model.named_buffers():
             if "running" in name:
-                statistic.uniform_(0.5, 1.5)  # those of a trained BatchNorm are not 0 and 1
+                statistic.uniform_(0.5, 1.5)  # a trained BatchNorm's statistics are not 0 and 1
     save(family, model, processor, folder)
 
 
 def save(family: Family, model: PreTrainedModel, processor: ProcessorMixin, folder: Path) -> None:
-    """Save a model as its family is laid out on the hub, which transformers, verl and vLLM all load.
+    """Save a model in the hub's layout, which transformers, verl and vLLM all load.
 
-    transformers 5.10.4 ``save_pretrained`` writes weights under names (``language_model.model.model.*``) that neither the hub
-    nor vLLM knows.
+    transformers 5.10.4 ``save_pretrained`` writes weights with names (``language_model.model.model.*``) that neither
+    the hub nor vLLM knows.
     """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {family.checkpoint_name(name): weight.contiguous() for name, weight in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""What models with a Whisper encoder share: 30 s windows, 25 audio tokens a second, a table of positions."""
+"""The common part of models with a Whisper encoder: 30 s windows, 25 audio tokens per second, a table of positions."""
 
 import torch
 from torch.nn import functional as F
@@ -18,27 +18,27 @@ CHECKPOINT_PREFIXES = {
 
 
 def padding(extractor, clips) -> dict:
-    """Arguments with which a processor fills clips with silence up to a little more than the longest, instead of the window.
+    """Return a processor's arguments that pad clips only a little beyond the longest, instead of to the whole window.
 
-    The frames that are heard are the same: none of their windows reaches the end of the silence, where the extractor mirrors
-    what is before it (transformers' feature_extraction_whisper.py), and the frames that still touch the clip, of which its
-    loudest may be one, are there.
+    The frames of the clip stay the same: none of their windows reaches the end of the padding, where the extractor
+    mirrors the signal (transformers' feature_extraction_whisper.py). All frames that still touch the clip are included,
+    because one of them may be its loudest.
     """
     frames = padded_length(-(-(max(len(clip) for clip in clips) + 2 * extractor.n_fft) // extractor.hop_length))
     return {"audio_kwargs": {"max_length": min(frames * extractor.hop_length, extractor.n_samples)}}
 
 
 def without_padding(mel: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Shorten mel frames ``[clips, bins, frames]`` and their mask ``[clips, frames]`` to what :func:`padding` leaves."""
-    # The convolutions look two frames further.
+    """Shorten mel frames ``[clips, bins, frames]`` and their mask ``[clips, frames]`` to the length after :func:`padding`."""
+    # The convolutions look two frames ahead.
     frames = padded_length(int(mask.sum(dim=1).max()) + 2)
     return mel[..., :frames], mask[:, :frames]
 
 
 class ShortExtractor(WhisperFeatureExtractor):
-    """transformers' feature extractor, which fills clips as :func:`padding` says whoever calls it.
+    """transformers' feature extractor, which always pads clips as in :func:`padding`.
 
-    For a clip of 3 s, features of silence up to 30 s take longer than all else that vLLM does with it before it is encoded.
+    For a clip of 3 s, features of silence up to 30 s take longer than everything else that vLLM does before encoding.
     """
 
     def __call__(self, raw_speech, **arguments):
@@ -46,7 +46,7 @@ class ShortExtractor(WhisperFeatureExtractor):
 
 
 class FilledExtractor(ShortExtractor):
-    """A :class:`ShortExtractor` for those who want the whole window: the frames that it did not compute are zeros."""
+    """A :class:`ShortExtractor` for callers that need the whole window: the frames that it did not compute are zeros."""
 
     def __call__(self, raw_speech, **arguments):
         features = super().__call__(raw_speech, **arguments)
@@ -56,26 +56,26 @@ class FilledExtractor(ShortExtractor):
 
 
 def with_extractor(processor, extractor: type[ShortExtractor]):
-    """Return a processor of transformers', whose feature extractor is of another class from now on."""
+    """Set the class of the feature extractor of a processor, and return the processor."""
     processor.feature_extractor.__class__ = extractor
     return processor
 
 
 class ShortWindow:
-    """Before an encoder of transformers': takes frames up to the longest clip of a batch, instead of 30 s of them.
+    """A mixin before transformers' encoder that encodes only the frames up to the longest clip of a batch, instead of 30 s.
 
-    transformers (5.10, modeling_qwen2_audio.py and modeling_audioflamingo3.py) fills every clip up to 3,000 frames and masks
-    the filling. Convolutions of nothing and attention to it are most of the work for short clips, and nothing reads what comes
-    out there. There is neither dropout nor LayerDrop, as in the configurations of all released models.
+    transformers (5.10, modeling_qwen2_audio.py and modeling_audioflamingo3.py) pads every clip to 3,000 frames and
+    masks the padding. For short clips, convolutions and attention over the padding are most of the work, and their
+    result is not used. There is neither dropout nor LayerDrop, as in the configurations of all released models.
     """
 
     def forward(self, input_features, attention_mask=None, input_features_mask=None, **_) -> BaseModelOutput:
         """Encode mel frames.
 
         Args:
-            input_features: float ``[clips, bins, frames]``, an even number of frames.
-            attention_mask: as the layers take it, of half as many positions; Qwen2-Audio's caller makes it.
-            input_features_mask: ``[clips, frames]``, 1 for those of the clip; Audio Flamingo 3's caller has it.
+            input_features: float ``[clips, bins, frames]``, with an even number of frames.
+            attention_mask: mask for the layers, with half as many positions; Qwen2-Audio's caller makes it.
+            input_features_mask: ``[clips, frames]``, 1 for frames of the clip; Audio Flamingo 3's caller passes it.
 
         Returns:
             ``last_hidden_state``: float ``[clips, frames / 4, hidden]``.
@@ -95,13 +95,13 @@ class ShortWindow:
 
 
 def shorten_window(encoder: torch.nn.Module) -> None:
-    """Make an encoder of transformers' a :class:`ShortWindow`."""
+    """Turn an encoder of transformers into a :class:`ShortWindow`."""
     kind = type(encoder)
     encoder.__class__ = type(kind.__name__, (ShortWindow, kind), {"__module__": kind.__module__})
 
 
 class WhisperActor(SpeechActor):
-    """:class:`SpeechActor` with a Whisper encoder."""
+    """A :class:`SpeechActor` with a Whisper encoder."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -109,8 +109,10 @@ class WhisperActor(SpeechActor):
 
 
 def audio_tokens(processor, samples: int) -> int:
-    """Return the audio tokens of a clip: one mel frame per hop, halved by the second convolution and again by the pooling
-    (modeling_qwen2_audio.py)."""
+    """Return the number of audio tokens of a clip.
+
+    There is one mel frame per hop, halved by the second convolution and again by the pooling (modeling_qwen2_audio.py).
+    """
     return pooled_frames(-(-samples // processor.feature_extractor.hop_length))
 
 
@@ -120,11 +122,11 @@ def pooled_frames(frames):
 
 
 def unsupported_reason(config) -> str | None:
-    """Why a model of this configuration cannot be trained or served; None if it can."""
-    # vLLM (multimodal processors of qwen2_audio.py and audioflamingo3.py) hands the encoder 3,000 mel frames, always.
+    """Return why a model of this configuration cannot be trained or served, or None."""
+    # vLLM (multimodal processors of qwen2_audio.py and audioflamingo3.py) always passes 3,000 mel frames to the encoder.
     if config.audio_config.max_source_positions != 1500:
-        return f"audio_config.max_source_positions is {config.audio_config.max_source_positions}, vLLM needs 1500"
-    # vLLM would tie what the actor keeps apart: transformers' classes have no `_tied_weights_keys`.
+        return f"audio_config.max_source_positions is {config.audio_config.max_source_positions}, but vLLM needs 1500"
+    # vLLM would tie weights that the actor keeps separate, because transformers' classes have no `_tied_weights_keys`.
     if config.text_config.tie_word_embeddings:
-        return "text_config.tie_word_embeddings is true, and transformers' class has an output layer of its own"
+        return "text_config.tie_word_embeddings is true, but transformers' class has a separate output layer"
     return None

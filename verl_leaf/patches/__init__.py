@@ -1,6 +1,7 @@
-"""Changes to the libraries underneath that no configuration, registry or subclass could replace. One file each.
+"""Changes to libraries that no configuration, registry or subclass could replace, one file each.
 
-README.md lists them, and says how to add one. ``STATUS`` tells what was done in this process, for ``verl-leaf doctor``.
+README.md lists them and describes how to add one. ``STATUS`` records what was done in this process, for ``verl-leaf
+doctor``.
 """
 
 import importlib

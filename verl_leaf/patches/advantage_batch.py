@@ -1,13 +1,13 @@
-"""verl hands an advantage estimator rewards, mask and index, but not the tokens and log-probabilities.
+"""verl passes an advantage estimator rewards, mask and index, but no tokens and no log-probabilities.
 
-verl/trainer/ppo/ray_trainer.py compute_advantage (0.9.1) passes ``batch`` to GDPO by name only. verl's pull request 7473
-(https://github.com/verl-project/verl/pull/7473) proposes to pass ``batch`` to every estimator whose signature takes it.
-Until then this does the same for estimators with a parameter called ``batch``; if verl passes one itself, verl's wins.
+verl/trainer/ppo/ray_trainer.py compute_advantage (0.9.1) passes ``batch`` only to GDPO, by name. verl's pull request 7473
+(https://github.com/verl-project/verl/pull/7473) proposes to pass ``batch`` to every estimator with such a parameter. Until
+then this patch does the same; if verl passes one itself, verl's is used.
 
-An estimator with a parameter called ``report`` is given a function that takes what it has to say about the step
-(:class:`verl_leaf.training.estimator.Step`): its metrics join those of the legacy trainer's step; the V1 trainers take it
-whole (:mod:`verl_leaf.patches.v1_trainer`). And a step with a reward that is not finite is stopped, whatever the estimator:
-verl would skip its updates and go on.
+An estimator with a parameter called ``report`` gets a function that accepts a report on the step
+(:class:`verl_leaf.training.estimator.Step`). In the legacy trainer the report's metrics join those of the step; the V1
+trainers use the whole report (:mod:`verl_leaf.patches.v1_trainer`). A step with a non-finite reward is stopped with every
+estimator, because verl would only skip its updates and continue.
 """
 
 import functools
@@ -18,13 +18,13 @@ from typing import Any
 
 from verl_leaf.patches.base import expect, rebind, replaced, says
 
-# What verl asks an estimator for once recipes/upstream/2_estimator_fields is in it; then we pass and fetch nothing.
+# In verl's source once recipes/upstream/2_estimator_fields is in it; then this patch passes no batch.
 UPSTREAM = "get_adv_estimator_parameters"
 SOLVED = "active: for metrics and checks; `batch` is solved upstream"
 
-# In DataProto.meta_info, which the legacy trainer sends on to its workers: so plain floats only, unless asked for more.
+# Key in DataProto.meta_info, which the legacy trainer sends to its workers. So it contains only floats, unless REPORT is set.
 METRICS = "verl_leaf/metrics"
-REPORT = "verl_leaf/report"  # a function that takes the whole step, for the time of the call
+REPORT = "verl_leaf/report"  # key of a function that accepts the whole report, during the call
 
 
 def _patch(ray_trainer: ModuleType) -> str:
@@ -47,7 +47,7 @@ def _patch(ray_trainer: ModuleType) -> str:
         with replaced(ray_trainer.core_algos, "get_adv_estimator_fn", bound):
             return original(data, adv_estimator, *args, **kwargs)
 
-    # The legacy trainer computes advantages in the middle of `fit`; this is the next it does to its metrics.
+    # The legacy trainer computes advantages in the middle of `fit`. This is the next function that it calls for its metrics.
     @functools.wraps(data_metrics)
     def compute_data_metrics(batch, *args, **kwargs):
         return {**data_metrics(batch, *args, **kwargs), **batch.meta_info.get(METRICS, {})}
@@ -58,7 +58,7 @@ def _patch(ray_trainer: ModuleType) -> str:
 
 
 def _bind(estimator: Callable, **offered: Any) -> Callable:
-    """The estimator with those of the offered arguments that its signature has."""
+    """Return the estimator with those of the offered arguments that its signature has."""
     parameters = inspect.signature(estimator).parameters
     return functools.partial(estimator, **{name: value for name, value in offered.items() if name in parameters})
 

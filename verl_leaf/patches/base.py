@@ -1,7 +1,7 @@
-"""What every patch needs: hooks on the modules it patches, guards, a record, and ways to replace a function.
+"""Helpers of all patches: hooks on modules, guards, a record, and ways to replace a function.
 
-A patch is a module with ``HOOKS``: the name of each module that it patches, and a function that is called with that
-module right after it is imported. It returns the status of the patch: ``active: why`` or ``not needed: why``.
+A patch is a module with ``HOOKS``: a dictionary from the name of each module that it patches to a function. The function is
+called with the module right after the module is imported, and returns the status: ``active: why`` or ``not needed: why``.
 """
 
 import importlib.util
@@ -18,35 +18,35 @@ import wrapt
 Hook = Callable[[ModuleType], str]
 
 SOLVED = "not needed: solved upstream"
-TESTED_VERSIONS = "Install the tested versions: see `verl-leaf doctor`"
+TESTED_VERSIONS = "Install the tested versions, which `verl-leaf doctor` lists"
 
-# (patch, module it patches) -> "waiting: ...", "active: ...", "not needed: ..." or "broken: ...". A hook stays on a module
-# as long as the process lives, whichever of the two entry points attached it; so its record is one per process, too.
+# (patch, module) -> "waiting: ...", "active: ...", "not needed: ..." or "broken: ...". A hook stays on a module as long as the
+# process lives, whichever entry point attached it, so there is one record per process.
 STATUS: dict[tuple[str, str], str] = {}
 
 
 class PatchError(RuntimeError):
-    """The library is not as the patch expects it."""
+    """An error if a library is not as the patch expects."""
 
 
 def attach(patch: ModuleType) -> None:
-    """Let each hook of a patch run when its module is imported, or now where it is already; once per process.
+    """Let each hook of a patch run when its module is imported, or now if it is imported; once per process.
 
     Raises:
-        PatchError: the package that a module belongs to is installed, and has no such module.
+        PatchError: the package of a module is installed, but has no such module.
     """
     name = patch.__name__.rpartition(".")[2]
     for module, hook in patch.HOOKS.items():
         if (name, module) not in STATUS:
             STATUS[name, module] = "waiting: the module is not imported"
             if _has_moved(module):
-                STATUS[name, module] = f"broken: there is no {module} any more"
-                raise PatchError(f"there is no {module} any more. {TESTED_VERSIONS}")
+                STATUS[name, module] = f"broken: {module} no longer exists"
+                raise PatchError(f"{module} no longer exists. {TESTED_VERSIONS}")
             wrapt.when_imported(module)(_recorded(hook, name))
 
 
 def _has_moved(module: str) -> bool:
-    """Whether an installed package lacks a module, so that its patch would wait for ever. Imports nothing."""
+    """Return whether an installed package lacks a module, so that its patch would wait for ever. Imports nothing."""
     package, *parts = module.split(".")
     spec = importlib.util.find_spec(package)
     if not parts or spec is None:
@@ -67,47 +67,47 @@ def _recorded(hook: Hook, name: str) -> Callable[[ModuleType], None]:
 
 
 def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
-    """A function of a library, if it is as the patch was written for.
+    """Return a function of a library if it is as the patch expects.
 
     Args:
-        module: that holds it.
-        path: its name there, as ``function`` or ``Class.method``.
-        parameters: the names of all its parameters; any will do if none are given.
+        module: module that contains it.
+        path: name of the function in the module, as ``function`` or ``Class.method``.
+        parameters: names of all its parameters; if none are given, any are accepted.
 
     Raises:
-        PatchError: it is gone or takes other parameters, so the library has changed under the patch.
+        PatchError: the function is missing or has other parameters, so the library has changed.
     """
     function = module
     for name in path.split("."):
         if not hasattr(function, name):
-            raise PatchError(f"{module.__name__} has no {path} any more. {TESTED_VERSIONS}")
+            raise PatchError(f"{module.__name__} no longer has {path}. {TESTED_VERSIONS}")
         function = getattr(function, name)
     found = tuple(inspect.signature(function).parameters)
     if parameters and found != parameters:
         raise PatchError(
-            f"{module.__name__}.{path} takes ({', '.join(found)}), the patch was written for ({', '.join(parameters)}). "
-            + TESTED_VERSIONS
+            f"{module.__name__}.{path} has the parameters ({', '.join(found)}), but the patch was written for "
+            f"({', '.join(parameters)}). {TESTED_VERSIONS}"
         )
     return function
 
 
 def says(function: Callable, text: str) -> bool:
-    """Whether the source of a library's function contains a text: by which a patch sees that it is no longer needed."""
+    """Return whether the source of a library's function contains a text, which shows that a patch is no longer needed."""
     return text in inspect.getsource(inspect.unwrap(function))
 
 
 def rebind(original: Callable, replacement: Callable) -> None:
-    """Put a replacement under every name by which verl's loaded modules hold the original."""
+    """Put a replacement under every name by which verl's loaded modules refer to the original."""
     for name, module in list(sys.modules.items()):
         if name.split(".")[0] == "verl" and vars(module).get(original.__name__) is original:
             setattr(module, original.__name__, replacement)
 
 
 def extend(module: ModuleType, name: str, mixin: type, **attributes: Any) -> None:
-    """Put a subclass in the place of a library's class, with the methods of a mixin before its own.
+    """Replace a class of a library by a subclass with the methods of a mixin before its own.
 
-    Modules that import the class later get the subclass, and so do classes that derive from it there. It has the place and
-    the name of the original, so that Ray sends it by reference.
+    Modules that import the class later get the subclass, and so do classes of the module that derive from it later. The
+    subclass has the module and the name of the original, so that Ray sends it by reference.
     """
     original = vars(module)[name]
     described = {"__module__": module.__name__, "__doc__": original.__doc__, **attributes}
@@ -116,7 +116,7 @@ def extend(module: ModuleType, name: str, mixin: type, **attributes: Any) -> Non
 
 @contextmanager
 def replaced(module: ModuleType, name: str, replacement: Callable) -> Iterator[None]:
-    """A function of a module is another one for the time of the block."""
+    """Replace a function of a module during the block."""
     original = vars(module)[name]
     setattr(module, name, replacement)
     try:

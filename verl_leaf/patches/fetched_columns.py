@@ -1,8 +1,8 @@
 """verl's workers fetch every column of a batch from TransferQueue, for every pass of the actor.
 
-verl/utils/transferqueue_utils.py async_kv_batch_meta2batch_meta (0.9.1) leaves columns out where the trainer names those that it
-wants, which it never does. Of columns that hold an object for every row, most of them the dataset's, a worker reads
-``multi_modal_inputs`` alone. Each of the others is packed, unpacked and split row by row.
+verl/utils/transferqueue_utils.py async_kv_batch_meta2batch_meta (0.9.1) leaves columns out if the trainer names the
+ones that it needs, but the trainer never does. Of the columns with one object per row, most of them the dataset's, a
+worker reads only ``multi_modal_inputs``. The others are packed, unpacked and split row by row for nothing.
 """
 
 import functools
@@ -10,7 +10,7 @@ from types import ModuleType
 
 from verl_leaf.patches.base import SOLVED, expect, says
 
-UPSTREAM = "WORKER_OBJECT_FIELDS"  # what recipes/upstream/7_fetched_columns adds to verl
+UPSTREAM = "WORKER_OBJECT_FIELDS"  # in verl's source once recipes/upstream/7_fetched_columns is in it
 
 
 def _patch(module: ModuleType) -> str:

@@ -1,8 +1,8 @@
 """Granite Speech's feature extractor needs torchaudio, of which there is no CPU build.
 
 transformers/models/granite_speech/feature_extraction_granite_speech.py (5.10.4) makes its mel spectrogram with
-``torchaudio.transforms.MelSpectrogram``, whose wheel does not load beside a CPU torch. Where torchaudio is not installed, the
-same spectrogram is made with ``torch.stft`` and the filters of transformers.audio_utils.
+``torchaudio.transforms.MelSpectrogram``, but torchaudio's wheel does not load with a CPU torch. If torchaudio is not
+installed, the same spectrogram is made with ``torch.stft`` and the filters of transformers.audio_utils.
 """
 
 import functools
@@ -16,7 +16,7 @@ from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect
 
 
 class MelSpectrogram(torch.nn.Module):
-    """``torchaudio.transforms.MelSpectrogram`` with its defaults: power 2, Hann window, HTK scale, reflected edges."""
+    """``torchaudio.transforms.MelSpectrogram`` with its defaults: power 2, Hann window, HTK scale, reflection."""
 
     def __init__(self, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int):
         super().__init__()
@@ -26,7 +26,7 @@ class MelSpectrogram(torch.nn.Module):
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """``[..., samples]`` to ``[..., n_mels, frames]``."""
+        """Return ``[..., n_mels, frames]`` from ``[..., samples]``."""
         spectrum = torch.stft(
             *(waveform, self.n_fft, self.hop_length, len(self.window), self.window),
             center=True,
@@ -41,7 +41,7 @@ def _patch(module: ModuleType) -> str:
     if is_torchaudio_available():
         return "not needed: torchaudio is installed"
     if "torchaudio" in vars(module):
-        raise PatchError(f"{module.__name__} has a torchaudio although none is installed. {TESTED_VERSIONS}")
+        raise PatchError(f"{module.__name__} has a torchaudio, although none is installed. {TESTED_VERSIONS}")
 
     @functools.wraps(needs)
     def requires_backends(obj, backends):

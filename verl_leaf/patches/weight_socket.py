@@ -1,9 +1,10 @@
-"""Two runs on one host, each with a Ray of its own, send their weights through the same socket.
+"""Two runs on one host, each with its own Ray, send their weights through the same socket.
 
-The actor hands weights to vLLM through a file in /tmp that is named after Ray's job (verl/workers/rollout/vllm_rollout/
-vllm_rollout.py ServerAdapter.__init__ and utils.py _get_zmq_handle, 0.9.1). The first job of every Ray cluster has the
-same name, so two such runs hang, or take each other's weights. The name of Ray's session, which has the time of the
-cluster's start, tells them apart; its control store may have one address in two containers that share /tmp.
+The actor hands weights to vLLM through a file in /tmp that is named after Ray's job
+(verl/workers/rollout/vllm_rollout/vllm_rollout.py ServerAdapter.__init__ and utils.py _get_zmq_handle, 0.9.1). The
+first job of every Ray cluster has the same name, so two such runs hang, or get each other's weights. The name of Ray's
+session contains the start time of the cluster and so distinguishes the runs. (The address of Ray's control store may be
+the same in two containers that share /tmp.)
 """
 
 import functools
@@ -14,16 +15,16 @@ import ray
 
 from verl_leaf.patches.base import SOLVED, TESTED_VERSIONS, PatchError, expect, says
 
-UPSTREAM = "get_cluster_job_name"  # what verl names the socket after once recipes/upstream/1_weight_socket is in it
+UPSTREAM = "get_cluster_job_name"  # in verl's source once recipes/upstream/1_weight_socket is in it
 JOB = "VERL_RAY_JOB_ID"
-ACTIVE = "active: verl names the socket of weights after the job alone"
+ACTIVE = "active: verl names the socket of weights only after the job"
 
 
 def _names() -> tuple[str, str]:
-    """The job's name, and one that no job of another cluster has."""
+    """Return the name of the job, and a name that no job of another cluster has."""
     context = ray.get_runtime_context()
     job = context.get_job_id()
-    return job, f"{job}-{context.worker.node.session_name}"  # get_session_name(), which Ray 2.41 does not have yet
+    return job, f"{job}-{context.worker.node.session_name}"  # Ray 2.41 lacks get_session_name()
 
 
 def _patch_sender(module: ModuleType) -> str:
@@ -37,7 +38,9 @@ def _patch_sender(module: ModuleType) -> str:
         job, own = _names()
         prefix = f"ipc:///tmp/rl-colocate-zmq-{job}-"
         if not self.zmq_handle.startswith(prefix):
-            raise PatchError(f"verl sends weights through {self.zmq_handle}, not {prefix}... {TESTED_VERSIONS}")
+            raise PatchError(
+                f"verl sends weights through {self.zmq_handle}, which does not begin with {prefix}. {TESTED_VERSIONS}"
+            )
         self.zmq_handle = self.zmq_handle.replace(job, own, 1)
 
     module.ServerAdapter.__init__ = __init__
@@ -55,7 +58,7 @@ def _patch_receiver(module: ModuleType) -> str:
         job, own = _names()
         if os.environ.get(JOB) != job:
             raise PatchError(f"verl does not tell vLLM {JOB}={job}. {TESTED_VERSIONS}")
-        os.environ[JOB] = own  # vLLM's processes start later
+        os.environ[JOB] = own  # vLLM's processes start later and inherit it
 
     module.vLLMHttpServer.__init__ = __init__
     return ACTIVE

@@ -9,9 +9,9 @@ from verl.plugin.platform import PlatformBase, PlatformRegistry
 
 
 def _device_module() -> types.ModuleType:
-    """``torch.cpu``, completed with the calls that verl makes on the module of any accelerator.
+    """Return ``torch.cpu`` with the additional functions that verl calls on an accelerator's module.
 
-    Memory counters read 0, memory and stream control do nothing; the random state is the CPU generator's.
+    Memory counters return 0, memory and stream control do nothing, and the random state is the CPU generator's.
     """
     module = types.ModuleType("verl_leaf.plugin.torch_cpu")
     module.__getattr__ = lambda name: getattr(torch.cpu, name)
@@ -19,7 +19,7 @@ def _device_module() -> types.ModuleType:
         setattr(module, name, lambda *args, **kwargs: 0)
     for name in ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "synchronize"):
         setattr(module, name, lambda *args, **kwargs: None)
-    module.is_available = lambda: False  # what verl asks before it reads accelerator memory
+    module.is_available = lambda: False  # verl checks it before it reads accelerator memory
     module.device_count = lambda: 1
     module.current_device = lambda: torch.device("cpu")
     module.get_device_name = lambda *args: "CPU"
@@ -32,7 +32,7 @@ def _device_module() -> types.ModuleType:
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """Registered last, so verl asks it only after the accelerators' platforms have said no."""
+    """verl's platform for the CPU, registered last so that verl uses it only if no accelerator is available."""
 
     device_name = "cpu"
     vendor_name = "cpu"
@@ -72,7 +72,7 @@ class PlatformCPU(PlatformBase):
         return "gloo"
 
     def visible_devices_envvar(self) -> str:
-        return "CUDA_VISIBLE_DEVICES"  # what Ray sets for its logical GPUs, see ray_resource_name
+        return "CUDA_VISIBLE_DEVICES"  # Ray sets it for its logical GPUs, see ray_resource_name
 
     @contextlib.contextmanager
     def nvtx_range(self, msg: str):
@@ -85,7 +85,7 @@ class PlatformCPU(PlatformBase):
         pass
 
     def ray_resource_name(self) -> str:
-        # verl/single_controller/ray/base.py counts only GPU and NPU: a rank takes one logical GPU
+        # verl/single_controller/ray/base.py counts only GPU and NPU, so a rank uses one logical GPU
         # (ray_kwargs.ray_init.num_gpus).
         return "GPU"
 
@@ -93,7 +93,7 @@ class PlatformCPU(PlatformBase):
         return []
 
     def is_ipc_supported(self) -> bool:
-        return False  # weights then reach vLLM through POSIX shared memory
+        return False  # so weights are sent to vLLM through POSIX shared memory
 
     def cudart(self):
         return None

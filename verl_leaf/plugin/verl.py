@@ -1,7 +1,7 @@
-"""``verl.plugins`` entry point. verl imports it and calls nothing (verl/__init__.py), so importing it connects the package.
+"""The ``verl.plugins`` entry point. verl only imports it (verl/__init__.py), so importing it connects the package.
 
-What belongs to a verl module is attached right after that module is imported, by wrapt's post-import hooks: a process
-that never imports it pays nothing.
+Changes to a module of verl are attached right after that module is imported, by wrapt's post-import hooks. A process that
+never imports the module pays nothing.
 """
 
 import os
@@ -25,7 +25,7 @@ def _connect() -> None:
 
 
 def _register_cpu_platform() -> None:
-    """Give verl a CPU platform, which it takes if no accelerator answers."""
+    """Register a CPU platform, which verl uses if there is no accelerator."""
     from verl.plugin.platform import get_platform
 
     from verl_leaf.plugin import cpu_platform  # noqa: F401  (importing it registers the platform)
@@ -45,7 +45,7 @@ def _register_estimators(core_algos) -> None:
     from verl_leaf.training import estimator
 
     for name, function in estimator.FUNCTIONS.items():
-        # Not by `register_adv_est`, which refuses a name that verl has (recipes/upstream/5_leaf): ours have metrics, too.
+        # Not by `register_adv_est`, which refuses verl's names (recipes/upstream/5_leaf); our functions also have metrics.
         core_algos.ADV_ESTIMATOR_REGISTRY[name] = function
 
 
@@ -57,12 +57,12 @@ try:
     _connect()
 except ModuleNotFoundError as error:
     raise SystemExit(
-        f"verl-leaf cannot connect to verl without {error.name}: pip install 'verl-leaf[verl]', "
+        f"verl-leaf cannot connect to verl without {error.name}. Run pip install 'verl-leaf[verl]', "
         "or set VERL_USE_EXTERNAL_PLUGINS=none to use verl without it."
     ) from error
 except Exception as error:
     traceback.print_exc()
     raise SystemExit(
         f"verl-leaf could not connect to verl: {error}\n"
-        "Run `verl-leaf doctor` for the remedy, or set VERL_USE_EXTERNAL_PLUGINS=none to use verl without it."
+        "Run `verl-leaf doctor` to see what to do, or set VERL_USE_EXTERNAL_PLUGINS=none to use verl without it."
     ) from error

@@ -1,10 +1,10 @@
-"""``vllm.general_plugins`` entry point. vLLM calls it in every program that it is part of, whoever trains there."""
+"""The ``vllm.general_plugins`` entry point, which vLLM calls in every program that uses it, whatever the program is for."""
 
 import importlib.util
 
 
 def register_models() -> None:
-    """Give vLLM our model classes and patches beside verl; do nothing if verl is not installed, since all is for it."""
+    """Register model classes and patches with vLLM; do nothing if verl is not installed, because only verl needs them."""
     if importlib.util.find_spec("verl") is None:
         return
     from vllm import ModelRegistry

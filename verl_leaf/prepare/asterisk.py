@@ -1,6 +1,6 @@
-"""Asterisk's prompts: an English reader, to transcribe or to translate, from Debian's packages asterisk-core-sounds.
+"""Asterisk's prompts: one English speaker, for transcription or translation, from Debian's packages asterisk-core-sounds.
 
-There is one reader, so splits are by a hash of the English text, a tenth each for test and validation.
+There is only one speaker, so the splits are by a hash of the English text: a tenth each for test and validation.
 """
 
 import re
@@ -12,18 +12,28 @@ from verl_leaf.prepare.covost2 import PHRASINGS as TRANSLATE
 from verl_leaf.prepare.fillets import MAX_SECONDS
 from verl_leaf.prepare.tables import read_lines
 
-HELP = "Asterisk's prompts (Debian): English transcription, and translation"
+HELP = "Asterisk's prompts (Debian): English transcription or translation"
 LICENCE = "CC-BY-SA-3.0; read by Allison Smith"
 TRANSCRIBE = ("<audio>\nWrite down what is said.", "Transcribe the recording.\n<audio>")
 LINE = re.compile(r"([\w./-]+): *(.*)")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--answers", choices=("en", "fr", "es", "it"), default="en", help="language (%(default)s)")
     parser.add_argument(
-        "--sounds", type=Path, default=Path("/usr/share/asterisk/sounds/en"), help="default: %(default)s"
+        "--answers",
+        choices=("en", "fr", "es", "it"),
+        default="en",
+        help="language of the answers (default: %(default)s)",
     )
-    parser.add_argument("--texts", type=Path, default=Path("/usr/share/doc"), help="default: %(default)s")
+    parser.add_argument(
+        "--sounds",
+        type=Path,
+        default=Path("/usr/share/asterisk/sounds/en"),
+        help="folder of the sounds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--texts", type=Path, default=Path("/usr/share/doc"), help="folder of the texts (default: %(default)s)"
+    )
 
 
 def read(options) -> Corpus:
@@ -38,9 +48,9 @@ def read(options) -> Corpus:
     for name, text in english.items():
         clip = options.sounds / f"{name}.wav"
         if not text or text.startswith("["):
-            corpus.add(Rejected(name, str(clip), "has no speech"))
+            corpus.add(Rejected(name, str(clip), "it has no speech"))
         elif not answers.get(name):
-            corpus.add(Rejected(name, str(clip), f"has no text in {names['target']}"))
+            corpus.add(Rejected(name, str(clip), f"it has no text in {names['target']}"))
         elif not clip.exists():
             corpus.add(Rejected(name, str(clip), "no such file"))
         else:

@@ -1,6 +1,6 @@
-"""Questions about audio with choices: AVQA, AudioMCQ and MMAU as they are published, or tables of your own.
+"""Multiple-choice questions about audio: AVQA, AudioMCQ and MMAU as published, or your own tables.
 
-Every table in the folder whose columns are those of a known layout is read. A hash of a row's id orders its choices.
+Every table in the folder with the columns of a known layout is read. A hash of a row's id orders its choices.
 """
 
 import itertools
@@ -18,23 +18,23 @@ from verl_leaf.data.references import absolute_audio
 from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need, text_of
 from verl_leaf.prepare.manifest import SUFFIXES, audio_path, check_held_out, embedded_audio, held_out, table_rows
 
-HELP = "AVQA, AudioMCQ, MMAU, or a table of your own with a column of choices"
+HELP = "AVQA, AudioMCQ, MMAU, or your own table with a column of choices"
 LETTER = "the letter of the right choice between <answer> and </answer>"
 PHRASINGS = {
     False: f"{PLACEHOLDER}\n{{question}}\n{{choices}}\nWrite {LETTER}.",
     True: f"{PLACEHOLDER}\n{{question}}\n{{choices}}\nFirst write what you hear and conclude between <think> and </think>, "
     f"then {LETTER}.",
 }
-SPLITS = {"train": TRAIN, "val": VALIDATION, "dev": VALIDATION, "test": TEST}  # by how a name begins
-SOUND = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # rather than the video of the same name
+SPLITS = {"train": TRAIN, "val": VALIDATION, "dev": VALIDATION, "test": TEST}  # by the beginning of the name
+SOUND = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # preferred to a video of the same name
 LETTERED = re.compile(r"\(?([A-Z])[).:]\s*(?=\S)")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Names of the columns of a table; a role whose column is not there is empty in all rows."""
+    """The column names of a table; if a role's column is missing, the role is empty in all rows."""
 
-    name: str  # of the data source
+    name: str  # name of the data source
     audio: str = "audio"
     question: str = "question"
     choices: str = "choices"
@@ -52,30 +52,30 @@ class Layout:
 AVQA = Layout(
     "avqa", audio="video_name", question="question_text", choices="multi_choice", category="question_relation"
 )
-AVQA_HUB = Layout("avqa", choices="question")  # which holds them behind a line "Choices:"
+AVQA_HUB = Layout("avqa", choices="question")  # the choices are in the question, after a line "Choices:"
 MMAU = Layout("mmau", audio="audio_id", category="task")
 MMAU_HUB = Layout(
     "mmau", audio="context", question="instruction", category="task"
-)  # the rest is JSON in other_attributes
+)  # other_attributes contains the rest as JSON
 AUDIOMCQ = Layout("audiomcq", audio="audio_path", category="question_type")
 LAYOUTS = (AVQA, MMAU_HUB, MMAU, AUDIOMCQ)
 ROLES = ("audio", "question", "choices", "answer", "id", "split", "category", "difficulty")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("folder", type=Path, help="the data set's folder, or a table")
-    parser.add_argument("--audio", type=Path, help="folder of the audio (default: the data set's)")
+    parser.add_argument("folder", type=Path, help="folder of the data set, or a table")
+    parser.add_argument("--audio", type=Path, help="folder of the audio (default: that of the data set)")
     parser.add_argument("--thinking", action="store_true", help="ask for <think> before <answer>")
-    parser.add_argument("--seed", default="0", help="of the order of choices (default: %(default)s)")
+    parser.add_argument("--seed", default="0", help="seed of the order of choices (default: %(default)s)")
     parser.add_argument("--name", help="data_source of the rows (default: the layout's name, or the file's)")
     parser.add_argument(
         "--held-out",
         type=float,
         default=0.1,
-        help="share of the clips for validation, and for test, if no name says so (0.1)",
+        help="share of the clips for validation and again for test, if no name states the split (default: %(default)s)",
     )
     for role in ROLES:
-        parser.add_argument(f"--{role}-column", default=role, help="of your own tables (default: %(default)s)")
+        parser.add_argument(f"--{role}-column", default=role, help="column of your own tables (default: %(default)s)")
 
 
 def read(options) -> Corpus:
@@ -83,11 +83,11 @@ def read(options) -> Corpus:
     root = options.audio or (options.folder.parent if options.folder.is_file() else options.folder)
     finder = _Finder(need(root, "the folder of the audio"))
     corpus = Corpus(options.name or "", (PHRASINGS[options.thinking],))
-    published: list[tuple[int, int]] = []  # place of the right choice, and how many there are
+    published: list[tuple[int, int]] = []  # index of the correct choice, and the number of choices
     for file in _tables(options.folder):
         layout, rows = _recognised(file, options)
         if layout is None:
-            corpus.notes.append(f"{file} is no table of questions with choices, and is left out")
+            corpus.notes.append(f"{file} is not a table of multiple-choice questions. It is left out")
             continue
         corpus.data_source = corpus.data_source or layout.name
         for number, (place, row) in enumerate(rows):
@@ -107,8 +107,8 @@ def read(options) -> Corpus:
     if not corpus.items and not corpus.rejected:
         columns = "; ".join(f"{layout.name}: {', '.join(layout.needed)}" for layout in LAYOUTS)
         raise ValueError(
-            f"{options.folder}: no table ({', '.join(SUFFIXES)}) has the columns of a layout ({columns}), nor "
-            "--audio-column and the others that you can name"
+            f"{options.folder}: no table ({', '.join(SUFFIXES)}) has the columns of a known layout ({columns}), or those that "
+            "--audio-column and the other options name"
         )
     written = [(ord(item.answers[0]) - ord("A"), len(item.choices)) for item in corpus.items]
     corpus.facts["right_letters"] = {"published": _shares(published), "written": _shares(written)}
@@ -117,19 +117,19 @@ def read(options) -> Corpus:
 
 
 def _tables(path: Path) -> list[Path]:
-    """Return the tables in a folder, or the one that the path names."""
+    """Return the tables in a folder, or the table that the path names."""
     need(path, "the data set's folder, or a table", "file" if path.is_file() else "folder")
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     tables = [
         file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
     ]
     if not tables:
-        raise ValueError(f"{path}: holds no table ({', '.join(SUFFIXES)})")
+        raise ValueError(f"{path} contains no table ({', '.join(SUFFIXES)})")
     return tables
 
 
 def _recognised(file: Path, options) -> tuple[Layout | None, Iterator[tuple[str, dict | str]]]:
-    """Return the layout of a table, which its first row shows, and its rows; None if it has none."""
+    """Return a table's layout, recognised by its first row, or None; and its rows."""
     columns = {role: getattr(options, f"{role}_column") for role in ROLES}
     own = Layout(options.name or file.stem, **columns)
     rows = table_rows(file, (), (own.audio, own.choices))
@@ -144,14 +144,14 @@ def _recognised(file: Path, options) -> tuple[Layout | None, Iterator[tuple[str,
 
 
 def _cells(row: Mapping, layout: Layout) -> dict:
-    """Return a row's cells by their role, and in ``record`` what MMAU's own evaluation needs of the row."""
+    """Return a row's cells by role; ``record`` contains what MMAU's own evaluation needs of the row."""
     cells = {role: row.get(getattr(layout, role)) for role in ROLES}
     if layout is AVQA:
-        cells["audio"] = row.get("audio_path") or cells["audio"]  # as R1-AQA adds it
+        cells["audio"] = row.get("audio_path") or cells["audio"]  # a column that R1-AQA adds
         cells["question"] = re.sub(r"\bvideo", "audio", text_of(cells["question"], "question"))
         place, choices = cells["answer"], cells["choices"]
         if not isinstance(place, int) or not isinstance(choices, list) or not 0 <= place < len(choices):
-            raise ValueError(f"the answer {place!r:.40} is not the place of a choice")
+            raise ValueError(f"the answer {place!r:.40} is not the index of a choice")
         cells["answer"] = choices[place]
     elif layout is AVQA_HUB:
         question, _, choices = text_of(cells["question"], "question").partition("\nChoices:\n")
@@ -165,20 +165,20 @@ def _cells(row: Mapping, layout: Layout) -> dict:
 
 
 def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Layout, finder: "_Finder", options):
-    """Return the item of a row, and the place that its right choice has as published."""
+    """Return the item of a row, and the published index of its correct choice."""
     question = text_of(cells["question"], "question")
     choices = cells["choices"] if isinstance(cells["choices"], list) else []
     texts = [" ".join(text_of(choice, "choice").split()) for choice in choices]
     answer = " ".join(text_of(cells["answer"], "answer").split())
     if not question or not answer:
-        raise ValueError(f"has no {'answer' if question else 'question'}")
+        raise ValueError(f"it has no {'answer' if question else 'question'}")
     if any(PLACEHOLDER in text for text in (question, *texts)):
-        raise ValueError(f"holds {PLACEHOLDER}, which stands for audio")
+        raise ValueError(f"a text contains {PLACEHOLDER}, which stands for audio")
     right = texts.index(answer) if texts.count(answer) == 1 else right_choice([answer], texts)
     letters = [match[1] if (match := LETTERED.match(text)) else "" for text in texts]
     if letters == [letter_of(place) for place in range(len(texts))]:
         texts = [LETTERED.sub("", text, count=1) for text in texts]
-    right_choice([texts[right]] if len(texts[right]) > 1 else [], texts)  # what the reward will need
+    right_choice([texts[right]] if len(texts[right]) > 1 else [], texts)  # fails now if the reward would fail
     order = ordered(texts, id, options.seed)
     if (audio := embedded_audio(cells["audio"], file, number, layout.audio)) is None:
         clip = audio_path(cells["audio"])
@@ -203,17 +203,17 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
 
 
 def ordered(choices: Sequence[str], id: str, seed: str = "0") -> list[str]:
-    """Return choices in the order that a row's id decides, however they were ordered before."""
+    """Return choices in an order that depends only on a row's id and the seed."""
     return sorted(choices, key=lambda choice: (fraction(f"{seed}\n{id}\n{choice}"), choice))
 
 
 def _first(cell):
-    """Return a cell's value, or the only one of a list: some of MMAU's categories are lists."""
+    """Return a cell's value, or the value in a list of one: some of MMAU's categories are such lists."""
     return cell[0] if isinstance(cell, list) and len(cell) == 1 else cell
 
 
 def _split(name: str, file: Path) -> str:
-    """Return the split that a row's cell or its file's name says; empty if neither does."""
+    """Return the split that a row's cell or its file's name states, or an empty string."""
     match = re.match(r"(train|val|dev|test)", name.lower()) or re.search(
         r"(?:^|[^a-z])(train|val|dev|test)", file.stem.lower()
     )
@@ -221,17 +221,17 @@ def _split(name: str, file: Path) -> str:
 
 
 class _Finder:
-    """Finds audio by its path, or by its name anywhere in a folder, whose names are read when first needed."""
+    """A search for audio files by path, or by name anywhere in a folder, whose files are listed when first needed."""
 
     def __init__(self, root: Path):
         self.root = root
         self._files: dict[str, list[Path]] | None = None
 
     def find(self, name: str, folder: Path) -> Segment:
-        """Return the segment of a path from the folder of the audio or of the table, or of a name with or without suffix.
+        """Return the segment of a path in the audio's or the table's folder, or of a file name with or without suffix.
 
         Raises:
-            ValueError: there is no such file, or several have the name.
+            ValueError: no file, or more than one, has this name.
         """
         for start in (self.root, folder):
             path = absolute_audio(name, str(start))
@@ -251,30 +251,30 @@ class _Finder:
 
 
 def _stem(name: str) -> str:
-    """Return a name without folder and suffix; AVQA's end in seconds with leading zeros, their files may do without."""
+    """Return a name without folder and suffix, and without leading zeros in the final number, which AVQA's files may lack."""
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
     root, suffix = os.path.splitext(base)
     return re.sub(r"_0+(?=\d+$)", "_", root if suffix.lower() in (*SOUND, ".mp4", ".mkv", ".webm") else base)
 
 
 def _shares(places: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Return how often the right choice has each letter."""
+    """Return how often the correct choice has each letter."""
     counts = Counter(place for place, _ in places)
     return {letter_of(place): counts[place] / len(places) for place in range(max((n for _, n in places), default=0))}
 
 
 def _bias(what: str, places: Sequence[tuple[int, int]]) -> str:
-    """Say how often the right choice has each letter, and what always naming the commonest one would score."""
-    from scipy.stats import chisquare  # here, so that --help imports nothing heavy
+    """Return a sentence on how often the correct choice has each letter, and what a fixed letter would score."""
+    from scipy.stats import chisquare  # imported here, so that --help stays fast
 
     shares = _shares(places)
     if not shares:
-        return f"right answers {what}: none"
+        return f"correct answers {what}: none"
     chance = sum(1 / count for _, count in places) / len(places)
     expected = [sum(1 / count for _, count in places if place < count) for place in range(len(shares))]
     p = float(chisquare([share * len(places) for share in shares.values()], expected).pvalue)
     each = ", ".join(f"{letter} {100 * share:.1f} %" for letter, share in shares.items())
     return (
-        f"right answers {what}: {each}; always naming one letter scores up to {100 * max(shares.values()):.1f} %, chance is "
+        f"correct answers {what}: {each}. Always naming one letter scores up to {100 * max(shares.values()):.1f} %; chance is "
         f"{100 * chance:.1f} % (chi-square p = {p:.2g})"
     )

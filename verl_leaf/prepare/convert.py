@@ -1,4 +1,4 @@
-"""An item to a row of verl's: what a worker process does."""
+"""Conversion of items to rows in verl's format, in worker processes."""
 
 import functools
 import io
@@ -20,23 +20,23 @@ from verl_leaf.data.rows import spoken_row
 from verl_leaf.prepare.corpus import Corpus, Item, Rejected, Segment, choose
 from verl_leaf.prepare.tables import ParquetColumn
 
-RATE = 16000  # Hz of the audio that is joined or cut here
-MAX_EMBEDDED = 2**30  # bytes of a row's audio: half of what an Arrow array can hold
-TOLERANCE = 0.5  # seconds that a recording may end before a stretch of it
+RATE = 16000  # Hz of audio that is joined or cut here
+MAX_EMBEDDED = 2**30  # bytes of a row's audio: half of the largest Arrow array
+TOLERANCE = 0.5  # seconds by which a recording may be shorter than a segment of it
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker needs to know to make a row."""
+    """The settings of a worker."""
 
     corpus: Corpus  # without its rows
-    prompt: str | None  # for all rows, instead of the phrasings and the rows' own
+    prompt: str | None  # prompt of all rows, instead of the phrasings and the rows' own prompts
     embed: bool
     out: str
 
 
 def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
-    """Return the row of an item, which comes with its number within its split; or why there is none."""
+    """Return the row of an item and its number within the split, or why it is rejected."""
     number, item = numbered
     longest = settings.corpus.max_seconds
     try:
@@ -44,14 +44,14 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
         waveforms = [np.concatenate([_load(segment) for segment in segments]) for segments in item.audios]
         seconds = sum(map(len, waveforms)) / RATE
         if longest is not None and seconds > longest:
-            raise AudioError(f"lasts {seconds:.1f} s, more than {longest:g}")
+            raise AudioError(f"the audio lasts {seconds:.1f} s, more than {longest:g} s")
         stem = f"audio/{item.split}-{number:07d}"
         audios = [
             _reference(settings, segments, waveform, f"{stem}-{part}")
             for part, (segments, waveform) in enumerate(zip(item.audios, waveforms, strict=True))
         ]
         if (size := embedded(audios)) > MAX_EMBEDDED:
-            raise AudioError(f"its audio is {size / 1e6:.0f} MB, too much to embed; leave out --embed, or cut it")
+            raise AudioError(f"the audio is {size / 1e6:.0f} MB, too large to embed. Remove --embed, or cut the audio")
         row = {
             "data_source": item.data_source or settings.corpus.data_source,
             "prompt": [{"role": "user", "content": text}],
@@ -68,16 +68,16 @@ def convert(settings: Settings, numbered: tuple[int, Item]) -> dict | Rejected:
                 "difficulty": item.difficulty or None,
                 "record": item.record or None,
             },
-            "unheard": any(unheard(waveform, RATE) for waveform in waveforms),  # for the report, in no file
+            "unheard": any(unheard(waveform, RATE) for waveform in waveforms),  # only for the report
         }
-        spoken_row(row, settings.out)  # stops where a run would
+        spoken_row(row, settings.out)  # raises an error if a run would
     except ValueError as error:
         return Rejected(item.id, item.source, str(error))
     return row
 
 
 def embedded(audios: list[dict]) -> int:
-    """Bytes of the audio inside a row."""
+    """Return the bytes of the audio inside a row."""
     return sum(len(audio["bytes"] or b"") for audio in audios)
 
 
@@ -92,19 +92,19 @@ def _prompt(settings: Settings, item: Item) -> str:
         phrasing = settings.prompt or choose(phrasings, item.phrase_by or item.question)
         text = fill(phrasing, item.question, item.choices, len(item.audios))
     if text.count(PLACEHOLDER) != len(item.audios):
-        raise AudioError(f"the question holds {PLACEHOLDER}, but not once for each of {len(item.audios)} audio(s)")
+        raise AudioError(f"the question must contain {PLACEHOLDER} once for each of the {len(item.audios)} audio(s)")
     return text
 
 
 def fill(phrasing: str, question: str, choices: Sequence[str] = (), clips: int = 1) -> str:
-    """Return a phrasing with a question, lettered choices, and a placeholder for each clip."""
+    """Return a phrasing filled with the question, lettered choices, and a placeholder for each clip."""
     lettered = "\n".join(f"{letter_of(number)}) {choice}" for number, choice in enumerate(choices))
     fields = {PLACEHOLDER: PLACEHOLDER * clips, "{question}": question, "{choices}": lettered}
     return re.sub("|".join(map(re.escape, fields)), lambda match: fields[match[0]], phrasing)
 
 
 def _load(segment: Segment) -> np.ndarray:
-    """Return the float32 waveform ``[samples]`` of a segment; raise AudioError if not all of it can be had."""
+    """Return the float32 waveform ``[samples]`` of a segment; raise AudioError if a part of it is missing."""
     if segment.row is not None:
         try:
             return load_audio(_stored(segment), RATE)
@@ -115,16 +115,17 @@ def _load(segment: Segment) -> np.ndarray:
     waveform = load_audio(segment.path, RATE, start=segment.start, seconds=segment.seconds)
     if len(waveform) < (segment.seconds - TOLERANCE) * RATE:
         raise AudioError(
-            f"{segment.path}: ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, wanted are {segment.seconds:g}"
+            f"{segment.path}: the recording ends {len(waveform) / RATE:.1f} s after {segment.start:g} s, but the "
+            f"segment has {segment.seconds:g} s"
         )
     return waveform
 
 
 def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.ndarray, stem: str) -> dict:
-    """Return what a row holds for an audio: a path, or its bytes.
+    """Return the value of an audio in a row: a path, or its bytes.
 
-    A recording that is a file of its own stays as it is; one inside a parquet file keeps its encoding; one that was cut
-    or joined is encoded here.
+    A recording in a file of its own stays as it is. One inside a parquet file keeps its encoding. One that was cut or
+    joined is encoded here.
     """
     whole = segments[0] if len(segments) == 1 and segments[0].seconds is None else None
     if whole is None:
@@ -139,7 +140,7 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
     elif not settings.embed:
         return {"bytes": None, "path": os.path.abspath(whole.path)}
     elif os.path.getsize(whole.path) > MAX_EMBEDDED:
-        raise AudioError(f"{whole.path}: is too large to embed; leave out --embed, or cut it")
+        raise AudioError(f"{whole.path}: the file is too large to embed. Remove --embed, or cut the audio")
     else:
         data, suffix = Path(whole.path).read_bytes(), ""
     if settings.embed:
@@ -150,8 +151,8 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
 
 
 def _stored(segment: Segment) -> dict:
-    """The audio in a row of a parquet file."""
-    assert segment.row is not None, "a segment with a column is of a row"
+    """Return the audio in a row of a parquet file."""
+    assert segment.row is not None, "a segment in a parquet file has a row"
     value = _column(segment.path, segment.column)[segment.row]
     if segment.part is not None:
         value = value[segment.part]

@@ -1,4 +1,4 @@
-"""What a corpus hands on to be written, and how it finds its files."""
+"""The rows of a corpus, and helpers to find its files."""
 
 import hashlib
 import math
@@ -12,30 +12,30 @@ TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a file, or all of it; or a whole audio that is stored in a parquet file or is a ``data:`` URI."""
+    """A part of an audio file, or all of it; or a whole audio in a parquet file or a ``data:`` URI."""
 
-    path: str  # or the URI
+    path: str  # path, or the URI
     start: float = 0.0  # seconds
-    seconds: float | None = None  # to the end, if None
-    row: int | None = None  # of the parquet file ``path``
+    seconds: float | None = None  # None for the part up to the end
+    row: int | None = None  # row of the parquet file ``path``
     column: str = "audio"
-    part: int | None = None  # where the column holds a list of audios
+    part: int | None = None  # index in the cell, if it is a list of audios
 
 
 @dataclass(frozen=True)
 class Item:
-    """A row to be: each audio is one segment, or several to be joined."""
+    """A row to write. Each audio consists of one or more segments, which are joined."""
 
     id: str
     split: str
     audios: tuple[tuple[Segment, ...], ...]
     answers: tuple[str, ...]
-    question: str = ""  # empty where the task is the same for all rows
-    prompt: str = ""  # its own whole prompt; one of the phrasings if empty
-    phrase_by: str = ""  # its hash chooses the phrasing; the question if empty
-    source: str = ""  # file and row that it comes from
-    numbered: bool = False  # the id is only the row's number
-    data_source: str = ""  # its own, where a corpus has several; the corpus's if empty
+    question: str = ""  # empty if the task is the same for all rows
+    prompt: str = ""  # whole prompt; empty to use one of the phrasings
+    phrase_by: str = ""  # text whose hash chooses the phrasing; empty for the question
+    source: str = ""  # its file and row
+    numbered: bool = False  # True if the id is only the row's number
+    data_source: str = ""  # empty for the corpus's data source
     choices: tuple[str, ...] = ()  # in the order of their letters
     category: str = ""
     difficulty: str = ""
@@ -44,7 +44,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row left out."""
+    """A row that is left out."""
 
     id: str
     source: str
@@ -53,37 +53,37 @@ class Rejected:
 
 @dataclass
 class Corpus:
-    """Everything that is to be written."""
+    """The rows of a corpus, and how they are written."""
 
     data_source: str
-    phrasings: tuple[str, ...]  # of which a hash chooses; they hold {question} if items have questions
+    phrasings: tuple[str, ...]  # a hash chooses one; they contain {question} if items have questions
     items: list[Item] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     max_seconds: float | None = None  # longer audio is left out
     one_phrasing: tuple[str, ...] = ()  # splits that only get the first phrasing
-    facts: dict[str, Any] = field(default_factory=dict)  # what else the report says
+    facts: dict[str, Any] = field(default_factory=dict)  # further content of the report
     notes: list[str] = field(default_factory=list)  # lines below the report's table
-    _sources: dict[tuple, str] = field(default_factory=dict, init=False, repr=False)  # of what rows say
+    _sources: dict[tuple, str] = field(default_factory=dict, init=False, repr=False)  # content of a row -> its source
 
     def add(self, item: Item | Rejected) -> None:
-        """Take a row; one that says the same as an earlier one, under the same id if it has one, is left out."""
+        """Add a row. A duplicate of an earlier row, with the same content and id, is left out."""
         if isinstance(item, Item):
             content = (None if item.numbered else item.id, item.audios, item.question, item.answers, item.choices)
             if content not in self._sources:
                 self._sources[content] = item.source
                 self.items.append(item)
                 return
-            item = Rejected(item.id, item.source, f"says the same as {self._sources[content]}")
+            item = Rejected(item.id, item.source, f"it is a duplicate of {self._sources[content]}")
         self.rejected.append(item)
 
 
 def fraction(text: str) -> float:
-    """Return a stable hash of a text, in [0, 1): the first 8 hexadecimal digits of its md5."""
+    """Return a stable hash of a text in [0, 1): the first 8 hexadecimal digits of its md5."""
     return _digits(text) / 16**8
 
 
 def choose(phrasings: tuple[str, ...], text: str) -> str:
-    """Return one of several phrasings, by a stable hash of a text."""
+    """Return one of several phrasings, chosen by a stable hash of a text."""
     return phrasings[_digits(text) % len(phrasings)]
 
 
@@ -92,10 +92,11 @@ def _digits(text: str) -> int:
 
 
 def text_of(value, what: str) -> str:
-    """Return a cell's text without white space around it; empty if there is none (null, NaN).
+    """Return a cell's text without white space around it; empty for null and NaN.
 
     Raises:
-        ValueError: it is neither text nor a number. The message says ``what`` it should be and not what it is: audio.
+        ValueError: the cell is neither text nor a number. The message names ``what`` and the type, but not the value,
+            which may be audio.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -105,41 +106,41 @@ def text_of(value, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"the {what} holds half a surrogate pair, which is no character") from None
+        raise ValueError(f"the {what} contains half a surrogate pair, which is not a character") from None
     return text
 
 
 def need(path: Path, what: str, kind: str = "folder") -> Path:
-    """Return the path of a folder, or of a file if that is the kind.
+    """Return the path of an existing folder, or of a file if ``kind`` is "file".
 
     Raises:
-        ValueError: there is none; the message tells ``what`` it should be.
+        ValueError: there is none. The message says ``what`` it should be.
     """
     if not path.exists():
-        raise ValueError(f"{path} does not exist; it should be {what}")
+        raise ValueError(f"{path} does not exist. It should be {what}")
     if not (path.is_file() if kind == "file" else path.is_dir()):
-        raise ValueError(f"{path} is no {kind}; it should be {what}")
+        raise ValueError(f"{path} is not a {kind}. It should be {what}")
     return path
 
 
 def question_file(folder: Path | None, name: str, repository: str, inner: str) -> Path:
-    """Return a question file in ``folder`` or its folder ``inner``; if no folder is given, that of the hub's data set.
+    """Return a question file in ``folder`` or its folder ``inner``, or from the hub's data set if no folder is given.
 
     Raises:
-        ValueError: it is not there, or the hub cannot be reached.
+        ValueError: the file is missing, or the hub cannot be reached.
     """
     if folder is not None:
         need(folder, f"the folder of {name}")
         for path in (folder / name, folder / inner / name):
             if path.is_file():
                 return path
-        raise ValueError(f"{folder} has no {name}, nor {inner}/{name}: get it from the hub's data set {repository}")
+        raise ValueError(f"{folder} has no {name}, nor {inner}/{name}. Get it from the hub's data set {repository}")
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(repository, f"{inner}/{name}", repo_type="dataset"))
     except Exception as error:
         raise ValueError(
-            f"{inner}/{name} of {repository} cannot be had from the Hugging Face hub ({type(error).__name__}); get it "
-            "elsewhere and give its folder with --questions"
+            f"{inner}/{name} of {repository} cannot be loaded from the Hugging Face hub ({type(error).__name__}). Get it "
+            "elsewhere, and give its folder with --questions"
         ) from error

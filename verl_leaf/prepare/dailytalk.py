@@ -1,6 +1,7 @@
-"""DailyTalk with LongAudio's questions: a dialogue is its utterances, joined in the order of their turns.
+"""DailyTalk with LongAudio's questions: a dialogue's audio is its utterances, joined in the order of the turns.
 
-Splits are by a hash of the question's id, a tenth each for test and validation; 40 s at most, no multiple choice.
+Splits are by a hash of the question's id: a tenth each for test and validation. Audio of more than 40 s and multiple-choice
+questions are left out.
 """
 
 import functools
@@ -17,7 +18,7 @@ HELP = "DailyTalk: questions about dialogues (LongAudio)"
 def add_arguments(parser) -> None:
     parser.add_argument("--questions", type=Path, help="folder of DailyTalk_LongAudio.json (default: the hub)")
     parser.add_argument(
-        "--audio", type=Path, required=True, help="DailyTalk: the folder of data/<dialogue>/, or data itself"
+        "--audio", type=Path, required=True, help="DailyTalk's folder with data/<dialogue>/, or data itself"
     )
 
 
@@ -33,22 +34,22 @@ def read(options) -> Corpus:
 def _dialogue(root: Path, sound: str) -> tuple[Segment, ...]:
     number = Path(sound).stem
     if not re.fullmatch(r"[0-9]{1,9}", number):
-        raise ValueError(f"{sound}: its name is no number of a dialogue")
+        raise ValueError(f"{sound}: the name is not the number of a dialogue")
     for folder in (root / "data", root):
         for name in (number, f"d{int(number):04d}"):
             if os.path.isdir(folder / name):
                 return _utterances(folder / name, int(number))
-    raise ValueError(f"dialogue {number}: no utterances in {root}, with or without data/")
+    raise ValueError(f"dialogue {number}: there are no utterances in {root}, with or without data/")
 
 
 def _utterances(folder: Path, number: int) -> tuple[Segment, ...]:
-    """A dialogue's utterances in the order of their turns; files that are not named as one are none."""
+    """Return a dialogue's utterances in the order of their turns; other files are ignored."""
     name = re.compile(rf"([0-9]+)_[0-9]+_d0*{number}\.wav", re.IGNORECASE)
     found = [(int(named[1]), file) for file in os.listdir(folder) if (named := name.fullmatch(file))]
     if not found:
-        raise ValueError(f"dialogue {number}: no utterances in {folder}")
+        raise ValueError(f"dialogue {number}: there are no utterances in {folder}")
     found.sort()
     if [turn for turn, _ in found] != [*range(len(found))]:
         turns = ", ".join(str(turn) for turn, _ in found)
-        raise ValueError(f"dialogue {number}: not every turn is there once in {folder}, but {turns}")
+        raise ValueError(f"dialogue {number}: {folder} does not contain every turn once, but the turns {turns}")
     return tuple(Segment(str(folder / file)) for _, file in found)

@@ -1,9 +1,10 @@
-"""Fish Fillets: Czech or Dutch actors' speech into English or German, from Debian's packages fillets-ng-data, -cs and -nl.
+"""Fish Fillets: Czech or Dutch actors' speech, translated into English or German, from Debian's packages fillets-ng-data*.
 
-Two fish talk in every scene. In Czech others talk in some: the fish are for training, in the scenes without others, and the
-others for validation and test, in the other scenes, of which those with a speaker in common stay together. In Dutch the big
-fish is for training and the small one for validation and test; a hash of the scene chooses the split. So training has no scene
-and no speaker of the other splits, as far as the script tells speakers apart. What a split may not have is left out.
+Two fish talk in every scene. In Czech, other characters talk in some scenes. Their lines are for validation and test;
+scenes that share a speaker go into the same split. The fish's lines in the remaining scenes are for training. In Dutch,
+the big fish is for training and the small one for validation and test, and a hash of the scene chooses the split. So
+training shares no scene and, as far as the script names speakers, no speaker with the other splits. All other lines are
+left out.
 """
 
 import re
@@ -15,19 +16,26 @@ from verl_leaf.prepare.covost2 import LANGUAGES, PHRASINGS
 from verl_leaf.prepare.tables import read_lines
 
 HELP = "Fish Fillets (Debian): Czech or Dutch speech translation"
-LICENCE = "GPL-2, as the packages state; they say nothing about the voices"
+LICENCE = "GPL-2, as the packages state; they do not mention the voices"
 VOICES = {"cs": "Czech", "nl": "Dutch"}
 FISH = BIG, _ = ("font_big", "font_small")
 MAX_SECONDS = 30.0  # Whisper's window
-OTHERS = 5  # lines of others from which on a scene is not for training
+OTHERS = 5  # a scene with this many lines of others is not for training
 STRING = r'"((?:[^"\\]|\\.)*)"'
 LINE = re.compile(rf"dialogId\({STRING},\s*{STRING},\s*{STRING}\)(?:\s*dialogStr\({STRING}\))?")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--voices", choices=VOICES, default="cs", help="language that is heard (default: %(default)s)")
-    parser.add_argument("--answers", choices=("en", "de"), default="en", help="language of answers (%(default)s)")
-    parser.add_argument("--game", type=Path, default=Path("/usr/share/games/fillets-ng"), help="default: %(default)s")
+    parser.add_argument("--voices", choices=VOICES, default="cs", help="language of the speech (default: %(default)s)")
+    parser.add_argument(
+        "--answers", choices=("en", "de"), default="en", help="language of the answers (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--game",
+        type=Path,
+        default=Path("/usr/share/games/fillets-ng"),
+        help="folder of the game (default: %(default)s)",
+    )
 
 
 def read(options) -> Corpus:
@@ -36,7 +44,7 @@ def read(options) -> Corpus:
     print(f"Fish Fillets: {LICENCE}")
     clips = sorted(options.game.glob(f"sound/*/{options.voices}/*.ogg"))
     if not clips:
-        raise ValueError(f"{options.game}/sound: has no {options.voices}: install fillets-ng-data-{options.voices}")
+        raise ValueError(f"{options.game}/sound contains no {options.voices}. Install fillets-ng-data-{options.voices}")
     names = {"source": VOICES[options.voices], "target": LANGUAGES[options.answers]}
     corpus = Corpus(
         f"fillets_{options.voices}_{options.answers}",
@@ -52,9 +60,9 @@ def read(options) -> Corpus:
         speaker, english, answer = texts[scene].get(clip.stem, ("", "", ""))
         split, id = splits[scene], f"{scene}/{clip.stem}"
         if not answer:
-            corpus.add(Rejected(id, str(clip), f"has no text in {names['target']}"))
+            corpus.add(Rejected(id, str(clip), f"it has no text in {names['target']}"))
         elif not speaker or (speaker in trained) != (split == TRAIN):
-            whose = f"its speaker, {speaker}, is for another" if speaker else "its speaker is not known"
+            whose = f"but its speaker, {speaker}, is for another split" if speaker else "but its speaker is unknown"
             corpus.add(Rejected(id, str(clip), f"its scene is for {split}, {whose}"))
         else:
             audio = (Segment(str(clip)),)
@@ -79,7 +87,7 @@ def _splits(spoken: list[tuple[str, str]]) -> dict[str, str]:
     others: dict[str, list[str]] = defaultdict(list)
     for scene, speaker in spoken:
         others[scene] += [speaker] * (speaker not in FISH)
-    groups: list[tuple[set[str], set[str]]] = []  # scenes, and their speakers but for the fish
+    groups: list[tuple[set[str], set[str]]] = []  # scenes, and their speakers except the fish
     for scene, speakers in sorted(others.items()):
         if len(speakers) >= OTHERS:
             group = {scene}, set(speakers) - {""}

@@ -1,4 +1,4 @@
-"""``verl-leaf data``: what a prepared file holds, and whether the trainer could use every row."""
+"""Command ``verl-leaf data``: summarise a parquet file, and check whether the trainer could use every row."""
 
 import os
 from pathlib import Path
@@ -14,32 +14,34 @@ from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.prepare.convert import RATE
 from verl_leaf.prepare.report import histogram
 
-SAMPLE = 100  # rows that --fast looks at
+SAMPLE = 100  # rows that --fast checks
 SHOWN = 3
 MAX_LINES = 20
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments."""
-    parser.add_argument("file", type=Path)
+    """Add the command's arguments."""
+    parser.add_argument("file", type=Path, help="parquet file to check")
     how = parser.add_mutually_exclusive_group()
-    how.add_argument("--model", help="check the lengths of prompts and clips for this model, too")
-    how.add_argument("--fast", action="store_true", help=f"look at {SAMPLE} rows spread over the file instead of all")
-    parser.add_argument("--max-prompt-length", type=int, default=1024, help="tokens (default: %(default)s)")
+    how.add_argument("--model", help="also check the lengths of prompts and clips for this model")
+    how.add_argument("--fast", action="store_true", help=f"check {SAMPLE} rows spread over the file instead of all")
+    parser.add_argument(
+        "--max-prompt-length", type=int, default=1024, help="limit in tokens with --model (default: %(default)s)"
+    )
     for name, column in (("prompt", "prompt"), ("audio", "audios")):
-        parser.add_argument(f"--{name}-key", default=column, help=f"as data.{name}_key (default: %(default)s)")
+        parser.add_argument(f"--{name}-key", default=column, help=f"value of data.{name}_key (default: %(default)s)")
 
 
 def main(options) -> int:
     """Print columns, counts, lengths and a few rows, and check rows as :class:`SpeechDataset` does.
 
-    References are checked too, as the rewards of ``verl_leaf.rewards`` take them.
+    References are also checked as for the rewards of ``verl_leaf.rewards``.
 
     Returns:
         0, or 1 if a row cannot be used.
 
     Raises:
-        ValueError: the file cannot be read, lacks columns, or holds a row that does not fit the model.
+        ValueError: the file cannot be read, lacks columns, or contains a row that does not fit the model.
     """
     file, console = options.file, Console()
     keys = Keys(prompt=options.prompt_key, audio=options.audio_key)
@@ -55,15 +57,15 @@ def main(options) -> int:
         return 1
     if options.model is not None:
         _check_with(options.model, file, options.max_prompt_length, keys)
-    console.print(f"All {len(numbers)} rows that were looked at can be used")
+    console.print(f"All {len(numbers)} checked rows can be used")
     return 0
 
 
 def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[str]:
-    """Print a few rows, the lengths of all, clips in which there is nothing to hear, and where audio is read from.
+    """Print a few rows, the lengths of all rows, clips in which nothing can be heard, and the folders of the audio.
 
     Returns:
-        Why rows cannot be used, a line for each.
+        One line for each row that cannot be used.
     """
     root = os.path.dirname(os.path.abspath(rows.path))
 
@@ -90,19 +92,19 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        headings = ("rows looked at", "hours", "seconds of audio", "unheard", "words of an answer")
+        headings = ("rows checked", "hours", "seconds of audio", "unheard", "words of an answer")
         hours = f"{sum(seconds) / 3600:.2f}"
         measured = (str(len(seconds)), hours, histogram(seconds), str(len(silent)), histogram(words))
         show("", headings, [measured], words=0, console=console)
     if outside:
         first = ", ".join(sorted(outside)[:SHOWN])
-        console.print(f"Audio is read from {len(outside)} folders outside of the file's own, such as {first}")
-    _say(console, silent, "yellow", "rows have a clip in which there is nothing to hear; a run would use them", numbers)
+        console.print(f"Audio is read from {len(outside)} folders outside of the file's folder, such as {first}")
+    _say(console, silent, "yellow", "rows have a clip in which nothing can be heard. A run would use them", numbers)
     return errors
 
 
 def _say(console: Console, lines: list[str], style: str, what: str, numbers: range) -> None:
-    """Print the first lines and how many there are."""
+    """Print the first lines, and their number."""
     for line in lines[:MAX_LINES]:
         console.print(line, style=style)
     if lines:

@@ -1,6 +1,6 @@
 """LibriSQA part I: questions about sentences of LibriSpeech (hub data set ZihanZhao/LibriSQA).
 
-Test is the data set's own; of train, a fifth is held out for validation, by a hash of the audio's name.
+The test split is the data set's. A fifth of its train split is held out for validation, by a hash of the audio's name.
 """
 
 import os
@@ -22,7 +22,7 @@ from verl_leaf.prepare.corpus import (
 from verl_leaf.prepare.tables import read_json
 
 HELP = "LibriSQA part I: questions about LibriSpeech"
-HELD_OUT = 0.2  # of the clips of train
+HELD_OUT = 0.2  # share of the clips of train
 PHRASINGS = (
     "<audio>\n{question}",
     "{question}\n<audio>",
@@ -33,7 +33,7 @@ PHRASINGS = (
 
 def add_arguments(parser) -> None:
     parser.add_argument("--questions", type=Path, help="folder of LibriSQA-PartI-{train,test}.json (default: the hub)")
-    parser.add_argument("--audio", type=Path, required=True, help="LibriSpeech, or the folder above it")
+    parser.add_argument("--audio", type=Path, required=True, help="folder of LibriSpeech, or the folder above it")
 
 
 def read(options) -> Corpus:
@@ -60,7 +60,7 @@ def _item(record: dict, split: str, place: str, audio: Path) -> Item | Rejected:
             id = f"{stem}-{place.split()[-1]}"
         question, answer = text_of(record.get("question"), "question"), text_of(record.get("answer"), "answer")
         if not (stem and question and answer):
-            raise ValueError("lacks audio, question or answer")
+            raise ValueError("it lacks audio, question or answer")
         path = _find(audio, Path(name))
     except ValueError as error:
         return Rejected(id, place, str(error))
@@ -70,7 +70,7 @@ def _item(record: dict, split: str, place: str, audio: Path) -> Item | Rejected:
 
 
 def _find(root: Path, name: Path) -> Path:
-    """Return the file of a name, whose suffix and whose folder LibriSpeech may differ on disk."""
+    """Return the file of a name; on disk its suffix and its top folder may differ."""
     inner = Path(*name.parts[1:]) if name.parts[0] == "LibriSpeech" else name
     for path in (root / name, root / inner, root / "LibriSpeech" / inner):
         for suffix in (name.suffix, ".flac", ".wav"):

@@ -1,6 +1,6 @@
-"""A table of your own: CSV or TSV, JSON or JSON lines, or parquet, with columns for audio, question and answer.
+"""Your own table: CSV or TSV, JSON or JSON lines, or parquet, with columns for audio, question and answer.
 
-Several audios or answers of a row are a list (in CSV, a JSON list). A question that holds <audio> is the whole prompt.
+Several audios or answers of a row are a list (in CSV, a JSON list). A question that contains <audio> is the whole prompt.
 """
 
 import json
@@ -27,7 +27,7 @@ from verl_leaf.prepare.corpus import (
 )
 from verl_leaf.prepare.tables import Rows, check_names, read_delimited, read_json, read_parquet
 
-HELP = "a CSV, JSON or parquet file of your own"
+HELP = "your own CSV, JSON or parquet file"
 PHRASINGS = (f"{PLACEHOLDER}\n{{question}}",)
 NEEDED, OPTIONAL = ("audio", "question", "answer"), ("id", "split")
 DELIMITED, JSON, PARQUET = (".csv", ".tsv", ".txt"), (".jsonl", ".ndjson", ".json"), (".parquet",)
@@ -37,11 +37,16 @@ SUFFIXES = (*DELIMITED, *JSON, *PARQUET)
 def add_arguments(parser) -> None:
     parser.add_argument("file", type=Path, help=f"table with one row per question: {', '.join(SUFFIXES)}")
     parser.add_argument("--name", help="data_source of the rows (default: the file's name)")
-    parser.add_argument("--audio-root", type=Path, help="what relative paths start from (default: the file's folder)")
-    for column in NEEDED + OPTIONAL:
-        parser.add_argument(f"--{column}-column", default=column, help="default: %(default)s")
     parser.add_argument(
-        "--held-out", type=float, default=0.1, help="share for validation, and for test, where no column says so (0.1)"
+        "--audio-root", type=Path, help="folder from which relative paths start (default: the file's folder)"
+    )
+    for column in NEEDED + OPTIONAL:
+        parser.add_argument(f"--{column}-column", default=column, help=f"column of the {column} (default: %(default)s)")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.1,
+        help="share for validation and again for test, if no column states the split (default: %(default)s)",
     )
 
 
@@ -50,7 +55,7 @@ def read(options) -> Corpus:
     check_held_out(options.held_out)
     columns = {name: getattr(options, f"{name}_column") for name in NEEDED + OPTIONAL}
     corpus = Corpus(options.name or file.stem, PHRASINGS)
-    # Columns that are named otherwise than they are by default must be there.
+    # A column that an option names must exist.
     needed = [column for name, column in columns.items() if name in NEEDED or column != name]
     rows = table_rows(file, needed, (columns["audio"], columns["answer"]), [*columns.values()])
     for number, (place, row) in enumerate(rows):
@@ -60,18 +65,18 @@ def read(options) -> Corpus:
             cells = {name: row.get(column) for name, column in columns.items()}
             corpus.add(_item(cells, number, place, options))
     if not corpus.items and not corpus.rejected:
-        raise ValueError(f"{file}: holds no rows")
+        raise ValueError(f"{file} contains no rows")
     return corpus
 
 
 def table_rows(file: Path, needed: Sequence[str], lists: Sequence[str], optional: Sequence[str] | None = None) -> Rows:
-    """Yield the rows of a table; of delimited text, the cells of some columns may be JSON lists.
+    """Yield the rows of a table. In delimited text, the cells of some columns may be JSON lists.
 
     Args:
-        file: CSV, JSON or parquet, by the end of its name.
-        needed: columns that must be there.
-        lists: columns whose cells may be lists, that of the audio first.
-        optional: further columns to read of a parquet file; all if None.
+        file: CSV, JSON or parquet file, recognised by its suffix.
+        needed: columns that must exist.
+        lists: columns whose cells may be lists, the audio's first.
+        optional: further columns to read of a parquet file, or None for all.
 
     Raises:
         ValueError: the file cannot be read, or lacks a column.
@@ -96,14 +101,14 @@ def table_rows(file: Path, needed: Sequence[str], lists: Sequence[str], optional
             check_names(file, [*names], needed)
     else:
         raise ValueError(
-            f"{file}: its name must end in one of {', '.join(SUFFIXES)}; a spreadsheet is saved as 'CSV UTF-8'"
+            f"{file}: the name must end in one of {', '.join(SUFFIXES)}. Save a spreadsheet as 'CSV UTF-8'"
         )
 
 
 def _check_quotes(row: dict, audio_column: str, place: str) -> None:
-    """Raise ValueError if a text runs over lines and holds what looks like another row's audio.
+    """Raise ValueError if a text over several lines contains what looks like another row's audio.
 
-    A quotation mark that was never closed swallows the rows before the next one.
+    A missing closing quotation mark swallows the following rows.
     """
     suffix = os.path.splitext(row[audio_column])[1]
     over_lines = [text for text in row.values() if re.search(r"[\r\n]", text)]
@@ -111,13 +116,13 @@ def _check_quotes(row: dict, audio_column: str, place: str) -> None:
     swallowed = [piece for piece in pieces if suffix and piece.endswith(suffix)]
     if swallowed:
         raise ValueError(
-            f"{place}: a text in quotation marks begins here and runs on to {swallowed[0]!r}, another row's audio; a "
-            "quotation mark is missing, or one within a text is not doubled"
+            f"{place}: a text in quotation marks begins here and continues to {swallowed[0]!r}, another row's audio. Add the "
+            "missing quotation mark, or double one within a text"
         )
 
 
 def _with_lists(row: dict, columns: Sequence[str]) -> dict | str:
-    """The row with lists where a cell is one in JSON; or what is wrong with it, where it is one of Python's."""
+    """Return the row with JSON lists parsed, or what is wrong if a list is in Python's notation."""
     lists = {}
     for column in columns:
         if row[column].startswith("["):
@@ -125,7 +130,7 @@ def _with_lists(row: dict, columns: Sequence[str]) -> dict | str:
                 lists[column] = json.loads(row[column])
             except (ValueError, RecursionError):
                 if re.match(r"\[\s*['\"]", row[column]):
-                    return f'{column} looks like a list, but is none of JSON, which is written ["a", "b"]'
+                    return f'{column} looks like a list but is not valid JSON. Write ["a", "b"]'
     return row | lists
 
 
@@ -138,11 +143,11 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
         answers = tuple(text_of(answer, "answer") for _, answer in _several(cells["answer"], "answer"))
         question, split = text_of(cells["question"], "question"), text_of(cells["split"], "split")
         if not question:
-            raise ValueError("has no question")
+            raise ValueError("it has no question")
         if not all(answers):
             raise ValueError(f"answer {answers.index('')} of {len(answers)} is empty")
         if split not in ("", *SPLITS):
-            raise ValueError(f"split {split!r} is none of {', '.join(SPLITS)}")
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     except ValueError as error:
         return Rejected(id, place, str(error))
     split = split or held_out(id, options.held_out)
@@ -150,7 +155,7 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
 
 
 def _several(cell, what: str) -> list[tuple[int | None, object]]:
-    """Return the values of a cell that is a list, each with its place in it, or its one value; raise ValueError if none."""
+    """Return a cell's values, each with its index if the cell is a list; raise ValueError if there is none."""
     values: list[tuple[int | None, object]]
     if isinstance(cell, list):
         values = [*enumerate(cell)]
@@ -158,38 +163,38 @@ def _several(cell, what: str) -> list[tuple[int | None, object]]:
         empty = isinstance(cell, str | float | None) and not text_of(cell, what)
         values = [] if empty else [(None, cell)]
     if not values:
-        raise ValueError(f"has no {what}")
+        raise ValueError(f"it has no {what}")
     return values
 
 
 def check_held_out(share: float) -> None:
-    """Raise ValueError unless a share can be held out twice."""
+    """Raise ValueError unless a share can be held out for validation and again for test."""
     if not 0 <= share < 0.5:
-        raise ValueError(f"--held-out {share}: must be from 0 to below 0.5; it is taken twice")
+        raise ValueError(f"--held-out {share}: it must be from 0 to below 0.5, because it is held out twice")
 
 
 def held_out(name: str, share: float) -> str:
-    """Return the split that a hash of a name chooses: a share is for the test, and as much for validation."""
+    """Return the split that a hash of a name chooses: one share is for test, and another for validation."""
     place = fraction(name)
     return TEST if place < share else VALIDATION if place < 2 * share else TRAIN
 
 
 def embedded_audio(cell, file: Path, row: int, column: str, part: int | None = None) -> Segment | None:
-    """Return an audio inside the table: bytes, or a Hugging Face ``Audio`` dictionary; None if the cell names a file."""
+    """Return an audio inside the table, given as bytes or an ``Audio`` dictionary; None if the cell names a file."""
     if isinstance(cell, bytes) or (isinstance(cell, dict) and isinstance(cell.get("bytes"), bytes)):
         return Segment(str(file), row=row, column=column, part=part)
     return None
 
 
 def audio_path(cell) -> str:
-    """Return the path in a cell; raise ValueError if it holds none."""
+    """Return the path in a cell; raise ValueError if there is none."""
     path = cell.get("path") if isinstance(cell, dict) else cell
     if not isinstance(path, str) or not text_of(path, "audio"):
-        raise ValueError(f"an audio is of the type {type(path).__name__}, not a path, or bytes in a parquet file")
+        raise ValueError(f"an audio is of the type {type(path).__name__}, not a path or, in a parquet file, bytes")
     return text_of(path, "audio")
 
 
 def _segment(audio, row: int, part: int | None, options) -> Segment:
-    """An audio by its path, or inside the table."""
+    """Return the segment of an audio, given by path or inside the table."""
     inside = embedded_audio(audio, options.file, row, options.audio_column, part)
     return inside or Segment(absolute_audio(audio_path(audio), str(options.audio_root or options.file.parent)))

@@ -1,6 +1,7 @@
 """Parliament speech with LongAudio's questions: Europarl-ST and VoxPopuli, English.
 
-Splits are by a hash of the question's id, a tenth each for test and validation; 40 s at most, no multiple choice.
+Splits are by a hash of the question's id: a tenth each for test and validation. Audio of more than 40 s and multiple-choice
+questions are left out.
 """
 
 import ast
@@ -21,17 +22,17 @@ def add_arguments(parser) -> None:
     parser.add_argument(
         "--questions", type=Path, help="folder of {Europarl,VoxPopuli}_LongAudio.json (default: the hub)"
     )
-    parser.add_argument("--europarl", type=Path, help="Europarl-ST v1.1: the folder of <language>/audios/")
+    parser.add_argument("--europarl", type=Path, help="Europarl-ST v1.1's folder with <language>/audios/")
     parser.add_argument(
         "--voxpopuli",
         type=Path,
-        help="VoxPopuli: a folder of the hub's parquet files, or of en/<year>/<session>_en.ogg and asr_en.tsv.gz",
+        help="VoxPopuli's folder with the hub's parquet files, or with en/<year>/<session>_en.ogg and asr_en.tsv.gz",
     )
 
 
 def read(options) -> Corpus:
     if options.europarl is None and options.voxpopuli is None:
-        raise ValueError("give --europarl, --voxpopuli or both")
+        raise ValueError("there is nothing to read. Give --europarl, --voxpopuli or both")
     corpus = Corpus("parliament_longaudio", longaudio.PHRASINGS, max_seconds=longaudio.MAX_SECONDS)
     if options.europarl is not None:
         need(options.europarl, "Europarl-ST")
@@ -48,10 +49,10 @@ def read(options) -> Corpus:
 def _europarl(root: Path, sound: str) -> tuple[Segment, ...]:
     name = re.fullmatch(r"(([^.]+)\..+)_([0-9]+(?:\.[0-9]+)?)_([0-9]+(?:\.[0-9]+)?)\.wav", Path(sound).name)
     if name is None:
-        raise ValueError(f"{sound}: is not named <base>_<start>_<end>.wav")
+        raise ValueError(f"{sound}: it is not named <base>_<start>_<end>.wav")
     base, language, start, end = name[1], name[2], float(name[3]), float(name[4])
     if start >= end:
-        raise ValueError(f"{sound}: ends before it begins")
+        raise ValueError(f"{sound}: it ends before it begins")
     file = root / language / "audios" / f"{base}.m4a"
     if not os.path.isfile(file):
         raise ValueError(f"{file}: no such file")
@@ -59,7 +60,7 @@ def _europarl(root: Path, sound: str) -> tuple[Segment, ...]:
 
 
 def _voxpopuli(root: Path) -> longaudio.Find:
-    """Find audio in the hub's rows if there are any, else in the sessions' recordings."""
+    """Return a search in the hub's rows if there are any, otherwise in the sessions' recordings."""
     need(root, "VoxPopuli")
     rows, unread = _hub_rows(root)
     problem = f" ({len(unread)} of its parquet files cannot be used: {unread[0]})" if unread else ""
@@ -71,13 +72,13 @@ def _voxpopuli(root: Path) -> longaudio.Find:
             return (rows[name],)
         if name in sessions:
             return _voices(root, *sessions[name])
-        raise ValueError(f"{sound}: not in {root}{problem}")
+        raise ValueError(f"{sound}: it is not in {root}{problem}")
 
     return find
 
 
 def _hub_rows(root: Path) -> tuple[dict[str, Segment], list[str]]:
-    """The rows of the hub's parquet files by their ``audio_id``, and why some files cannot be used."""
+    """Return the rows of the hub's parquet files by ``audio_id``, and why some files cannot be used."""
     rows: dict[str, Segment] = {}
     unread = []
     for file in sorted(root.rglob("*.parquet")):
@@ -94,10 +95,10 @@ def _hub_rows(root: Path) -> tuple[dict[str, Segment], list[str]]:
 
 
 def _sessions(root: Path, problem: str) -> dict[str, tuple[str, str]]:
-    """Return session and times with a voice by the id of a segment."""
+    """Return session and times of speech, by the id of a segment."""
     table = next((root / name for name in ("asr_en.tsv.gz", "en/asr_en.tsv.gz") if (root / name).is_file()), None)
     if table is None:
-        raise ValueError(f"{root}: neither parquet files with audio_id and audio, nor asr_en.tsv.gz{problem}")
+        raise ValueError(f"{root} contains neither parquet files with audio_id and audio, nor asr_en.tsv.gz{problem}")
     sessions = {}
     for _, row in read_lines_of_fields(table, ("session_id", "id_", "vad"), "|"):
         if isinstance(row, dict):
@@ -106,7 +107,7 @@ def _sessions(root: Path, problem: str) -> dict[str, tuple[str, str]]:
 
 
 def _voices(root: Path, session: str, times: str) -> tuple[Segment, ...]:
-    """The stretches of a session in which there is a voice."""
+    """Return the segments of a session with speech."""
     file = root / "en" / session[:4] / f"{session}_en.ogg"
     if not os.path.isfile(file):
         raise ValueError(f"{file}: no such file")
@@ -115,5 +116,5 @@ def _voices(root: Path, session: str, times: str) -> tuple[Segment, ...]:
     except (ValueError, SyntaxError, TypeError, OverflowError, MemoryError, RecursionError):
         stretches = []
     if not stretches or not all(0 <= start < end for start, end in stretches):
-        raise ValueError(f"{session}: asr_en.tsv.gz has {times[:40]!r} for the times at which there is a voice")
+        raise ValueError(f"{session}: asr_en.tsv.gz contains invalid times of speech, {times[:40]!r}")
     return tuple(Segment(str(file), start, end - start) for start, end in stretches)

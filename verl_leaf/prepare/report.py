@@ -1,4 +1,4 @@
-"""What became of a corpus: ``report.json``, and the table at the end of ``verl-leaf prepare``."""
+"""The report on a prepared corpus: ``report.json``, and the table that ``verl-leaf prepare`` prints."""
 
 import json
 import re
@@ -17,17 +17,17 @@ SHOWN_REASONS = 10
 
 
 def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[dict]) -> dict[str, int]:
-    """Write ``report.json`` and show its numbers; rows written and rows left out add up to the rows of the input.
+    """Write ``report.json`` and print its numbers. Rows written and rows left out add up to the rows read.
 
     Args:
         out: folder of the report.
-        corpus: what was written.
-        shards: records of the files: ``split``, ``file``, ``rows`` (of each, its seconds, the words of its first answer,
-            and whether a clip has nothing to hear) and ``rejected``.
+        corpus: corpus that was written.
+        shards: records of the files: ``split``, ``file``, ``rows`` (for each row its seconds, the words of its first
+            answer, and whether nothing can be heard in a clip) and ``rejected``.
         rejected: all rows left out, as in ``rejected.jsonl``.
 
     Returns:
-        Rows written, by split.
+        The numbers of rows written, by split.
     """
     reasons = Counter(_kind(entry["reason"]) for entry in rejected).most_common()
     ids = Counter(item.id for item in corpus.items)
@@ -60,11 +60,11 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     if others := sum(count for _, count in reasons[SHOWN_REASONS:]):
         lines.append(f"{others} left out for other reasons")
     if repeated:
-        lines.append(f"{len(repeated)} id(s) are of several rows, {repeated[0]!r} is the first")
+        lines.append(f"{len(repeated)} id(s) occur in several rows; the first is {repeated[0]!r}")
     if silent:
-        lines.append(f"{silent} row(s) have a clip in which there is nothing to hear; `verl-leaf data FILE` names them")
+        lines.append(f"{silent} row(s) have a clip in which nothing can be heard. `verl-leaf data FILE` lists them")
     lines += corpus.notes
-    lines.append(f"in {out}" + (", rejected.jsonl names every row left out" if reasons else ""))
+    lines.append(f"Written: {out}" + ("; rejected.jsonl lists every row left out" if reasons else ""))
     console = Console()
     if splits:
         columns = ("split", "rows", "hours", "seconds of audio", "words of an answer")
@@ -75,12 +75,12 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is different in each row: the name before a colon, and numbers."""
+    """Return a reason without the parts that differ between rows: numbers, and a name before a colon."""
     return re.sub(r"\d[\d.]*", "N", reason.rsplit(": ", 1)[-1])
 
 
 def histogram(values) -> str:
-    """Smallest value, the shape of the distribution in ten bars, and the largest."""
+    """Return the smallest value, the distribution in ten bars, and the largest value."""
     counts, _ = np.histogram(values, bins=10)
     bars = "".join(BARS[-(-8 * count // counts.max())] for count in counts)
     return f"{min(values):.3g} {bars} {max(values):.3g}"

@@ -1,7 +1,8 @@
-"""Tables as programs and people write them: delimited text, JSON and parquet.
+"""Readers of tables as programs and people write them: delimited text, JSON and parquet.
 
-A reader yields ``(place, row)`` for every row: the place names file and line, the row is a dictionary, or the reason why
-there is none. What makes the whole file doubtful (an encoding, a quotation mark that is never closed) is a ValueError.
+A reader yields ``(place, row)`` for every row. The place names file and line; the row is a dictionary, or the reason why it
+cannot be read. An error that makes the whole file unreliable, such as a wrong encoding or a missing quotation mark, is a
+ValueError.
 """
 
 import codecs
@@ -18,7 +19,7 @@ from verl_leaf.data.parquet import RowFile
 
 Rows = Iterator[tuple[str, dict | str]]
 
-BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
+BYTE_ORDER_MARKS = (  # UTF-32 before UTF-16, whose marks are prefixes
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -26,29 +27,29 @@ BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 DELIMITERS = (",", ";", "\t", "|")
-READ_OVER = 256  # rows of a parquet file that are rather read for nothing than that its row group is begun anew
-LONGEST_TEXT = 2**31 - 1  # characters; csv's own limit is 128 KiB
+READ_OVER = 256  # reading over this many rows is faster than starting the row group again
+LONGEST_TEXT = 2**31 - 1  # characters; csv's default limit is 128 KiB
 
 
 def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
-    """Raise ValueError unless a table has the columns that are needed, each of them once."""
+    """Raise ValueError unless a table has each needed column exactly once."""
     if missing := [name for name in needed if name not in names]:
-        raise ValueError(f"{file}: no column {', '.join(missing)}; it has {', '.join(names) or 'none'}")
-    if twice := [name for name in needed if names.count(name) > 1]:
         raise ValueError(
-            f"{file}: the column {twice[0]} occurs {names.count(twice[0])} times; name one of them otherwise"
+            f"{file}: there is no column {', '.join(missing)}. The columns are {', '.join(names) or 'none'}"
         )
+    if twice := [name for name in needed if names.count(name) > 1]:
+        raise ValueError(f"{file}: the column {twice[0]} occurs {names.count(twice[0])} times. Rename all but one")
 
 
 def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
-    """Yield the lines of a text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which may be a gzip file.
+    """Yield the lines of a UTF-8 text, or of a UTF-16 or UTF-32 text with a byte order mark; the file may be gzipped.
 
     Args:
-        file: to read.
-        newline: as of :func:`open`: what ends a line, each of ``\\n``, ``\\r`` and ``\\r\\n`` if empty.
+        file: file to read.
+        newline: line end as in :func:`open`; if empty, each of ``\\n``, ``\\r`` and ``\\r\\n``.
 
     Raises:
-        ValueError: it cannot be read, is in another encoding, or holds NUL; file and line are named.
+        ValueError: the file cannot be read, has another encoding, or contains NUL. The message names file and line.
     """
     opener = gzip.open if file.suffix == ".gz" else open
     encoding = "utf-8"
@@ -60,14 +61,14 @@ def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
             for number, line in enumerate(lines, start=1):
                 if "\0" in line:
                     raise ValueError(
-                        f"{file}, line {number}: holds a NUL character, as a damaged file does or UTF-16 without a "
-                        "byte order mark; save it as UTF-8"
+                        f"{file}, line {number}: there is a NUL character, as in a damaged file or in UTF-16 without a byte "
+                        "order mark. Save the file as UTF-8"
                     )
                 yield line
     except UnicodeError as error:
         raise ValueError(_wrong_encoding(file, opener, encoding)) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); get it again, or see who may read it") from error
+        raise ValueError(f"{file} cannot be read ({error}). Get it again, or check its permissions") from error
 
 
 def _wrong_encoding(file: Path, opener, encoding: str) -> str:
@@ -79,20 +80,20 @@ def _wrong_encoding(file: Path, opener, encoding: str) -> str:
                 except UnicodeDecodeError as error:
                     near = line[max(0, error.start - 20) : error.start + 20].decode("cp1252", "replace").strip()
                     return (
-                        f"{file}, line {number}: is not UTF-8 (near {near!r}, were it Windows-1252); save it as UTF-8, "
-                        "in Excel as 'CSV UTF-8'"
+                        f"{file}, line {number}: this is not UTF-8 (near {near!r}, if read as Windows-1252). Save the file "
+                        "as UTF-8, in Excel as 'CSV UTF-8'"
                     )
-    return f"{file}: begins as {encoding.upper()} but is not; it is cut off or damaged, save it as UTF-8"
+    return f"{file} begins like {encoding.upper()} but is cut off or damaged. Save it as UTF-8"
 
 
 def read_delimited(file: Path, needed: Collection[str]) -> Rows:
-    """Yield the rows of a table delimited by comma, semicolon, tab or bar: whichever gives the columns that are needed.
+    """Yield the rows of a table delimited by comma, semicolon, tab or bar: whichever gives the needed columns.
 
     Quotation marks are as in RFC 4180. Excel's first line ``sep=;`` is understood, spaces around names and texts are
-    not part of them, empty lines are no rows.
+    removed, and empty lines are skipped.
 
     Raises:
-        ValueError: a column is not there, or quotation marks do not match; the message names file and line.
+        ValueError: a column is missing, or quotation marks do not match. The message names file and line.
     """
     lines = read_lines(file, newline="")
     first, number = next(lines, ""), 1
@@ -102,7 +103,7 @@ def read_delimited(file: Path, needed: Collection[str]) -> Rows:
     while first and not first.strip():
         first, number = next(lines, ""), number + 1
     if not first:
-        raise ValueError(f"{file}: is empty")
+        raise ValueError(f"{file} is empty")
     delimiter = announced[1] if announced else _delimiter(first, needed)
     records = _records(file, itertools.chain([first], lines), delimiter, number)
     _, names = next(records)
@@ -111,20 +112,20 @@ def read_delimited(file: Path, needed: Collection[str]) -> Rows:
         place = f"{file.name}, line {line}"
         if not any(fields):
             if len(fields) > 1:
-                yield place, "is empty"
+                yield place, "it is empty"
         elif len(fields) != len(names):
-            if any(re.search(r"[\r\n]", field) for field in fields):  # and thus more rows than one, perhaps
+            if any(re.search(r"[\r\n]", field) for field in fields):  # so it may be more than one row
                 raise ValueError(
-                    f"{file}, line {line}: {_ragged(fields, names)}, and a text in quotation marks runs over lines; one "
-                    "of the quotation marks is missing or not doubled"
+                    f"{file}, line {line}: {_ragged(fields, names)}, and a text in quotation marks continues over lines. Add "
+                    "the missing quotation mark, or double one within a text"
                 )
-            yield place, _ragged(fields, names) + f"; a text that holds {delimiter!r} stands in quotation marks"
+            yield place, _ragged(fields, names) + f". A text that contains {delimiter!r} needs quotation marks"
         else:
             yield place, dict(zip(names, fields, strict=True))
 
 
 def _delimiter(header: str, needed: Collection[str]) -> str:
-    """The delimiter that finds the most of the columns that are needed, then the most columns."""
+    """Return the delimiter that finds the most needed columns, and among equals the most columns."""
 
     def found(delimiter: str) -> tuple[int, int]:
         fields = next(_fields(csv.reader([header], delimiter=delimiter, skipinitialspace=True)))
@@ -135,7 +136,7 @@ def _delimiter(header: str, needed: Collection[str]) -> str:
 
 
 def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> Iterator[tuple[int, list[str]]]:
-    """Records of a delimited table, each with the number of the line it begins in; ``first`` is that of the first."""
+    """Yield the records of a delimited table, each with the number of its first line; ``first`` is that of the first."""
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
     begins = first
     try:
@@ -144,13 +145,13 @@ def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> It
             begins = first + reader.line_num
     except csv.Error as error:
         raise ValueError(
-            f"{file}, line {begins}: {error}; a text with a quotation mark, a line break or {delimiter!r} in it stands "
-            "in quotation marks, and those within are doubled"
+            f"{file}, line {begins}: {error}. Put a text that contains a quotation mark, a line break or {delimiter!r} in "
+            "quotation marks, and double those within it"
         ) from error
 
 
 def _fields(reader) -> Iterator[list[str]]:
-    """Records of a reader of csv, whose limit, one for the whole process, is raised while a record is read."""
+    """Yield the records of a csv reader. The limit of a field, which is global in a process, is raised only while reading."""
     while True:
         limit = csv.field_size_limit(LONGEST_TEXT)
         try:
@@ -163,13 +164,13 @@ def _fields(reader) -> Iterator[list[str]]:
 
 
 def _ragged(fields: list[str], names: list[str]) -> str:
-    return f"the number of fields is {len(fields)}, the header has {len(names)}"
+    return f"there are {len(fields)} fields, but the header has {len(names)}"
 
 
 def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, escape: str | None = None) -> Rows:
-    """Yield the rows of a table that knows no quotation marks: a line is a row, whatever its texts hold.
+    """Yield the rows of a table without quotation marks: each line is a row.
 
-    ``escape`` comes before a delimiter, a quotation mark or itself that stands for itself.
+    After ``escape``, a delimiter, a quotation mark or the escape itself stands for itself.
     """
     names: list[str] | None = None
     empty = True
@@ -189,17 +190,20 @@ def read_lines_of_fields(file: Path, needed: Collection[str], delimiter: str, es
         row = dict(zip(names, fields, strict=True)) if len(fields) == len(names) else _ragged(fields, names)
         yield f"{file.name}, line {number}", row
     if empty:
-        raise ValueError(f"{file}: holds no rows")
+        raise ValueError(f"{file} contains no rows")
 
 
 def read_json(file: Path) -> Rows:
-    """Yield the objects of a JSON array, or of JSON lines; raise ValueError if something is not JSON or nothing is there."""
+    """Yield the objects of a JSON array or of JSON lines; raise ValueError if something is not JSON or there are no objects."""
     empty = True
     for place, value in _json_values(file):
         empty = False
-        yield f"{file.name}, {place}", value if isinstance(value, dict) else f"is no object but {str(value)[:40]!r}"
+        yield (
+            f"{file.name}, {place}",
+            value if isinstance(value, dict) else f"it is not an object but {str(value)[:40]!r}",
+        )
     if empty:
-        raise ValueError(f"{file}: holds no rows")
+        raise ValueError(f"{file} contains no rows")
 
 
 def _json_values(file: Path) -> Iterator[tuple[str, object]]:
@@ -217,7 +221,9 @@ def _parse(place: str, text: str):
     try:
         return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{place}: {error}; wanted are a JSON array of objects, or one object per line") from error
+        raise ValueError(
+            f"{place}: {error}. The file must be a JSON array of objects, or have one object per line"
+        ) from error
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
@@ -228,7 +234,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
 
 
 def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Iterator[tuple[str, dict]]:
-    """Yield the rows of a parquet file with some columns; raise ValueError if it cannot be read or lacks a needed one."""
+    """Yield the rows of a parquet file with some columns; raise ValueError if it cannot be read or lacks a needed column."""
     table = RowFile(file)
     check_names(file, table.columns, needed)
     for number, row in table.rows(columns=[*needed, *optional]):
@@ -236,11 +242,11 @@ def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] 
 
 
 class ParquetColumn:
-    """The values of one column of a parquet file by row, which is read once if they are asked for in ascending order."""
+    """The values of a column of a parquet file by row; the file is read once if the rows are in ascending order."""
 
     def __init__(self, file: Path, name: str):
         self._file, self._name = RowFile(file), name
-        self._row, self._value = len(self._file), None  # that was read last; none yet
+        self._row, self._value = len(self._file), None  # last row that was read; none yet
         self._rows: Iterator[tuple[int, dict]] = iter(())
 
     def __getitem__(self, row: int):
@@ -248,9 +254,9 @@ class ParquetColumn:
         if self._row <= row <= self._row + READ_OVER:
             try:
                 return self._advance(row)
-            except ValueError:  # it may be of a row before this one
+            except ValueError:  # the error may be in an earlier row
                 pass
-        self._row = len(self._file)  # nothing is read, should this fail
+        self._row = len(self._file)  # nothing counts as read if this fails
         self._rows = self._file.rows(range(row, len(self._file)), [self._name])
         return self._advance(row)
 

@@ -1,6 +1,6 @@
-"""VoiceBench (hub data set hlt-lab/voicebench): spoken questions to a voice assistant; all rows are for test.
+"""VoiceBench (hub data set hlt-lab/voicebench): spoken questions to a voice assistant, all for test.
 
-The prompt is the recording alone. What was said is in extra_info.question; each subset is a data source of its own.
+The prompt consists of the recording only. What was said is in extra_info.question. Each subset is a separate data source.
 """
 
 import json
@@ -14,7 +14,7 @@ from verl_leaf.prepare.corpus import TEST, Corpus, Item, Rejected, Segment, need
 from verl_leaf.prepare.tables import check_names, read_parquet
 
 HELP = "VoiceBench: spoken questions to a voice assistant"
-# Columns of a subset beside audio and prompt.
+# Columns of a subset except audio and prompt.
 SUBSETS: dict[str, tuple[str, ...]] = {
     "alpacaeval": (),
     "alpacaeval_full": (),
@@ -30,48 +30,50 @@ SUBSETS: dict[str, tuple[str, ...]] = {
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="the data set's folder, with a folder per subset")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the data set, with a folder per subset")
     parser.add_argument(
         "--subsets",
         nargs="+",
         metavar="SUBSET",
-        help=f"of {', '.join(SUBSETS)}; with a split, as sd-qa/usa, that one alone (default: all that are there)",
+        help=f"some of {', '.join(SUBSETS)}; sd-qa/usa is one split of a subset (default: all that exist)",
     )
 
 
 def read(options) -> Corpus:
     if options.prompt is not None:
-        raise ValueError("--prompt: VoiceBench's prompt is the recording alone; leave it out")
-    need(options.data, "VoiceBench's, with a folder per subset")
+        raise ValueError("--prompt: VoiceBench's prompt consists of the recording only. Remove --prompt")
+    need(options.data, "VoiceBench's folder, with a folder per subset")
     corpus = Corpus("voicebench", (PLACEHOLDER,))
     for name in options.subsets or [name for name in SUBSETS if (options.data / name).is_dir()]:
         subset, _, split = name.partition("/")
         if subset not in SUBSETS:
             raise ValueError(
-                f"--subsets {name}: there are {', '.join(SUBSETS)}; mtbench has several turns, which is not supported"
+                f"--subsets {name}: choose from {', '.join(SUBSETS)}. mtbench is not supported, because it has several turns"
             )
         for found, file in _files(options.data / subset, split):
             for item in _items(file, subset, found):
                 corpus.add(item)
     if not corpus.items and not corpus.rejected:
-        raise ValueError(f"{options.data}: holds no folder of a subset: {', '.join(SUBSETS)}")
+        raise ValueError(f"{options.data} contains no folder of a subset ({', '.join(SUBSETS)})")
     return corpus
 
 
 def _files(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
-    """Files of a subset with their splits, which their names begin with, as in ``usa-00000-of-00001.parquet``."""
+    """Return the files of a subset with their splits, which begin the names, as in ``usa-00000-of-00001.parquet``."""
     need(folder, "a subset of VoiceBench")
     named = ((re.fullmatch(r"(.+)-\d+-of-\d+\.parquet", file.name), file) for file in sorted(folder.iterdir()))
     found = [(match[1], file) for match, file in named if match and not file.name.startswith(".")]
     wanted = [(own, file) for own, file in found if split in ("", own)]
     if not wanted:
         there = ", ".join(sorted({own for own, _ in found})) or "none"
-        raise ValueError(f"{folder}: no file {split or 'SPLIT'}-00000-of-00001.parquet; splits are {there}")
+        raise ValueError(
+            f"{folder}: there is no file {split or 'SPLIT'}-00000-of-00001.parquet. The splits are {there}"
+        )
     return iter(wanted)
 
 
 def _items(file: Path, subset: str, split: str) -> Iterator[Item | Rejected]:
-    check_names(file, RowFile(file).columns, ("audio",))  # which is large, and read when its turn comes
+    check_names(file, RowFile(file).columns, ("audio",))  # large, so it is read later
     for number, (place, row) in enumerate(read_parquet(file, ("prompt", *SUBSETS[subset]))):
         source, id = f"{subset}/{place}", f"{subset}/{split}/{number}"
         try:
@@ -79,7 +81,7 @@ def _items(file: Path, subset: str, split: str) -> Iterator[Item | Rejected]:
             id = text_of(row.get("id"), "id") or id
             answer = _instructions(row) if subset == "ifeval" else text_of(row.get("reference"), "reference")
             if not question or (SUBSETS[subset] and not answer):
-                raise ValueError("has no prompt" if not question else "has no reference")
+                raise ValueError("it has no prompt" if not question else "it has no reference")
         except ValueError as error:
             yield Rejected(id, source, str(error))
             continue
@@ -89,9 +91,9 @@ def _items(file: Path, subset: str, split: str) -> Iterator[Item | Rejected]:
 
 
 def _instructions(row: dict) -> str:
-    """IFEval's instructions and what each asks for, as JSON without what is null."""
+    """Return IFEval's instructions and their arguments as JSON, without null values."""
     names, wanted = row["instruction_id_list"], row["kwargs"]
     if not names or wanted is None or len(names) != len(wanted):
-        raise ValueError("its kwargs are not one for each of its instructions")
+        raise ValueError("it does not have one set of kwargs for each instruction")
     kwargs = [{key: value for key, value in (own or {}).items() if value is not None} for own in wanted]
     return json.dumps({"key": row["key"], "instruction_id_list": names, "kwargs": kwargs}, ensure_ascii=False)

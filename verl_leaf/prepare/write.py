@@ -1,4 +1,4 @@
-"""Items to parquet files: the same bytes from the same items, however many processes, interrupted or not."""
+"""Writing of items to parquet files: the same items give the same bytes, with any number of processes and interruptions."""
 
 import functools
 import hashlib
@@ -19,9 +19,9 @@ from verl_leaf.prepare.convert import Settings, convert, embedded
 from verl_leaf.prepare.corpus import SPLITS, Corpus, Item, Rejected
 from verl_leaf.prepare.report import write_report
 
-# A row group ends before it exceeds either, so that whatever reads it needs little memory.
+# A row group ends before it exceeds either limit, so that readers need little memory.
 ROW_GROUP_ROWS = 256
-ROW_GROUP_BYTES = 32 * 2**20  # of embedded audio; a row that holds more is a group of its own
+ROW_GROUP_BYTES = 32 * 2**20  # of embedded audio; a row with more is a group by itself
 
 TEXT = pyarrow.string()
 SCHEMA = pyarrow.schema(
@@ -47,26 +47,26 @@ SCHEMA = pyarrow.schema(
             ),
         ),
     ]
-)  # of every file of every corpus, so that any of them can be trained on together
+)  # shared by all corpora, so that any files can be combined in training
 
 
 def write(
     corpus: Corpus, out: Path, prompt: str | None, embed: bool, workers: int | None, shard_rows: int
 ) -> dict[str, int]:
-    """Write ``{split}.parquet`` (or shards of it), ``rejected.jsonl`` and ``report.json``, and show a table.
+    """Write ``{split}.parquet`` (or shards of it), ``rejected.jsonl`` and ``report.json``, and print a table.
 
-    Shards that an earlier, interrupted call has written are kept.
+    Shards from an earlier, interrupted call are kept.
 
     Args:
-        corpus: what to write.
-        out: folder, made if need be; audio that is cut or joined goes to ``audio/`` in it, unless embedded.
-        prompt, embed, workers, shard_rows: as the command's options.
+        corpus: corpus to write.
+        out: folder to write, made if needed; audio that is cut or joined goes to its folder ``audio/``, unless embedded.
+        prompt, embed, workers, shard_rows: options of the command.
 
     Returns:
-        Rows written, by split.
+        The numbers of rows written, by split.
 
     Raises:
-        ValueError: the folder holds something else, the prompt lacks {question}, or no row is left.
+        ValueError: the folder contains something else, the prompt lacks {question}, or no row is left.
     """
     out = out.resolve()
     whole = None if prompt is None else _whole_prompt(prompt, corpus)
@@ -80,7 +80,7 @@ def write(
     written = write_report(out, corpus, shards, rejected)
     if not written:
         first = f"; the first: {rejected[0]['source']}: {rejected[0]['reason']}" if rejected else ""
-        raise ValueError(f"no row is left of {len(rejected)}, {out / 'rejected.jsonl'} says why{first}")
+        raise ValueError(f"no row is left of {len(rejected)}. {out / 'rejected.jsonl'} lists the reasons{first}")
     return written
 
 
@@ -90,28 +90,28 @@ def _whole_prompt(prompt: str, corpus: Corpus) -> str:
         ("choices", any(item.choices for item in corpus.items)),
     ):
         if there and f"{{{what}}}" not in prompt:
-            raise ValueError(f"--prompt {prompt!r} holds no {{{what}}}, which stands for each row's {what}")
+            raise ValueError(f"--prompt {prompt!r} contains no {{{what}}}, which stands for each row's {what}")
     if not prompt.strip() or prompt.count(PLACEHOLDER) > 1:
-        raise ValueError(f"--prompt {prompt!r}: must be a text that holds {PLACEHOLDER} at most once")
+        raise ValueError(f"--prompt {prompt!r}: it must be a text that contains {PLACEHOLDER} at most once")
     return prompt if PLACEHOLDER in prompt else f"{PLACEHOLDER}\n{prompt}"
 
 
 def _same_as_before(file: Path, corpus: Corpus, settings: Settings, shard_rows: int) -> None:
-    """Stop unless the folder is new, or of an earlier call with the same input and options."""
+    """Raise an error unless the folder is new, or from an earlier call with the same input and options."""
     out = file.parents[1]
     digest = hashlib.sha256(repr((SCHEMA, settings, shard_rows, corpus.items, corpus.rejected)).encode()).hexdigest()
     if file.exists():
         if file.read_text() != digest:
             raise ValueError(
-                f"{out} holds rows of another input or with other options: delete it, or choose another --out"
+                f"{out} contains rows of another input or with other options. Delete it, or choose another --out"
             )
     elif out.exists() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise ValueError(f"{out} is not empty, and not of an earlier call: choose another --out")
+        raise ValueError(f"{out} is not empty, and not from an earlier call. Choose another --out")
     write_file(file, digest)
 
 
 def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int | None, shard_rows: int) -> list[dict]:
-    """Write the shards that are not there yet, and return the records of all."""
+    """Write the missing shards, and return the records of all."""
     records = []
     with ProcessPoolExecutor(workers) as pool:
         for split, name, items in _shards(corpus.items, shard_rows):
@@ -123,8 +123,8 @@ def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int 
                     rows, rejected = _write_shard(Path(settings.out, f"{name}.parquet"), shown)
                 except BrokenProcessPool:
                     raise ValueError(
-                        f"a worker process has died while it wrote {name}, for want of memory if it was "
-                        "killed: give fewer --workers; what is finished is kept"
+                        f"a worker process ended while it wrote {name}, probably because memory was short. Use fewer --workers; "
+                        "finished files are kept"
                     ) from None
                 content = {"split": split, "file": f"{name}.parquet", "rows": rows, "rejected": rejected}
                 write_file(record, json.dumps(content))
@@ -133,7 +133,7 @@ def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int 
 
 
 def _shards(items: list[Item], size: int) -> Iterator[tuple[str, str, list[tuple[int, Item]]]]:
-    """Split, name and numbered items of each file."""
+    """Yield split, name and numbered items of each file."""
     for split in SPLITS:
         own = list(enumerate(item for item in items if item.split == split))
         count = -(-len(own) // size)
@@ -146,8 +146,8 @@ def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, 
     """Write a file, unless all of its rows are left out.
 
     Returns:
-        Of each row written, its seconds, the words of its first answer, and whether a clip has nothing to hear; and the
-        rows left out.
+        For each written row, its seconds, the words of its first answer, and whether nothing can be heard in a clip; and
+            the rows left out.
     """
     written, rejected = [], []
     group: list[dict] = []

@@ -1,17 +1,16 @@
 """Rewards for ``reward.custom_reward_function.path=pkg://verl_leaf.rewards``, called by verl's reward manager.
 
 ``reward.custom_reward_function.name`` is one of ``REWARDS``: a metric, ``choice_format``, a weighted ``mix``, or
-``by_data_source``.
-Options go below ``+reward.custom_reward_function.reward_kwargs``. Every reward takes verl's arguments:
+``by_data_source``. Options go below ``+reward.custom_reward_function.reward_kwargs``. Every reward takes verl's arguments:
 
-- ``data_source``: the row's column. A name that ends in ``_swapped_audio`` belongs to the data source without it.
+- ``data_source``: the row's data source. The suffix ``_swapped_audio`` is ignored.
 - ``solution_str``: the answer.
-- ``ground_truth``: one reference, or a list of them, as :func:`verl_leaf.data.rows.reference_texts` takes them; another
-  is an error, since a right answer would score 0.
-- ``extra_info``: the row's; rewards of choices need its ``choices``, a list of texts in the order of their letters.
+- ``ground_truth``: one reference or a list of them, in the form of :func:`verl_leaf.data.rows.reference_texts`. Any other
+  form is an error, because a right answer would score 0.
+- ``extra_info``: the row's extra information; rewards of choices need its ``choices``, a list in the order of the letters.
 
-It returns ``score`` in [0, 1], higher for better; ``data_source``, so that dumps of validation tell data sets apart; and
-the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for each validation as
+Every reward returns ``score`` in [0, 1], higher for better; ``data_source``, so that validation dumps distinguish data
+sets; and the parts of :func:`verl_leaf.rewards.metrics.measure`, which verl reports for each validation as
 ``val-aux/{data_source}/{part}/mean@{n}``.
 """
 
@@ -34,15 +33,15 @@ def _reward_of(metric: str, doc: str) -> Callable:
 
 
 sentence_bleu = _reward_of(
-    "sentence_bleu", "sacrebleu's sentence BLEU / 100, case-sensitive, as the paper rewards it (arXiv 2606.07610)."
+    "sentence_bleu", "sacrebleu's sentence BLEU / 100, case-sensitive, as in the paper (arXiv 2606.07610)."
 )
-sentence_bleu_uncased = _reward_of("sentence_bleu_uncased", "The same in lower case.")
-chrf = _reward_of("chrf", "sacrebleu's sentence chrF2 / 100, case-sensitive; of several references, the best.")
-wer = _reward_of("wer", "1 - jiwer's word error rate, at least 0; of several references, the best.")
-cer = _reward_of("cer", "1 - jiwer's character error rate, at least 0; of several references, the best.")
-rouge_l = _reward_of("rouge_l", "F1 of rouge-score's ROUGE-L, without stemming; of several references, the best.")
-exact_match = _reward_of("exact_match", "1 where the answer is one of the references, white space aside; else 0.")
-choice = _reward_of("choice", "1 if the answer names the right one of the row's choices and no other; else 0.")
+sentence_bleu_uncased = _reward_of("sentence_bleu_uncased", "sacrebleu's sentence BLEU / 100, in lower case.")
+chrf = _reward_of("chrf", "sacrebleu's sentence chrF2 / 100, case-sensitive; the best of several references.")
+wer = _reward_of("wer", "1 - jiwer's word error rate, at least 0; the best of several references.")
+cer = _reward_of("cer", "1 - jiwer's character error rate, at least 0; the best of several references.")
+rouge_l = _reward_of("rouge_l", "F1 of rouge-score's ROUGE-L, without stemming; the best of several references.")
+exact_match = _reward_of("exact_match", "1 if the answer equals a reference except for white space, otherwise 0.")
+choice = _reward_of("choice", "1 if the answer names only the correct choice of the row, otherwise 0.")
 
 
 def choice_format(
@@ -55,14 +54,14 @@ def choice_format(
     thinking: bool = False,
     **_,
 ) -> dict:
-    """The right choice, and the format of the answer: ``<answer>...</answer>`` and nothing else.
+    """Reward the right choice, and an answer in the format ``<answer>...</answer>`` with nothing else.
 
     Args:
-        weight: of the format. 0.5 is R1-AQA's, which adds both (arXiv 2503.11197).
-        thinking: the format begins with ``<think>...</think>``.
+        weight: weight of the format. 0.5 is that of R1-AQA, which adds both parts (arXiv 2503.11197).
+        thinking: True if the format begins with ``<think>...</think>``.
 
     Raises:
-        ValueError: an option is wrong; verl stops for the same before its engines start.
+        ValueError: an option is wrong. The check before a run finds this earlier.
     """
     return _score(data_source, solution_str, ground_truth, extra_info, format_weights(weight, thinking), None)
 
@@ -70,15 +69,15 @@ def choice_format(
 def mix(
     data_source: str, solution_str: str, ground_truth, extra_info=None, *, weights: Mapping, tokenize=None, **_
 ) -> dict:
-    """Weighted mean of several metrics.
+    """Reward with a weighted mean of several metrics.
 
     Args:
-        weights: metric -> weight above 0; together 1.
-        tokenize: sacrebleu's name of a tokeniser, or a mapping from every data source to one (or to null). It makes the
-            words of BLEU, the word error rate and ROUGE-L; not given, each library has its own way.
+        weights: metric -> weight above 0; the sum must be 1.
+        tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE-L, or a mapping from every data
+            source to such a name or null. By default, each library uses its own.
 
     Raises:
-        ValueError: an option is wrong; verl stops for the same before its engines start.
+        ValueError: an option is wrong. The check before a run finds this earlier.
     """
     return _score(data_source, solution_str, ground_truth, extra_info, weights_of(weights), tokenize)
 
@@ -86,18 +85,19 @@ def mix(
 def by_data_source(
     data_source: str, solution_str: str, ground_truth, extra_info=None, *, rewards: Mapping, tokenize=None, **_
 ) -> dict:
-    """Each data source's own reward.
+    """Reward each data source with its own metric or mix.
 
     Args:
-        rewards: data source -> a metric, or the weights of a mix.
-        tokenize: as for :func:`mix`.
+        rewards: data source -> metric, or weights of a mix.
+        tokenize: tokeniser, as in :func:`mix`.
 
     Returns:
-        As all rewards. Parts that only other data sources have are None: verl's legacy trainer needs the same keys in
-        all rows, and no value of None reaches its metrics.
+        The result of all rewards. Parts of other data sources are None, because verl's legacy trainer needs the same
+        keys in
+            all rows; None never reaches its metrics.
 
     Raises:
-        ValueError: an option is wrong, or ``rewards`` does not know the data source.
+        ValueError: an option is wrong, or ``rewards`` has no entry for the data source.
     """
     own = weights_of(chosen("rewards", rewards, data_source))
     result = _score(data_source, solution_str, ground_truth, extra_info, own, tokenize)

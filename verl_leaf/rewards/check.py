@@ -1,4 +1,4 @@
-"""Whether a reward can score all rows, known before a run starts."""
+"""Checks before a run of whether a reward can score all rows."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from verl_leaf.rewards.options import chosen, format_weights, weights_of
 
 
 def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]]) -> None:
-    """Stop unless a reward can score all rows.
+    """Raise an error unless a reward can score all rows.
 
     Args:
         name: ``reward.custom_reward_function.name``.
@@ -18,21 +18,23 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
         references: data source -> some of its references.
 
     Raises:
-        ValueError: no such reward or option, a wrong value, a data source without an entry, a tokeniser that lacks
-            something, or none where a metric counts words and the references have no spaces between them; the message
-            says what there is or what to do.
+        ValueError: there is no such reward or option, a value is wrong, a data source has no entry, a tokeniser lacks
+            something, or a metric counts words of references without spaces and no tokeniser is set. The message lists the
+            valid values, or says what to do.
     """
     if name not in REWARDS:
-        raise ValueError(f"name={name}: no such reward; there are {', '.join(REWARDS)}")
+        raise ValueError(f"name={name}: there is no such reward. Choose one of {', '.join(REWARDS)}")
     parameters = [p for p in inspect.signature(REWARDS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
     valid = [p.name for p in parameters]
     if unknown := [option for option in options if option not in valid]:
-        raise ValueError(f"reward_kwargs: {name} has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+        raise ValueError(
+            f"reward_kwargs: {name} has no option {', '.join(unknown)}. Its options are {', '.join(valid)}"
+        )
     if missing := [p.name for p in parameters if p.default is p.empty and p.name not in options]:
         raise ValueError(f"reward_kwargs: {name} needs {', '.join(missing)}")
     rewards, tokenize = options.get("rewards", {}), options.get("tokenize")
     if not isinstance(rewards, Mapping):
-        raise ValueError(f"reward_kwargs: rewards={rewards}: must be a mapping from data sources to rewards")
+        raise ValueError(f"reward_kwargs: rewards={rewards}: give a mapping from data sources to rewards")
     for reward in [options["weights"]] if "weights" in options else rewards.values():
         weights_of(reward)
     if name == "choice_format":
@@ -47,14 +49,14 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
         needed = needed_tokenizer(texts)
         if needed and "tokenize" not in options and metrics & set(COUNT_WORDS):
             raise ValueError(
-                f"the references of the data source {data_source!r} have no spaces between words, which "
-                f"{', '.join(sorted(metrics & set(COUNT_WORDS)))} would count: set reward_kwargs.tokenize={needed} (verl_leaf/rewards/README.md), or "
-                "null to do without"
+                f"the references of the data source {data_source!r} have no spaces between words, but "
+                f"{', '.join(sorted(metrics & set(COUNT_WORDS)))} counts words. Set reward_kwargs.tokenize={needed} "
+                "(verl_leaf/rewards/README.md), or null to use the library's default"
             )
 
 
 def check_row(name: str, options: Mapping, data_source: str, references: Sequence[str], extra_info) -> None:
-    """Stop unless a reward that needs the choices of a row finds the right one among them.
+    """Raise an error if a reward needs a row's choices and does not find the right one among them.
 
     Raises:
         ValueError: the message says what is wrong with the row.
@@ -64,13 +66,13 @@ def check_row(name: str, options: Mapping, data_source: str, references: Sequenc
     choices = row_choices(extra_info)
     if not choices:
         raise ValueError(
-            f"has no extra_info.choices, which the reward {name} needs: make the rows with `verl-leaf prepare audioqa`"
+            f"the row has no extra_info.choices, which the reward {name} needs. Make the rows with `verl-leaf prepare audioqa`"
         )
     right_choice(references, choices)
 
 
 def _metrics_of(name: str, options: Mapping, data_source: str) -> set[str]:
-    """Return the metrics that a reward takes for a data source."""
+    """Return the metrics that a reward uses for a data source."""
     if name == "choice_format":
         return {"choice"}
     reward = (

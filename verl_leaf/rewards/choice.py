@@ -1,7 +1,7 @@
-"""Which of the lettered choices a reply names, and whether it has the format that the prompt asks for.
+"""Reading of multiple-choice replies: the named choice, and the format.
 
-Nothing is guessed: a reply that names two choices, denies one or leaves a tag open names none. The time for a reply grows
-with its length and no faster.
+Nothing is guessed: a reply that names two choices, denies one or leaves a tag open names none. The time grows linearly with
+the length of a reply.
 """
 
 import functools
@@ -13,10 +13,10 @@ from verl_leaf.data.choices import PUNCTUATION, key_of, plain, right_choice
 
 _TAG = re.compile(r"(</?answer>)", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(r"\W*([a-z])\W*?(?:([)\].,:-]| )\W*(.*))?", re.IGNORECASE)
-# A character that goes on with a word, in the scripts that part words by spaces.
+# A character that continues a word, in scripts that separate words by spaces.
 _W = r"[^\W_\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
-# A letter within a sentence: a capital other than "I" that is no initial and no part of a word with a hyphen, or a letter of
-# either case in brackets or behind a word that announces it.
+# A letter within a sentence: a capital other than "I" that is neither an initial nor part of a hyphenated word, or a letter of
+# either case in brackets or after a word that announces it.
 _CAPITAL = rf"(?<!{_W})(?<!\w[-'.])[A-HJ-Z](?!{_W})(?![-'.]{_W})"
 _BRACKETED = r"[(\[{] ?[a-zA-Z] ?[)\]}]"
 _ANNOUNCED = (
@@ -24,28 +24,29 @@ _ANNOUNCED = (
     r"(?=$|[^\w\s'-]| (?:is|because|since)\b)"
 )
 _LETTER = re.compile(f"{_CAPITAL}|{_BRACKETED}|{_ANNOUNCED}")
-# A capital before any other word is the article, as in "A dog", or something else, as in "C minor".
+# A capital before any other word is an article, as in "A dog", or something else, as in "C minor".
 _BEFORE_A_WORD = re.compile(
     r" (?!(?:is|was|and|or|because|since|as|so|for|with|but|then|would|seems|not|ist|und|oder|est|et|ou|es|y)\b)"
     rf"{_W}{{2}}"
 )
 _NOT = r"(?:\w*n't\b|\b(?:not|no(?! doubt)|never|neither|nor|cannot|except|wrong|incorrect|false|nicht|kein\w*|falsch|pas)\b)"
 _SAME_CLAUSE = r"[^\w,.;:!?]"
-_DENIED = (  # what is before a choice, with up to five words between, and right behind it
+_DENIED = (  # a denial before a choice, up to five words away, or directly after it
     re.compile(
         rf"{_NOT}(?:{_SAME_CLAUSE}+\w+){{0,5}}{_SAME_CLAUSE}*$|[不没沒非错錯][^,.;:!?。]{{0,4}}$", re.IGNORECASE
     ),
     re.compile(rf"{_SAME_CLAUSE}*(?:\w+{_SAME_CLAUSE}+)?{_NOT}|[^,.;:!?。]{{0,3}}[不没沒非错錯]", re.IGNORECASE),
 )
-_MOST_NAMES = 50  # a reply that names choices more often is not read: each name costs a search for denials
-_WINDOW = 80  # characters before and behind a choice that are searched for a denial
+_MOST_NAMES = 50  # a reply that names choices more often is not read, because each name needs a search for denials
+_WINDOW = 80  # characters before and after a choice that are searched for a denial
 
 
 def named_choice(reply: str, choices: Sequence[str]) -> int | None:
-    """Return the number of the one choice that a reply names, by its letter or its text; None if it names none or several.
+    """Return the index of the one choice that a reply names, by letter or text, or None if it names none or several.
 
-    If there are ``<answer>`` tags, what they hold decides, else the whole reply but for ``<think>``. A letter with its own
-    text (``B) dog``) is one name. A single letter is a letter, also if another choice has it for its text.
+    If there are ``<answer>`` tags, their content decides; otherwise the whole reply without ``<think>``. A letter with
+    its own text (``B) dog``) is one name. A single letter is read as a letter, even if it is the text of another
+    choice.
     """
     region = _region(reply)
     if region is None:
@@ -56,7 +57,7 @@ def named_choice(reply: str, choices: Sequence[str]) -> int | None:
         number, text = string.ascii_lowercase.index(exact[1].lower()), key_of(exact[3] or "")
         if not text or text in keys[number : number + 1]:
             return number if number < len(keys) else None
-        if text in keys and exact[2] != " ":  # the text of another choice, or "a" is the article
+        if text in keys and exact[2] != " ":  # the text of another choice, or "a" is an article
             return None
     if (whole := key_of(region)) in keys:
         return keys.index(whole)
@@ -64,7 +65,7 @@ def named_choice(reply: str, choices: Sequence[str]) -> int | None:
 
 
 def has_format(reply: str, thinking: bool) -> bool:
-    """Return whether a reply is ``<answer>...</answer>`` and nothing else, with ``<think>...</think>`` before if ``thinking``."""
+    """Return whether a reply is only ``<answer>...</answer>``, after ``<think>...</think>`` if ``thinking``."""
     tags = ["<think>", "</think>", "<answer>", "</answer>"]
     holds_text = [False, True, False, True, False]
     pieces = re.split(r"(</?(?:think|answer)>)", reply)
@@ -82,7 +83,7 @@ def _format(thinking: bool, reply: str, *_) -> tuple[float, dict[str, float]]:
     return value, {"think_format" if thinking else "answer_format": value}
 
 
-# Score and parts of a reply, by the references and the choices of its row; as :func:`verl_leaf.rewards.metrics.measure`.
+# Functions from a reply, references and choices to the result of :func:`verl_leaf.rewards.metrics.measure`.
 CHOICE_METRICS: dict[str, Callable[[str, Sequence[str], Sequence[str]], tuple[float, dict[str, float]]]] = {
     "choice": _choice,
     "answer_format": functools.partial(_format, False),
@@ -91,7 +92,7 @@ CHOICE_METRICS: dict[str, Callable[[str, Sequence[str], Sequence[str]], tuple[fl
 
 
 def _region(reply: str) -> str | None:
-    """Return the part of a reply that decides; None if a tag is open."""
+    """Return the part of a reply that decides, or None if a tag is open."""
     rest = reply.rpartition("</think>")[2]
     pieces = _TAG.split(rest)
     tags = [tag.lower() for tag in pieces[1::2]]
@@ -103,7 +104,7 @@ def _region(reply: str) -> str | None:
 
 
 def _mentioned(region: str, texts: Sequence[str]) -> int | None:
-    """Return the one choice that a text mentions and does not deny."""
+    """Return the one choice that a text mentions and does not deny, or None."""
     found = [
         (match.start(), -match.end(), number)
         for number, text in enumerate(texts)
@@ -112,7 +113,7 @@ def _mentioned(region: str, texts: Sequence[str]) -> int | None:
     ]
     spans, end, rest = [], 0, list(region)
     for start, stop, number in sorted(found):
-        if start >= end:  # the text of a choice within that of another is no mention of it
+        if start >= end:  # a choice's text within another choice's text is not a mention
             end = -stop
             spans.append((start, end, number))
             rest[start:end] = " " * (end - start)
@@ -136,7 +137,7 @@ def _is_denied(text: str, start: int, stop: int) -> bool:
 
 
 def _as_words(text: str) -> re.Pattern[str]:
-    """Return a pattern that finds a text where it is no part of a longer word or number."""
+    """Return a pattern that finds a text unless it is part of a longer word or number."""
     first, last = (bool(re.match(_W, edge)) for edge in (text[0], text[-1]))
     before = rf"(?<!{_W})" * first + r"(?<!\d[.,])(?<!-)" * text[0].isdigit()
     behind = rf"(?!{_W})" * last + r"(?![.,]\d)" * text[-1].isdigit()

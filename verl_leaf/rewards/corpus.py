@@ -1,4 +1,4 @@
-"""Corpus BLEU of a run, which counts the words that the run's reward counts."""
+"""Corpus BLEU of a run, with the tokeniser of the run's reward."""
 
 import itertools
 from collections import defaultdict
@@ -14,17 +14,17 @@ from verl_leaf.rewards.options import chosen
 
 
 class CorpusBleu:
-    """sacrebleu's corpus BLEU without case, with a tokeniser per data source.
+    """sacrebleu's case-insensitive corpus BLEU, with a tokeniser per data source.
 
-    The tokeniser is the reward's. A reward that has none gets the one that the script of the references needs, or
+    The tokeniser is the reward's. If the reward sets none, it is the one that the script of the references needs, or
     characters if that one is not installed.
 
     Args:
-        config: verl's.
+        config: verl's configuration.
         references: data source and references of each row.
 
     Attributes:
-        signature: what the score depends on, as sacrebleu writes it.
+        signature: sacrebleu's description of the settings.
     """
 
     def __init__(self, config: DictConfig, references: Iterable[tuple[str, Sequence[str]]]):
@@ -40,7 +40,7 @@ class CorpusBleu:
         self.signature = f"case:lc|eff:no|tok:{tokenize}|smooth:exp|version:{sacrebleu.__version__}"
 
     def __call__(self, rows: Sequence[tuple[str, str, Sequence[str]]]) -> float:
-        """Return the score, 0 to 100, of data source, answer and references of one or more rows."""
+        """Return the score, 0 to 100, of rows given as data source, answer and references."""
 
         def words(source: str, text: str) -> str:
             return self._words[source.removesuffix(SWAPPED_AUDIO_SUFFIX)](text.lower().rstrip())

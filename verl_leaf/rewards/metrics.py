@@ -1,4 +1,4 @@
-"""Text metrics of one answer, as sacrebleu, jiwer and rouge-score compute them."""
+"""Text metrics of a single answer, computed with sacrebleu, jiwer and rouge-score."""
 
 import functools
 import os
@@ -12,11 +12,11 @@ from sacrebleu.utils import SACREBLEU_DIR
 
 from verl_leaf.common.texts import collapse
 
-# The most characters of an answer or reference that a library sees. The slowest is ROUGE-L, whose table of tokens x tokens
-# then has at most 16 million cells: a few seconds where answer and reference both are that long, in single characters.
+# The most characters of a text that are scored. The slowest metric is ROUGE-L: its table of tokens x tokens has at most 16
+# million cells then, which takes a few seconds if both texts consist of that many single characters.
 MAX_CHARACTERS = 4000
 
-Result = tuple[float, float, dict[str, float]]  # score, value by the metric's own definition, what it is made of
+Result = tuple[float, float, dict[str, float]]  # score, value as the metric defines it, parts
 
 
 def measure(
@@ -24,20 +24,20 @@ def measure(
 ) -> tuple[float, dict[str, float]]:
     """Score an answer.
 
-    White space is stripped and collapsed first; NUL counts as white space, and a lone surrogate becomes ``?``. All but
-    ``exact_match`` then see the first ``MAX_CHARACTERS`` characters of a string.
+    White space is stripped and collapsed first; NUL counts as white space, and a lone surrogate becomes ``?``. All
+    metrics except ``exact_match`` then use the first ``MAX_CHARACTERS`` characters of a text.
 
     Args:
-        name: a key of ``METRICS``.
-        answer: the text to score; may be empty.
-        references: what it should be; at least one.
-        tokenize: sacrebleu's name of a tokeniser, which then makes the words of BLEU, the word error rate and ROUGE-L.
-            Not given, each library does it its own way: ``13a``, white space, and the runs of ``a-z0-9`` in lower case.
+        name: key of ``METRICS``.
+        answer: text to score; may be empty.
+        references: correct texts, one or more.
+        tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE-L. By default each library uses its
+            own: ``13a``, white space, and runs of ``a-z0-9`` in lower case.
 
     Returns:
-        The score, in [0, 1] and higher for better, and its parts, always the same ones: the metric's value under its
-        own name (an error rate is the raw rate, the lowest of the references, and may exceed 1; its score is
-        ``1 - min(rate, 1)``), and what it is made of, as ``{name}_{part}``.
+        The score in [0, 1], higher for better, and its parts, which are the same for every answer: the metric's value under
+            its own name, and its components as ``{name}_{part}``. An error rate's value is the raw rate of the best
+            reference, which may exceed 1; its score is ``1 - min(rate, 1)``.
     """
     references = [collapse(reference) for reference in references]
     score, value, parts = METRICS[name](collapse(answer), references, tokenize)
@@ -46,32 +46,34 @@ def measure(
 
 @functools.cache
 def part_names(name: str) -> tuple[str, ...]:
-    """The parts that :func:`measure` returns for a metric."""
+    """Return the names of the parts that :func:`measure` returns for a metric."""
     return tuple(measure(name, "", [""])[1])
 
 
 @functools.cache
 def tokenizer(name: str) -> Callable[[str], str]:
-    """One of sacrebleu's tokenisers, which puts a space between tokens.
+    """Return one of sacrebleu's tokenisers, which puts spaces between tokens.
 
     Raises:
-        ValueError: there is none of this name, or something that it needs is missing; the message says what to do.
+        ValueError: sacrebleu has no such tokeniser, or something that it needs is missing. The message says what to do.
     """
     if name not in BLEU.TOKENIZERS:
-        raise ValueError(f"tokenize={name}: unknown to sacrebleu, which has {', '.join(BLEU.TOKENIZERS)}")
+        raise ValueError(
+            f"tokenize={name}: sacrebleu has no such tokeniser. Choose one of {', '.join(BLEU.TOKENIZERS)}"
+        )
     try:
         return BLEU(tokenize=name).tokenizer
     except (RuntimeError, ImportError) as error:  # sacrebleu names the missing package
         raise ValueError(f"tokenize={name}: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ValueError(
-            f"tokenize={name}: sacrebleu could not fetch its model ({error}). Where there is internet, run "
+            f"tokenize={name}: sacrebleu could not fetch its model ({error}). On a machine with internet access, run "
             f"`python -c \"import sacrebleu; sacrebleu.BLEU(tokenize='{name}')\"` and copy ~/.sacrebleu/models to "
-            f"{os.path.join(SACREBLEU_DIR, 'models')} on every machine; chrf and cer need no tokeniser"
+            f"{os.path.join(SACREBLEU_DIR, 'models')} on every machine. chrf and cer need no tokeniser"
         ) from error
 
 
-# Metrics that count words, and the tokenisers that sacrebleu recommends where words are not parted by spaces.
+# Metrics that count words, and the tokenisers that sacrebleu recommends for scripts without spaces between words.
 COUNT_WORDS = ("sentence_bleu", "sentence_bleu_uncased", "wer", "rouge_l")
 _UNSPACED = {
     "ja-mecab": re.compile("[\u3040-\u30ff]"),  # kana
@@ -81,7 +83,7 @@ _UNSPACED = {
 
 
 def needed_tokenizer(references: Iterable[str]) -> str | None:
-    """sacrebleu's tokeniser for the script that most letters of the references are of, or None where spaces part words."""
+    """Return sacrebleu's tokeniser for the script of most letters of the references, or None if spaces separate words."""
     letters = [letter for text in references for letter in text if letter.isalpha()]
     counts = {name: sum(map(bool, map(script.match, letters))) for name, script in _UNSPACED.items()}
     if 2 * sum(counts.values()) <= len(letters):
@@ -142,7 +144,7 @@ METRICS: dict[str, Callable[[str, list[str], str | None], Result]] = {
 }
 
 
-# One object for all answers: sacrebleu keeps every tokeniser that has ever been called, with its dictionary or model.
+# Shared by all answers, because sacrebleu keeps every tokeniser that was ever called, with its dictionary or model.
 @functools.cache
 def _bleu_metric(lowercase: bool, tokenize: str) -> BLEU:
     metric = BLEU(lowercase=lowercase, effective_order=True)
@@ -156,7 +158,7 @@ def _rouge_scorer(tokenize: str | None) -> rouge_scorer.RougeScorer:
 
 
 class RougeTokenizer:
-    """A tokeniser of sacrebleu's as rouge-score takes one."""
+    """A tokeniser of sacrebleu with the interface of rouge-score."""
 
     def __init__(self, words: Callable[[str], str]):
         self.words = words
@@ -166,5 +168,5 @@ class RougeTokenizer:
 
 
 def cut(text: str) -> str:
-    """As much of a text as a library sees."""
+    """Return a text truncated to what the metric libraries are given."""
     return text[:MAX_CHARACTERS]

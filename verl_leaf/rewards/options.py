@@ -1,4 +1,4 @@
-"""The options of rewards: weights of metrics, and values by data source."""
+"""Options of rewards: weights of metrics, and values by data source."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,16 @@ NAMES = (*METRICS, *CHOICE_METRICS)
 
 
 def weights_of(reward: str | Mapping) -> Mapping[str, float]:
-    """The weights of a mix, or of the one metric that ``reward`` names.
+    """Return the weights of a mix, or of the single metric that ``reward`` names.
 
     Raises:
-        ValueError: it is neither, knows no such metric, or the weights are not above 0 with the sum 1.
+        ValueError: ``reward`` is neither, a metric is unknown, or the weights are not positive numbers that sum to 1.
     """
     weights = {reward: 1} if isinstance(reward, str) else reward
     if not isinstance(weights, Mapping):
         raise ValueError(f"{reward} is neither a metric nor the weights of several")
     if unknown := [str(metric) for metric in weights if metric not in NAMES]:
-        raise ValueError(f"no metric {', '.join(unknown)}; there are {', '.join(NAMES)}")
+        raise ValueError(f"there is no metric {', '.join(unknown)}. Choose from {', '.join(NAMES)}")
     numbers = [weight for weight in weights.values() if isinstance(weight, int | float) and weight > 0]
     if len(numbers) < len(weights) or abs(sum(numbers) - 1) > 1e-6:
         raise ValueError(f"weights must be numbers above 0 and sum to 1, got {dict(weights)}")
@@ -27,11 +27,11 @@ def weights_of(reward: str | Mapping) -> Mapping[str, float]:
 
 
 def chosen(option: str, by_source: Mapping, data_source: str | int):
-    """What an option holds for a data source; keys are compared as text, since Hydra reads ``{7: chrf}`` as a number."""
+    """Return an option's value for a data source. Keys are compared as text, because Hydra reads ``{7: chrf}`` as a number."""
     base = str(data_source).removesuffix(SWAPPED_AUDIO_SUFFIX)
     entries = {str(name): value for name, value in by_source.items()}
     if base not in entries:
-        raise ValueError(f"{option}: no entry for the data source {base!r}; there are {', '.join(entries)}")
+        raise ValueError(f"{option} has no entry for the data source {base!r}. It has entries for {', '.join(entries)}")
     return entries[base]
 
 
@@ -42,7 +42,7 @@ def format_weights(weight: float = 0.5, thinking: bool = False) -> Mapping[str, 
         ValueError: the weight of the format is not above 0 and below 1, or ``thinking`` is not true or false.
     """
     if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < 1:
-        raise ValueError(f"weight={weight}: must be above 0 and below 1")
+        raise ValueError(f"weight={weight}: set it to a number above 0 and below 1")
     if not isinstance(thinking, bool):
-        raise ValueError(f"thinking={thinking}: must be true or false")
+        raise ValueError(f"thinking={thinking}: set it to true or false")
     return {"choice": 1 - weight, "think_format" if thinking else "answer_format": weight}

@@ -1,1 +1,1 @@
-"""Runs: started, watched, summed up and compared."""
+"""Starting, watching, summarising and comparing training runs."""

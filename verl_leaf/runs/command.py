@@ -1,4 +1,4 @@
-"""verl's command of a run, from what ``verl-leaf train`` was told."""
+"""verl's command line for the options of ``verl-leaf train``."""
 
 import functools
 import sys
@@ -12,21 +12,21 @@ from verl_leaf.config import compose, quoted
 from verl_leaf.runs.cluster import has_own_cluster
 from verl_leaf.runs.folder import RunFolder
 
-OWN_LOGGERS = ("console", "tensorboard", "file")  # what a run is watched and summed up by
+OWN_LOGGERS = ("console", "tensorboard", "file")  # needed to watch and summarise a run
 
 
 @dataclass
 class Training:
-    """What a user asks for. Its paths become absolute: they start from the folder in which the user is.
+    """The options of a training. Relative paths are made absolute.
 
     Attributes:
         config_name: verl's ``--config-name``.
-        overrides: of that configuration, in Hydra's notation; the last word on everything but the loggers.
+        overrides: Hydra overrides of that configuration. They take precedence over everything except the loggers.
         validation: parquet file to validate on.
-        train: parquet files to train on; as the overrides have it if empty.
-        model: model folder or hub name; as the overrides have it if None.
-        family: of the speech model; as the configuration has it if None.
-        epochs: warm restarts.
+        train: parquet files to train on, or none to use those of the overrides.
+        model: model folder or hub name, or None to use that of the overrides.
+        family: family of the speech model, or None to use that of the configuration.
+        epochs: number of warm restarts.
     """
 
     config_name: str
@@ -44,7 +44,7 @@ class Training:
             self.model = str(model.absolute())
 
     def record(self) -> dict[str, Any]:
-        """Return it as plain values: two runs with the same record do the same."""
+        """Return the options as plain values; equal records mean equal runs."""
         return {
             **asdict(self),
             "overrides": list(self.overrides),
@@ -53,7 +53,7 @@ class Training:
         }
 
     def settings(self) -> list[str]:
-        """Overrides for verl: what has an option of its own first, so that the user's win."""
+        """Return Hydra overrides for verl, those from options first, so that the user's overrides take precedence."""
         settings = [] if self.family is None else [f"family={self.family}"]
         if self.train:
             files = ",".join(quoted(file) for file in self.train)
@@ -64,10 +64,10 @@ class Training:
 
     @functools.cached_property
     def config(self) -> DictConfig:
-        """The configuration that the settings make, composed once: it takes seconds.
+        """The configuration of these options, composed once because it takes seconds.
 
         Raises:
-            ValueError: they make none.
+            ValueError: the options do not make a configuration.
         """
         return compose(self.config_name, self.settings())
 
@@ -75,19 +75,19 @@ class Training:
 def verl_command(
     training: Training, folder: RunFolder, *, validate_first: bool, val_files: list[Path], adapter: Path | None
 ) -> list[str]:
-    """``python -m verl.trainer.main_ppo`` with everything that a run in a folder needs.
+    """Return the command ``python -m verl.trainer.main_ppo`` with everything that a run in a folder needs.
 
     Args:
-        training: what the user asks for.
-        folder: of the run, or of one of its epochs.
-        validate_first: validate before training.
+        training: options of the training.
+        folder: folder of the run, or of one of its epochs.
+        validate_first: True to validate before training.
         val_files: parquet files to validate on.
-        adapter: to begin with; none if None.
+        adapter: adapter to start from, or None.
     """
     config = training.config
     environment = {
         "TENSORBOARD_DIR": folder.tensorboard,
-        # TensorBoard's writer keeps two minutes back, which a kill would lose; this one writes at once, to a new file.
+        # TensorBoard's writer buffers for two minutes, which a kill would lose. This logger writes at once, to a new file.
         "VERL_FILE_LOGGER_PATH": folder.metrics / f"{len(list(folder.metrics.glob('*'))):03d}.jsonl",
     }
     settings: dict[str, str] = {
@@ -99,7 +99,7 @@ def verl_command(
         "trainer.checkpoint_callback_class": "verl_leaf.runs.checkpoints.adapter.SaveAdapter",
         "trainer.val_before_train": str(validate_first),
         "hydra.run.dir": quoted(folder.path / "hydra"),
-        # The trainer may run on any node of a cluster, which does not inherit our environment.
+        # The trainer may run on any node of a cluster, which does not inherit this environment.
         **{f"++ray_kwargs.ray_init.runtime_env.env_vars.{name}": quoted(path) for name, path in environment.items()},
     }
     if has_own_cluster(config):
@@ -113,19 +113,19 @@ def verl_command(
         *(f"--config-name={training.config_name}",),
         *(f"{name}={value}" for name, value in settings.items()),
         *training.settings(),
-        "data.val_max_samples=-1",  # the files hold no others
+        "data.val_max_samples=-1",  # the files contain only the rows to use
         f"trainer.logger=[{','.join(quoted(name) for name in loggers(config))}]",
     ]
 
 
 def _traces_belong_here(config: DictConfig) -> bool:
-    """Unless they are placed elsewhere, or the trainer is the one that has none."""
+    """Return whether the run writes traces into its own folder: unless another is set, or the trainer writes none."""
     placed = OmegaConf.select(config, "algorithm.leaf.trace_dir")
     return config.algorithm.adv_estimator == "leaf" and placed is None and bool(config.trainer.use_v1)
 
 
 def loggers(config: DictConfig) -> list[str]:
-    """The run's own loggers, and those that the configuration asks for beside them.
+    """Return the run's own loggers, followed by those that the configuration adds.
 
     Raises:
         ValueError: ``trainer.logger`` is neither a name nor a list of names.
@@ -137,5 +137,5 @@ def loggers(config: DictConfig) -> list[str]:
     if asked is None:
         names = []
     if names is None or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"trainer.logger={asked}: must be the name of a logger, or a list of names")
+        raise ValueError(f"trainer.logger={asked}: set it to the name of a logger, or a list of names")
     return list(dict.fromkeys([*OWN_LOGGERS, *names]))

@@ -1,4 +1,4 @@
-"""Reads what runs have logged, finished or not, and names them by what they differ in."""
+"""Reading of what runs have logged, finished or not, and labels for the settings in which they differ."""
 
 import math
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars
 
-ROLLOUTS_PER_STEP = ("data.train_batch_size", "actor_rollout_ref.rollout.n")  # the factors; recipes compute them
-# What runs of one method differ in: seeds, folders, names.
+ROLLOUTS_PER_STEP = ("data.train_batch_size", "actor_rollout_ref.rollout.n")  # recipes compute these factors
+# Settings in which runs of the same method may differ: seeds, folders, names.
 INCIDENTAL = (
     "seed",
     "trace_dir",
@@ -35,16 +35,16 @@ INCIDENTAL = (
 
 @dataclass(frozen=True)
 class Run:
-    """A run as far as it has come.
+    """The current state of a run.
 
     Attributes:
-        name: its folder's name, with as much of the path before it as tells it from the others.
-        label: what sets its method apart from that of the other runs; the same for runs that differ in seeds only.
-        scalars: what verl logged, ``{name: {step: value}}``.
-        rollouts_per_step: responses that a step trains on; ``None`` where the configuration is not known.
-        reward: name of the reward function; ``None`` where it is not known, or the data sources' own.
-        summary: ``summary.json``, empty before a run has ended.
-        skipped: a sentence for each file with lines that cannot be read.
+        name: name of its folder, with as many parent folders as needed to be unique.
+        label: estimator and settings that distinguish its method; equal for runs that differ only in seeds.
+        scalars: values that verl logged, ``{name: {step: value}}``.
+        rollouts_per_step: responses per training step, or None if the configuration is unknown.
+        reward: name of the reward function, or None if it is unknown or depends on the data source.
+        summary: content of ``summary.json``, empty before the run has ended.
+        skipped: one sentence per file with lines that cannot be read.
     """
 
     name: str
@@ -56,15 +56,15 @@ class Run:
     skipped: list[str]
 
     def seconds(self, step: int) -> float:
-        """Time of the steps up to one, in seconds; start-up, validations and interruptions are not in it."""
+        """Return the seconds that the steps up to one took, without start-up, validations and interruptions."""
         return sum(value for number, value in self.scalars.get("timing_s/step", {}).items() if number <= step)
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
-    """Read runs: the files of ``verl-leaf train``, or else TensorBoard's.
+    """Read runs from the files of ``verl-leaf train``, or else of TensorBoard.
 
     Raises:
-        ValueError: a folder holds neither.
+        ValueError: a folder contains neither.
     """
     configs = [_flat_config(folder) for folder in folders]
     names, labels = run_names(folders), method_labels(configs)
@@ -81,17 +81,17 @@ def read_runs(folders: list[Path]) -> list[Run]:
 
 
 def run_names(folders: list[Path]) -> list[str]:
-    """Short names that differ: the folders' own, or with those above them."""
+    """Return short unique names: the folders' names, with parent folders if needed."""
     parts = [folder.resolve().parts for folder in folders]
     for depth in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-depth:]) for part in parts]
         if len(set(names)) == len(names):
             return names
-    raise ValueError(f"{folders[0]}: named twice")
+    raise ValueError(f"{folders[0]} is given twice. Name each run once")
 
 
 def method_labels(configs: list[dict[str, Any]]) -> list[str]:
-    """The estimator of each run, and the values of all settings in which the runs differ; empty if unknown."""
+    """Return each run's estimator with the settings in which the runs differ; empty if unknown."""
     known = [config for config in configs if config]
     keys = {key for config in known for key in config}
     differing = sorted(
@@ -114,7 +114,7 @@ def _flat_config(path: Path) -> dict[str, Any]:
     config = next(iter(folder.epochs()), folder).read_config()
     if config is None:
         return {}
-    flat = dict(_settings(OmegaConf.to_container(config)))  # ${oc.env:...} would show a variable of this machine
+    flat = dict(_settings(OmegaConf.to_container(config)))  # unresolved: ${oc.env:...} would be this machine's
     for key in ROLLOUTS_PER_STEP:
         with suppress(OmegaConfBaseException):
             if isinstance(count := OmegaConf.select(config, key), int):
@@ -139,27 +139,27 @@ def _scalars(path: Path, skipped: list[str]) -> Scalars:
 
 
 def _tensorboard_scalars(folder: Path) -> Scalars:
-    """Of any folder with TensorBoard files.
+    """Return the scalars of a folder with TensorBoard files.
 
     Raises:
-        ValueError: there are none.
+        ValueError: the folder contains none.
     """
     scalars: Scalars = {}
-    # A run that was interrupted has several files; a step that was run again counts as the later file has it.
+    # An interrupted run has several files. If a step ran twice, the later file's value is used.
     for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime):
         events = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
         for name in events.Tags()["scalars"]:
             scalars.setdefault(name, {}).update({event.step: event.value for event in events.Scalars(name)})
     if not scalars:
         raise ValueError(
-            f"{folder}: holds no metrics/*.jsonl and no TensorBoard files: give the folder of `verl-leaf train`, or one "
-            "that trainer.logger=[tensorboard] wrote to. A run that has just begun has none yet"
+            f"{folder} contains no metrics/*.jsonl and no TensorBoard files. Give the folder of a run of `verl-leaf train`, "
+            "or one with files of trainer.logger=[tensorboard]. A run that has just started has none yet"
         )
     return scalars
 
 
 def _joined(epochs: list[Scalars]) -> Scalars:
-    """Scalars of epochs as of one run, whose steps go on."""
+    """Return the scalars of epochs as those of one run with continuing step numbers."""
     scalars: Scalars = {}
     done = 0
     for epoch in epochs:

@@ -1,6 +1,6 @@
-"""The folder of a run: what is in it, and where.
+"""The layout of a run's folder.
 
-A run of several epochs has such a folder for each, ``epoch_1``, ``epoch_2``, ..., and of its own only what is made of them:
+A run of several epochs has one such folder per epoch, ``epoch_1``, ``epoch_2`` and so on. Its own folder then contains only
 the command, the summary and the adapter.
 """
 
@@ -24,33 +24,33 @@ LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/c
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what; nothing needs to be there yet."""
+    """The paths in a run's folder; none of them needs to exist."""
 
     path: Path
 
     @property
     def command(self) -> Path:
-        """What ``verl-leaf train`` was told, as JSON."""
+        """The options of ``verl-leaf train``, as JSON."""
         return self.path / "command.json"
 
     @property
     def made_of(self) -> Path:
-        """What the steps of the run depend on, as JSON: an entry for its start, and one for each later start that differs."""
+        """The settings and files that the steps depend on, as JSON: one entry for the start, and one per later change."""
         return self.path / "made_of.json"
 
     @property
     def log(self) -> Path:
-        """Everything that verl, Ray and vLLM print."""
+        """The output of verl, Ray and vLLM."""
         return self.path / "train.log"
 
     @property
     def config(self) -> Path:
-        """verl's configuration as Hydra put it together."""
+        """verl's configuration as Hydra composed it."""
         return self.path / "hydra" / ".hydra" / "config.yaml"
 
     @property
     def metrics(self) -> Path:
-        """A JSON line per step, in a file per start of the run."""
+        """The folder with one JSON line per step, in one file per start of the run."""
         return self.path / "metrics"
 
     @property
@@ -59,7 +59,7 @@ class RunFolder:
 
     @property
     def traces(self) -> Path:
-        """LEAF's trees."""
+        """The folder with LEAF's trees."""
         return self.path / "traces"
 
     @property
@@ -68,32 +68,32 @@ class RunFolder:
 
     @property
     def validation(self) -> Path:
-        """Every answer of every validation, in a file per step."""
+        """The folder with the answers of every validation, in one file per step."""
         return self.path / "validation"
 
     @property
     def validation_rows(self) -> Path:
-        """The rows to validate on, where those are not all that were given."""
+        """The validation rows, if they are only some of the given ones."""
         return self.path / "validation.parquet"
 
     @property
     def swapped_rows(self) -> Path:
-        """Rows to validate on that have other rows' audio."""
+        """The validation rows with other rows' audio."""
         return self.path / "validation_swapped.parquet"
 
     @property
     def checkpoints(self) -> Path:
-        """verl's checkpoints, each with its adapter."""
+        """The folder with verl's checkpoints, each with its adapter."""
         return self.path / "checkpoints"
 
     @property
     def stop(self) -> Path:
-        """The file by which the run is told to save a checkpoint and end."""
+        """The file that tells the run to save a checkpoint and end."""
         return self.checkpoints / STOP
 
     @property
     def summary(self) -> Path:
-        """What the run amounts to, as JSON; there once it has ended."""
+        """The results of the run, as JSON; written when it ends."""
         return self.path / "summary.json"
 
     @property
@@ -107,35 +107,35 @@ class RunFolder:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a checkpoint that training goes on from."""
+        """True if there is a checkpoint to continue from."""
         return (self.checkpoints / LAST_CHECKPOINT).exists()
 
     @property
     def has_trained(self) -> bool:
-        """Whether a step has been logged."""
+        """True if a step has been logged."""
         return any(file.stat().st_size for file in self.metrics.glob("*.jsonl"))
 
     def last_checkpoint(self) -> int | None:
-        """The step of the checkpoint that verl saved last, as verl recorded it; None if it recorded none."""
+        """Return the step of the last checkpoint that verl recorded, or None."""
         try:
             return int((self.checkpoints / LAST_CHECKPOINT).read_text())
         except (OSError, ValueError):
             return None
 
     def adapter_of(self, step: int) -> Path:
-        """The adapter that was saved at a step."""
+        """Return the folder of the adapter of a step."""
         return self.checkpoints / f"global_step_{step}" / "adapter"
 
     def answers_of(self, step: int) -> Path:
-        """The answers of the validation at a step."""
+        """Return the file with the answers of the validation at a step."""
         return self.validation / f"{step}.jsonl"
 
     def validated_steps(self) -> list[int]:
-        """The steps whose validation is here, in order."""
+        """Return the steps whose validation is in the folder, in order."""
         return sorted(int(file.stem) for file in self.validation.glob("*.jsonl") if file.stem.isdecimal())
 
     def beside(self) -> list["RunFolder"]:
-        """Return the numbered folders of runs in the same folder, in order."""
+        """Return the numbered run folders in the same parent folder, in order."""
         numbered = [path for path in self.path.parent.glob("*") if re.fullmatch(r"[0-9]{3,}", path.name)]
         return [RunFolder(path) for path in sorted(numbered, key=lambda path: int(path.name))]
 
@@ -143,87 +143,85 @@ class RunFolder:
         return RunFolder(self.path / f"epoch_{number}")
 
     def epochs(self) -> list["RunFolder"]:
-        """The epochs that have begun, in order; none where the run has no parts."""
+        """Return the epochs that have begun, in order; none if the run is not split into epochs."""
         numbers = (re.fullmatch(r"epoch_(\d+)", folder.name) for folder in self.path.glob("epoch_*"))
         return [self.epoch(number) for number in sorted(int(found[1]) for found in numbers if found)]
 
     def read_config(self) -> DictConfig | None:
-        """verl's configuration, its interpolations unresolved; None if there is none yet.
+        """Return verl's configuration with unresolved interpolations, or None if there is none yet.
 
         Raises:
-            ValueError: the file is no configuration.
+            ValueError: the file is not a configuration.
         """
         if not self.config.exists():
             return None
         check_inside(self.config, self.path)
         config.register()
         try:
-            # An alias can stand for thousands of others; Hydra writes none.
+            # A few aliases can expand to a huge file; Hydra writes none.
             if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(self.config.read_text(encoding="utf-8"))):
-                raise ValueError(f"{self.config}: cannot be read: it has YAML aliases")
+                raise ValueError(f"{self.config} cannot be read: it contains YAML aliases")
             loaded = OmegaConf.load(self.config)
         except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-            raise ValueError(f"{self.config}: cannot be read: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{self.config} cannot be read: {' '.join(str(error).split())}") from error
         if not isinstance(loaded, DictConfig):
-            raise ValueError(f"{self.config}: is no configuration of verl's")
+            raise ValueError(f"{self.config} is not a configuration of verl")
         return loaded
 
     def read_summary(self) -> dict[str, Any]:
-        """What ``summary.json`` holds; nothing before the run has ended.
+        """Return the content of ``summary.json``, empty before the run has ended.
 
         Raises:
-            ValueError: the file is no summary.
+            ValueError: the file is not a summary.
         """
         return read_json(self.summary, dict)
 
     def read_command(self) -> dict[str, Any]:
-        """Return what :meth:`write_command` wrote; empty if nothing."""
+        """Return the content that :meth:`write_command` wrote, or an empty dictionary."""
         return read_json(self.command, dict)
 
     def write_command(self, command: dict[str, Any]) -> None:
         write_file(self.command, json.dumps(command, indent=1, ensure_ascii=False))
 
     def read_made_of(self) -> list[dict[str, Any]]:
-        """Return what :meth:`write_made_of` wrote; empty if nothing."""
+        """Return the content that :meth:`write_made_of` wrote, or an empty list."""
         return read_json(self.made_of, list)
 
     def write_made_of(self, records: list[dict[str, Any]]) -> None:
         write_file(self.made_of, json.dumps(records, indent=1, ensure_ascii=False))
 
     def lock(self) -> IO[str]:
-        """A file that stays locked while it is open here or in a child, so that two runs never share a folder.
+        """Return a file that stays locked while it is open here or in a child process, so that two runs never share a folder.
 
         Raises:
-            ValueError: another process holds it, nothing can be written here, or the file system has no locks.
+            ValueError: another process holds the lock, the folder cannot be written to, or the file system has no locks.
         """
         try:
             lock = open(self.path / "lock", "w")
         except OSError as error:
-            raise ValueError(
-                f"{self.path}: nothing can be written here ({error.strerror}): choose another folder"
-            ) from error
+            raise ValueError(f"{self.path} cannot be written to ({error.strerror}). Choose another folder") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.close()
             raise ValueError(
-                f"{self.path}: a run is at work here; wait for it, end it, or choose another folder"
+                f"{self.path} is in use by another run. Wait for it, end it, or choose another folder"
             ) from None
         except OSError as error:
             lock.close()
             raise ValueError(
-                f"{self.path}: its file system has no file locks ({error.strerror}): choose a folder on another one"
+                f"{self.path}: the file system has no file locks ({error.strerror}). Choose a folder on another one"
             ) from error
         return lock
 
 
 def choose_folder(runs: Path, command: dict[str, Any], make: bool = True) -> RunFolder:
-    """Return the last unfinished run below ``runs`` that was told the same, or a new numbered folder.
+    """Return the last unfinished run below ``runs`` with the same command, or a new numbered folder.
 
     Args:
         runs: folder of runs.
-        command: what the run is told.
-        make: make a new folder. No other run can get it then, even one that starts at the same moment.
+        command: options of the run.
+        make: True to make a new folder, so that no run that starts at the same moment can get it.
     """
     folders = RunFolder(runs / "next").beside()
     for folder in reversed(folders):

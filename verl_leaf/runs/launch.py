@@ -1,4 +1,4 @@
-"""One training run in one folder: start verl's main_ppo, watch it, go on after an interruption."""
+"""One training run in one folder: start verl's main_ppo, watch it, and resume it after an interruption."""
 
 import os
 import shlex
@@ -25,15 +25,15 @@ from verl_leaf.runs.validation import ValidationFiles, validation_files
 from verl_leaf.runs.watch import Watch
 
 TERMINATED = 128 + signal.SIGTERM  # exit status of a run that was told to stop
-NOT_TRAINED = 3  # exit status of a run whose updates verl has skipped
+NOT_TRAINED = 3  # exit status of a run in which verl skipped too many updates
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A run of verl's, all of a training or one of its epochs."""
+    """A run of verl: the whole training, or one of its epochs."""
 
     folder: RunFolder
-    adapter: Path | None  # to begin with
+    adapter: Path | None  # to start from
 
 
 def train(
@@ -44,19 +44,19 @@ def train(
     dry: bool = False,
     finished: Callable[[RunFolder], None] = lambda folder: None,
 ) -> int:
-    """Run ``python -m verl.trainer.main_ppo`` in a folder until it ends, then write and show the summary.
+    """Run ``python -m verl.trainer.main_ppo`` in a folder until it ends, then write and print the summary.
 
     Args:
-        training: what to do. Of several epochs each is a run of its own in ``epoch_1``, ``epoch_2``, ..., with the
-            adapter of the one before but an optimiser and a schedule of its own. A copy of the validation in which
-            every row has another row's audio is validated too.
-        folder: of the run; if it contains a checkpoint, training continues from there.
-        console: for progress and summary.
-        dry: only print the commands.
-        finished: called with the folder of each run of verl's that has ended well.
+        training: options of the training. With several epochs, each is a separate run of verl in ``epoch_1``,
+            ``epoch_2`` and so on, which starts with the previous adapter but a new optimiser and schedule. The run also
+            validates on a control in which every row has another row's audio.
+        folder: folder of the run; if it contains a checkpoint, training continues from there.
+        console: console for progress and summary.
+        dry: True to only print the commands.
+        finished: function that is called with the folder of each run of verl that has ended well.
 
     Returns:
-        The exit status of verl; ``NOT_TRAINED`` where it has skipped updates.
+        The exit status of verl, or ``NOT_TRAINED`` if verl skipped too many updates.
 
     Raises:
         ValueError: another process trains in the folder, or a setting, file or model cannot be used.
@@ -95,11 +95,11 @@ def train(
 
 
 def check(training: Training, *, dry: bool = False) -> None:
-    """Check what a training needs before it gets a folder.
+    """Check the options of a training before a folder is made for it.
 
     Args:
-        training: what to do.
-        dry: do not look at files.
+        training: options of the training.
+        dry: True to not look at files.
 
     Raises:
         ValueError: a setting, the model or the validation file cannot be used.
@@ -108,13 +108,13 @@ def check(training: Training, *, dry: bool = False) -> None:
     check_estimator(config)
     if training.epochs > 1 and config.trainer.resume_mode == "resume_path":
         raise ValueError(
-            f"trainer.resume_mode=resume_path: each of {training.epochs} warm restarts would begin with this checkpoint. "
+            f"trainer.resume_mode=resume_path: each of {training.epochs} warm restarts would start from this checkpoint. "
             "Start from an adapter with actor_rollout_ref.model.lora_adapter_path, or set EPOCHS to 1"
         )
     if training.epochs > 1 and config.actor_rollout_ref.model.lora_rank == 0:
         raise ValueError(
-            f"EPOCHS={training.epochs} (--epochs): a warm restart begins with the adapter of the epoch before, and full weights "
-            "(actor_rollout_ref.model.lora_rank=0) have none. Set trainer.total_epochs instead, or train with LoRA"
+            f"EPOCHS={training.epochs} (--epochs): a warm restart starts from the previous epoch's adapter, but a run with "
+            "actor_rollout_ref.model.lora_rank=0 has none. Set trainer.total_epochs instead, or train with LoRA"
         )
     if any(override.lstrip("+").startswith("trainer.default_local_dir=") for override in training.overrides):
         raise ValueError("trainer.default_local_dir: a run keeps its checkpoints in its own folder. Set RUN instead")
@@ -129,7 +129,7 @@ def check(training: Training, *, dry: bool = False) -> None:
 
 
 def _answers_of(adapter: SavedStep | None) -> Path | None:
-    """Return the answers that a run validated an adapter with; None if it did not."""
+    """Return the answers of the run's validation with an adapter, or None if there are none."""
     if adapter is None or adapter.step is None:
         return None
     answers = adapter.run.answers_of(adapter.step)
@@ -152,7 +152,7 @@ class _Start:
     training: Training
     part: _Part
     checkpoint: Path | None  # to continue from
-    answers: Path | None  # those of the same model to the same validation, which need not be asked for again
+    answers: Path | None  # of the same model to the same validation, from an earlier run
     lock: IO[str]
     console: Console
 
@@ -161,7 +161,7 @@ class _Start:
         for path in (folder.validation, folder.metrics):
             path.mkdir(parents=True, exist_ok=True)
         files = validation_files(folder, self.training.validation, self.training.config)
-        if not folder.resumable:  # what is left of a training without a checkpoint is of no weights that there are
+        if not folder.resumable:  # the weights behind these answers no longer exist
             for step in folder.validated_steps():
                 folder.answers_of(step).unlink()
         goes_on = self.checkpoint is not None
@@ -185,20 +185,20 @@ class _Start:
         return 0 if trained(summary) else NOT_TRAINED
 
     def _take_over_answers(self) -> bool:
-        """Whether an earlier run has answered what this one would ask before training."""
+        """Copy an earlier run's answers before training, if they are those that this run would get."""
         folder = self.part.folder
         if self.answers is None or self.training.config.trainer.val_only:
             return False
         earlier = RunFolder(self.answers.parents[1])
-        self.console.print(f"The same before training as in {earlier.path}: its validation is taken over")
+        self.console.print(f"Before training this run equals {earlier.path}, so its first validation is reused")
         shutil.copy(self.answers, folder.answers_of(0))
         return True
 
     def _watched(self, command: list[str], watch: Watch, temporary: dict[str, str]) -> int:
         """Run a command to its end, and return its exit status.
 
-        Asked to end by SIGTERM while it trains, it saves a checkpoint after its step first, unless it is asked again. Ended in
-        any other way, this process takes it along.
+        On the first SIGTERM during training the run saves a checkpoint after its step and ends; on the second it ends
+        at once. If this process ends in any other way, it ends the command, too.
         """
         environment = {
             **os.environ,
@@ -214,7 +214,7 @@ class _Start:
                 stderr=subprocess.STDOUT,
                 env=environment,
                 start_new_session=True,
-                pass_fds=[self.lock.fileno()],  # held as long as verl lives, whatever becomes of this process
+                pass_fds=[self.lock.fileno()],  # verl keeps the lock, even if this process ends
             )
         stop = self.part.folder.stop
         stop.unlink(missing_ok=True)
@@ -224,7 +224,7 @@ class _Start:
                 sys.exit(TERMINATED)
             stop.touch()
             self.console.print(
-                "Told to stop: the run saves a checkpoint after this step, and ends. A second signal ends it now"
+                "Told to stop. The run will save a checkpoint after this step and end. A second signal ends it now"
             )
 
         signal.signal(signal.SIGTERM, end)
@@ -239,23 +239,25 @@ class _Start:
                 process.wait()
             stop.unlink(missing_ok=True)
             last = self.part.folder.last_checkpoint()
-            what = "begins again" if last is None else f"continues after step {last}, the last checkpoint"
+            what = "starts again" if last is None else f"continues after step {last}, the last checkpoint"
             self.console.print(f"Stopped. The same command {what}")
             raise
 
     @property
     def _saves(self) -> bool:
-        """Whether verl's trainer looks for the file by which it is told to stop."""
+        """True if verl's trainer looks for the file that tells it to stop."""
         trainer = self.training.config.trainer
         return bool(trainer.use_v1) and trainer.save_freq > 0
 
 
 def _say_what_next(folder: RunFolder, training: Training, console: Console) -> None:
     run = shlex.quote(str(folder.path))
-    console.print(f"Its curves, beside other runs: verl-leaf curves {run} ...")
-    console.print(f"A model of it, or its adapter alone: verl-leaf export {run} --out FOLDER [--merged]")
+    console.print(f"To plot its curves, also with other runs: verl-leaf curves {run} ...")
+    console.print(
+        f"To export its adapter, or with --merged the whole model: verl-leaf export {run} --out FOLDER [--merged]"
+    )
     if training.epochs == 1:
         console.print(
-            f"Train it longer: the same command with RUN={run} and a larger trainer.total_training_steps; your own data "
-            "and GPU: see README.md"
+            f"To train it longer, run the same command with RUN={run} and a larger trainer.total_training_steps. README.md "
+            "describes how to use your own data and a GPU"
         )

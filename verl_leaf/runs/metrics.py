@@ -1,4 +1,4 @@
-"""What verl's file logger has written of a run: a JSON line per step."""
+"""The metrics that verl's file logger has written in a run: one JSON line per step."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from verl_leaf.common.files import check_inside
 MOST_STEPS = 10**12
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
-# A data source may have any characters, slashes too (verl/trainer/ppo/v1/trainer_base.py, _val_metrics_update).
+# A data source may contain any characters, also slashes (verl/trainer/ppo/v1/trainer_base.py, _val_metrics_update).
 MEAN = re.compile(r"val-(?P<section>core|aux)/(?P<source>.+)/(?P<of>[^/]+)/mean@\d+", re.DOTALL)
 
 Scalars = dict[str, dict[int, float]]  # name -> step -> value
@@ -21,12 +21,12 @@ Scalars = dict[str, dict[int, float]]  # name -> step -> value
 def read_scalars(folder: Path, skipped: list[str] | None = None) -> Scalars:
     """Read all files of a folder as one series.
 
-    Each file is of a start. What an earlier start logged of later steps than those at which a start begins is of a training
-    that was given up, and is left out.
+    Each file belongs to one start of the run. If a later start begins at a smaller step, the earlier start's values after
+    that step are dropped.
 
     Args:
-        folder: of the files.
-        skipped: if given, gets a sentence for each file with lines that cannot be read.
+        folder: folder of the files.
+        skipped: list that gets one sentence per file with unreadable lines, or None.
     """
     scalars: Scalars = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -44,20 +44,20 @@ def read_scalars(folder: Path, skipped: list[str] | None = None) -> Scalars:
                 scalars.setdefault(name, {})[step] = value
         lines = len(content.split(b"\n")) - content.endswith(b"\n")
         if skipped is not None and content and len(steps) < lines:
-            skipped.append(f"{file}: {lines - len(steps)} of {lines} lines, cut off or not of verl's file logger")
+            skipped.append(f"{file}: {lines - len(steps)} of {lines} lines are cut off, or not from verl's file logger")
     return scalars
 
 
 def steps_of(content: bytes) -> Iterator[tuple[int, dict[str, float]]]:
-    """Step and finite values of each whole line; a kill can cut off the last."""
+    """Yield step and finite values of each complete line. The last line may be incomplete after a kill."""
     for line in content.split(b"\n")[:-1]:
         try:
             row = json.loads(line)
             step, values = row["step"], row["data"].items()
-        except UNREADABLE:  # cut off, and written on by the next start
+        except UNREADABLE:  # cut off by a kill
             continue
         if isinstance(step, int) and 0 <= step < MOST_STEPS:
-            # JSON has no NaN: verl writes null. What is no number (a text, a list) is no curve.
+            # verl writes NaN as null. Texts and lists cannot be plotted.
             yield step, {name: float(value) for name, value in values if _is_finite(value)}
 
 
@@ -66,10 +66,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def core_score(name: str) -> str | None:
-    """Return what verl's leading score of a validation is of; None if a metric is another one.
+    """Return the name of verl's main score of a validation, or None for another metric.
 
-    It is a data source, whose mean reward it is. If a reward function returns ``acc``, verl leads with that, and it is
-    ``acc of`` the data source.
+    The name is the data source if the score is its mean reward. If a reward function returns ``acc``, that is verl's main
+    score, and the name is ``acc of`` the data source.
     """
     match = MEAN.fullmatch(name)
     if match is None or match["section"] != "core":
@@ -78,6 +78,6 @@ def core_score(name: str) -> str | None:
 
 
 def reward_source(name: str) -> str | None:
-    """Return the data source if a metric is the mean reward of a validation."""
+    """Return the data source if a metric is the mean reward of a validation, or None."""
     match = MEAN.fullmatch(name)
     return match["source"] if match and match["of"] == "reward" else None

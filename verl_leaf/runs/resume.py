@@ -1,9 +1,9 @@
-"""What a run is made of, and what of it may change while its training continues.
+"""Checks of the settings that may change when a training continues from a checkpoint.
 
-With the weights verl (0.9.1) silently restores more from a checkpoint. Its engine loads the optimiser with every number of
-its ``param_groups`` and the scheduler with its ``base_lrs`` (utils/checkpoint/fsdp_checkpoint_manager.py), in a file per rank.
-The trainer loads the state of the data loader, ``data.pt``: in which order rows come, and how many have come. The functions
-of a schedule are in no checkpoint, so a new warm-up, minimum or length is used.
+Together with the weights, verl (0.9.1) silently restores more from a checkpoint. Its engine loads the optimiser with all
+numbers of its ``param_groups`` and the scheduler with its ``base_lrs`` (utils/checkpoint/fsdp_checkpoint_manager.py), from
+one file per rank. The trainer loads the state of the data loader, ``data.pt``: the order of the rows, and how many were
+used. A schedule's functions are in no checkpoint, so a new warm-up, minimum or length takes effect.
 """
 
 import json
@@ -21,8 +21,8 @@ from verl_leaf.runs.command import Training
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.validation import validation_digest
 
-Record = dict[str, Any]  # what a run is made of, see made_of
-Fixed = dict[str, str]  # pattern of settings: what they are
+Record = dict[str, Any]  # result of made_of
+Fixed = dict[str, str]  # pattern of settings -> what they determine
 
 MODEL = "actor_rollout_ref.model.path"
 LOADED = "actor_rollout_ref.actor.checkpoint.load_contents"
@@ -33,7 +33,7 @@ OPTIMISER: Fixed = {
 }
 RESTORED: Fixed = {
     re.escape(RANKS): "the number of GPUs",
-    r"actor_rollout_ref\.actor\.(strategy|fsdp_config\.fsdp_size)": "how weights are shared out",
+    r"actor_rollout_ref\.actor\.(strategy|fsdp_config\.fsdp_size)": "the sharding of the weights",
     r"data\.(train_files|train_max_samples|seed|shuffle|train_batch_size|gen_batch_size|dataloader_num_workers"
     r"|filter_overlong_prompts|long_audio)": "the order of the training rows",
     r"actor_rollout_ref\.model\.lora_adapter_path": "the weights to start from",
@@ -47,7 +47,7 @@ RUN: Fixed = {
     r"algorithm\.adv_estimator": "METHOD",
     r"data\.val_(files|max_samples)": "the validation rows",
 }
-# Where a run writes, what it shows, when it saves and validates, and how it uses a machine.
+# Settings of where a run writes, what it shows, when it saves and validates, and how it uses a machine.
 HARMLESS = re.compile(
     r"trainer\.((save|test)_freq|logger|log_val_generations|(project|experiment)_name|val_(before_train|only)"
     r"|.*_dir|resume_.*|max_.*_ckpt_to_keep|del_local_ckpt_after_load|esi_redundant_time|ray_wait_.*)"
@@ -57,11 +57,11 @@ HARMLESS = re.compile(
 
 
 def made_of(training: Training) -> Record:
-    """Return what the weights and answers of a run depend on.
+    """Return everything that the weights and answers of a run depend on.
 
     Returns:
-        ``settings``, by their full names; ``derived``, the names of those that follow from others; and ``digests`` of the
-        local files, models and adapters that settings name.
+        ``settings`` by full name; ``derived``, the names of settings that are computed from others; and ``digests`` of the
+            local files, models and adapters that settings name.
 
     Raises:
         ValueError: an interpolation of the configuration cannot be resolved, or the validation file cannot be read.
@@ -79,11 +79,11 @@ def made_of(training: Training) -> Record:
     digests = {name: found for name, found in named.items() if found}
     digests["data.val_files"] = [validation_digest(training.validation, config)]
     record = {"settings": settings, "derived": derived, "digests": digests}
-    return json.loads(json.dumps(record, default=str))  # as it will be read
+    return json.loads(json.dumps(record, default=str))  # in the form in which it will be read
 
 
 def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by their full names."""
+    """Return the leaves of nested dictionaries by full name."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
@@ -91,7 +91,7 @@ def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _digests(value: Any) -> list[str]:
-    """Return the digests of the files or models that a setting names; none if it names anything else."""
+    """Return the digests of the files or models that a setting names; none for any other setting."""
     paths = [
         Path(each).expanduser() for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
     ]
@@ -103,9 +103,9 @@ def _digests(value: Any) -> list[str]:
 
 
 def changes(before: Record, now: Record) -> dict[str, str]:
-    """Return the settings that differ, and how: ``new value (before: old value)``.
+    """Return the settings that differ, each with ``new value (before: old value)``.
 
-    A file that has moved is no change, and one that holds something else is one.
+    A file that moved is not a change; a file with other content is one.
     """
     changed = {}
     for name in sorted(before["settings"].keys() | now["settings"].keys()):
@@ -120,11 +120,11 @@ def changes(before: Record, now: Record) -> dict[str, str]:
 
 
 def checkpoint_to_load(config: DictConfig, folder: RunFolder) -> Path | None:
-    """Return the checkpoint that verl would continue from in the folder of a run; None if it would begin anew.
+    """Return the checkpoint in a run's folder that verl would continue from, or None if it would start anew.
 
     Raises:
-        ValueError: verl does not know the mode, there is no such checkpoint, or the folder holds a later one: the weights
-            of two trainings would be side by side.
+        ValueError: verl does not know the mode, there is no such checkpoint, or the folder contains a later one, so
+            that two trainings would be mixed.
     """
     mode, last = config.trainer.resume_mode, folder.last_checkpoint()
     newest = None if last is None else folder.checkpoints / f"global_step_{last}"
@@ -139,27 +139,29 @@ def checkpoint_to_load(config: DictConfig, folder: RunFolder) -> Path | None:
                 "a folder global_step_N"
             )
     elif mode != "disable":
-        raise ValueError(f"trainer.resume_mode={mode}: must be one of auto, disable, resume_path")
+        raise ValueError(
+            f"trainer.resume_mode={mode}: this mode does not exist. Set it to auto, disable or resume_path"
+        )
     if newest is not None and (asked is None or asked.resolve() != newest.resolve()):
         raise ValueError(
             f"trainer.resume_mode={mode}: {folder.path} contains a checkpoint of step {last}, and its training would be "
-            "mixed with the new one. Leave trainer.resume_mode out to continue from there, set RUN to another folder, or "
-            "remove this one"
+            "mixed with the new one. Remove the setting trainer.resume_mode to continue from there, set RUN to another "
+            "folder, or delete this one"
         )
     return asked
 
 
 def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: Console) -> None:
-    """Compare what a run is made of with what it was, print what is different from now on, and record it.
+    """Compare the settings and files of a run with those of its earlier steps, print the differences, and record them.
 
     Args:
-        now: what this start is made of.
-        folder: of the run, with all its epochs.
-        loaded: the checkpoints that verl will load.
-        console: for the changes.
+        now: record of this start.
+        folder: folder of the run, with all its epochs.
+        loaded: checkpoints that verl will load.
+        console: console for the differences.
 
     Raises:
-        ValueError: a setting has changed that a checkpoint restores, or that the whole run must have in common.
+        ValueError: a setting has changed that a checkpoint restores, or that must stay the same in the whole run.
     """
     begun = any(part.has_trained for part in (folder, *folder.epochs()))
     continues = bool(loaded) or any(part.finished for part in folder.epochs())
@@ -182,17 +184,17 @@ def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: C
             f"{name}={how}" for name, how in changed.items() if name not in derived and not HARMLESS.fullmatch(name)
         ]
         if effective:
-            begins = "The training continues" if continues else "The training begins again"
+            begins = "The training continues" if continues else "The training starts again"
             console.print(f"{begins} with {', '.join(effective)}")
     elif begun or loaded:
-        console.print("No made_of.json says with which settings the earlier steps were trained")
+        console.print("The settings of the earlier steps are unknown, because there is no made_of.json")
     if not continues:
         history = []
     folder.write_made_of(history if history and history[-1] == now else [*history, now])
 
 
 def _refuse(changed: dict[str, str], fixed: Fixed, by: str) -> None:
-    """Stop if a setting has changed that must not."""
+    """Raise an error if a fixed setting has changed."""
     refused = {name: meaning for name in changed for pattern, meaning in fixed.items() if re.fullmatch(pattern, name)}
     if not refused:
         return
@@ -204,9 +206,9 @@ def _refuse(changed: dict[str, str], fixed: Fixed, by: str) -> None:
 
 
 def reusable_validation(folder: RunFolder, now: Record) -> Path | None:
-    """Return the answers before training of an earlier run beside this one that was made of the same; None if there are none.
+    """Return the answers before training of an earlier run of the same settings and files beside this one, or None.
 
-    The model must be a local one: what a name of the hub stands for may change.
+    The model must be local, because the content behind a hub name may change.
     """
     if MODEL not in now["digests"]:
         return None

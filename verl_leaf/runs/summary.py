@@ -1,4 +1,4 @@
-"""What a finished run amounts to: ``summary.json`` and a table."""
+"""The summary of a finished run: ``summary.json`` and a table."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from verl_leaf.runs.metrics import Scalars, read_scalars, reward_source
 
 PHASES = ("step", "gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights", "save_checkpoint", "testing")
 PROBS_DIFF = "training/rollout_probs_diff_max"
-MAX_SKIPPED_SHARE = 0.1  # of its updates; a run that skipped more has not trained as it was asked to
+MAX_SKIPPED_SHARE = 0.1  # of its updates; a run that skipped more counts as not trained
 
 Scores = dict[str, float | None]
 MISSING: Scores = {"bleu": None, "reward": None}
@@ -33,9 +33,9 @@ class Validation(NamedTuple):
     """The scores of a validation.
 
     Attributes:
-        scores: ``bleu`` and ``reward``. None is what cannot be told.
-        control: the same of the answers to other clips' audio; None if there are none.
-        signature: what BLEU depends on.
+        scores: values of ``bleu`` and ``reward``, None if unknown.
+        control: the same scores for the answers to other clips' audio, or None if there are none.
+        signature: sacrebleu's signature of the BLEU settings.
     """
 
     scores: Scores
@@ -44,17 +44,17 @@ class Validation(NamedTuple):
 
 
 def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
-    """Write ``summary.json`` and ``adapter/`` of a run that has ended, and print the table.
+    """Write ``summary.json`` and ``adapter/`` of a run that has ended, and print a table.
 
     Args:
         folder: a folder that :func:`verl_leaf.runs.launch.train` has filled.
-        console: for the table.
+        console: console for the table.
 
     Returns:
-        What ``summary.json`` holds. ``bleu`` is sacrebleu's corpus BLEU (0 to 100) over the sampled answers of a
-        validation, case-insensitive as the paper reports it, and ``bleu_signature`` says with which tokeniser; ``reward``
-        is the mean reward of the same answers; ``step`` that of the validation. ``seconds_per_step`` are verl's timings,
-        the median of the steps that have them. What the run did not measure is None.
+        The content of ``summary.json``. ``bleu`` is sacrebleu's corpus BLEU (0 to 100) over a validation's sampled
+        answers, case-insensitive as in the paper; ``bleu_signature`` names the tokeniser. ``reward`` is the mean reward of
+        the same answers, and ``step`` the step of the validation. ``seconds_per_step`` contains verl's timings, each the
+        median over the steps that have it. A value that the run did not measure is None.
     """
     config.register()
     settings = OmegaConf.load(folder.config)
@@ -82,7 +82,7 @@ def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
 
 
 def summarise_epochs(folder: RunFolder, console: Console) -> None:
-    """Write ``summary.json`` and ``adapter/`` of a run from those of its epochs, and print the table."""
+    """Write ``summary.json`` and ``adapter/`` of a run from those of its epochs, and print a table."""
     epochs = folder.epochs()
     summaries = [epoch.read_summary() for epoch in epochs]
     last = summaries[-1]
@@ -107,7 +107,7 @@ def summarise_epochs(folder: RunFolder, console: Console) -> None:
 
 
 def trained(summary: dict[str, Any]) -> bool:
-    """Return whether verl applied nearly all updates of a run; a run without any was not asked to train."""
+    """Return whether verl applied nearly all updates of a run. A run without updates was not meant to train."""
     updates, skipped = summary["updates"]["all"], summary["updates"]["skipped"]
     return not updates or not skipped or skipped <= MAX_SKIPPED_SHARE * updates
 
@@ -116,17 +116,17 @@ def read_validation(file: Path, has_swapped: bool = True, settings: DictConfig |
     """Score a validation's answers.
 
     Args:
-        file: the answers, as verl dumps them.
-        has_swapped: some answers are to other clips' audio. They are told by their data source, which a reward function of
-            one's own may leave out of the dump; then all scores are missing.
-        settings: verl's configuration, whose reward has the tokeniser.
+        file: answers as verl writes them.
+        has_swapped: True if some answers are to other clips' audio. Their data source marks them. If a custom reward
+            function leaves the data source out, all scores are missing.
+        settings: verl's configuration, whose reward settings name the tokeniser.
     """
     rows = [row for _, row in json_lines(file)]
     if has_swapped and not all(isinstance(row.get("data_source"), str) for row in rows):
         return Validation(MISSING, None, None)
     try:
         bleu = CorpusBleu(settings or DictConfig({}), ((source, texts) for source, _, texts in map(_texts, rows)))
-    except ValueError:  # only a reward of one's own can compare these references with answers
+    except ValueError:  # only a custom reward can use these references
         bleu = None
     answers: dict[bool, list[dict]] = {False: [], True: []}
     for row in rows:
@@ -154,9 +154,9 @@ def _scores(rows: list[dict], bleu: CorpusBleu | None) -> Scores:
 def _validations(
     folder: RunFolder, settings: DictConfig, scalars: Scalars, steps: int
 ) -> tuple[dict[str, dict | None], str | None]:
-    """Return the scores before and after training and of the control at last, each with its step, and BLEU's signature.
+    """Return the scores before training, after training and of the last control, each with its step, and BLEU's signature.
 
-    A validation that does not exist is None. One of a later step than the last is of an earlier training in the folder.
+    A validation that does not exist is None. A validation after the last step remains from an earlier training.
     """
     validated = [step for step in folder.validated_steps() if step <= steps]
     if not validated:
@@ -199,7 +199,7 @@ def _sum(counts: list[int | None]) -> int | None:
 
 
 def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[SavedStep], console: Console) -> None:
-    # What the folder holds from an earlier end is not this run's.
+    # run.adapter may remain from an earlier end of the run.
     adapter = newest([adapter for adapter in adapters if adapter.path != folder.adapter])
     summary["adapter_step"] = None if adapter is None else adapter.step
     if adapter is not None:
@@ -209,8 +209,8 @@ def _finish(folder: RunFolder, summary: dict[str, Any], adapters: list[SavedStep
     if not trained(summary):
         updates = summary["updates"]
         console.print(
-            f"Not trained: verl skipped {updates['skipped']} of {updates['all']} updates, whose gradients were not finite. "
-            f"Look for the first in {folder.log}",
+            f"Not trained: verl skipped {updates['skipped']} of {updates['all']} updates, because their gradients were not "
+            f"finite. Look for the first one in {folder.log}",
             style="red",
         )
     _show(summary, folder, console)
@@ -233,7 +233,9 @@ def _show(summary: dict[str, Any], folder: RunFolder, console: Console) -> None:
     if seconds := ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds_per_step"].items()):
         console.print(f"Median seconds per step: {seconds}")
     if summary["rollout_probs_diff_max"] is not None:
-        console.print(f"Largest difference of rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}")
+        console.print(
+            f"Largest difference between rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}"
+        )
     console.print(f"Run: {folder.path}")
     if summary["adapter_step"] is not None:
         console.print(f"Adapter of step {summary['adapter_step']}, in PEFT's format: {folder.adapter}")

@@ -1,4 +1,4 @@
-"""Validation files: the first rows of a larger one, and the control that shows whether a model listens."""
+"""Validation files: the first rows of a larger file, and a control that shows whether a model uses the audio."""
 
 import json
 import logging
@@ -19,8 +19,8 @@ from verl_leaf.data.references import contents
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.rewards.corpus import CorpusBleu
 
-MAX_ROWS = 256  # enough to see a collapse, and at most that much more to validate
-MAX_AUDIO_BYTES = 2**29  # of embedded audio, which is in memory at once
+MAX_ROWS = 256  # enough to show whether the score collapses
+MAX_AUDIO_BYTES = 2**29  # of embedded audio that is in memory at once
 MAX_SHIFTS = 16
 ROW_GROUP = 16
 
@@ -28,39 +28,39 @@ logger = logging.getLogger("verl.leaf")
 
 
 def write_first_rows(source: Path, destination: Path, count: int, keys: Keys | None) -> None:
-    """Write the first rows of a parquet file to another folder.
+    """Write the first rows of a parquet file to a new file.
 
     Args:
-        source: parquet file of verl's.
+        source: parquet file in verl's format.
         destination: parquet file to write.
-        count: how many rows, at most.
-        keys: names of the columns of rows with audio, whose paths become absolute; None for rows that are text.
+        count: maximal number of rows.
+        keys: column names of rows with audio, whose paths are made absolute; None for text rows.
 
     Raises:
-        ValueError: the file cannot be read, or a row has not what it needs.
+        ValueError: the file cannot be read, or a row lacks something.
     """
     file = RowFile(source)
     write_rows([row for _, row in _rows(file, count, keys)], destination, file.mixed)
 
 
 def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Keys = DEFAULT_KEYS) -> Path | None:
-    """Write validation rows in which every row has the audio of another: the same questions, other clips.
+    """Write validation rows in which every row has another row's audio.
 
-    The audio of the rows that have as many clips moves by one shift, the one of ``MAX_SHIFTS`` that leaves the fewest
-    rows with the clip they had, and of those the one whose references have the lowest BLEU with each other. A row without
-    audio, or the only one with as many clips, is left out.
+    Rows with the same number of clips exchange audio by one shift. Of ``MAX_SHIFTS`` shifts, it is the one that leaves
+    the fewest rows with their own clip and, among those, has the lowest BLEU between the old and the new references. A
+    row is left out if it has no audio or no other row has the same number of clips.
 
     Args:
-        source: parquet file of verl's.
-        destination: parquet file to write; its ``data_source`` gets the suffix ``_swapped_audio``.
-        config: verl's, whose reward has the tokeniser.
-        keys: names of the columns.
+        source: parquet file in verl's format.
+        destination: parquet file to write; its data sources get the suffix ``_swapped_audio``.
+        config: verl's configuration, whose reward settings name the tokeniser.
+        keys: column names.
 
     Returns:
-        ``destination``, or None and no file where no row has audio.
+        ``destination``, or None without a file if no row has audio.
 
     Raises:
-        ValueError: the file cannot be read or lacks a column, a row has not what it needs, or no two rows have as many
+        ValueError: the file cannot be read or lacks a column, a row lacks something, or no two rows have the same number of
             clips.
     """
     file, by_count, read, held = RowFile(source), defaultdict(list), 0, 0
@@ -74,7 +74,9 @@ def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Key
         return None
     groups = [rows for count, rows in by_count.items() if count and len(rows) > 1]
     if not groups:
-        raise ValueError(f"{source}: no two of its first {read} row(s) have as many clips, so none can be swapped")
+        raise ValueError(
+            f"{source}: no two of its first {read} row(s) have the same number of clips, so no audio can be exchanged"
+        )
     swapped, same = [], 0
     for rows in groups:
         shift, kept = _best_shift(rows, config, keys)
@@ -85,12 +87,12 @@ def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Key
             swapped.append({**row, keys.audio: audio, "data_source": name})
     if len(swapped) < read:
         logger.warning(
-            "%s: %d of the first %d rows are not in the control with other rows' audio: they have none, or there is no "
-            "other row with as many clips",
+            "%s: %d of the first %d rows are not in the control with other rows' audio, because they have no audio or no "
+            "other row has the same number of clips",
             *(source, read - len(swapped), read),
         )
     if same:
-        logger.warning("%s: %d rows of the control have the same clip as before: many rows share it", source, same)
+        logger.warning("%s: %d rows of the control keep their own clip, because many rows share it", source, same)
     write_rows(swapped, destination, file.mixed)
     return destination
 
@@ -99,8 +101,8 @@ def write_rows(rows: list[dict], destination: Path, mixed: Container[str] = ()) 
     """Write rows to a parquet file, in types that all readers know.
 
     Args:
-        rows: at least one, all with the same columns.
-        destination: parquet file to write; there as a whole or not at all.
+        rows: one or more rows, all with the same columns.
+        destination: parquet file to write, completely or not at all.
         mixed: columns whose values may differ in type. They become JSON, which ``datasets`` and :class:`RowFile` decode.
     """
     columns = {name: [row[name] for row in rows] for name in rows[0]}
@@ -119,7 +121,7 @@ def write_rows(rows: list[dict], destination: Path, mixed: Container[str] = ()) 
 
 
 def _rows(file: RowFile, count: int, keys: Keys | None) -> Iterator[tuple[int, dict]]:
-    """The first rows; with ``keys``, as :func:`spoken_row` gives them."""
+    """Yield number and value of the first rows; with ``keys``, after :func:`spoken_row`."""
     if keys is not None:
         check_columns(file.path, file.columns, keys)
     root = os.path.dirname(os.path.abspath(file.path))
@@ -131,7 +133,7 @@ def _rows(file: RowFile, count: int, keys: Keys | None) -> Iterator[tuple[int, d
 
 
 def _best_shift(rows: list[dict], config: DictConfig, keys: Keys) -> tuple[int, int]:
-    """Return by how many rows audio moves, and how many rows then have the audio they had."""
+    """Return the best shift, and how many rows keep their own audio under it."""
     audios = [row[keys.audio] for row in rows]
     sources = [str(row["data_source"]) for row in rows]
     references = [_reference(row["reward_model"]["ground_truth"]) for row in rows]
@@ -149,7 +151,7 @@ def _best_shift(rows: list[dict], config: DictConfig, keys: Keys) -> tuple[int, 
 
 
 def _reference(ground_truth) -> str:
-    """A text to tell references apart by; any of a reward of the user's own will do."""
+    """Return a text that distinguishes references; those of a custom reward may be anything."""
     try:
         return " ".join(reference_texts(ground_truth))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Find and read the traces that :mod:`verl_leaf.training.traces.writer` writes, as far as possible: a run may be writing still."""
+"""Finding and reading of the traces of :mod:`verl_leaf.training.traces.writer`, also while a run is still writing them."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from verl_leaf.training.traces.schema import FILE_NAME, Head, Prompt
 
 @dataclass(frozen=True)
 class Trace:
-    """One file: a step, and its prompts by the number of their line, counted from 1 after the head."""
+    """The trace of a step, with its prompts by the number of their line after the head, starting at 1."""
 
     step: int
     prompts: dict[int, Prompt]
 
 
 def trace_files(folder: Path) -> dict[int, Path]:
-    """The files of a folder of traces by their step, in its order."""
+    """Return the trace files of a folder by step, in order."""
     matches = ((FILE_NAME.fullmatch(file.name), file) for file in folder.iterdir() if not file.is_fifo())
     return dict(sorted((int(match[1]), file) for match, file in matches if match))
 
@@ -32,20 +32,20 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
     """Read the trace of a step, line by line.
 
     Args:
-        step: the training step that its name tells.
-        file: its path.
-        skipped: gets a sentence for everything that could not be read.
+        step: training step in the file name.
+        file: path of the file.
+        skipped: list that gets one sentence for everything that cannot be read.
     """
     prompts = {}
     number = -1
     if not is_inside(file, file.parent):
-        skipped.append(f"{file.name}: is a link to a file outside of the folder, and is not read")
+        skipped.append(f"{file.name}: this is a link to a file outside of the folder. It is not read")
         return Trace(step, {})
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines):
                 if not line.endswith(b"\n"):
-                    skipped.append(f"{file.name}: its last line is cut off, or being written")
+                    skipped.append(f"{file.name}: its last line is incomplete")
                     break
                 try:
                     if number:
@@ -54,42 +54,43 @@ def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
                         Head.model_validate_json(line)
                 except ValidationError as error:
                     skipped.append(f"{file.name}, line {number + 1}: {in_a_line(error.errors(include_url=False))}")
-                    if number == 0:  # what follows may be anything
+                    if number == 0:  # the rest may be anything
                         break
         if number < 0:
-            skipped.append(f"{file.name}: is empty")
+            skipped.append(f"{file.name}: the file is empty")
     except OSError as error:
         skipped.append(f"{file.name}: {error.strerror}")
     return Trace(step, prompts)
 
 
 def traces_folder(run: Path) -> Path:
-    """Where a run's traces are: in the folder itself, or in ``traces/``.
+    """Return the folder of a run's traces: the folder itself, or ``traces/`` in it.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no traces.
     """
     if not run.is_dir():
-        raise ValueError(f"{run}: {'is a file, not the folder of a run' if run.exists() else 'no such folder'}")
+        raise ValueError(f"{run} {'is a file, not the folder of a run' if run.exists() else 'does not exist'}")
     for folder in (run, RunFolder(run).traces):
         if folder.is_dir() and trace_files(folder):
             check_inside(folder, run)
             return folder
     raise ValueError(
-        f"{run}: no traces (step_*.jsonl) here or in traces/. LEAF writes them with algorithm.leaf.trace_dir=FOLDER, which "
-        "`verl-leaf train` sets; elsewhere give that FOLDER. A run that has just begun has none yet"
+        f"{run} contains no traces (step_*.jsonl), nor does {run}/traces. LEAF writes them if "
+        "algorithm.leaf.trace_dir is set, as `verl-leaf train` does; otherwise give the folder of that setting. A run "
+        "that has just started has none yet"
     )
 
 
 def read_traces(folder: Path, steps: Iterable[int], what: str, skipped: list[str], console: Console) -> Iterator[Trace]:
-    """Read the traces of some steps, one after the other, and show the progress.
+    """Yield the traces of some steps in order, and show the progress.
 
     Args:
-        folder: of the traces.
-        steps: which of those that it has.
-        what: names the work, as in "Reading traces".
-        skipped: gets a sentence for everything that could not be read.
-        console: for the progress.
+        folder: folder of the traces.
+        steps: steps to read, which must exist.
+        what: description of the work, such as "Reading traces".
+        skipped: list that gets one sentence for everything that cannot be read.
+        console: console for progress.
     """
     files = trace_files(folder)
     wanted = sorted(set(steps))

@@ -1,4 +1,4 @@
-"""The rows that a run validates on: those it was given, or the first of them, and the control with other rows' audio."""
+"""The validation rows of a run: all given rows or the first of them, and the control with other rows' audio."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from verl_leaf.runs.swap import write_first_rows, write_swapped
 
 @dataclass(frozen=True)
 class ValidationFiles:
-    """Parquet files: the rows, and the control where the rows have audio."""
+    """The parquet files to validate on: the rows, and the control if the rows have audio."""
 
     rows: Path
     swapped: Path | None
@@ -28,20 +28,20 @@ class ValidationFiles:
 
     @classmethod
     def planned(cls, folder: RunFolder, validation: Path, config: DictConfig) -> "ValidationFiles":
-        """Where a run would have them."""
+        """Return the files that a run would have."""
         rows = folder.validation_rows if config.data.val_max_samples > 0 else validation
         return cls(rows, folder.swapped_rows)
 
 
 def validation_files(folder: RunFolder, validation: Path, config: DictConfig) -> ValidationFiles:
-    """Write what a run needs into its folder.
+    """Write the validation files that a run needs into its folder.
 
-    ``data.val_max_samples`` counts rows without the control: verl counts all files as one.
+    ``data.val_max_samples`` does not include the control's rows, although verl counts the rows of all files together.
 
     Args:
-        folder: of the run.
-        validation: parquet file.
-        config: verl's.
+        folder: folder of the run.
+        validation: parquet file to validate on.
+        config: verl's configuration.
 
     Raises:
         ValueError: the file cannot be read, or has too few rows.
@@ -58,10 +58,10 @@ def validation_files(folder: RunFolder, validation: Path, config: DictConfig) ->
 
 
 def validation_digest(validation: Path, config: DictConfig) -> str:
-    """Return the SHA-256 of a parquet file to validate on, and of the audio files that its rows name.
+    """Return the SHA-256 of a validation file and of the audio files that its rows name.
 
     Raises:
-        ValueError: the file cannot be read, or a row has not what it needs.
+        ValueError: the file cannot be read, or a row lacks something.
     """
     together = hashlib.sha256()
     try:
@@ -78,7 +78,7 @@ def validation_digest(validation: Path, config: DictConfig) -> str:
 
 
 def _audio_files(row: dict, name: str, root: str, keys: Keys) -> list[Path]:
-    """Return the audio files that a row names, of those that are there."""
+    """Return the audio files that a row names and that exist."""
     try:
         audios = spoken_row(row, root, keys)[keys.audio]
     except ValueError as error:

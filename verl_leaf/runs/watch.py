@@ -1,4 +1,4 @@
-"""Shows what a run does until it ends, from its log and its metrics."""
+"""The display of a run's progress, from its log and its metrics."""
 
 import re
 import subprocess
@@ -11,19 +11,19 @@ from verl_leaf.common.console import Console
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import core_score, steps_of
 
-QUIET_SECONDS = 600  # longer silence than any step of a healthy run on one machine
+QUIET_SECONDS = 600  # longer than any step of a healthy run on one machine
 SECONDS_BETWEEN_LOOKS = 0.5
 NOTE_WIDTH = 60
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-WORKER = re.compile(r"^\([^)]*pid=[^)]*\)\s*")  # Ray's name of the process that printed a line
+WORKER = re.compile(r"^\([^)]*pid=[^)]*\)\s*")  # Ray's prefix with the process that printed a line
 
 
 class Watch:
-    """A run as it is seen from outside.
+    """A run that is watched through its files.
 
     Args:
-        folder: of the run.
-        console: to show it on.
+        folder: folder of the run.
+        console: console for the progress.
     """
 
     def __init__(self, folder: RunFolder, console: Console):
@@ -48,7 +48,7 @@ class Watch:
         self._task = self._progress.add_task("Starting", total=None, note="")
 
     def until_it_ends(self, process: subprocess.Popen) -> int:
-        """Show progress until a process has ended; its exit status."""
+        """Show progress until a process has ended, and return its exit status."""
         with self._progress:
             while True:
                 ended = process.poll() is not None
@@ -58,7 +58,7 @@ class Watch:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
 
     def last_error(self) -> str:
-        """The last traceback of this start's log, or its last lines."""
+        """Return the last traceback of this start's log, or its last lines."""
         text = COLOURS.sub("", self.folder.log.read_bytes()[self._log_start :].decode(errors="replace"))
         lines = [line.rstrip() for line in text.split("\n")]
         tracebacks = [number for number, line in enumerate(lines) if "Traceback (most recent call last)" in line]
@@ -77,8 +77,8 @@ class Watch:
         elif not self._warned and time.monotonic() - self._heard > QUIET_SECONDS:
             self._warned = True
             self.console.print(
-                f"No output for {QUIET_SECONDS // 60} minutes. verl waits for ever, without a word, where Ray has too few "
-                f"CPUs (ray_kwargs.ray_init.num_cpus) or after a worker failed: look at {self.folder.log}",
+                f"No output for {QUIET_SECONDS // 60} minutes. verl hangs without a message if Ray has too few CPUs "
+                f"(ray_kwargs.ray_init.num_cpus) or if a worker has failed. Look at {self.folder.log}",
                 style="yellow",
             )
 
@@ -105,7 +105,7 @@ class Watch:
 
 
 def _lines_after(file: Path, start: int) -> tuple[bytes, int]:
-    """The whole lines of a file from a byte on, and where they end."""
+    """Return the complete lines of a file from a byte on, and where they end."""
     if not file.exists():
         return b"", start
     with open(file, "rb") as opened:

@@ -1,4 +1,4 @@
-"""What every estimator makes of the rollouts of a traced step, and ``early`` of its prompts."""
+"""The advantages that every estimator gives to the rollouts of a traced step, and ``early`` of its prompts."""
 
 import inspect
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from verl_leaf.algorithm import PairSpread, early_share, find_forks, grpo_advant
 from verl_leaf.algorithm.estimators import ESTIMATORS, Rollouts
 from verl_leaf.training.traces.schema import Prompt
 
-# Estimator -> its name on the page, and what it is. LEAF's advantages are in the trace.
-VIEWS = {"leaf": ("LEAF", ""), "grpo": ("GRPO", "verl's, the z-score of the rewards")} | {
+# Estimator -> its name on the page, and its description. LEAF's advantages are in the trace.
+VIEWS = {"leaf": ("LEAF", ""), "grpo": ("GRPO", "verl's GRPO: the z-score of the rewards")} | {
     name: (name, inspect.cleandoc(estimator.function.__doc__ or ""))
     for name, estimator in ESTIMATORS.items()
     if name != "leaf"
@@ -20,13 +20,13 @@ VIEWS = {"leaf": ("LEAF", ""), "grpo": ("GRPO", "verl's, the z-score of the rewa
 
 @dataclass(frozen=True)
 class PromptAdvantages:
-    """What is computed of a traced prompt.
+    """The values that are computed from a traced prompt.
 
     Attributes:
-        grpo: the advantage of each response by verl's ``grpo``.
-        tokens: estimator -> response -> the advantage of each token, for all in the table but LEAF.
-        early: of the prompt's own pairs (:mod:`verl_leaf.algorithm.early`); None if it cannot be told, because all rewards
-            are equal or no responses go on together after the first fork.
+        grpo: advantage of each response under verl's ``grpo``.
+        tokens: estimator -> response -> advantage of each token, for every estimator in the table except LEAF.
+        early: ``early`` of the prompt (:mod:`verl_leaf.algorithm.early`). None if it is undefined, because all rewards are
+            equal or no responses stay together after the first fork.
     """
 
     grpo: list[float]
@@ -35,10 +35,11 @@ class PromptAdvantages:
 
 
 def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
-    """Compute advantages, with the estimators' default options.
+    """Return the advantages of a step's prompts, with the estimators' default options.
 
     Args:
-        prompts: all of a step, since an estimator may look at the whole batch, as ``grpo_prefix`` does for ``kappa``.
+        prompts: all prompts of the step, because an estimator may use the whole batch, as ``grpo_prefix`` does for
+            ``kappa``.
     """
     if not prompts:
         return []
@@ -65,7 +66,7 @@ def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
 
 
 def spread_of(prompt: Prompt) -> PairSpread:
-    """Return by how much the rewards of a prompt's pairs differ, as the spread of a batch of one."""
+    """Return the spread of a prompt's rewards over pairs, as that of a batch of one."""
     return pair_spread(find_forks(*pad_groups(_tokens([prompt]))), _rewards([prompt]))
 
 

@@ -1,4 +1,4 @@
-"""``verl-leaf curves``: reward and validation score against steps, rollouts or time, methods and seeds compared."""
+"""Learning curves: training reward and validation score by steps, rollouts or time, compared by method and seed."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ from verl_leaf.show.figures import COLOURS, literal, save
 
 REWARD = "critic/score/mean"
 TRAINING = "training reward"
-SMOOTH = 5  # steps that the training reward is averaged over
+SMOOTH = 5  # number of steps over which the training reward is averaged
 AXES = {  # name -> column of the CSV, label, unit
     "steps": ("step", "training step", 1.0),
     "rollouts": ("rollouts", "rollouts", 1.0),
@@ -31,21 +31,24 @@ AXES = {  # name -> column of the CSV, label, unit
 
 
 def write_curves(folders: list[Path], scores: list[float], over: list[str], out: Path, console: Console) -> None:
-    """Write figure and numbers, and a table to the terminal.
+    """Write a figure and its numbers, and print a table.
 
     Args:
-        folders: of the runs; those that differ in seeds only are taken together.
-        scores: validation scores to look for. Half way from the lowest first to the highest last one if empty.
-        over: the figure's x axes, keys of ``AXES``.
-        out: path of the files, less their suffixes.
-        console: of the table.
+        folders: folders of the runs. Runs that differ only in seeds are averaged.
+        scores: validation scores to look for; if empty, the one half way between the lowest first and the highest last
+            score.
+        over: x axes of the figure, keys of ``AXES``.
+        out: path of the files, without suffixes.
+        console: console for the table.
 
     Raises:
-        ValueError: a folder holds no logs, or none of a reward yet; or a run does not tell what is asked for.
+        ValueError: a folder contains no logs, no reward is logged yet, or an axis cannot be computed.
     """
     runs = read_runs(folders)
     if "rollouts" in over and (unknown := [run.name for run in runs if run.rollouts_per_step is None]):
-        raise ValueError(f"--over rollouts: {unknown[0]} has no configuration that tells the rollouts of a step")
+        raise ValueError(
+            f"--over rollouts: {unknown[0]} has no configuration with the rollouts per step. Choose another axis"
+        )
     rows = [row for run in runs for row in points(run)]
     if not rows:
         skipped = [sentence for run in runs for sentence in run.skipped]
@@ -53,13 +56,13 @@ def write_curves(folders: list[Path], scores: list[float], over: list[str], out:
     scores = scores or _half_way(runs)
     save(out, _figure(runs, rows, over), rows, console)
     columns = ("method", "run", "data", "steps", "first", "last", "BLEU", *(f"{score:g} at" for score in scores))
-    title = "Runs, and where their validation first has a score. BLEU is of the whole validation, in lower case"
+    title = "Runs, and where their validation first reaches a score. BLEU is over the whole validation, in lower case"
     show(title, columns, list(_lines(runs, scores)), words=3, console=console)
     say_skipped("Could not be read", [sentence for run in runs for sentence in run.skipped], console)
 
 
 def validation_scores(run: Run) -> dict[str, dict[int, float]]:
-    """Return the mean validation score by data source and step; rows with swapped audio are a control and left out."""
+    """Return the mean validation score by data source and step, without the control with swapped audio."""
     return {
         what: dict(sorted(values.items()))
         for name, values in run.scalars.items()
@@ -68,7 +71,7 @@ def validation_scores(run: Run) -> dict[str, dict[int, float]]:
 
 
 def points(run: Run) -> list[dict]:
-    """All numbers of a run's curves, one per row."""
+    """Return all numbers of a run's curves, one per row."""
     series = {f"validation: {source}": values for source, values in validation_scores(run).items()}
     series[TRAINING] = smoothed(run.scalars.get(REWARD, {}))
     return [
@@ -87,7 +90,7 @@ def points(run: Run) -> list[dict]:
 
 
 def smoothed(values: dict[int, float]) -> dict[int, float]:
-    """Means over each step and those before it, ``SMOOTH`` in all."""
+    """Return means over each step and the ``SMOOTH - 1`` steps before it."""
     ordered = sorted(values.items())
     return {
         step: statistics.fmean(value for _, value in ordered[max(0, index - SMOOTH + 1) : index + 1])
@@ -96,13 +99,13 @@ def smoothed(values: dict[int, float]) -> dict[int, float]:
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean, and half the width of its 95 % interval by Student's t; 0 for a single value."""
+    """Return the mean, and half the width of its 95 % interval by Student's t; the half width is 0 for a single value."""
     mean = statistics.fmean(values)
     return mean, t_interval(values)[1] - mean if len(values) > 1 else 0.0
 
 
 def crossing(values: dict[int, float], score: float) -> int | None:
-    """The first step whose validation has at least a score."""
+    """Return the first step whose validation reaches a score, or None."""
     return next((step for step, value in sorted(values.items()) if value >= score), None)
 
 
@@ -112,7 +115,7 @@ def _half_way(runs: list[Run]) -> list[float]:
 
 
 def _figure(runs: list[Run], rows: list[dict], over: list[str]) -> Figure:
-    """Return a panel per score, two beside each other; with several x axes, a row of panels per score."""
+    """Return the figure: a panel per score, two per row; with several x axes, one row of panels per score."""
     names = sorted({row["score"] for row in rows}, reverse=True)  # validation first
     methods = list(dict.fromkeys(run.label for run in runs))
     columns = len(over) if len(over) > 1 else min(len(names), 2)
@@ -144,7 +147,7 @@ def _figure(runs: list[Run], rows: list[dict], over: list[str]) -> Figure:
 
 
 def _measured(name: str, runs: list[Run]) -> str:
-    """Return what a score is, for its axis: the reward function's value, or the accuracy that verl leads with."""
+    """Return the label of a score's axis: the reward function, or the accuracy that is verl's main score."""
     if name.startswith("validation: acc of "):
         return "mean accuracy (acc)"
     rewards = sorted({run.reward for run in runs if run.reward})
@@ -152,7 +155,7 @@ def _measured(name: str, runs: list[Run]) -> str:
 
 
 def _draw(axis: Axes, rows: list[dict], key: str, unit: float, method: str, colour: str) -> None:
-    """The mean of a method's runs, with its interval."""
+    """Draw the mean of a method's runs, with its interval."""
     by_step = defaultdict(list)
     for row in rows:
         by_step[row["step"]].append(row)
@@ -167,7 +170,7 @@ def _draw(axis: Axes, rows: list[dict], key: str, unit: float, method: str, colo
 
 
 def _scale(axis: Axes, values: list[float]) -> None:
-    """Give a panel the room of its curves, since intervals of two runs would take all of it."""
+    """Fit a panel's range to its curves, because intervals of two runs would dominate it."""
     margin = (max(values) - min(values)) / 5 or 0.1
     axis.set_ylim(min(values) - margin, max(values) + margin)
     axis.tick_params(labelsize=8)
@@ -175,7 +178,7 @@ def _scale(axis: Axes, values: list[float]) -> None:
 
 
 def _lines(runs: list[Run], scores: list[float]) -> Iterator[list[str]]:
-    """Yield the table's rows: one per run and data source."""
+    """Yield the table's rows, one per run and data source."""
     for run in sorted(runs, key=lambda run: run.label):
         steps = str(int(max(run.scalars.get("training/global_step", {0: 0}))))
         for source, values in validation_scores(run).items() or [("", {})]:
@@ -185,7 +188,7 @@ def _lines(runs: list[Run], scores: list[float]) -> Iterator[list[str]]:
 
 
 def _bleu(run: Run) -> str:
-    """Return the corpus BLEU after training, if the summary has it."""
+    """Return the corpus BLEU after training, or an empty text if the summary has none."""
     value: Any = run.summary
     for key in ("val", "after", "bleu"):
         value = value.get(key) if isinstance(value, dict) else None

@@ -1,4 +1,4 @@
-"""What the figures have in common."""
+"""Helpers that the figures share."""
 
 import csv
 import warnings
@@ -12,21 +12,23 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.printable import printable
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # Okabe and Ito's palette
 
 
 def literal(text: str) -> str:
-    """Text of a run, such as its folder's name, as matplotlib shows it whatever characters it has."""
+    """Return a text of a run, such as its folder's name, so that matplotlib shows every character as it is."""
     text = printable(text).replace("$", r"\$")  # no formulas
-    return f" {text}" if text.startswith("_") else text  # a label with _ is left out of legends
+    return f" {text}" if text.startswith("_") else text  # legends leave out labels that begin with _
 
 
 def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> None:
-    """Write ``out.png``, ``out.svg`` and ``out.csv``, and say so."""
+    """Write ``out.png``, ``out.svg`` and ``out.csv``, and print their names."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+")  # names in scripts that matplotlib's font lacks
-        with matplotlib.rc_context({"svg.hashsalt": "verl-leaf", "svg.fonttype": "none"}):  # the same bytes, real text
+        warnings.filterwarnings("ignore", r"Glyph \d+")  # matplotlib's font lacks some scripts
+        with matplotlib.rc_context(
+            {"svg.hashsalt": "verl-leaf", "svg.fonttype": "none"}
+        ):  # reproducible bytes, real text
             figure.savefig(f"{out}.svg", metadata={"Date": None})
         figure.savefig(f"{out}.png", dpi=160)
     write_csv(Path(f"{out}.csv"), list(rows))
@@ -34,7 +36,7 @@ def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> N
 
 
 def write_csv(file: Path, rows: list[dict]) -> None:
-    """Write rows that all have the keys of the first; texts that a spreadsheet would take for a formula begin with ``'``."""
+    """Write rows with the keys of the first. Texts that a spreadsheet would read as a formula get a leading ``'``."""
     with whole_file(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.DictWriter(opened, list(rows[0]))
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""``verl-leaf forks``: how often boundaries fire, how large nodes are, and how far the rewards within them differ."""
+"""Forks over training: how often boundaries fire, how large nodes are, and how much the rewards in a node differ."""
 
 import itertools
 import math
@@ -24,20 +24,20 @@ from verl_leaf.show.advantages import spread_of
 from verl_leaf.show.figures import COLOURS, literal, save
 from verl_leaf.training.traces.schema import Prompt
 
-BINS = 10  # of the response, and at most of training
-DRAWS = 1000  # of a bootstrap
-EARLY = 0.5  # above it, more is settled where responses first part than in all that follows
-# Each panel: what its rows are over, their measures with the style of each, and its labels.
+BINS = 10  # bins of the response, and most bins of training
+DRAWS = 1000  # draws of a bootstrap
+EARLY = 0.5  # above it, the first fork decides more of the reward than everything after it
+# Each panel: its x axis, its measures with their styles, and its labels.
 SHARES = {"fired": "o:", "usable": "o-"}
 PANELS = (
-    ("position", SHARES, "position in the response, as a share of it", "share of boundaries (95 %)"),
+    ("position", SHARES, "position in the response (share of its length)", "share of boundaries (95 %)"),
     ("token", SHARES, "tokens before the boundary", "share of boundaries (95 %)"),
     ("step", SHARES, "training step", "share of boundaries (95 %)"),
     (
         "step",
         {"early": "o-"},
         "training step",
-        "early: share of the reward's variance\nthat the first fork settles (95 %)",
+        "early: share of the reward variance\nthat the first fork decides (95 %)",
     ),
     ("step", {"node_size": "o-"}, "training step", "responses per node (quartiles)"),
     ("step", {"reward_spread": "o-"}, "training step", "reward spread in a node (quartiles)"),
@@ -45,33 +45,33 @@ PANELS = (
 
 
 class SeenBoundary(NamedTuple):
-    """What a selected boundary did. It fires when it has a node, usably when some node's rewards differ."""
+    """A selected boundary. It fires if it has a node, and usably if the rewards of some node differ."""
 
     step: int
-    position: float  # as a share of the response that put it there
-    token: int  # the same, counted from the response's first
+    position: float  # share of the length of the response that placed it
+    token: int  # number of tokens before it
     fired: bool
     usable: bool
 
 
 class SeenNode(NamedTuple):
-    """What a node held."""
+    """A node of a tree."""
 
     step: int
     responses: int
-    spread: float  # its highest less its lowest reward
+    spread: float  # highest minus lowest reward
 
 
 class SeenPairs(NamedTuple):
-    """By how much the rewards of a prompt's pairs differ."""
+    """The spread of a prompt's rewards over pairs."""
 
     step: int
-    sums: Sums  # of :class:`verl_leaf.algorithm.PairSpread`
+    sums: Sums  # sums of :class:`verl_leaf.algorithm.PairSpread`
 
 
 @dataclass(frozen=True)
 class RunForks:
-    """The boundaries and nodes of one run (arXiv 2606.07610), the pairs of its prompts, and how many those are."""
+    """The boundaries and nodes (arXiv 2606.07610) of one run, the pairs of its prompts, and its number of prompts."""
 
     prompts: int
     boundaries: list[SeenBoundary]
@@ -80,7 +80,7 @@ class RunForks:
 
 
 def collect(prompts: Iterable[tuple[int, Prompt]]) -> RunForks:
-    """Look at every boundary and node in pairs of a step and a prompt."""
+    """Return every boundary and node of prompts, which are given with their steps."""
     count, boundaries, nodes, pairs = 0, [], [], []
     for step, prompt in prompts:
         count += 1
@@ -94,15 +94,15 @@ def collect(prompts: Iterable[tuple[int, Prompt]]) -> RunForks:
 
 
 def write_forks(runs: list[Path], out: Path, console: Console) -> None:
-    """Write figure and numbers of runs side by side, and a table to the terminal.
+    """Write a figure and the numbers of runs side by side, and print a table.
 
     Args:
-        runs: their folders, or those of their traces.
-        out: path of the files, less their suffixes.
-        console: for the table, and for what could not be read.
+        runs: folders of runs, or of traces.
+        out: path of the files, without suffixes.
+        console: console for the table and for what could not be read.
 
     Raises:
-        ValueError: a run has no traces, or none with a boundary.
+        ValueError: a run has no traces, or no trace has a boundary.
     """
     forks: dict[str, RunForks] = {}
     skipped: list[str] = []
@@ -111,7 +111,9 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
         traces = read_traces(folder, trace_files(folder), f"Reading {name}", skipped, console)
         forks[name] = collect((trace.step, prompt) for trace in traces for prompt in trace.prompts.values())
         if not forks[name].boundaries:
-            raise ValueError(f"{run}: its traces hold no boundary: {'; '.join(skipped[:3]) or 'is fork_budget 0?'}")
+            raise ValueError(
+                f"{run}: the traces contain no boundary. {'; '.join(skipped[:3]) or 'Check that fork_budget is above 0'}"
+            )
     rows = [{"run": name, **row} for name, seen in forks.items() for row in measures(seen)]
     save(out, _figure(forks, rows), rows, console)
     columns = ("run", "prompts", "boundaries", "fired", "usable", "responses per node", "reward spread", "early")
@@ -123,11 +125,11 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
 
 
 def measures(forks: RunForks) -> list[dict]:
-    """All numbers of the figure, one per row.
+    """Return all numbers of the figure, one per row.
 
-    ``low`` and ``high`` are, for shares, the 95 % Wilson interval (which takes the boundaries of a prompt for
-    independent), for nodes the quartiles around the mean, and for ``early`` the 95 % interval of a bootstrap over prompts.
-    ``early`` is of the prompts whose rewards differ, and in which pairs part later than at the first fork.
+    ``low`` and ``high`` are, for shares, the 95 % Wilson interval, which assumes that the boundaries of a prompt are
+    independent; for nodes, the quartiles around the mean; and for ``early``, the 95 % interval of a bootstrap over
+    prompts. ``early`` is over the prompts in which rewards differ and some pairs stay together after the first fork.
     """
     tells = [seen for seen in forks.pairs if seen.sums[2]]
     kinds: tuple[tuple[str, list, str, Summary], ...] = (
@@ -148,14 +150,16 @@ def measures(forks: RunForks) -> list[dict]:
 
 
 def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
-    """Yield all that was seen, and its parts: what they are parts of, where each begins and ends, and what is in it.
+    """Yield all items and then parts of them: the axis, the part's ends on it, and its items.
 
-    Boundaries are parted by the share of the response that lies before, and by the number of tokens. Stretches of training
-    have about as many traced steps each, and go from their first step to their last.
+    Boundaries are grouped by the share of the response before them, and by the number of tokens. Parts of training have
+    about the same number of traced steps, and go from their first step to their last.
     """
     yield "all", 0.0, 1.0, seen
     if seen and isinstance(seen[0], SeenBoundary):
-        tokens = BINS * math.ceil((max(one.token for one in seen) + 1) / BINS)  # so that a bin has whole ones
+        tokens = BINS * math.ceil(
+            (max(one.token for one in seen) + 1) / BINS
+        )  # so that a bin has a whole number of tokens
         for over, end in (("position", 1.0), ("token", float(tokens))):
             for index in range(BINS):
                 low, high = end * index / BINS, end * (index + 1) / BINS
@@ -167,24 +171,26 @@ def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
             yield "step", first, last, [one for one in seen if first <= one.step <= last]
 
 
-Summary = Callable[[list], tuple[float, float, float]]  # of values: the middle, and an interval's two ends
+Summary = Callable[
+    [list], tuple[float, float, float]
+]  # function from values to their centre and the ends of an interval
 
 
 def _share(flags: list[bool]) -> tuple[float, float, float]:
-    """Return the share of True, and its 95 % interval."""
+    """Return the share of True with its 95 % interval."""
     share = statistics.fmean(flags)
     low, high = wilson(share, len(flags))
     return share, float(low), float(high)
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    """The mean, and the quartiles."""
+    """Return the mean and the quartiles."""
     low, high = np.quantile(values, (0.25, 0.75))
     return statistics.fmean(values), float(low), float(high)
 
 
 def _bootstrapped_early(pairs: list[Sums]) -> tuple[float, float, float]:
-    """``early``, and the 95 % interval of drawing as many prompts again."""
+    """Return ``early`` with its 95 % interval from a bootstrap over prompts."""
     sums = np.array(pairs)
 
     def early(rows: np.ndarray) -> float:
@@ -197,23 +203,23 @@ def _bootstrapped_early(pairs: list[Sums]) -> tuple[float, float, float]:
 
 
 def verdict(name: str, rows: list[dict]) -> str:
-    """What ``early`` says of a run, as a sentence."""
+    """Return a sentence on what ``early`` means for a run."""
     whole = [row for row in rows if (row["run"], row["measure"], row["over"]) == (name, "early", "all")]
     if not whole:
         return (
-            f"{name}: whether tree credit helps cannot be told. In no prompt did rewards differ and responses go on together "
-            "after the first fork."
+            f"{name}: it is unknown whether tree credit helps, because in no prompt did rewards differ and responses stay "
+            "together after the first fork."
         )
     (early,) = whole
     if early["low"] > EARLY:
-        says = "more than half, so early decisions matter and tree credit is likely to help here"
+        says = "which is more than half: early decisions matter, and tree credit is likely to help here"
     elif early["high"] < EARLY:
-        says = "less than half, so tree credit is unlikely to do better than GRPO here"
+        says = "which is less than half: tree credit is unlikely to do better than GRPO here"
     else:
-        says = "which may be more than half or less: too few prompts to tell whether tree credit helps here"
+        says = "which may be more or less than half: there are too few prompts to know whether tree credit helps here"
     return (
-        f"{name}: where responses first part settles {_interval(early)} of what rewards differ by, {says}. "
-        "See verl_leaf/show/README.md, and the study in examples/leaf_against_grpo."
+        f"{name}: the first fork decides {_interval(early)} of the reward variance within prompts, {says}. "
+        "See verl_leaf/show/README.md and the study in examples/leaf_against_grpo."
     )
 
 
@@ -222,7 +228,7 @@ def _interval(row: dict) -> str:
 
 
 def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
-    """Return the panels, two beside each other; a colour is a run."""
+    """Return the panels, two per row, with one colour per run."""
     figure = Figure(figsize=(7.6, 7.8), layout="constrained")
     for axis, (over, styles, x_label, y_label) in zip(figure.subplots(3, 2).flatten(), PANELS, strict=True):
         for number, (name, colour) in enumerate(zip(forks, itertools.cycle(COLOURS), strict=False)):
@@ -249,7 +255,7 @@ def _figure(forks: dict[str, RunForks], rows: list[dict]) -> Figure:
 
 
 def _draw(axis: Axes, rows: list[dict], style: str, colour: str, aside: float) -> None:
-    """Draw a run's values, each with its interval; ``aside`` in bins, so that intervals of runs do not cover each other."""
+    """Draw a run's values with intervals, shifted by ``aside`` bins so that those of several runs do not overlap."""
     middle = [(row["from"] + row["to"]) / 2 for row in rows]
     gap = min(np.diff(middle), default=0.0)
     x = [each + aside * gap for each in middle]

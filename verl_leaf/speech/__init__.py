@@ -1,1 +1,1 @@
-"""What verl runs of a speech model: the dataset class and the agent loop."""
+"""The dataset class and the agent loop with which verl trains a speech model."""

@@ -1,9 +1,9 @@
-"""Rollouts of audio prompts: the agent loop ``speech`` and the manager whose workers keep its features.
+"""Rollouts of audio prompts: the agent loop ``speech``, and the manager whose workers store its features.
 
-Why verl's own do not serve (verl/experimental/agent_loop, 0.9.1): the single-turn loop hands the sampling rate to the
-processor twice and takes a processor without images for a text one; and the worker computes the features a second time
-from text decoded without special tokens, where the audio placeholder is gone. Audio is decoded, its features computed
-and stored once per prompt, for all of its rollouts.
+verl's own classes (verl/experimental/agent_loop, 0.9.1) cannot be used. The single-turn loop passes the sampling rate
+to the processor twice, and treats a processor without images as one for text. The worker computes the features a second
+time, from text that was decoded without special tokens and so has no audio placeholder. Here audio is decoded, and its
+features are computed and stored, once per prompt for all of its rollouts.
 """
 
 import asyncio
@@ -33,18 +33,18 @@ from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.models.features import release, store
 from verl_leaf.speech.prompt import render_prompt
 
-# Columns of the dataset that nobody reads once a response has its reward. verl would write them into TransferQueue with every
-# response, each for about half a percent of the CPU time of a step.
+# Columns of the dataset that are not read after a response has its reward. verl would write them into TransferQueue with every
+# response, and each takes about half a percent of the CPU time of a step.
 NOT_STORED = {"extra_info", "index", "tools_kwargs", "interaction_kwargs", "dummy_tensor"}
 
 
 @dataclass
 class SharedPrompt:
-    """What the responses to a prompt share while they are generated; it goes with the columns of the prompt's row."""
+    """The state that the responses to a prompt share while they are generated; it travels with the columns of the row."""
 
-    keeps_features: bool  # False in validation, where no actor asks for them and a large batch must not hold them
+    keeps_features: bool  # False in validation, where no actor needs them and a large batch must not hold them
     encoded: asyncio.Future | None = (
-        None  # its tokens, features and clips; the executor's threads bound how many are made
+        None  # tokens, features and clips of the prompt; the executor's threads limit how many are made at once
     )
 
 
@@ -57,10 +57,10 @@ class SpeechOutput(AgentLoopOutput):
 
 @register("speech")
 class SpeechAgentLoop(AgentLoopBase):
-    """One turn: render the prompt, decode and encode its audio, generate.
+    """An agent loop with one turn: render the prompt, decode and encode its audio, generate.
 
     The trainer gets the prompt with every audio placeholder repeated once per audio token, as the actor's class expects
-    it; vLLM gets one placeholder per clip, which it expands itself.
+    it. vLLM gets one placeholder per clip, and expands it itself.
     """
 
     async def run(
@@ -74,7 +74,7 @@ class SpeechAgentLoop(AgentLoopBase):
                 prompt_ids=_collapse_runs(
                     prompt_ids, family_of_processor(self.processor).audio_token_id(self.processor)
                 ),
-                # Nobody reads the text that vLLM would make of every token.
+                # Skip detokenisation, because the text is not used.
                 sampling_params={**sampling_params, "detokenize": False},
                 audio_data=clips,
                 priority=int(priority),
@@ -104,16 +104,16 @@ class SpeechAgentLoop(AgentLoopBase):
     def _encode_now(self, messages: list[dict], keep_features: bool):
         text, clips, _ = render_prompt(self.processor, messages, self.data_config)
         ids, features = family_of_processor(self.processor).encode(self.processor, text, clips)
-        # Ray hands the server what the reference stands for, which so lies in its store once, and not for every response.
+        # Ray resolves the reference on the server, so the clips are in its store once and not for every response.
         return ids, features if keep_features else {}, ray.put(clips) if clips else None
 
 
-# verl's entry for it, in the place of which agent_loop_config_path may put another.
+# verl's registry entry of this loop, which a file in agent_loop_config_path may replace.
 SPEECH = _agent_loop_registry["speech"]
 
 
 class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
-    """Takes the actor's audio features from the agent loop and stores them once per prompt, until its rows are gone."""
+    """A worker that stores the audio features of a prompt once, until verl has removed all of its rows."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -121,8 +121,10 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
     @functools.cached_property
     def _loop(self) -> SpeechAgentLoop:
-        """The one for all responses. verl has Hydra build one for each, which takes 2.5 ms, and each warns that verl knows no
-        multi-turn prompts of the model."""
+        """The agent loop shared by all responses of this worker.
+
+        verl lets Hydra build one per response. That takes 2.5 ms, and each warns that the model has no multi-turn prompts.
+        """
         return SpeechAgentLoop(
             trainer_config=DictConfigWrap(self.config),
             server_manager=self.llm_client,
@@ -138,12 +140,14 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         await super().generate_sequences(batch)
 
     async def _release_features(self) -> None:
-        """Remove the features of prompts of which verl has removed every row."""
+        """Remove the features of prompts whose rows verl has all removed."""
         rows = (await tq.async_kv_list("train")).get("train", {})
         alive = {key.split("_")[0] for key in rows}
         gone = [self.features_keys.pop(uid) for uid in self.features_keys.keys() - alive]
         stored = await asyncio.gather(*gone, return_exceptions=True)
-        await release([key for key in stored if isinstance(key, torch.Tensor)])  # else it failed, and so did the prompt
+        await release(
+            [key for key in stored if isinstance(key, torch.Tensor)]
+        )  # an exception: storing failed, and so did the prompt
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, **kwargs) -> None:
         shared = SharedPrompt(keeps_features=not trajectory["validate"])
@@ -157,7 +161,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
                     await self._agent_loop_postprocess(output, trajectory["validate"], **kwargs)
             else:
                 await super()._run_agent_loop(sampling_params, trajectory, agent_name=agent_name, trace=trace, **kwargs)
-        except Exception as error:  # verl logs it and marks the prompt as failed
+        except Exception as error:  # verl logs the error and marks the prompt as failed
             await tq.async_kv_put(
                 key=kwargs["uid"],
                 partition_id="val" if trajectory["validate"] else "train",
@@ -171,7 +175,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             if uid not in self.features_keys:
                 self.features_keys[uid] = asyncio.create_task(store(output.features))
             output.features_key = await self.features_keys[uid]
-        # With all columns; verl's own call finds the reward there and leaves it.
+        # With all columns, so that verl's own call finds a reward and does not compute it again.
         await self._compute_score([output], kwargs)
         stored = {name: value for name, value in kwargs.items() if name not in NOT_STORED}
         return await super()._agent_loop_postprocess(output, validate, **stored)
@@ -181,7 +185,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
 
 
 class SpeechAgentLoopManager(AgentLoopManagerTQ):
-    """``actor_rollout_ref.rollout.agent.agent_loop_manager_class=verl_leaf.speech.agent_loop.SpeechAgentLoopManager``."""
+    """The manager for ``rollout.agent.agent_loop_manager_class=verl_leaf.speech.agent_loop.SpeechAgentLoopManager``."""
 
     worker_class = SpeechAgentLoopWorker
 
@@ -191,5 +195,5 @@ class SpeechAgentLoopManager(AgentLoopManagerTQ):
 
 
 def _collapse_runs(ids: list[int], token_id: int) -> list[int]:
-    """``ids`` with every run of ``token_id`` shortened to one."""
+    """Return ``ids`` with every run of ``token_id`` shortened to one."""
     return [token for token, before in zip(ids, [None, *ids], strict=False) if not token == before == token_id]

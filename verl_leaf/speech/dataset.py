@@ -1,7 +1,7 @@
 """verl's dataset with audio: ``data.custom_cls.path=pkg://verl_leaf.speech.dataset data.custom_cls.name=SpeechDataset``.
 
-Everything that can be known of the data is checked when the dataset is built: verl does that before it starts an
-engine (verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
+All checks of the data are made when the dataset is built, because verl builds it before it starts an engine
+(verl/trainer/ppo/v1/trainer_base.py PPOTrainer._setup).
 """
 
 import copy
@@ -27,10 +27,10 @@ from verl_leaf.data.store import RowStore
 from verl_leaf.models import family_of_processor
 from verl_leaf.speech.prompt import render_prompt
 
-logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
-WORTH_KEEPING = 10.0  # seconds of checking, from which on the rows are kept for later runs
-# Settings of `data` that do not change what is made of a row; which rows are chosen is known otherwise.
+WORTH_KEEPING = 10.0  # seconds; if checking takes longer, the rows are kept for later runs
+# Settings of `data` that do not change how a row is processed. The choice of rows is part of the name separately.
 WITHOUT_EFFECT = (
     *(
         "train_files",
@@ -47,7 +47,7 @@ WITHOUT_EFFECT = (
 
 
 class Fit(Flag):
-    """What is to be said of a row that can be used or left out; nothing of most."""
+    """Properties of a row that are counted or decide whether it is left out; most rows have none."""
 
     LONG_AUDIO = auto()
     LONG_PROMPT = auto()
@@ -57,14 +57,14 @@ class Fit(Flag):
 class SpeechDataset(RLHFDataset):
     """verl's rows (``data_source``, ``prompt``, ``audios``, ``reward_model``, ``extra_info``) with audio to decode.
 
-    ``audios`` holds a list of references as :func:`verl_leaf.data.audio.load_audio` takes them, one for each
-    ``<audio>`` in the messages; null is none, and a message's content may be a list of parts instead. A relative path
-    starts from the folder of its parquet file. Of ``data.train_max_samples`` or ``data.val_max_samples`` rows, verl's own
-    choice of rows is taken, before any is checked.
+    ``audios`` contains a list of references in the forms of :func:`verl_leaf.data.audio.load_audio`, one for each
+    ``<audio>`` in the messages; null means none. A message's content may also be a list of parts. A relative path
+    starts from the folder of its parquet file. ``data.train_max_samples`` and ``data.val_max_samples`` choose rows as
+    in verl, before any row is checked.
 
     Raises:
         ValueError: a file cannot be read or lacks a column, a row's audio or prompt cannot be used, or a setting of
-            ``data`` is not for speech; file, row and reason are named.
+            ``data`` is not supported for speech. The message names file, row and reason.
     """
 
     def _read_files_and_tokenize(self):
@@ -83,18 +83,18 @@ class SpeechDataset(RLHFDataset):
         else:
             store, used, words = found[0], found[1]["used"], found[1]["words"].tolist()
             words.append(
-                f"{self.cache_dir}/{name}.rows has these rows, checked by an earlier run: no audio is read now. If audio has "
-                "changed under the same name, delete that file"
+                f"{self.cache_dir}/{name}.rows contains these rows, checked by an earlier run, so no audio is read now. If "
+                "audio has changed under the same name, delete that file"
             )
         for word in words:
             logger.warning(word)
         place = np.searchsorted(used, order).clip(max=len(used) - 1)
         self.dataframe = store.select(place[used[place] == order])
         if len(order) < total:
-            logger.warning("%d of %d rows are used, as data.*_max_samples asks", len(order), total)
+            logger.warning("%d of %d rows are used, because data.*_max_samples is set", len(order), total)
 
     def _name(self, files: list[RowFile], numbers: np.ndarray) -> str:
-        """Return a name for the rows: its first part stands for the files, the second for all that decides what is used."""
+        """Return a name for the rows: its first part identifies the files, the second what decides which rows are used."""
         paths = json.dumps([os.path.abspath(file) for file in self.original_data_files])
         every = OmegaConf.to_container(self.config, resolve=True)
         assert isinstance(every, dict) and self.processor is not None
@@ -109,7 +109,7 @@ class SpeechDataset(RLHFDataset):
         return "-".join(hashlib.sha256(text.encode()).hexdigest()[:16] for text in (paths, "\n".join([paths, *about])))
 
     def _checked(self, files: list[RowFile], numbers: np.ndarray) -> tuple[RowStore, np.ndarray, list[str]]:
-        """Return the rows that can be used, their numbers, and what is to be said of them."""
+        """Return the rows that can be used, their numbers, and messages about them."""
         names = list(dict.fromkeys([name for file in files for name in file.columns] + [self.keys.audio]))
         needed = sum(file.size for file in files) * len(numbers) // sum(map(len, files))
         words: list[str] = []
@@ -124,15 +124,17 @@ class SpeechDataset(RLHFDataset):
         if time.monotonic() - began > WORTH_KEEPING and type(self) is SpeechDataset:
             try:
                 path = store.keep(self._name(files, numbers), used=kept, words=np.array(words, dtype=str))
-                words.append(f"{path} has these rows ({store.size / 2**30:.1f} GiB): the next run need not check them")
+                words.append(
+                    f"{path} contains these rows ({store.size / 2**30:.1f} GiB), so the next run need not check them"
+                )
             except OSError as error:
-                words.append(f"{self.cache_dir}: the rows are not kept for the next run ({error.strerror})")
+                words.append(f"{self.cache_dir}: the rows cannot be kept for the next run ({error.strerror})")
         return store, kept, words
 
     def _chosen(self, total: int) -> np.ndarray:
-        """The rows to use, in their order: as in RLHFDataset._read_files_and_tokenize."""
+        """Return the numbers of the rows to use, in order, as in RLHFDataset._read_files_and_tokenize."""
         if not isinstance(self.max_samples, int):
-            raise ValueError(f"data.*_max_samples={self.max_samples}: must be a number of rows, or -1 for all")
+            raise ValueError(f"data.*_max_samples={self.max_samples}: set it to a number of rows, or -1 for all")
         if not 0 < self.max_samples < total:
             return np.arange(total)
         if not self.shuffle:
@@ -140,11 +142,11 @@ class SpeechDataset(RLHFDataset):
         return np.random.default_rng(self.seed).choice(total, size=self.max_samples, replace=False)
 
     def _root(self, file: RowFile, original: str) -> str:
-        """The folder that relative paths start from: that of the file named in ``data``, not of verl's copy."""
+        """Return the folder from which relative paths start: that of the file named in ``data``, not of verl's copy."""
         return os.path.dirname(os.path.abspath(file.path if "://" in original else os.path.expanduser(original)))
 
     def _usable_rows(self, file: RowFile, numbers: np.ndarray, root: str, words: list[str]):
-        """Yield number and row of those that can be used; add to ``words`` how many cannot."""
+        """Yield number and row of the rows that can be used; add to ``words`` how many cannot."""
 
         def fit(row: dict) -> Fit:
             row.update(spoken_row(row, root, self.keys))
@@ -165,7 +167,7 @@ class SpeechDataset(RLHFDataset):
                 Fit.LONG_PROMPT,
                 f"a prompt of more than {tokens} tokens and are left out; data.filter_overlong_prompts=True",
             ),
-            (Fit.UNHEARD, "a clip in which there is nothing to hear, and are used; `verl-leaf data` names them"),
+            (Fit.UNHEARD, "a clip in which nothing can be heard, and are used; `verl-leaf data` lists them"),
         ):
             if counts[kind]:
                 words.append(f"{file.path}: {counts[kind]} of {len(numbers)} rows have {what}")
@@ -173,7 +175,7 @@ class SpeechDataset(RLHFDataset):
             raise ValueError(f"{file.path}: no row is left")
 
     def _left_out(self) -> Fit:
-        """Return what rows are left out for."""
+        """Return the properties for which rows are left out."""
         return Fit.LONG_PROMPT | (Fit.LONG_AUDIO if long_audio(self.config) == "skip" else Fit(0))
 
     def _fit(self, row: dict) -> Fit:
@@ -187,7 +189,7 @@ class SpeechDataset(RLHFDataset):
             if self.config.get("filter_overlong_prompts", False):
                 return Fit.LONG_PROMPT
             raise ValueError(
-                f"the prompt has {length} tokens, data.max_prompt_length is {self.max_prompt_length}: raise it, or leave "
+                f"the prompt has {length} tokens, but data.max_prompt_length is {self.max_prompt_length}. Raise it, or leave "
                 "such rows out with data.filter_overlong_prompts=True"
             )
         rate = family.sampling_rate(self.processor)

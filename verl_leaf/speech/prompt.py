@@ -1,4 +1,4 @@
-"""Chat messages with audio as the text and the waveforms that a model reads."""
+"""Conversion of chat messages with audio to the text and the waveforms that a model reads."""
 
 import jinja2
 import numpy as np
@@ -10,29 +10,29 @@ from verl_leaf.data.options import long_audio
 from verl_leaf.data.references import AudioError, audio_name
 from verl_leaf.models import family_of_processor
 
-# What transformers' processors put in the place of audio, images and videos for a moment, and then replace wherever it is
+# Texts that transformers' processors temporarily put in place of audio, images and videos, and then replace wherever they occur
 # (5.10.4, processing_qwen2_audio.py, processing_granite_speech.py, processing_qwen2_5_omni.py).
 MARKERS = ("<placeholder>", "<|audio_placeholder|>", "<|image_placeholder|>", "<|video_placeholder|>")
 PYTHON_PART = "{'type': "
 
 
 def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
-    """Apply the chat template to messages and decode their audio.
+    """Apply the chat template to messages, and decode their audio.
 
-    A base model may have no chat template. Qwen2-Audio's processor then has one of its own; elsewhere the text is that of
-    the messages, with the model's audio marker in the place of each clip.
+    A base model may have no chat template. Qwen2-Audio's processor has one anyway; for other families the text is that
+    of the messages, with the model's audio marker in place of each clip.
 
     Args:
         processor: Hugging Face processor of a supported family.
-        messages: chat messages whose content is text or parts, ``{"type": "audio", "audio": reference}`` among them.
+        messages: chat messages whose content is text or parts, such as ``{"type": "audio", "audio": reference}``.
         data_config: verl's ``data`` configuration.
 
     Returns:
         The rendered text; the waveforms of its audio placeholders in order, float32 mono at the processor's rate, cut to
-        the model's window; and whether one was longer.
+            the model's window; and whether a clip was longer than the window.
 
     Raises:
-        ValueError: as :func:`render_text`; or an :class:`AudioError`: a clip cannot be used, or is too long and
+        ValueError: :func:`render_text` fails; or, as an :class:`AudioError`, a clip cannot be used, or is too long and
             ``data.long_audio`` is ``error``.
     """
     text = render_text(processor, messages, data_config.get("apply_chat_template_kwargs") or {})
@@ -41,35 +41,35 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
     window = int(family.max_seconds * rate)
     clips, is_long = [], False
     for reference in RLHFDataset._extract_audio_info(messages) or []:
-        clip = load_audio(reference, rate, seconds=family.max_seconds + 1)  # enough to see that it is longer
+        clip = load_audio(reference, rate, seconds=family.max_seconds + 1)  # enough to detect that it is longer
         if len(clip) > window:
             if long_audio(data_config) == "error":
                 raise AudioError(
-                    f"{audio_name(reference)}: lasts more than the {family.max_seconds:g} s that {family.model_type} "
-                    "hears: leave the row out, or set data.long_audio=cut or skip (+data.long_audio with verl's own configuration)"
+                    f"{audio_name(reference)}: the audio is longer than the {family.max_seconds:g} s that {family.model_type} "
+                    "supports. Remove the row, or set data.long_audio=cut or skip (+data.long_audio with verl's own configuration)"
                 )
             clip, is_long = clip[:window], True
         tokens = family.audio_tokens(processor, len(clip))
         if tokens < family.min_audio_tokens:
             raise AudioError(
-                f"{audio_name(reference)}: lasts {len(clip) / rate:.3f} s and would become {tokens} audio token(s); "
-                f"{family.model_type} needs {family.min_audio_tokens}: leave the row out"
+                f"{audio_name(reference)}: the audio lasts {len(clip) / rate:.3f} s and would become {tokens} audio token(s), "
+                f"but {family.model_type} needs {family.min_audio_tokens}. Remove the row"
             )
         clips.append(clip)
     return text, clips, is_long
 
 
 def render_text(processor, messages: list[dict], template_options: dict) -> str:
-    """Return what the model reads, with one audio marker per clip.
+    """Return the text that the model reads, with one audio marker per clip.
 
-    A chat template may take parts or only text. Text with the model's audio marker is tried if it does not take parts.
+    A chat template may accept parts or only text. If it does not accept parts, text with the model's audio marker is tried.
 
     Args:
-        processor, messages: as for :func:`render_prompt`.
+        processor, messages: as in :func:`render_prompt`.
         template_options: further variables of the chat template.
 
     Raises:
-        ValueError: a text holds what the tokenizer reads as more than text, or the template cannot give the messages.
+        ValueError: a text contains special tokens of the tokenizer, or the template loses a part of the messages.
     """
     _check_special_tokens(processor, messages)
     marker = "".join(getattr(processor, f"audio_{name}", "") for name in ("bos_token", "token", "eos_token"))
@@ -101,7 +101,7 @@ def _pieces(message: dict, audio: str) -> list[str]:
 def _check_special_tokens(processor, messages: list[dict]) -> None:
     tokenizer = processor.tokenizer
     special = {number: token.content for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    special.pop(tokenizer.unk_token_id, None)  # stands for what it does not know
+    special.pop(tokenizer.unk_token_id, None)  # stands for unknown text
     has_audio = any(not isinstance(message["content"], str) for message in messages)
     for number, message in enumerate(messages):
         others = [str(value) for key, value in message.items() if key not in ("role", "content")]
@@ -112,13 +112,13 @@ def _check_special_tokens(processor, messages: list[dict]) -> None:
             found += [marker for marker in (processor.audio_token, *MARKERS) if has_audio and marker in text]
             if found:
                 raise ValueError(
-                    f"message {number} of the prompt holds {found[0]!r}, which the model does not read as text: write it "
+                    f"message {number} of the prompt contains {found[0]!r}, which the model does not read as text. Write it "
                     f"differently; {PLACEHOLDER} stands for a clip"
                 )
 
 
 def _lost(processor, messages: list[dict], text: str) -> str | None:
-    """Return what a rendered text has not of its messages, None if nothing; templates may change an assistant's or a tool's."""
+    """Return which part of its messages a rendered text lacks, or None. Templates may change assistant and tool messages."""
     pieces = [(number, piece) for number, message in enumerate(messages) for piece in _pieces(message, "")]
     for number, piece in pieces:
         if messages[number]["role"] in ("system", "user") and piece.strip() not in text:

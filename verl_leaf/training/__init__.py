@@ -1,1 +1,1 @@
-"""What verl runs whatever the modality: the estimators as it calls them, shared prompts, the traces of trees."""
+"""Code that verl runs for text and speech: the estimators, shared prompts, and traces of trees."""

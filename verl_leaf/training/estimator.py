@@ -1,4 +1,4 @@
-"""The advantage estimators as verl calls them: unpack, compute, pack. The maths is in :mod:`verl_leaf.algorithm`."""
+"""The advantage estimators with verl's interface: unpack, compute, pack. The maths is in :mod:`verl_leaf.algorithm`."""
 
 import functools
 import logging
@@ -12,22 +12,22 @@ import torch
 from verl_leaf.algorithm import last_position
 from verl_leaf.algorithm.estimators import ESTIMATORS, Credit, Options, Rollouts
 
-logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
 
 def read_options(name: str, algorithm_config) -> Options:
-    """Read an estimator's options from the section with its name in verl's ``algorithm`` section.
+    """Return an estimator's options from the section with its name in verl's ``algorithm`` section.
 
     Raises:
-        ValueError: an option or a value is unknown; the message lists the valid ones.
+        ValueError: an option or a value is unknown. The message lists the valid ones.
     """
     options, algorithm = ESTIMATORS[name].options, algorithm_config or {}
     valid = options.by_name()
     given = (algorithm.get(name) if valid else None) or {}
     if not isinstance(given, Mapping):
-        raise ValueError(f"algorithm.{name}={given!r}: must be a mapping of options to values")
+        raise ValueError(f"algorithm.{name}={given!r}: give a mapping of options to values")
     if unknown := sorted(map(str, set(given) - set(valid))):
-        raise ValueError(f"algorithm.{name} has no option {', '.join(unknown)}; valid: {', '.join(valid)}")
+        raise ValueError(f"algorithm.{name} has no option {', '.join(unknown)}. Its options are {', '.join(valid)}")
     of_verl = {each.name: algorithm.get(each.name, each.default) for each in fields(options) if each.name not in valid}
     try:
         return options(**given, **of_verl)
@@ -37,7 +37,7 @@ def read_options(name: str, algorithm_config) -> Options:
 
 @dataclass(frozen=True)
 class Step:
-    """A call of an estimator: what it was given, what it computed, and its metrics by the tracker's names."""
+    """A call of an estimator: its input, its result, and its metrics with the tracker's names."""
 
     metrics: dict[str, float]
     rollouts: Rollouts
@@ -45,10 +45,10 @@ class Step:
 
 
 class RewardError(ValueError):
-    """A reward is not finite.
+    """An error if a reward is not finite.
 
     Attributes:
-        prompt: the uid of the prompt whose reward it is; None if the batch has none.
+        prompt: uid of the prompt with the reward, or None if the batch has no uids.
     """
 
     def __init__(self, message: str, prompt: str | None):
@@ -67,19 +67,19 @@ def advantages(
     report: Callable[[Step], Any] | None = None,
     **_,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The advantages of one of our estimators, ``algorithm.adv_estimator=NAME``.
+    """Compute the advantages of one of our estimators, ``algorithm.adv_estimator=NAME``.
 
     Args:
-        name: of the estimator.
-        token_level_rewards: ``[N, T]`` float, their sum over a row is its terminal reward.
-        response_mask: ``[N, T]``, 1 on tokens that the policy wrote, and that rejection sampling left in.
-        index: ``[N]``, rows of one prompt have the same entry (verl's ``uid``).
+        name: name of the estimator.
+        token_level_rewards: ``[N, T]`` float; the sum over a row is its terminal reward.
+        response_mask: ``[N, T]``, 1 on tokens that the policy wrote and rejection sampling kept.
+        index: ``[N]``, with the same entry for rows of one prompt (verl's ``uid``).
         config: verl's ``algorithm`` section; the options are in the section with the estimator's name.
-        batch: holds ``responses`` ``[N, T]`` integer and, if the estimator needs the surprisal, ``rollout_log_probs``
-            ``[N, T]`` float, natural logarithms under the distribution that was sampled from. ``old_log_probs``, the
-            actor's, serve if the engine returned none, and with ``surprisal=old``. ``attention_mask`` ``[N, P + T]`` tells
+        batch: ``responses`` ``[N, T]`` integer and, if the estimator needs the surprisal, ``rollout_log_probs`` ``[N,
+            T]`` float, natural logarithms under the sampling distribution. ``old_log_probs``, which are the actor's,
+            are used if the engine returned none, and with ``surprisal=old``. ``attention_mask`` ``[N, P + T]`` shows
             where responses end; without it, they end at the last token in ``response_mask``.
-        report: is called with the :class:`Step`.
+        report: function that is called with the :class:`Step`.
 
     Returns:
         ``(advantages, returns)``, the same tensor twice: ``[N, T]`` in the dtype of the rewards, 0 outside the mask.
@@ -108,18 +108,18 @@ def advantages(
 
 
 FUNCTIONS = {name: functools.partial(advantages, name) for name in ESTIMATORS}
-"""The functions of verl's registry, by the names that ``algorithm.adv_estimator`` may have beside verl's own."""
+"""The functions of verl's registry, by the names that ``algorithm.adv_estimator`` may have in addition to verl's own."""
 
 
 def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -> None:
-    """Stop unless all rewards are finite.
+    """Raise an error unless all rewards are finite.
 
     Args:
         token_level_rewards: ``[N, T]`` float.
-        index: ``[N]``, what the prompts are called; None if they are not.
+        index: ``[N]``, names of the prompts, or None.
 
     Raises:
-        RewardError: the message names row, prompt and value.
+        RewardError: a reward is not finite. The message names row, prompt and value.
     """
     wrong = ~token_level_rewards.isfinite()
     rows = wrong.any(dim=-1).nonzero().flatten().tolist()
@@ -127,37 +127,39 @@ def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -
         row = rows[0]
         prompt = None if index is None else index[row]
         raise RewardError(
-            f"the reward of row {row}, prompt {prompt}, is {token_level_rewards[row][wrong[row]][0].item()}, not a finite number "
-            f"({len(rows)} of {len(wrong)} rows have such a reward): the reward function must give finite numbers",
+            f"the reward of row {row}, prompt {prompt}, is {token_level_rewards[row][wrong[row]][0].item()}, which is not finite "
+            f"({len(rows)} of {len(wrong)} rows have such a reward). The reward function must return finite numbers",
             prompt,
         )
 
 
 def _dense_groups(index, device) -> torch.Tensor:
-    """``[N]`` int64 on ``device``: group numbers from 0 for any hashable entries."""
+    """Return ``[N]`` int64 on ``device``: group numbers from 0 for any hashable entries."""
     numbers: dict = {}
     return torch.tensor([numbers.setdefault(entry, len(numbers)) for entry in index], device=device)
 
 
 def _lengths(batch: Mapping[str, torch.Tensor], response_mask: torch.Tensor) -> torch.Tensor:
-    """``[N]`` int64, everything up to the last token of each response, also of one that rejection sampling took out."""
+    """Return ``[N]`` int64, the length of each response up to its last token, even if rejection sampling removed it."""
     attended, T = batch.get("attention_mask"), response_mask.shape[1]
     return last_position(response_mask if attended is None else attended[:, attended.shape[1] - T :]) + 1
 
 
 def _log_probs(name: str, batch: Mapping[str, torch.Tensor], surprisal: str) -> torch.Tensor:
-    """The log-probabilities that the surprisal is taken from."""
+    """Return the log-probabilities from which the surprisal is computed."""
     sampled, actors = batch.get("rollout_log_probs"), batch.get("old_log_probs")
     if batch.get("responses") is not None:
         if surprisal == "rollout" and sampled is not None:
             return sampled
         if actors is not None:
             if surprisal == "rollout":
-                _warn_once(f"the engine returned no log-probabilities: {name} takes the surprisal from old_log_probs")
+                _warn_once(
+                    f"the engine returned no log-probabilities, so {name} computes the surprisal from old_log_probs"
+                )
             return actors
     raise ValueError(
         f"{name} needs responses, and {'old_log_probs' if surprisal == 'old' else 'rollout_log_probs or old_log_probs'} in "
-        f"its batch; it was given {', '.join(sorted(batch))}. verl fills rollout_log_probs with "
+        f"its batch, but it got {', '.join(sorted(batch))}. verl fills rollout_log_probs with "
         "actor_rollout_ref.rollout.calculate_log_probs=True"
     )
 
@@ -168,10 +170,10 @@ def _warn_once(message: str) -> None:
 
 
 def _refuse_nan(is_nan: torch.Tensor, index: np.ndarray) -> None:
-    """Stop where ``is_nan`` ``[N, T]`` of the log-probabilities is True anywhere."""
+    """Raise an error if ``is_nan`` ``[N, T]`` of the log-probabilities is True anywhere."""
     rows = is_nan.any(dim=-1).nonzero().flatten().tolist()
     if rows:
         raise ValueError(
-            f"log-probabilities of row {rows[0]}, prompt {index[rows[0]]}, hold NaN ({len(rows)} of {len(is_nan)} rows do): "
-            "the actor or the rollout engine has diverged"
+            f"the log-probabilities of row {rows[0]}, prompt {index[rows[0]]}, contain NaN ({len(rows)} of {len(is_nan)} rows do). "
+            "The actor or the rollout engine has diverged"
         )

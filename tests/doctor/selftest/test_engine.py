@@ -40,7 +40,7 @@ def test_rollout_and_actor_agree_and_weights_arrive(tmp_path):
 
 @pytest.mark.thorough
 def test_weights_that_do_not_arrive_are_found(tmp_path):
-    """The actor learns, and vLLM goes on with what it was sent first."""
+    """The actor learns, and vLLM keeps the weights that it was sent first."""
     found = findings(tmp_path, "engine.Server.update = functools.lru_cache(engine.Server.update)")
     assert "disagree" in found["rollout and actor qwen2_audio"]
-    assert "does not reach vLLM" in found["weights to vLLM qwen2_audio"]
+    assert "do not reach vLLM" in found["weights to vLLM qwen2_audio"]

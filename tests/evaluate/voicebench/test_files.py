@@ -37,8 +37,8 @@ def test_every_row_is_written_or_named(prepared):
         *("navigate_7", "hyperbaton_1", "advbench/test/0", "ifeval/test/0"),
     }
     assert rejected(prepared) == {
-        "sd-qa/usa/1": "has no reference",
-        "ifeval/test/1": "its kwargs are not one for each of its instructions",
+        "sd-qa/usa/1": "it has no reference",
+        "ifeval/test/1": "it does not have one set of kwargs for each instruction",
     }
     row = written["alpacaeval/test/1"]
     assert prompt(row) == "<audio>" and row["extra_info"]["question"] == "alpacaeval/test 1?"
@@ -61,10 +61,10 @@ def test_subsets_and_splits_can_be_chosen(tmp_path):
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--subsets", "mtbench"], "--subsets mtbench: there are alpacaeval"),
-        (["--subsets", "sd-qa/zzz"], "no file zzz-00000-of-00001.parquet; splits are gbr, usa"),
+        (["--subsets", "mtbench"], "--subsets mtbench: choose from alpacaeval"),
+        (["--subsets", "sd-qa/zzz"], "no file zzz-00000-of-00001.parquet. The splits are gbr, usa"),
         (["--subsets", "wildvoice"], "wildvoice does not exist"),
-        (["--prompt", "Answer."], "--prompt: VoiceBench's prompt is the recording alone"),
+        (["--prompt", "Answer."], "--prompt: VoiceBench's prompt consists of the recording only"),
     ],
 )
 def test_what_cannot_be_prepared(arguments, said, tmp_path, capsys):
@@ -78,7 +78,7 @@ def test_a_column_that_is_not_there(tmp_path, capsys):
     file = tmp_path / "in/alpacaeval/test-00000-of-00001.parquet"
     (tmp_path / "in/mmsu/x-00000-of-00001.parquet").write_bytes(file.read_bytes())
     assert prepare("voicebench", "--data", tmp_path / "in", "--out", tmp_path / "out") == 2
-    assert "x-00000-of-00001.parquet: no column reference" in capsys.readouterr().err
+    assert "x-00000-of-00001.parquet: there is no column reference" in capsys.readouterr().err
 
 
 def test_files_of_answers(prepared, tmp_path):
@@ -101,7 +101,7 @@ def test_files_of_answers(prepared, tmp_path):
     (ifeval,) = content["mine-ifeval-test-audio.jsonl"]
     assert ifeval["kwargs"] == [{"num_words": 5, "relation": "less than"}] and ifeval["key"] == 3
     assert ifeval["instruction_id_list"] == ["length_constraints:number_words"]
-    with pytest.raises(ValueError, match="has no row 99 of voicebench/mmsu/law, which m has"):
+    with pytest.raises(ValueError, match="has no row 99 of voicebench/mmsu/law, to which m has an answer"):
         write_answers(
             [Answer(99, 0, "voicebench/mmsu/law", "", ("B",), (), "")], prepared / "test.parquet", tmp_path, "m"
         )
@@ -151,20 +151,20 @@ def test_the_command(prepared, tmp_path, capsys):
     assert main([*command[:2], str(bare), *command[2:]]) == 2
     assert "mine: two files of answers have this name" in capsys.readouterr().err
     for line, said in (
-        ("x", "line 1: is not valid JSON"),
-        ("7", "line 1: 7 is not an object with row and text"),
+        ("x", "line 1: this is not valid JSON"),
+        ("7", "line 1: 7 is not a JSON object with row and text"),
         (
             '{"row": 0, "text": "a", "data_source": "b"}',
-            "line 1: it answers 'b', but row 0 of the --data is of voicebench/alpacaeval/test",
+            "line 1: its data_source is 'b', but that of row 0 of --data is voicebench/alpacaeval/test",
         ),
-        ('{"row": 99, "text": "a"}', "line 1: row is 99; it must be a number from 0 to 9"),
-        ('{"row": 1.7, "text": "a"}', "line 1: row is 1.7; it must be a number from 0 to 9"),
+        ('{"row": 99, "text": "a"}', "line 1: row is 99. It must be a number from 0 to 9"),
+        ('{"row": 1.7, "text": "a"}', "line 1: row is 1.7. It must be a number from 0 to 9"),
         ('{"row": "1", "text": "a"}', "line 1: row is '1'"),
-        ('{"row": 1, "text": null}', "line 1: text is None; it must be the answer"),
+        ('{"row": 1, "text": null}', "line 1: text is None. It must be a string with the answer"),
         ('{"row": 1, "text": "a", "sample": -1}', "line 1: sample is -1"),
-        ('{"row": 1, "text": "a"}\n{"row": 1, "text": "b"}', "line 2: row 1, sample 0 is there twice"),
-        ("[" * 100_000, "line 1: is not valid JSON"),
-        ("", "holds no answers"),
+        ('{"row": 1, "text": "a"}\n{"row": 1, "text": "b"}', "line 2: row 1, sample 0 occurs twice"),
+        ("[" * 100_000, "line 1: this is not valid JSON"),
+        ("", "contains no answers"),
     ):
         bare.write_text(line)
         assert main(["voicebench", str(bare), *command[2:]]) == 2

@@ -110,7 +110,7 @@ INSTRUCTIONS = [
     ("startend:quotation", {}, ' "a" ', '"a'),
     ("change_case:capital_word_frequency", {"capital_frequency": 2, "capital_relation": "at least"}, "GO ON", "GO on"),
     ("change_case:english_capital", {}, "GO ON, 3!", "GO on"),
-    ("change_case:english_lowercase", {}, "go on", "Go on"),
+    ("change_case:english_lowercase", {}, "hold on", "Hold on"),
     ("punctuation:no_comma", {}, "a; b", "a, b"),
 ]
 

@@ -1,16 +1,16 @@
-"""``verl-leaf doctor --gpu``: whether this machine's GPU computes what it should, on tiny random models."""
+"""Self-test of ``verl-leaf doctor --gpu``: check on tiny random models that this machine's GPU computes what it should."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a part of the self-test found.
+    """A finding of the self-test.
 
     Attributes:
-        what: was tested.
-        found: figures, or what went wrong.
-        remedy: what to do; None where nothing is wrong.
+        what: part that was tested.
+        found: measurements, or what went wrong.
+        remedy: instruction for the user, or None if nothing is wrong.
     """
 
     what: str

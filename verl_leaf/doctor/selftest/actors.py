@@ -1,6 +1,6 @@
-"""Tiny random models of every family as actors, and rollouts of random audio.
+"""Tiny random models of every family as actors, and rollouts with random audio.
 
-They need only torch, transformers and peft.
+This file needs only torch, transformers and peft.
 """
 
 import zlib
@@ -23,7 +23,7 @@ AUDIO_TOKEN = 5
 def build(
     family: str, dtype: torch.dtype = torch.float32, device: str = "cpu", checkpointing: bool = False
 ) -> PeftModel:
-    """A random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
+    """Return a random model as FSDP runs it: parameters in ``dtype``, buffers in float32, LoRA, training mode."""
     family = FAMILIES[family]
     ids = {token: id for id, token in enumerate(family.tiny.TOKENS, AUDIO_TOKEN)}
     config = family.tiny.build_config({**TEXT, "vocab_size": VOCABULARY}, ids)
@@ -33,25 +33,25 @@ def build(
 
 
 def randomise(model: torch.nn.Module, family: Family) -> None:
-    """Weights with which what a model says depends on all that it sees."""
+    """Set random weights with which a model's output depends on all of its input."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() >= 2:
                 weight.normal_(0, weight[0].numel() ** -0.5, generator=generator(name, family))
         for name, statistic in model.named_buffers():
-            if "running" in name:  # those of a trained BatchNorm are not 0 and 1
+            if "running" in name:  # a trained BatchNorm's statistics are not 0 and 1
                 statistic.uniform_(0.5, 1.5, generator=generator(name, family))
 
 
 def generator(name: str, family: Family) -> torch.Generator:
-    """A weight's own, by its name on the hub: versions of transformers differ in the order of weights and in names."""
+    """Return a generator seeded by a weight's hub name, because transformers' versions differ in the order of weights."""
     return torch.Generator().manual_seed(zlib.crc32(family.checkpoint_name(name).encode()))
 
 
 def as_actor(
     model: PreTrainedModel, family: Family, dtype: torch.dtype, device: str, checkpointing: bool = False
 ) -> PeftModel:
-    """A model with a random adapter, in training mode."""
+    """Return a model with a random adapter, in training mode."""
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
@@ -60,7 +60,7 @@ def as_actor(
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_" in name:
-                std = 0.1 if "lora_B" in name else (3 * weight.shape[1]) ** -0.5  # peft's for A
+                std = 0.1 if "lora_B" in name else (3 * weight.shape[1]) ** -0.5  # peft's value for A
                 weight.normal_(0, std, generator=generator(name.removeprefix("base_model.model."), family))
             weight.data = weight.data.to(dtype)
     return model.to(device).train()
@@ -68,7 +68,7 @@ def as_actor(
 
 @dataclass
 class Rollouts:
-    """Sequences that end in a response, the lengths of their prompts, and each one's audio, which rollouts share."""
+    """Sequences that end in a response, the lengths of their prompts, and their audio, which rollouts share."""
 
     sequences: list[np.ndarray]
     prompt_lengths: list[int]
@@ -80,7 +80,7 @@ class Rollouts:
 
 
 def rollouts(family: str, prompts: tuple[tuple[float, int], ...], length: int = 12, device: str = "cpu") -> Rollouts:
-    """Responses to prompts, each of so many seconds of audio and so many rollouts."""
+    """Return rollouts of random prompts, given as pairs of seconds of audio and number of rollouts."""
     generator = np.random.default_rng(0)
     result = Rollouts([], [], [])
     for seconds, count in prompts:
@@ -96,7 +96,7 @@ def rollouts(family: str, prompts: tuple[tuple[float, int], ...], length: int = 
 
 
 def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> torch.Tensor:
-    """Log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
+    """Return the log-probabilities of all response tokens in the order of the rollouts, float32 ``[tokens]``."""
     packed = rollouts.pack(share)
     device = next(model.parameters()).device
     mask = packed.attention_mask(device)
@@ -114,14 +114,14 @@ def response_log_probs(model: PeftModel, rollouts: Rollouts, share: bool) -> tor
 
 
 def gradients(model: PeftModel, values: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Gradients of a weighted sum, by parameter."""
+    """Return the gradients of a weighted sum of the values, by parameter."""
     model.zero_grad()
     (torch.linspace(-1, 2, len(values), device=values.device) * values).sum().backward()
     return {name: weight.grad.float() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
 def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """Norm of the difference of gradients, relative."""
+    """Return the relative norm of the difference of two sets of gradients."""
     assert ours.keys() == theirs.keys() and ours
     difference = torch.stack([(ours[name] - theirs[name]).norm() for name in ours]).norm()
     return (difference / torch.stack([gradient.norm() for gradient in theirs.values()]).norm()).item()

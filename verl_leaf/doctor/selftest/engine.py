@@ -1,4 +1,4 @@
-"""vLLM beside the actor, on a tiny model of each family: the weights' way, probabilities, sleep."""
+"""Test of vLLM together with the actor, on a tiny model of each family: weight transfer, probabilities, sleep."""
 
 import asyncio
 import os
@@ -20,12 +20,12 @@ from verl_leaf.models.tiny import write_random
 
 CLIPS = (0.6, 1.2, 4.0, 12.0)  # seconds
 ROLLOUTS, TOKENS = 4, 24
-CLOSE = 0.03  # the most that log-probabilities of rollout and actor may differ in the mean; on a CPU 0.006 to 0.012
-TIMEOUT = 60.0  # seconds for an adapter on its way
+CLOSE = 0.03  # largest mean difference of rollout and actor log-probabilities; on a CPU it is 0.006 to 0.012
+TIMEOUT = 60.0  # seconds that an adapter may take to arrive
 
 
 class Server:
-    """vLLM's engine as verl starts it, with the adapter of an actor."""
+    """vLLM's engine as verl starts it, serving the adapter of an actor."""
 
     def __init__(self, family: Family, folder: Path, device: str):
         self._job = os.environ["VERL_RAY_JOB_ID"]
@@ -48,10 +48,10 @@ class Server:
         )
 
     def update(self, actor: PeftModel) -> None:
-        """Send an actor's adapter as verl does (vllm_rollout.py ServerAdapter.update_weights, 0.9.1).
+        """Send an actor's adapter to vLLM as verl does (vllm_rollout.py ServerAdapter.update_weights, 0.9.1).
 
         Raises:
-            TimeoutError: it has not arrived after a minute.
+            TimeoutError: the adapter has not arrived after a minute.
         """
         from verl.utils.device import is_support_ipc
         from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
@@ -73,7 +73,7 @@ class Server:
         self._engine.reset_prefix_cache()
 
     def generate(self, prompts: list[dict], greedy: bool = False) -> list:
-        """``ROLLOUTS`` answers to each prompt, with the log-probabilities of their tokens."""
+        """Return ``ROLLOUTS`` answers to each prompt, with the log-probabilities of their tokens."""
         from verl.workers.rollout.vllm_rollout.utils import VLLM_LORA_INT_ID, VLLM_LORA_NAME, VLLM_LORA_PATH
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
@@ -91,7 +91,7 @@ class Server:
         return [list(output.outputs) for output in outputs]
 
     def sleep_and_wake(self) -> tuple[float, float]:
-        """GiB that sleep frees on the GPU, and seconds for both."""
+        """Return the GiB that sleep frees on the GPU, and the seconds for sleeping and waking."""
         free, start = torch.cuda.mem_get_info()[0], time.perf_counter()
         self._engine.sleep(level=1)
         freed = torch.cuda.mem_get_info()[0] - free
@@ -103,7 +103,7 @@ class Server:
 
 
 def engine(family: Family, device: str) -> Iterator[Finding]:
-    """A family through vLLM."""
+    """Test a family with vLLM, and yield the findings."""
     with tempfile.TemporaryDirectory() as folder, _socket_names():
         write_random(family, Path(folder))
         processor = AutoProcessor.from_pretrained(folder)
@@ -118,7 +118,7 @@ def engine(family: Family, device: str) -> Iterator[Finding]:
         started = time.perf_counter() - start
         try:
             yield from _exchange(family.model_type, server, actor, prompts, encoded, started)
-            if device != "cpu":  # where vLLM does not sleep
+            if device != "cpu":  # vLLM cannot sleep on a CPU
                 yield _sleep(family.model_type, server, prompts)
         finally:
             server.close()
@@ -126,7 +126,7 @@ def engine(family: Family, device: str) -> Iterator[Finding]:
 
 @contextmanager
 def _socket_names() -> Iterator[None]:
-    """Set what verl's actor and vLLM name their socket by (verl/workers/rollout/vllm_rollout/utils.py, 0.9.1)."""
+    """Set the variables from which verl's actor and vLLM name their socket (vllm_rollout/utils.py, 0.9.1)."""
     names = {"VERL_RAY_JOB_ID": f"selftest-{os.getpid()}", "VERL_REPLICA_RANK": "0"}
     before = {name: os.environ.pop(name, None) for name in names}
     os.environ.update(names)
@@ -142,7 +142,7 @@ def _socket_names() -> Iterator[None]:
 def _exchange(
     name: str, server: Server, actor: PeftModel, prompts: list, encoded: list, started: float
 ) -> Iterator[Finding]:
-    """Two adapters after each other; after each, rollout and actor must agree."""
+    """Send two adapters one after the other; rollout and actor must agree after each."""
     times: list[float] = []
     differences: list[float] = []
     for seed in range(2):
@@ -155,15 +155,17 @@ def _exchange(
     agree = max(differences) < CLOSE
     yield Finding(
         f"rollout and actor {name}",
-        f"log-probabilities differ by {differences[0]:.4f} and {differences[1]:.4f} in the mean; vLLM started in "
+        f"log-probabilities differ by {differences[0]:.4f} and {differences[1]:.4f} on average; vLLM started in "
         f"{started:.0f} s",
-        None if agree else "train with rollout correction, or report it: vLLM's kernels and torch's disagree here",
+        None
+        if agree
+        else "train with rollout correction, or report it, because vLLM's kernels and torch's disagree here",
     )
     arrived = before > 3 * differences[1]
     yield Finding(
         f"weights to vLLM {name}",
-        f"{times[0]:.2f} s, {times[1]:.2f} s; before the second the difference was {before:.4f}",
-        None if arrived else "report it: what the actor sends does not reach vLLM",
+        f"{times[0]:.2f} s, {times[1]:.2f} s; before the second transfer the difference was {before:.4f}",
+        None if arrived else "report it, because the actor's weights do not reach vLLM",
     )
 
 
@@ -173,13 +175,15 @@ def _sleep(name: str, server: Server, prompts: list) -> Finding:
     same = awake == [answers[0].token_ids for answers in server.generate(prompts, greedy=True)]
     return Finding(
         f"sleep {name}",
-        f"frees {freed:.1f} GiB, {seconds:.1f} s with waking",
-        None if same else "set actor_rollout_ref.rollout.free_cache_engine=False: vLLM answers otherwise after sleep",
+        f"frees {freed:.1f} GiB, {seconds:.1f} s including waking",
+        None
+        if same
+        else "set actor_rollout_ref.rollout.free_cache_engine=False, because vLLM's answers differ after sleep",
     )
 
 
 def _prompts(family: Family, processor, device: str) -> tuple[list[dict], list]:
-    """Prompts for vLLM, and for each the actor's ids and features."""
+    """Return prompts for vLLM, and for each the actor's ids and features."""
     generator = np.random.default_rng(0)
     placeholder, rate = family.audio_token_id(processor), family.sampling_rate(processor)
     content = [{"type": "audio"}, {"type": "text", "text": "Translate into German."}]
@@ -196,7 +200,7 @@ def _prompts(family: Family, processor, device: str) -> tuple[list[dict], list]:
 
 
 def _sampled(server: Server, prompts: list[dict], encoded: list) -> tuple[actors.Rollouts, torch.Tensor]:
-    """Rollouts for the actor, and vLLM's log-probabilities of all their tokens, float32 ``[tokens]``."""
+    """Return rollouts for the actor, and vLLM's log-probabilities of all their tokens, float32 ``[tokens]``."""
     rollouts, log_probs = actors.Rollouts([], [], []), []
     for (ids, features), answers in zip(encoded, server.generate(prompts), strict=True):
         for answer in answers:
@@ -216,7 +220,7 @@ def _new_adapter(actor: PeftModel, seed: int) -> None:
 
 
 def _difference(actor: PeftModel, rollouts: actors.Rollouts, theirs: torch.Tensor) -> float:
-    """How far vLLM's log-probabilities are from the actor's, in the mean."""
+    """Return the mean absolute difference between vLLM's log-probabilities and the actor's."""
     with torch.no_grad():
         ours = actors.response_log_probs(actor, rollouts, share=True).float().cpu()
     return (ours - theirs).abs().mean().item()

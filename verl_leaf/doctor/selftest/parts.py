@@ -1,6 +1,6 @@
-"""What needs torch, transformers and peft alone: attention, log-probabilities, and the actors of all families.
+"""Tests that need only torch, transformers and peft: attention, log-probabilities, and the actors of all families.
 
-Each part yields findings; on a CPU it tests the same numbers, without figures of memory.
+Each test yields findings. On a CPU the same numbers are tested, but no memory is reported.
 """
 
 import time
@@ -15,12 +15,12 @@ from verl_leaf.models import Family
 from verl_leaf.training.sharing.log_probs import log_probs
 
 PROMPTS = ((1.2, 8), (12.0, 8))  # seconds of audio, rollouts
-# How far bf16 may be from fp32. Granite differs by 0.025 and 0.10 on a CPU, other families by less.
+# Largest difference between bf16 and fp32. On a CPU it is 0.025 and 0.10 for Granite, and smaller for other families.
 BF16_VALUES, BF16_GRADIENT = 0.05, 0.2
 
 
 def seconds(call: Callable, *arguments) -> float:
-    """What a call takes, with what it has started on the GPU."""
+    """Return the seconds that a call takes, including the work that it starts on the GPU."""
     _synchronise()
     start = time.perf_counter()
     call(*arguments)
@@ -29,7 +29,7 @@ def seconds(call: Callable, *arguments) -> float:
 
 
 def peak_mib(call: Callable, *arguments) -> float:
-    """The most memory of the GPU that a call has above what there was before it, MiB; 0 without a GPU."""
+    """Return the peak of GPU memory that a call adds, MiB; 0 without a GPU."""
     if not torch.cuda.is_available():
         call(*arguments)
         return 0.0
@@ -47,8 +47,10 @@ def _synchronise() -> None:
 
 
 def attention(device: str, lengths: range = range(600, 1080, 16), heads: int = 32) -> Iterator[Finding]:
-    """What new shapes cost, with cuDNN's attention and without, in layers of Qwen2-Audio's size: why the actor does
-    without, and rounds widths."""
+    """Measure the cost of new shapes with and without cuDNN's attention, in layers of Qwen2-Audio's size.
+
+    This cost is why the actor does not use cuDNN's attention, and rounds widths.
+    """
     for packed in (False, True):
         rows = []
         for cudnn in (True, False):
@@ -75,7 +77,7 @@ def _cudnn_attention(on: bool) -> Iterator[None]:
 
 
 def _attend(device: str, length: int, heads: int, packed: bool) -> None:
-    """Forward and backward of one layer."""
+    """Run forward and backward of one layer."""
     query, key, value = (
         torch.randn(1, heads, length, 128, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
     )
@@ -84,7 +86,7 @@ def _attend(device: str, length: int, heads: int, packed: bool) -> None:
 
 
 def log_probabilities(device: str, vocabulary: int = 156032, tokens: int = 1600) -> Iterator[Finding]:
-    """Of bf16 logits: against float64, and time and memory beside a softmax per token, as verl 0.9.1 has it for bf16."""
+    """Test log-probabilities of bf16 logits against float64, and compare their cost with verl 0.9.1's softmax per token."""
 
     def per_token(logits, places, tokens):
         rows = [row.log_softmax(-1)[token] for row, token in zip(logits[places], tokens, strict=True)]
@@ -106,14 +108,14 @@ def log_probabilities(device: str, vocabulary: int = 156032, tokens: int = 1600)
         both(function)  # warm
         peaks.append(peak_mib(both, function))
         figures.append(f"{name} {1e3 * seconds(both, function):.0f} ms, {peaks[-1]:.0f} MiB")
-    # The gradient, and a few chunks in float32.
+    # The gradient of the logits, and a few chunks in float32.
     bounded = peaks[0] < 2.5 * logits.numel() * logits.element_size() / 2**20
-    wrong = "report it: log-probabilities are wrong, or take more memory than they should, on this GPU"
+    wrong = "report it, because log-probabilities on this GPU are wrong or take too much memory"
     yield Finding("log-probabilities", "; ".join(figures), None if error < 1e-5 and bounded else wrong)
 
 
 def actor(family: Family, device: str) -> Iterator[Finding]:
-    """A family: bf16 near fp32, packed rows as plain ones, with gradient checkpointing."""
+    """Test a family's actor: bf16 close to fp32, packed rows equal to plain ones, and gradient checkpointing."""
     rollouts = actors.rollouts(family.model_type, PROMPTS, length=40, device=device)
     model = actors.build(family.model_type, torch.float32, device)
     values = actors.response_log_probs(model, rollouts, share=False)
@@ -136,7 +138,7 @@ def actor(family: Family, device: str) -> Iterator[Finding]:
     right = difference < BF16_VALUES and gradient < BF16_GRADIENT and sharing < 1e-3
     yield Finding(
         f"actor {family.model_type}",
-        f"bf16 and fp32 differ by {difference:.4f} in the mean, gradients by {gradient:.3f}; shared prompts by "
+        f"bf16 and fp32 differ by {difference:.4f} on average, gradients by {gradient:.3f}; shared prompts by "
         f"{sharing:.0e}; a step {times[0]}, shared {times[1]}",
-        None if right else "train in fp32, or report it: this GPU's kernels do not give the CPU's numbers",
+        None if right else "train in fp32, or report it, because this GPU's kernels do not give the CPU's numbers",
     )

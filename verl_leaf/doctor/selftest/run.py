@@ -1,4 +1,4 @@
-"""All parts of the self-test, one after the other."""
+"""All parts of the self-test, in order."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from verl_leaf.doctor.selftest import Finding, engine, parts
 from verl_leaf.models import FAMILIES
 
-FINDINGS = 3 + 4 * len(FAMILIES)  # where nothing stops
+FINDINGS = 3 + 4 * len(FAMILIES)  # number of findings if no part fails
 
 
 def self_test(device: str) -> Iterator[Finding]:
-    """Run them. What stops a part is its finding."""
+    """Run all parts, and yield their findings. An error in a part becomes its finding."""
     works: dict[str, Callable[[str], Iterator[Finding]]] = {
         "attention": parts.attention,
         "log-probabilities": parts.log_probabilities,
@@ -26,5 +26,5 @@ def self_test(device: str) -> Iterator[Finding]:
             yield Finding(
                 what,
                 f"{type(error).__name__}: {error}",
-                "read what vLLM and torch said above; if the cause is not there, report it with this table",
+                "read the output of vLLM and torch above; if it does not show the cause, report it with this table",
             )

@@ -1,4 +1,4 @@
-"""VoiceBench: its scores where none is a judge's, and its files of answers."""
+"""VoiceBench: scores of the subsets that need no judge, and its files of answers."""
 
 from verl_leaf.evaluate.voicebench.files import write_answers
 from verl_leaf.evaluate.voicebench.scores import JUDGED, Score, score, subset_of

@@ -1,4 +1,4 @@
-"""``verl-leaf voicebench``: answers to VoiceBench's rows into its files, and their scores where none is a judge's."""
+"""Command ``verl-leaf voicebench``: write answers into VoiceBench's files, and score the subsets that need no judge."""
 
 import dataclasses
 import json
@@ -14,30 +14,32 @@ from verl_leaf.evaluate.voicebench.scores import JUDGED, PREFIX, score, subset_o
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments."""
-    parser.add_argument("answers", type=Path, nargs="+", help="files of answers, a JSON object per line")
-    parser.add_argument("--data", type=Path, required=True, help="the parquet file that prepare voicebench has written")
+    """Add the command's arguments."""
+    parser.add_argument("answers", type=Path, nargs="+", help="files of answers, one JSON object per line")
+    parser.add_argument("--data", type=Path, required=True, help="parquet file from verl-leaf prepare voicebench")
     parser.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
 
 
 def main(options) -> int:
-    """Score each file of answers, write what VoiceBench reads and ``scores.json``, and show a table.
+    """Score each file of answers, write VoiceBench's files and ``scores.json``, and print a table.
 
-    A file holds the answers of a system, which is called as the file is: a JSON object per line with ``row``, ``text``
-    and, if it is not 0, ``sample``.
+    A file contains the answers of one system, which gets the file's name: one JSON object per line with ``row``,
+    ``text`` and, if it is not 0, ``sample``.
 
     Raises:
-        ValueError: a file holds something else, or no answer to a row of VoiceBench.
+        ValueError: a file contains something else, or no answer to a row of VoiceBench.
     """
     files, out, console = options.answers, options.out, Console()
     names = [file.stem for file in files]
     if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"{twice[0]}: two files of answers have this name, which the files that are written have too")
+        raise ValueError(
+            f"{twice[0]}: two files of answers have this name. Rename one, because the written files get the same names"
+        )
     rows = _rows(options.data)
     systems = {file.stem: list(read_answers(file, rows).values()) for file in files}
     for file in files:
         if not any(subset_of(answer.data_source) for answer in systems[file.stem]):
-            raise ValueError(f"{file}: holds no answer to a row of VoiceBench")
+            raise ValueError(f"{file} contains no answer to a row of VoiceBench")
     lines = []
     record: dict[str, list[dict]] = {}
     for name, answers in systems.items():
@@ -53,12 +55,12 @@ def main(options) -> int:
     (out / "scores.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     columns = ("system", "subset", "measure", "score", "answers", "not read")
     show("VoiceBench", columns, lines, words=3, console=console)
-    console.print(f"in {out}")
+    console.print(f"Written: {out}")
     return 0
 
 
 def _rows(data: Path) -> dict[int, Row]:
-    """All rows of a parquet file, without their audio."""
+    """Return all rows of a parquet file, without audio."""
     file = RowFile(data)
     check_columns(str(data), file.columns)
     rows = {}
@@ -70,5 +72,5 @@ def _rows(data: Path) -> dict[int, Row]:
         question = (row["extra_info"] or {}).get("question") or ""
         rows[number] = Row(number, str(row["data_source"]), question, tuple(references), ())
     if not any(subset_of(row.data_source) for row in rows.values()):
-        raise ValueError(f"{data}: holds no row of VoiceBench, whose data source begins with {PREFIX}")
+        raise ValueError(f"{data} contains no row of VoiceBench, whose data source begins with {PREFIX}")
     return rows

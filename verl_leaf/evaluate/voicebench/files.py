@@ -1,4 +1,4 @@
-"""VoiceBench's files of answers, which its own scripts score: a JSON object a line, the row's fields and the response."""
+"""VoiceBench's files of answers for its own scripts: one JSON object per line, with the row's fields and the response."""
 
 import json
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from verl_leaf.evaluate.voicebench.scores import PREFIX, subset_of
 
 
 def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str) -> list[Path]:
-    """Write ``{name}-{subset}-{split}-audio.jsonl`` for each subset and split, of further passes ``...-audio-{pass}.jsonl``.
+    """Write ``{name}-{subset}-{split}-audio.jsonl`` per subset and split, and ``...-audio-{pass}.jsonl`` for further passes.
 
     Args:
-        answers: to rows of ``data``; those to other data sources are passed over.
-        data: parquet file that ``verl-leaf prepare voicebench`` has written.
-        folder: made if need be.
-        name: of the system, as the files have it.
+        answers: to rows of ``data``; answers to other data sources are ignored.
+        data: parquet file from ``verl-leaf prepare voicebench``.
+        folder: folder to write, made if needed.
+        name: name of the system.
 
     Returns:
         The files.
 
     Raises:
-        ValueError: the file cannot be read, or an answer is to no row of it.
+        ValueError: the file cannot be read, or an answer belongs to no row of it.
     """
     rows = dict(RowFile(data).rows(columns=["data_source", "extra_info"]))
     lines: dict[str, list[str]] = {}
@@ -30,7 +30,7 @@ def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str
         if subset_of(answer.data_source) is None:
             continue
         if answer.row not in rows or rows[answer.row]["data_source"] != answer.data_source:
-            raise ValueError(f"{data} has no row {answer.row} of {answer.data_source}, which {name} has an answer to")
+            raise ValueError(f"{data} has no row {answer.row} of {answer.data_source}, to which {name} has an answer")
         which = answer.data_source.removeprefix(PREFIX).replace("/", "-")
         file = f"{name}-{which}-audio{f'-{answer.sample}' if answer.sample else ''}.jsonl"
         record = _fields(answer, rows[answer.row]["extra_info"]) | {"response": answer.text}
@@ -42,7 +42,7 @@ def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str
 
 
 def _fields(answer: Answer, info: dict) -> dict:
-    """What VoiceBench's row has beside its audio."""
+    """Return the fields of VoiceBench's row, except its audio."""
     fields = {"prompt": info["question"]}
     if subset_of(answer.data_source) == "ifeval":
         return fields | json.loads(answer.references[0])

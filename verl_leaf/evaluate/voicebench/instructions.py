@@ -1,13 +1,14 @@
-"""IFEval's verifiable instructions (arXiv 2311.07911), as VoiceBench checks them, in code of our own.
+"""IFEval's verifiable instructions (arXiv 2311.07911), reimplemented as VoiceBench checks them.
 
-A check takes an answer and what its instruction asks for, under the data set's names, and says whether the answer does it.
+A check is a function of an answer and of the instruction's arguments, with the data set's names. It returns whether the
+answer follows the instruction.
 """
 
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-# Punkt's English model is a download; its abbreviations matter little for how many sentences an answer has.
+# Punkt's English model is a download. Its abbreviations hardly change the number of sentences of an answer.
 ABBREVIATIONS = {
     "dr",
     "mr",
@@ -29,16 +30,15 @@ ABBREVIATIONS = {
 
 
 def follows(text: str, instruction: str, wanted: Mapping) -> bool | None:
-    """Whether an answer follows an instruction; an empty one follows none.
+    """Return whether an answer follows an instruction. An empty answer follows none.
 
     Args:
         text: the answer.
-        instruction: such as ``punctuation:no_comma``.
-        wanted: what it asks for; values that are none count as absent.
+        instruction: name, such as ``punctuation:no_comma``.
+        wanted: arguments of the instruction; empty values are ignored.
 
     Returns:
-        None where that is not checked here: the language of an answer, an instruction that is not known, or one that
-        does not say what it asks for.
+        None if it cannot be checked: the language of an answer, an unknown instruction, or one with missing arguments.
     """
     check = CHECKS.get(instruction)
     if check is None:
@@ -47,12 +47,12 @@ def follows(text: str, instruction: str, wanted: Mapping) -> bool | None:
         return False
     try:
         return check(text, **{name: value for name, value in wanted.items() if value})
-    except TypeError:  # something that it asks for is not there
+    except TypeError:  # an argument is missing
         return None
 
 
 def variants(text: str) -> list[str]:
-    """An answer as the loose scores read it: without its first line, its last, both; and each without asterisks."""
+    """Return the variants of an answer for loose scores: without its first line, last line or both, and without asterisks."""
     lines = text.split("\n")
     shorter = ["\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])]
     return [each for kept in (text, *shorter) for each in (kept, kept.replace("*", ""))]
@@ -63,7 +63,7 @@ def _holds(count: int, relation: str, wanted: int) -> bool:
 
 
 def _find(word: str, text: str) -> list[str]:
-    """Where a keyword occurs; it is a regular expression if it can be one."""
+    """Return the occurrences of a keyword, which is read as a regular expression if it is a valid one."""
     try:
         return re.findall(word, text, re.IGNORECASE)
     except re.error:
@@ -128,7 +128,7 @@ def _bullets(text: str, num_bullets: int) -> bool:
 
 
 def _highlights(text: str, num_highlights: int) -> bool:
-    """Those between two asterisks on a side count once as that, and may count once more as between one."""
+    """Return whether there are enough highlights. As in VoiceBench, ``**text**`` may be counted once more as ``*text*``."""
     found = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
     return sum(bool(each.strip("*").strip()) for each in found) >= num_highlights
 

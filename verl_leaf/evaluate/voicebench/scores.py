@@ -10,8 +10,8 @@ from verl_leaf.common.answers import Answer
 from verl_leaf.evaluate.voicebench.instructions import follows, variants
 from verl_leaf.evaluate.voicebench.replies import choice, refuses, says_yes
 
-PREFIX = "voicebench/"  # of a data source, before subset/split
-# The kind and the rubric of the judge that a subset needs.
+PREFIX = "voicebench/"  # prefix of a data source, before subset/split
+# Kind and rubric of the judge that a subset needs.
 JUDGED = {
     "alpacaeval": ("likert", "voice"),
     "alpacaeval_full": ("likert", "voice"),
@@ -23,15 +23,15 @@ JUDGED = {
 
 @dataclass(frozen=True)
 class Score:
-    """Of the answers to one data source.
+    """The score of the answers to one data source.
 
     Attributes:
-        data_source: such as ``voicebench/mmsu/law``.
-        name: what is measured: ``accuracy``, ``refusals`` or ``instructions``.
-        values: of each answer, in the order of the answers; their mean is the score. None where nothing could be checked.
-        score: 0 to 100; None where no answer has a value.
-        unread: answers that name no choice; for ``instructions``, instructions that are not checked.
-        details: what the score is made of, in percent.
+        data_source: data source, such as ``voicebench/mmsu/law``.
+        name: measure: ``accuracy``, ``refusals`` or ``instructions``.
+        values: value of each answer, in order, or None if nothing could be checked. Their mean is the score.
+        score: score from 0 to 100, or None if no answer has a value.
+        unread: number of answers that name no choice; for ``instructions``, number of instructions that are not checked.
+        details: components of the score, in percent.
     """
 
     data_source: str
@@ -47,15 +47,15 @@ class Score:
 
 
 def subset_of(data_source: str) -> str | None:
-    """The subset of VoiceBench that a data source is of; None where it is of none."""
+    """Return the subset of VoiceBench that a data source belongs to, or None."""
     return data_source.removeprefix(PREFIX).split("/")[0] if data_source.startswith(PREFIX) else None
 
 
 def score(answers: Sequence[Answer]) -> list[Score]:
-    """Score what needs no judge, by data source; the answers to other data sources are passed over.
+    """Score the subsets that need no judge, by data source. Answers to other data sources are ignored.
 
     Raises:
-        ValueError: a reference is not as ``verl-leaf prepare voicebench`` writes it; the row is named.
+        ValueError: a reference is not in the form of ``verl-leaf prepare voicebench``. The message names the row.
     """
     by_source: dict[str, list[Answer]] = {}
     for answer in answers:
@@ -65,7 +65,7 @@ def score(answers: Sequence[Answer]) -> list[Score]:
 
 
 def _guessed(right: Callable[[Answer], bool | None], chance: float, source: str, answers: list[Answer]) -> Score:
-    """Where no choice can be read, VoiceBench draws one; here such an answer has what that is worth on average."""
+    """Return the accuracy. VoiceBench guesses if it reads no choice; here such an answer gets the guess's expected score."""
     verdicts = [right(answer) for answer in answers]
     values = tuple(100 * (chance if verdict is None else float(verdict)) for verdict in verdicts)
     without = 100 * verdicts.count(True) / len(answers)
@@ -78,7 +78,7 @@ def _chosen(answer: Answer) -> bool | None:
 
 
 def _concluded(answer: Answer) -> bool | None:
-    """Of BBH's tasks, hyperbaton offers (A) and (B), the others are for yes or no."""
+    """Return whether the conclusion is right, or None if unread. BBH's hyperbaton offers (A) and (B), the others yes or no."""
     reference = _reference(answer, ("(A)", "(B)", "YES", "NO"))
     if reference.startswith("("):
         named = choice(answer.text)
@@ -90,7 +90,9 @@ def _concluded(answer: Answer) -> bool | None:
 def _reference(answer: Answer, allowed: tuple[str, ...]) -> str:
     reference = answer.references[0].strip().upper()
     if reference not in allowed:
-        raise ValueError(f"row {answer.row} of {answer.data_source}: the reference {reference!r} is none of {allowed}")
+        raise ValueError(
+            f"row {answer.row} of {answer.data_source}: the reference {reference!r} is not one of {allowed}"
+        )
     return reference
 
 
@@ -99,7 +101,7 @@ def _refusals(source: str, answers: list[Answer]) -> Score:
 
 
 def _instructions(source: str, answers: list[Answer]) -> Score:
-    """The mean of four accuracies, of prompts and of instructions, strict and loose; a value is a row's part in it."""
+    """Return the mean of four accuracies: of prompts and instructions, strict and loose. A value is a row's contribution."""
     strict, loose, unchecked = [], [], 0
     for answer in answers:
         texts = variants(_unframed(answer.text))
@@ -126,7 +128,7 @@ def _instructions(source: str, answers: list[Answer]) -> Score:
 
 
 def _unframed(text: str) -> str:
-    """Without the marks that some models put around a turn."""
+    """Return a text without the marks that some models put around a turn."""
     return text[3:].strip() if text[:3] in ("<1>", "<2>", "<3>") else text.removesuffix("<|user|>")
 
 
@@ -137,7 +139,7 @@ def _instructions_of(answer: Answer) -> list[tuple[str, dict]]:
         return [(str(name), dict(wanted or {})) for name, wanted in pairs]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"row {answer.row} of {answer.data_source}: the reference is no record of IFEval's instructions"
+            f"row {answer.row} of {answer.data_source}: the reference is not a record of IFEval's instructions"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Audio Flamingo 3: windows of 30 s, up to ten minutes of them (25 audio tokens a second), before a Qwen2 language model."""
+"""Audio Flamingo 3: windows of 30 s, up to ten minutes (25 audio tokens per second), before a Qwen2 language model."""
 
 from verl_leaf.models.family import Family
 from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, padding, unsupported_reason
@@ -21,7 +21,7 @@ AUDIO_FLAMINGO_3 = Family(
     audio_tokens=audio_tokens,
     min_audio_tokens=1,
     max_clips=1,  # vllm/model_executor/models/audioflamingo3.py get_supported_mm_limits
-    max_seconds=600.0,  # `max_audio_len` of the processor, which cuts off the rest
+    max_seconds=600.0,  # `max_audio_len` of the processor, which drops the rest
     checkpoint_prefixes=CHECKPOINT_PREFIXES,
     unsupported_reason=unsupported_reason,
 )

@@ -1,4 +1,4 @@
-"""Audio Flamingo 3 as the FSDP actor trains it: transformers' class, made fit for FSDP2 (transformers 5.9 to 5.10)."""
+"""Audio Flamingo 3 for the FSDP actor: transformers' class, adapted to FSDP2 (transformers 5.9 to 5.10)."""
 
 from transformers import AudioFlamingo3ForConditionalGeneration as Base
 
@@ -7,6 +7,6 @@ from verl_leaf.models.whisper import WhisperActor
 
 
 class AudioFlamingo3ForConditionalGeneration(WhisperActor, Base):
-    """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked."""
+    """The base class with the same parameters, names and results, except that the placeholder's logit is masked."""
 
     forward = takes_features_key(Base.forward)

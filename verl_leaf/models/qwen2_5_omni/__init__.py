@@ -1,9 +1,9 @@
-"""Qwen2.5-Omni's thinker: a Whisper-like encoder in windows of 2 s (25 audio tokens a second) before a Qwen2 language model.
+"""Qwen2.5-Omni's thinker: a Whisper-like encoder with windows of 2 s (25 audio tokens per second) before a Qwen2 model.
 
-Checkpoints hold the whole model: the thinker, which hears, sees and writes, below ``thinker.``; and the talker, which is not
-loaded. The language model's positions are three-dimensional, but for time, height and width of images and videos alone: text
-and audio have the same number on all three axes, one more for each token (transformers' modeling_qwen2_5_omni.py
-``get_rope_index``, vLLM's qwen2_5_omni_thinker.py ``get_mrope_input_positions``), which is what one axis says.
+Checkpoints contain the whole model: the thinker, which hears, sees and writes, below ``thinker.``, and the talker,
+which is not loaded. The language model's positions have three axes, for time, height and width of images and videos.
+Text and audio have the same position on all three axes, one more for each token (transformers' modeling_qwen2_5_omni.py
+``get_rope_index``, vLLM's qwen2_5_omni_thinker.py ``get_mrope_input_positions``), so one axis is enough.
 """
 
 from verl_leaf.models.family import Family
@@ -18,7 +18,7 @@ CHECKPOINT_PREFIXES = {
 
 
 def call_processor(processor, text, clips):
-    """``input_features`` are the frames that are heard, of one clip after the other."""
+    """Encode a prompt; ``input_features`` are the unmasked frames of all clips in a row."""
     encoded = processor(text=[text], audio=clips, return_tensors="pt", **padding(processor.feature_extractor, clips))
     heard = encoded["feature_attention_mask"].bool()
     return {
@@ -30,12 +30,12 @@ def call_processor(processor, text, clips):
 
 
 def unsupported_reason(config) -> str | None:
-    """Why a model of this configuration cannot be trained or served; None if it can."""
+    """Return why a model of this configuration cannot be trained or served, or None."""
     thinker = config.thinker_config
-    # vLLM (qwen2.py Qwen2ForCausalLM) asks the one, transformers (get_expanded_tied_weights_keys) the other.
+    # vLLM (qwen2.py Qwen2ForCausalLM) reads the first, transformers (get_expanded_tied_weights_keys) the second.
     if thinker.text_config.tie_word_embeddings != thinker.tie_word_embeddings:
         said = [str(each.tie_word_embeddings).lower() for each in (thinker.text_config, thinker)]
-        return f"text_config.tie_word_embeddings is {said[0]}, and thinker_config's is {said[1]}"
+        return f"text_config.tie_word_embeddings is {said[0]}, but thinker_config's is {said[1]}"
     return None
 
 
@@ -50,8 +50,8 @@ QWEN2_5_OMNI = Family(
     audio_tokens=audio_tokens,
     min_audio_tokens=1,
     max_clips=None,
-    max_seconds=300.0,  # `chunk_length` of the extractor, which cuts off the rest
+    max_seconds=300.0,  # `chunk_length` of the extractor, which drops the rest
     checkpoint_prefixes=CHECKPOINT_PREFIXES,
     unsupported_reason=unsupported_reason,
-    needs=("torchvision",),  # for images and videos, without which transformers builds no processor, and vLLM no class
+    needs=("torchvision",),  # for images and videos; without it transformers builds no processor, and vLLM no class
 )

@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni's thinker as the FSDP actor trains it: transformers' class, made fit for FSDP2 (transformers 5.10)."""
+"""Qwen2.5-Omni's thinker for the FSDP actor: transformers' class, adapted to FSDP2 (transformers 5.10)."""
 
 import torch
 from transformers import Qwen2_5OmniConfig
@@ -9,9 +9,9 @@ from verl_leaf.models.actor import SpeechActor, takes_features_key
 
 
 class Qwen2_5OmniThinker(SpeechActor, Base):
-    """Same parameters, same names, same numbers as the base class for text and audio, with the placeholders' logits masked.
+    """The base class for text and audio, with the same parameters, names and results, except that placeholders are masked.
 
-    It is built from the configuration of the whole model, and loads its checkpoints; images and videos it does not take.
+    It is built from the configuration of the whole model, and loads its checkpoints. It does not support images and videos.
     """
 
     config_class = Qwen2_5OmniConfig
@@ -39,29 +39,31 @@ class Qwen2_5OmniThinker(SpeechActor, Base):
         logits_to_keep: int = 0,
         **_,
     ) -> CausalLMOutputWithPast:
-        """The base class's is written for images and videos too, and takes neither ``audio_feature_lengths`` (of which it
-        makes None) nor ``logits_to_keep``.
+        """Compute logits for text and audio.
+
+        The base class's method also handles images and videos, but supports neither ``audio_feature_lengths`` (which it
+        sets to None) nor ``logits_to_keep``.
 
         Args:
-            input_ids: int64 ``[rows, tokens]``, a placeholder for every audio token.
-            attention_mask: as transformers' models take it.
-            position_ids: int64 ``[rows, tokens]``: text and audio have the same on all axes.
+            input_ids: int64 ``[rows, tokens]``, with a placeholder for every audio token.
+            attention_mask: mask as in transformers' models.
+            position_ids: int64 ``[rows, tokens]``, the same on all axes for text and audio.
             input_features: mel frames of all clips in the order of the rows, ``[frames, mel bins]``.
             audio_feature_lengths: frames of each clip, int64 ``[clips]``.
-            logits_to_keep: of how many last tokens logits are computed; 0 for all.
+            logits_to_keep: number of last tokens for which logits are computed, or 0 for all.
 
         Raises:
-            ValueError: audio and placeholders do not match.
+            ValueError: the numbers of audio tokens and placeholders differ.
         """
         embeddings = self.get_input_embeddings()(input_ids)
         if input_features is not None:
             audio = self.audio_tower(input_features.T, feature_lens=audio_feature_lengths).last_hidden_state
             places = input_ids == self.config.audio_token_id
             if len(audio) != int(places.sum()):
-                raise ValueError(f"{len(audio)} audio tokens for {int(places.sum())} placeholders")
+                raise ValueError(f"there are {len(audio)} audio tokens for {int(places.sum())} placeholders")
             embeddings = embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
         if position_ids is not None and position_ids.ndim == 2:
-            # Time, height and width; and before them those of the text, by which the mask tells sequences in a row apart.
+            # Three axes, preceded by the text's positions, from which the mask recognises the sequences in a row.
             position_ids = position_ids.expand(4, *position_ids.shape)
         hidden = self.model(
             inputs_embeds=embeddings, attention_mask=attention_mask, position_ids=position_ids, use_cache=False

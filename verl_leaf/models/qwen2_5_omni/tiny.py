@@ -1,4 +1,4 @@
-"""A tiny Qwen2.5-Omni, with a talker as the hub's checkpoints have one."""
+"""A tiny Qwen2.5-Omni, with a talker as in the hub's checkpoints."""
 
 import torch
 from transformers import Qwen2_5OmniConfig
@@ -16,7 +16,7 @@ NAMED_TOKENS = {
     "vision_eos_token": "<|vision_eos|>",
 }
 TOKENS = tuple(NAMED_TOKENS.values())
-FILES: dict = {"spk_dict.pt": {}}  # the talker's voices, without which transformers loads no whole model
+FILES: dict = {"spk_dict.pt": {}}  # the talker's voices, which transformers needs to load the whole model
 DIT_ENCODER = {
     "enc_emb_dim": 16,
     "enc_dim": 16,
@@ -40,7 +40,7 @@ def build_config(text, ids):
             "video_token_index": ids["<|VIDEO|>"],
             "audio_start_token_id": ids["<|audio_bos|>"],
             "audio_end_token_id": ids["<|audio_eos|>"],
-            # The hub's config.json has these two, transformers' class has not.
+            # The hub's config.json contains these two, but transformers' class does not.
             "vision_start_token_id": ids["<|vision_bos|>"],
             "vision_end_token_id": ids["<|vision_eos|>"],
         },

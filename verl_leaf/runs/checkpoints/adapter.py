@@ -15,10 +15,10 @@ from verl_leaf.runs.checkpoints.weights import ADAPTER_WEIGHTS, PEFT_PREFIX, fam
 
 
 class SaveAdapter(CheckpointCallback):
-    """``trainer.checkpoint_callback_class``: every checkpoint of a LoRA training gets a folder ``adapter``.
+    """A ``trainer.checkpoint_callback_class`` that gives every checkpoint of a LoRA training a folder ``adapter``.
 
-    verl records a checkpoint before it calls this. If a kill came between the two, the adapter is written when the trainer
-    that resumes from the checkpoint is made.
+    verl records a checkpoint before it calls this class. If the run is killed between the two, the adapter is written when
+    training resumes from the checkpoint.
     """
 
     def __init__(self, config):
@@ -29,12 +29,12 @@ class SaveAdapter(CheckpointCallback):
             self._complete(Path(last))
 
     def on_save(self, trainer, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs) -> None:
-        if self.config.actor_rollout_ref.model.lora_rank == 0:  # an earlier training may have saved this step with LoRA
+        if self.config.actor_rollout_ref.model.lora_rank == 0:  # an earlier training may have used LoRA here
             (Path(checkpoint_dir) / "actor" / LORA_META).unlink(missing_ok=True)
         self._complete(Path(checkpoint_dir))
 
     def _complete(self, step: Path) -> None:
-        """Write the adapter of a step, and remove what was made of weights that were saved here before."""
+        """Write the adapter of a step, and remove exports of weights that were saved here before."""
         actor, adapter = step / "actor", step / "adapter"
         if not weight_files(actor):
             return
@@ -59,14 +59,14 @@ def export_adapter(
 
     Args:
         checkpoint: folder with ``model_world_size_*_rank_*.pt`` and ``lora_train_meta.json``.
-        destination: folder to write; it appears complete or not at all, and takes the place of an earlier one.
-        base_model: path or hub name of the model that the adapter belongs to. A path becomes absolute.
+        destination: folder to write, completely or not at all; an earlier one is replaced.
+        base_model: path or hub name of the model that the adapter belongs to. A path is made absolute.
         target_modules: verl's ``model.target_modules``.
         exclude_modules: verl's ``model.exclude_modules``.
 
     Raises:
-        FileNotFoundError: the folder holds no LoRA checkpoint.
-        ValueError: the checkpoint is not complete, or cannot be read.
+        FileNotFoundError: the folder contains no LoRA checkpoint.
+        ValueError: the checkpoint is incomplete or cannot be read.
     """
     meta = json.loads((checkpoint / LORA_META).read_text())
     config = LoraConfig(

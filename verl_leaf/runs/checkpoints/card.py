@@ -1,4 +1,4 @@
-"""The model card of what is exported: how it was trained, its scores, and code that loads it."""
+"""The model card of an exported model or adapter: its training, its scores, and code that loads it."""
 
 import functools
 import json
@@ -16,13 +16,13 @@ from verl_leaf.runs.adapters import ADAPTER_CONFIG, HUB, SavedStep, max_lora_ran
 
 
 def model_card(saved: SavedStep, run: str, base: str, folder: Path) -> str:
-    """Return the text of ``README.md`` for an exported folder, with the front matter that the hub reads.
+    """Return the text of ``README.md`` for an exported folder, with the hub's front matter.
 
     Args:
-        saved: what is exported.
-        run: the run as the user names it.
-        base: folder or hub name of the model that was trained.
-        folder: the exported files.
+        saved: exported step.
+        run: run as the user named it.
+        base: folder or hub name of the base model.
+        folder: folder with the exported files.
     """
     config = saved.run.read_config() or OmegaConf.create()
     method = OmegaConf.select(config, "algorithm.adv_estimator")
@@ -69,9 +69,9 @@ def model_card(saved: SavedStep, run: str, base: str, folder: Path) -> str:
 
 
 def _family(actor: Path, base: str, on_hub: bool) -> Family | None:
-    """Return the family of the model, as the base model, its copy in the hub's cache or verl's checkpoint names it.
+    """Return the model's family, read from the base model, its copy in the hub's cache, or verl's checkpoint.
 
-    The checkpoint is asked last: that of Qwen2.5-Omni has the configuration of the part that is trained.
+    The checkpoint comes last, because for Qwen2.5-Omni it contains the configuration of the trained part only.
     """
     cached = try_to_load_from_cache(base, "config.json") if on_hub else None
     files = [file for file in (Path(base) / "config.json", cached, actor / "huggingface/config.json") if file]
@@ -80,13 +80,13 @@ def _family(actor: Path, base: str, on_hub: bool) -> Family | None:
 
 
 def _data_sources(files: list[Path]) -> list[str]:
-    """Return the data sources of the training files that are still there."""
+    """Return the data sources of the training files that still exist."""
     columns = [pyarrow.parquet.read_table(file, columns=["data_source"])[0] for file in files if file.is_file()]
     return sorted({str(name) for column in columns for name in column.unique().to_pylist()})
 
 
 def _validations(saved: SavedStep, run: str) -> dict[str, Any]:
-    """Return the scores in the run's summary, if what is exported is the end of the run."""
+    """Return the scores in the run's summary if the exported step is the end of the run; otherwise nothing."""
     folder = run_of(run)
     summary = folder.read_summary()
     is_end = saved.step in (summary.get("adapter_step"), summary.get("steps")) and saved == newest(saved_steps(folder))

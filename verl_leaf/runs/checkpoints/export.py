@@ -1,4 +1,4 @@
-"""``verl-leaf export``: what a run has trained, as an adapter or as a whole model."""
+"""Command ``verl-leaf export``: write what a run has trained, as an adapter or as a whole model."""
 
 import json
 import shutil
@@ -10,32 +10,32 @@ from verl_leaf.runs.adapters import ADAPTER_CONFIG, SavedStep, absolute_model, b
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.add_argument("run", help="folder of a run, or RUN@step")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--merged", action="store_true", help="write the whole model")
-    parser.add_argument("--base", help="folder or hub name of the model that was trained, if it has moved")
+    parser.add_argument("--merged", action="store_true", help="write the whole model instead of the adapter")
+    parser.add_argument("--base", help="folder or hub name of the base model, if it has moved")
 
 
 def main(options) -> int:
-    """Export, and print the folder."""
+    """Export a run, and print the folder."""
     export_run(options.run, options.out, options.merged, Console(stderr=True), options.base)
     print(options.out)
     return 0
 
 
 def export_run(run: str, destination: Path, merged: bool, console: Console, base: str | None = None) -> None:
-    """Write the adapter of a run, or its model with the trained weights, with a model card.
+    """Write a run's adapter, or its whole model with the trained weights, and a model card.
 
     Args:
-        run: folder of a run, finished or with a checkpoint, or ``RUN@step``.
-        destination: folder to write; it appears complete or not at all.
-        merged: write the model; that of a run that trains all weights is written anyway.
-        console: for the progress, and for which step it is.
-        base: folder or hub name of the model that was trained, instead of the run's own.
+        run: folder of a run that has saved something, or ``RUN@step``.
+        destination: folder to write, completely or not at all.
+        merged: True to write the whole model. If a run trains all weights, the whole model is written anyway.
+        console: console for progress and for the exported step.
+        base: folder or hub name of the base model, or None for the one that the run names.
 
     Raises:
-        ValueError: there is no such step.
+        ValueError: the run has not saved such a step.
         FileExistsError: the destination exists.
     """
     saved = find_saved(run)
@@ -64,12 +64,12 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
 
 
 def write_missing(saved: SavedStep, base: str | None, console: Console) -> Path:
-    """Return the folder of what a run has saved, written from verl's checkpoint if it is not there.
+    """Return the folder of a saved step, written from verl's checkpoint if it does not exist.
 
     Args:
         saved: step of a run.
-        base: folder or hub name of the model that was trained; what the run's configuration names if None.
-        console: for the progress.
+        base: folder or hub name of the base model, or None for the one in the run's configuration.
+        console: console for progress.
 
     Raises:
         ValueError: the checkpoint or the run's configuration cannot be read.
@@ -89,7 +89,7 @@ def write_missing(saved: SavedStep, base: str | None, console: Console) -> Path:
 
 
 def _setting(saved: SavedStep, name: str):
-    """Return a setting of the model that was trained.
+    """Return a setting of the trained model.
 
     Raises:
         ValueError: the run's configuration is missing or cannot be read.
@@ -97,6 +97,6 @@ def _setting(saved: SavedStep, name: str):
     config = saved.run.read_config()
     if config is None:
         raise ValueError(
-            f"{saved.run.config} is missing, so that the model of {saved.name} is not known: give it with --base"
+            f"{saved.run.config} is missing, so the base model of {saved.name} is unknown. Give it with --base"
         )
     return config.actor_rollout_ref.model[name]

@@ -1,4 +1,4 @@
-"""Models with trained weights: a LoRA adapter added to a model's weights, or a checkpoint's weights in their place."""
+"""Merging of trained weights into a model's files: a LoRA adapter is added, a checkpoint's weights replace the model's."""
 
 import json
 import shutil
@@ -27,17 +27,17 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 Changes = dict[
     str, Callable[[torch.Tensor], torch.Tensor]
-]  # checkpoint name of a weight -> its new value from its old one
+]  # checkpoint name of a weight -> function from its old to its new value
 
 
 def merge(model: str, adapter: Path | None, destination: Path, console: Console) -> None:
-    """Write a model with a LoRA adapter added to its weights; sums are taken in float32.
+    """Write a model with a LoRA adapter added to its weights; the sums are computed in float32.
 
     Args:
-        model: folder or hub name, with weights in safetensors.
-        adapter: folder of the adapter; the model's own if None.
-        destination: folder that is there, and empty.
-        console: for the progress.
+        model: folder or hub name, of a model with safetensors weights.
+        adapter: folder of the adapter, or None for the adapter in the model folder.
+        destination: existing empty folder.
+        console: console for progress.
 
     Raises:
         ValueError: files are missing, or the adapter is not plain LoRA or does not fit the model.
@@ -49,13 +49,13 @@ def merge(model: str, adapter: Path | None, destination: Path, console: Console)
 
 
 def write_trained(model: str, actor: Path, destination: Path, console: Console) -> None:
-    """Write a model with all weights that a checkpoint of verl's actor has, and as it was what the actor does not load.
+    """Write a model with the weights of a checkpoint of verl's actor; weights that the actor lacks stay as they were.
 
     Args:
-        model: folder or hub name of the model that training began with.
-        actor: the checkpoint.
-        destination: folder that is there, and empty.
-        console: for the progress.
+        model: folder or hub name of the base model.
+        actor: folder of the checkpoint.
+        destination: existing empty folder.
+        console: console for progress.
 
     Raises:
         ValueError: files are missing, cannot be read, or do not fit the model.
@@ -66,25 +66,25 @@ def write_trained(model: str, actor: Path, destination: Path, console: Console) 
     unused = _write(folder, changes, destination, console)
     config = model_config(str(folder))
     if any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())):
-        unused = [name for name in unused if not name.endswith("lm_head.weight")]  # it is the embedding, once more
+        unused = [name for name in unused if not name.endswith("lm_head.weight")]  # tied to the embedding
     _check_none(unused, actor, folder)
 
 
 def _write(folder: Path, changes: Changes, destination: Path, console: Console) -> list[str]:
-    """Write a model with changed weights, in the layout and the dtypes that it has, one file of weights at a time.
+    """Write a model with changed weights, in its own layout and dtypes, one weight file at a time.
 
     Returns:
-        The names of changed weights that the model does not have.
+        The names of changed weights that the model lacks.
     """
     if (folder / INDEX).exists():
         files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     else:
         files = [WEIGHTS]
     for name in files:
-        if Path(name).name != name:  # it would be read, and written, anywhere
-            raise ValueError(f"{folder / INDEX}: names {name!r}, which is not a file of the folder")
+        if Path(name).name != name:  # it would be read and written outside of the folder
+            raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of the folder")
         if not (folder / name).exists():
-            raise ValueError(f"{folder}: has no {name}; models are merged from safetensors files")
+            raise ValueError(f"{folder} has no {name}. Only models with safetensors files can be merged")
     for name in track(files, "Merging", len(files), console):
         with safe_open(folder / name, "pt") as weights:
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
@@ -103,14 +103,16 @@ def _write(folder: Path, changes: Changes, destination: Path, console: Console) 
 
 def _check_none(unused: list[str], source: Path, folder: Path) -> None:
     if unused:
-        raise ValueError(f"{source}: {len(unused)} of its weights are for layers that {folder} lacks: {unused[0]}")
+        raise ValueError(
+            f"{source}: {len(unused)} of its weights belong to layers that {folder} lacks, such as {unused[0]}"
+        )
 
 
 def local_folder(model: str) -> Path:
-    """The folder of a model or adapter, downloaded from the hub if it is the name of one there.
+    """Return the folder of a model or adapter; download it if it is a hub name.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither a folder nor a hub name that can be downloaded.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -120,19 +122,19 @@ def local_folder(model: str) -> Path:
     try:
         return Path(snapshot_download(model))
     except (OSError, ValueError) as error:
-        raise ValueError(f"{model} is neither a folder nor a model that can be downloaded here ({error})") from error
+        raise ValueError(f"{model} is neither a folder nor a model that can be downloaded ({error})") from error
 
 
 def _additions(adapter: Path, family: Family | None) -> Changes:
-    """Return what an adapter adds to weights."""
+    """Return the changes that an adapter makes to the weights."""
     if not (adapter / "adapter_config.json").exists() or not (adapter / ADAPTER_WEIGHTS).exists():
-        raise ValueError(f"{adapter}: has no adapter_config.json with {ADAPTER_WEIGHTS}: there is nothing to merge")
+        raise ValueError(f"{adapter} has no adapter_config.json with {ADAPTER_WEIGHTS}, so there is nothing to merge")
     config = LoraConfig.from_pretrained(str(adapter))
     plain = LoraConfig(bias="none")
     for option in ("use_dora", "bias", "modules_to_save", "rank_pattern", "alpha_pattern", "fan_in_fan_out"):
         if (getattr(config, option) or None) != (getattr(plain, option) or None):
             raise ValueError(
-                f"{adapter}: {option}={getattr(config, option)} in adapter_config.json; only plain LoRA is merged"
+                f"{adapter}: adapter_config.json has {option}={getattr(config, option)}, but only plain LoRA can be merged"
             )
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     tensors = load_file(adapter / ADAPTER_WEIGHTS)
@@ -140,7 +142,7 @@ def _additions(adapter: Path, family: Family | None) -> Changes:
     for name in tensors:
         module, _, kind = name.removeprefix(PEFT_PREFIX).removesuffix(".weight").rpartition(".")
         if kind not in ("lora_A", "lora_B"):
-            raise ValueError(f"{adapter / ADAPTER_WEIGHTS}: {name} is no weight of plain LoRA")
+            raise ValueError(f"{adapter / ADAPTER_WEIGHTS}: {name} is not a weight of plain LoRA")
         if kind == "lora_A":
             b = tensors[name.replace(".lora_A.", ".lora_B.")]
             weight = checkpoint_name(module, family) + ".weight"
@@ -150,12 +152,16 @@ def _additions(adapter: Path, family: Family | None) -> Changes:
 
 def _added(name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
     if weight.shape != (len(b), a.shape[1]):
-        raise ValueError(f"{name}: is {tuple(weight.shape)} in the model and {(len(b), a.shape[1])} in the adapter")
+        raise ValueError(
+            f"{name} has shape {tuple(weight.shape)} in the model but {(len(b), a.shape[1])} in the adapter"
+        )
     return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
 
 
 def _replaced(name: str, value: Callable[[], torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
     trained = value()
     if weight.shape != trained.shape:
-        raise ValueError(f"{name}: is {tuple(weight.shape)} in the model and {tuple(trained.shape)} in the checkpoint")
+        raise ValueError(
+            f"{name} has shape {tuple(weight.shape)} in the model but {tuple(trained.shape)} in the checkpoint"
+        )
     return trained.to(weight.dtype)

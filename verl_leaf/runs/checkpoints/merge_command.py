@@ -1,4 +1,4 @@
-"""``verl-leaf merge``: a model with the LoRA adapter of its own merged into its weights."""
+"""Command ``verl-leaf merge``: merge the LoRA adapter in a model folder into the model's weights."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from verl_leaf.common.files import whole_folder
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.add_argument("model", help="model folder or hub name")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
 
 
 def main(options) -> int:
-    """Merge, and print the folder."""
+    """Merge a model, and print the folder."""
     from verl_leaf.runs.checkpoints.merge import merge
 
     with whole_folder(options.out) as folder:

@@ -1,4 +1,4 @@
-"""The trained weights in an FSDP checkpoint of verl's actor, under the names of the checkpoint files on the hub."""
+"""The trained weights in an FSDP checkpoint of verl's actor, with the names of the hub's checkpoint files."""
 
 import os
 import pickle
@@ -18,41 +18,43 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def family_of_model(model: str) -> Family | None:
-    """Return the family of a model folder or hub name; None for a text model and for one in remote storage."""
-    if "://" in model:  # verl's own copy is not known here
+    """Return the family of a model folder or hub name, or None for a text model or a remote path."""
+    if "://" in model:  # the path of verl's local copy is unknown
         return None
     return FAMILIES.get(model_config(os.path.expanduser(model)).model_type)
 
 
 def checkpoint_name(name: str, family: Family | None) -> str:
-    """Return the name that a weight or module has in checkpoint files."""
+    """Return the name of a weight or module in the hub's checkpoint files."""
     return family.checkpoint_name(name) if family else name
 
 
 def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[], torch.Tensor]]:
-    """Return name and value of each weight of a checkpoint; a value is put together when it is asked for.
+    """Return a function for each weight, by name, that joins the weight from its shards when called.
 
     Args:
         actor: folder with ``fsdp_config.json`` and ``model_world_size_*_rank_*.pt``.
-        family: of the model, whose checkpoint files have the names; None for names as they are.
+        family: family whose checkpoint files have these names, or None to keep the names.
 
     Raises:
-        ValueError: the checkpoint is not complete, or a file cannot be read.
+        ValueError: the checkpoint is incomplete, or a file cannot be read.
     """
     files = weight_files(actor)
     if not files:
-        raise ValueError(f"{actor} is not a complete FSDP checkpoint (fsdp_config.json, model_world_size_*_rank_*.pt)")
+        raise ValueError(
+            f"{actor} is not a complete FSDP checkpoint (fsdp_config.json and model_world_size_*_rank_*.pt)"
+        )
     shards = []
     for file in files:
         try:
             shards.append(torch.load(file, map_location="cpu", mmap=True, weights_only=True))
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{file} is damaged, or holds something other than tensors, which might run a program: it is not loaded"
+                f"{file} is damaged, or contains objects other than tensors, which could run a program. It is not loaded"
             ) from error
         except (RuntimeError, EOFError) as error:
             raise ValueError(
-                f"{file} cannot be read ({error}): delete {actor.parent}, or export another step"
+                f"{file} cannot be read ({error}). Delete {actor.parent}, or export another step"
             ) from error
     return {
         checkpoint_name(name.removeprefix(PEFT_PREFIX).replace(".default.", "."), family): partial(
@@ -63,7 +65,7 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
 
 
 def _join(parts: list) -> torch.Tensor:
-    """Return one tensor from its parts on all ranks; FSDP2 shards along one axis, and has copies of the shards on other nodes."""
+    """Return one tensor from its parts on all ranks. FSDP2 shards along one axis and copies the shards to other nodes."""
     first = parts[0]
     if not isinstance(first, DTensor):
         return first.contiguous()

@@ -1,4 +1,4 @@
-"""``verl-leaf tree``: the traces of a run as one HTML file."""
+"""Command ``verl-leaf tree``: write the traces of a run as one HTML file."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from verl_leaf.common.console import Console
 
 
 def add_arguments(parser) -> None:
-    """The command's arguments."""
+    """Add the command's arguments."""
     parser.add_argument("run", type=Path, help="folder of a run, or of traces")
     parser.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
-    parser.add_argument("--audio", type=Path, help="folder of clips to take in, too (default: those in RUN alone)")
-    parser.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly chosen)")
+    parser.add_argument("--audio", type=Path, help="folder of further clips to include (default: only those in RUN)")
+    parser.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly spaced)")
 
 
 def main(options) -> int:

@@ -1,4 +1,4 @@
-"""``verl-leaf tree``: the traces of a run as one HTML file that opens from disk."""
+"""The page of ``verl-leaf tree``: the traces of a run as one HTML file that opens from disk."""
 
 import base64
 import hashlib
@@ -24,16 +24,16 @@ from verl_leaf.show.advantages import VIEWS, PromptAdvantages, step_advantages
 from verl_leaf.show.tree_page.trie import Edge, prefix_trie, span_at
 from verl_leaf.training.traces.schema import Prompt
 
-STEPS = 12  # shown of a run, evenly chosen
-PROMPTS = 12  # shown of a step, those that LEAF changed most
+STEPS = 12  # most steps of a run that are shown, evenly spaced
+PROMPTS = 12  # most prompts of a step that are shown: those that LEAF changed most
 TREE_BYTES = 4_000_000
-AUDIO_BYTES = 2_700_000  # in the encoding of the page, which takes four thirds
+AUDIO_BYTES = 2_700_000  # in base64, which is a third larger
 AUDIO_RATE = 16_000  # Hz
-AUDIO_COMPRESSION = 0.9  # of libsndfile's mp3: 24 kbit/s at this rate
+AUDIO_COMPRESSION = 0.9  # libsndfile's compression of mp3: 24 kbit/s at this rate
 OUTSIDE = "Not in this page: it is outside of the run's folder."
 JSON: dict[str, Any] = {"ensure_ascii": False, "allow_nan": False, "separators": (",", ":")}
 
-Prompts = list[tuple[int, dict]]  # steps, and what the page is told of a prompt
+Prompts = list[tuple[int, dict]]  # steps, and the page's data of a prompt
 
 
 def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, audio: Path | None = None) -> None:
@@ -41,14 +41,14 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, 
 
     Args:
         run: folder of a run, or of traces.
-        out: the HTML file.
-        steps: the steps to show; ``STEPS`` of those that were traced if None.
-        console: told what was left out.
-        audio: folder of clips that may go into the page, beside those in the run's own folder. Traces name clips by paths
-            that lead anywhere, and the page may be passed on.
+        out: HTML file to write.
+        steps: steps to show, or None for up to ``STEPS`` of the traced ones.
+        console: console for the result and for what was left out.
+        audio: folder of clips that may be included besides those in the run's folder. The limit exists because traces can
+            name any path, and the page may be given to others.
 
     Raises:
-        ValueError: the run has no traces, not of a wanted step, or none that can be read.
+        ValueError: the run has no traces, none of a requested step, or none that can be read.
     """
     folder = traces_folder(run)
     left_out: list[str] = []
@@ -56,7 +56,7 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, 
     chosen = _chosen_steps(folder, steps, left_out)
     prompts = _changed_most(folder, chosen, left_out, skipped, console)
     if not prompts:
-        raise ValueError(f"{folder}: no prompt can be read: {'; '.join(skipped[:3]) or 'the files hold none'}")
+        raise ValueError(f"{folder}: no prompt can be read: {'; '.join(skipped[:3]) or 'the files contain none'}")
     prompts = _that_fit(prompts, left_out)
     clips = _add_audio(folder, [run, *([audio] if audio else [])], prompts, left_out)
     shown = sorted({step for step, _ in prompts})
@@ -79,11 +79,13 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, 
 
 
 def _chosen_steps(folder: Path, wanted: list[int] | None, left_out: list[str]) -> list[int]:
-    """The steps to show."""
+    """Return the steps to show."""
     traced = list(trace_files(folder))
     missing = sorted(set(wanted or ()) - set(traced))
     if missing:
-        raise ValueError(f"{folder}: no trace of step {missing[0]}; there are {', '.join(map(str, traced))}")
+        raise ValueError(
+            f"{folder} contains no trace of step {missing[0]}. The traced steps are {', '.join(map(str, traced))}"
+        )
     chosen = sorted(set(wanted)) if wanted else _evenly(traced, STEPS)
     if len(chosen) < len(traced):
         left_out.append(f"{len(traced) - len(chosen)} of {len(traced)} traced steps (choose with --steps)")
@@ -91,7 +93,7 @@ def _chosen_steps(folder: Path, wanted: list[int] | None, left_out: list[str]) -
 
 
 def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: list[str], console: Console) -> Prompts:
-    """The prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
+    """Return the prompts of each step that LEAF changed most: the first of every step, then the second, and so on."""
     ranked: list[Prompts] = []
     for trace in read_traces(folder, steps, "Reading traces", skipped, console):
         advantages = step_advantages(list(trace.prompts.values()))
@@ -104,7 +106,7 @@ def _changed_most(folder: Path, steps: list[int], left_out: list[str], skipped: 
 
 
 def _that_fit(prompts: Prompts, left_out: list[str]) -> Prompts:
-    """As many prompts as ``TREE_BYTES`` allow, and at least one."""
+    """Return as many prompts as ``TREE_BYTES`` allow, at least one."""
     room = TREE_BYTES
     fitting: Prompts = []
     for step, prompt in prompts:
@@ -119,7 +121,7 @@ def _that_fit(prompts: Prompts, left_out: list[str]) -> Prompts:
 
 
 def _add_audio(folder: Path, allowed: list[Path], prompts: Prompts, left_out: list[str]) -> list[dict]:
-    """Return the clips of the page, each once, as many as ``AUDIO_BYTES`` allow; paths in prompts become their numbers."""
+    """Return the page's clips without repetition, as many as ``AUDIO_BYTES`` allow; prompts get their numbers for paths."""
     numbers: dict[str | None, int] = {}
     for _, prompt in prompts:
         prompt["audio"] = [numbers.setdefault(path, len(numbers)) for path in prompt["audio"]]
@@ -129,20 +131,20 @@ def _add_audio(folder: Path, allowed: list[Path], prompts: Prompts, left_out: li
         outside += clip.get("note") == OUTSIDE
         size = len(clip.get("url", ""))
         if size > room:
-            clip, size, too_many = {"name": path, "note": "Left out of this page for its size."}, 0, too_many + 1
+            clip, size, too_many = {"name": path, "note": "Left out of this page because of its size."}, 0, too_many + 1
         clips.append(clip)
         room -= size
     if too_many:
         left_out.append(f"the audio of {too_many} clips, beyond {AUDIO_BYTES // 1_000_000} MB")
     if outside:
-        left_out.append(f"the audio of {outside} clips outside of the run's folder (--audio FOLDER takes it in)")
+        left_out.append(f"the audio of {outside} clips outside of the run's folder (--audio FOLDER includes it)")
     return clips
 
 
 def _clip(folder: Path, allowed: list[Path], path: str | None) -> dict:
-    """Return a clip as mp3 in a data URL, or a note why it is none."""
+    """Return a clip as mp3 in a data URL, or a note on why it is missing."""
     if path is None:
-        return {"note": "The data holds this clip as samples; the trace has no copy."}
+        return {"note": "The data contains this clip as samples, and the trace has no copy."}
     try:
         reference = absolute_audio(path, str(folder))
         _, file = contents(reference)
@@ -155,12 +157,12 @@ def _clip(folder: Path, allowed: list[Path], path: str | None) -> dict:
 
 
 def page_prompt(number: int, prompt: Prompt, advantages: PromptAdvantages) -> dict:
-    """Return what the page is told of a prompt: numbers as they are in the trace, and other estimators' advantages.
+    """Return the page's data of a prompt: the numbers of the trace, and other estimators' advantages.
 
     Args:
-        number: of the prompt's line in its file.
-        prompt: the line.
-        advantages: of the other estimators.
+        number: number of the prompt's line in its file.
+        prompt: prompt of the trace.
+        advantages: advantages of the other estimators.
 
     Returns:
         A dictionary that becomes JSON, once the paths in ``audio`` are numbers of clips. ``change`` is the mean of
@@ -191,7 +193,7 @@ def page_prompt(number: int, prompt: Prompt, advantages: PromptAdvantages) -> di
             {
                 "reward": response.reward,
                 "grpo": grpo,
-                # Three digits are more than a bar can show; infinity is null.
+                # Three digits are more than a bar can show. Infinity becomes null.
                 "surprisal": [None if nats is None else round(nats, 3) for nats in response.surprisal],
                 "spans": [span.model_dump() for span in response.spans],
             }
@@ -204,7 +206,7 @@ def page_prompt(number: int, prompt: Prompt, advantages: PromptAdvantages) -> di
 def _page_edge(prompt: Prompt, advantages: PromptAdvantages, edge: Edge) -> dict:
     first = prompt.responses[edge.responses[0]]
     spans = [span_at(prompt, index, edge) for index in edge.responses]
-    # Shared tokens are pushed by the sum of their responses' advantages; the tokens of a branch may have different ones.
+    # The gradient of shared tokens sums their responses' advantages; those of a branch's tokens may differ.
     means = {
         "leaf": statistics.fmean(span.advantage if span else 0.0 for span in spans),
         "grpo": statistics.fmean(advantages.grpo[index] for index in edge.responses),
@@ -222,7 +224,7 @@ def _page_edge(prompt: Prompt, advantages: PromptAdvantages, edge: Edge) -> dict
             prompt.responses[index].spans.index(span) if span else None
             for index, span in zip(edge.responses, spans, strict=True)
         ],
-        # More digits than are shown would make up a quarter of the page.
+        # More digits than are displayed would be a quarter of the page.
         "advantages": {name: round(mean, 7) for name, mean in means.items()},
         "node": edge.node,
         "ends": edge.ends,
@@ -231,7 +233,7 @@ def _page_edge(prompt: Prompt, advantages: PromptAdvantages, edge: Edge) -> dict
 
 
 def encode(waveform: np.ndarray) -> bytes:
-    """mp3 of a mono waveform at ``AUDIO_RATE``."""
+    """Return a mono waveform at ``AUDIO_RATE`` as mp3."""
     buffer = io.BytesIO()
     soundfile.write(
         buffer, waveform, AUDIO_RATE, format="MP3", compression_level=AUDIO_COMPRESSION, bitrate_mode="CONSTANT"
@@ -240,7 +242,7 @@ def encode(waveform: np.ndarray) -> bytes:
 
 
 def render(data: dict) -> str:
-    """The HTML page. Its policy lets it run its own script and nothing else, and load nothing."""
+    """Return the HTML page. Its content security policy allows only its own script, and loads nothing."""
     folder = files("verl_leaf.show.tree_page") / "page"
     css, library, script = (
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "vendor/htm-preact.js", "page.js")
@@ -255,7 +257,7 @@ def render(data: dict) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names an inline script or style."""
+    """Return the hash by which a content security policy names an inline script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
@@ -268,7 +270,7 @@ def _text(reference) -> str:
 
 
 def _evenly(items: list[int], count: int) -> list[int]:
-    """At most ``count`` items with even gaps, the first and the last among them."""
+    """Return at most ``count`` items with even gaps, including the first and the last."""
     if len(items) <= count:
         return items
     return [items[round(index * (len(items) - 1) / (count - 1))] for index in range(count)]

@@ -1,4 +1,4 @@
-"""The responses to a prompt as one tree: what they share is there once, and it forks where they part."""
+"""The responses to a prompt as one tree: shared tokens occur once, and the tree forks where responses part."""
 
 from dataclasses import dataclass, field
 
@@ -7,15 +7,15 @@ from verl_leaf.training.traces.schema import Prompt, Span
 
 @dataclass
 class Edge:
-    """Tokens ``start .. end`` that ``responses`` have in common, after which they part, end, or meet a LEAF node.
+    """The tokens ``start .. end`` that ``responses`` share until they part, end, or reach a LEAF node.
 
     Attributes:
-        start: first token.
-        end: the token after the last; equal to ``start`` where a response ends at a fork.
-        responses: the indices of those that pass.
-        node: index in the trace's ``nodes`` of the node that stands at its end, if one does.
-        ends: the responses that are complete here.
-        children: the edges that go on, in the order of their first response.
+        start: position of the first token.
+        end: position after the last token; equal to ``start`` if a response ends at a fork.
+        responses: indices of the responses that share these tokens.
+        node: index in the trace's ``nodes`` of the node at its end, or None.
+        ends: indices of the responses that end here.
+        children: edges that continue from here, in the order of their first response.
     """
 
     start: int
@@ -27,9 +27,9 @@ class Edge:
 
 
 def prefix_trie(prompt: Prompt) -> list[Edge]:
-    """The edges that leave the prompt.
+    """Return the edges that leave the prompt.
 
-    Every path from the prompt to an entry of ``ends`` spells that response, and an edge lies in one span of each of its
+    Every path from the prompt to an entry of ``ends`` spells that response. An edge lies in one span of each of its
     responses.
     """
     return _children(prompt, list(range(len(prompt.responses))), 0)
@@ -47,7 +47,7 @@ def _edge(prompt: Prompt, responses: list[int], start: int) -> Edge:
     end = start
     while all(len(tokens) > end and tokens[end] == sequences[0][end] for tokens in sequences):
         end += 1
-    # A node may lie past the end of responses that are identical to theirs.
+    # A node may lie past the end of its responses if they are identical.
     identical = all(len(tokens) == end for tokens in sequences)
     nodes = [
         (position, number)
@@ -64,7 +64,7 @@ def _edge(prompt: Prompt, responses: list[int], start: int) -> Edge:
 
 
 def span_at(prompt: Prompt, response: int, edge: Edge) -> Span | None:
-    """The span of a response that an edge lies in; ``None`` for an edge without tokens."""
+    """Return the span of a response that contains an edge, or None for an edge without tokens."""
     return next(
         (
             span

@@ -1,9 +1,9 @@
-"""verl's FSDP engine, with what the rollouts of a prompt have in common computed once.
+"""verl's FSDP engine, which computes only once what the rollouts of a prompt share.
 
-``actor_rollout_ref.model.override_config.share_prompts=True`` switches it on, for ``old_log_prob``, ``ref`` and the update.
-It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): a micro-batch goes through the
-model as :func:`verl_leaf.training.sharing.pack.pack` lays it out, rows that have the same prompt and the same audio as one where that
-is less work.
+``actor_rollout_ref.model.override_config.share_prompts=True`` turns it on for ``old_log_prob``, ``ref`` and the update.
+It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): the model gets a
+micro-batch in the layout of :func:`verl_leaf.training.sharing.pack.pack`, in which rows with the same prompt and audio
+are one row if that is less work.
 """
 
 import inspect
@@ -27,20 +27,20 @@ from verl_leaf.training.sharing import SHARE_PROMPTS
 from verl_leaf.training.sharing.log_probs import log_probs, of_distributions
 from verl_leaf.training.sharing.pack import Layout, Packed, cheaper, pack
 
-# What only the base class does.
+# Features that only the base class supports.
 BASE_CLASS_ALONE = ("distillation_use_topk", "distillation_only", "enable_routing_replay")
 
 
-# verl asks for an engine of the vendor first, and registers its own without one.
+# verl looks for an engine of the vendor first, and registers its own without a vendor.
 @EngineRegistry.register(
     model_type="language_model", backend=["fsdp", "fsdp2"], device="cuda", vendor=["nvidia", "cpu"]
 )
 class SharingEngine(FSDPEngineWithLMHead):
-    """As its base class; with ``share_prompts``, the same numbers for less work."""
+    """The base class, which with ``share_prompts`` computes the same numbers with less work."""
 
     def initialize(self):
         self.shares = bool(self.model_config.override_config.get(SHARE_PROMPTS, False))
-        # cuDNN's attention builds a plan for every new shape, and the widths of micro-batches vary. vLLM does the same
+        # cuDNN's attention builds a plan for every new shape, and the widths of micro-batches vary. vLLM disables it, too
         # (vllm/platforms/cuda.py).
         torch.backends.cuda.enable_cudnn_sdp(False)
         _say_whether_embeddings_are_tied(self.model_config.hf_config)
@@ -49,10 +49,11 @@ class SharingEngine(FSDPEngineWithLMHead):
             check_attention(self._text_config)
 
     def _build_module(self):
-        """Load a model on one rank of a shard group alone, as verl does unless embeddings are tied.
+        """Load the model on one rank of a shard group only, as verl does unless embeddings are tied.
 
-        Of those, every rank of verl's (0.9.1) keeps the whole model in fp32 until it is sharded: 258 GiB on a host with 8 GPUs for
-        8 billion weights. They must be tied again afterwards, because a parameter on the meta device replaces each of both.
+        If they are, every rank in verl (0.9.1) keeps the whole model in fp32 until it is sharded: 258 GiB on a host
+        with 8 GPUs for 8 billion weights. The embeddings must be tied again afterwards, because each is replaced by a
+        parameter on the meta device.
         """
         if not (self.model_config.hf_config.tie_word_embeddings and self.engine_config.strategy == "fsdp2"):
             return super()._build_module()
@@ -98,7 +99,7 @@ class SharingEngine(FSDPEngineWithLMHead):
         offsets = micro_batch["input_ids"].offsets()
 
         def as_sequences(values: torch.Tensor) -> torch.Tensor:
-            """Values of response tokens as nested sequences; 0 for the other tokens, which nobody reads."""
+            """Return values of response tokens as nested sequences, with 0 for the other tokens, which are not used."""
             flat = values.new_zeros(int(offsets[-1]))
             flat = flat.index_put((packed.target_index.to(device),), values)
             return torch.nested.nested_tensor_from_jagged(flat, offsets)
@@ -124,12 +125,12 @@ class SharingEngine(FSDPEngineWithLMHead):
         if mask is None:
             return None
         mask = mask[:, None]
-        if self._text_config._attn_implementation == "eager":  # which adds the mask to the scores
+        if self._text_config._attn_implementation == "eager":  # eager attention adds the mask to the scores
             return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
         return mask
 
     def _pack(self, micro_batch) -> Packed:
-        """The micro-batch with its common beginnings merged, where that saves work."""
+        """Return the micro-batch with common beginnings merged, if that saves work."""
         input_ids = micro_batch["input_ids"]
         count = len(input_ids)
         audio = [bytes(key) for key in micro_batch[FEATURES_KEY].tolist()]
@@ -150,7 +151,7 @@ class SharingEngine(FSDPEngineWithLMHead):
 
 
 def _can_be_packed(data: TensorDict) -> bool:
-    """Whether this engine can compute a batch; if not, the base class does."""
+    """Return whether this engine can compute a batch; otherwise the base class does."""
     return (
         "prompts" in data
         and not any(tu.get_non_tensor_data(data=data, key=name, default=False) for name in BASE_CLASS_ALONE)
@@ -161,12 +162,12 @@ def _can_be_packed(data: TensorDict) -> bool:
 
 
 def _tensors_alone(data: TensorDict) -> TensorDict:
-    """The batch with the keys of its audio as one tensor, and without what has an object for every row.
+    """Return the batch with the keys of its audio as one tensor, and without columns of one object per row.
 
-    verl splits a batch and moves it to the device object by object: columns of the dataset, the rollout's metrics. Neither the
-    model nor a loss reads any of them.
+    verl splits a batch and moves it to the device object by object, including columns of the dataset and metrics of the
+    rollout, which neither the model nor a loss reads.
     """
-    keys = torch.zeros(len(data), 16, dtype=torch.uint8)  # of rows without audio
+    keys = torch.zeros(len(data), 16, dtype=torch.uint8)  # 0 for rows without audio
     for key, row in zip(keys, _multi_modal_inputs(data), strict=True):
         if row:
             key.copy_(row[FEATURES_KEY][0])
@@ -181,11 +182,11 @@ def _multi_modal_inputs(data: TensorDict) -> list[dict]:
 
 
 def _say_whether_embeddings_are_tied(config) -> None:
-    """Let the outer configuration say what the language model's does.
+    """Set tie_word_embeddings in the outer config if the text config sets it.
 
-    verl (FSDPEngine._build_module and utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) and transformers' tie_weights
-    read ``tie_word_embeddings`` of the outer one alone. Qwen2-Audio's and Audio Flamingo's have none, and the first of them
-    stops there; of others it may be false beside a language model that ties.
+    verl (FSDPEngine._build_module and utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) and transformers'
+    tie_weights read only ``tie_word_embeddings`` of the outer config. Those of Qwen2-Audio and Audio Flamingo 3 lack
+    it, and verl fails. In others it may be false although the language model ties its embeddings.
     """
     config.tie_word_embeddings = any(
         getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())
@@ -193,22 +194,22 @@ def _say_whether_embeddings_are_tied(config) -> None:
 
 
 def check_attention(text_config) -> None:
-    """Stop unless all layers of a language model attend to everything before a token.
+    """Raise an error unless all layers of a language model attend to everything before a token.
 
     Raises:
-        ValueError: some do not, and a mask of ours would let them.
+        ValueError: some layers do not, but our mask would make them.
     """
     kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(text_config, "sliding_window", None) is not None:
         raise ValueError(
-            f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True needs full attention in all layers; this "
-            f"{text_config.model_type} has {', '.join(sorted(kinds))}, "
-            f"sliding_window={getattr(text_config, 'sliding_window', None)}: do not share"
+            f"actor_rollout_ref.model.override_config.{SHARE_PROMPTS}=True needs full attention in all layers, but this "
+            f"{text_config.model_type} has {', '.join(sorted(kinds))} and "
+            f"sliding_window={getattr(text_config, 'sliding_window', None)}. Set {SHARE_PROMPTS}=False"
         )
 
 
 def _prompt_lengths(micro_batch) -> list[int]:
-    """As verl/workers/utils/padding.py no_padding_2_padding counts them."""
+    """Return the lengths of the prompts, counted as in verl/workers/utils/padding.py no_padding_2_padding."""
     prompts = micro_batch["prompts"]
     if prompts.is_nested:
         return prompts.offsets().diff().tolist()
@@ -216,7 +217,7 @@ def _prompt_lengths(micro_batch) -> list[int]:
 
 
 def _one_temperature(temperature) -> float | None:
-    """The temperature that all rows have, None where they differ."""
+    """Return the temperature of all rows, or None if they differ."""
     if not isinstance(temperature, torch.Tensor):
         return float(temperature)
     values = temperature.unique()
@@ -224,6 +225,6 @@ def _one_temperature(temperature) -> float | None:
 
 
 def _base_model(module: Any) -> Any:
-    """The model inside FSDP's and PEFT's wrappers."""
+    """Return the model inside FSDP's and PEFT's wrappers."""
     module = getattr(module, "_fsdp_wrapped_module", module)
     return module.get_base_model() if hasattr(module, "get_base_model") else module

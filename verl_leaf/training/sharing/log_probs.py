@@ -1,29 +1,29 @@
-"""Log-probabilities of tokens and other numbers of their distributions, in float32 and in bounded memory.
+"""Log-probabilities of tokens and functions of their distributions, in float32 and with bounded memory.
 
-verl's own (verl/utils/torch_functional.py logprobs_from_logits, 0.9.1) go through bf16 logits token by token where
-flash-attn is not installed, and round the result to bf16.
+verl's own function (verl/utils/torch_functional.py logprobs_from_logits, 0.9.1) processes bf16 logits token by token if
+flash-attn is not installed, and rounds the result to bf16.
 """
 
 from collections.abc import Callable
 
 import torch
 
-TOKENS = 256  # at a time: with a vocabulary of 156,000, 160 MB in float32
+TOKENS = 256  # number of tokens at a time; 160 MB in float32 for a vocabulary of 156,000
 
 
 def log_probs(
     logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:
-    """Log-probabilities of tokens.
+    """Compute the log-probabilities of tokens.
 
     Args:
-        logits: ``[positions, vocabulary]``, in any float type.
-        places: the position that each token is predicted from, int64 ``[tokens]``; several may have the same.
-        tokens: int64 ``[tokens]``.
-        temperature: what logits are divided by first.
+        logits: ``[positions, vocabulary]``, of any float type.
+        places: position from which each token is predicted, int64 ``[tokens]``; positions may repeat.
+        tokens: ids of the tokens, int64 ``[tokens]``.
+        temperature: divisor of the logits.
 
     Returns:
-        ``[tokens]``, float32 (float64 where the logits are), with a gradient to the logits.
+        ``[tokens]``, float32 (float64 if the logits are), with a gradient to the logits.
     """
     return _LogProbs.apply(logits, places, tokens, temperature)
 
@@ -34,12 +34,12 @@ def of_distributions(
     places: torch.Tensor,
     temperature: float = 1.0,
 ) -> torch.Tensor:
-    """``function`` of the distributions at some positions, as ``[places, vocabulary]`` in float32: ``[places]``."""
+    """Return ``function`` of the distributions at some positions, ``[places]``; it gets ``[places, vocabulary]`` float32."""
     return torch.cat([function(_scaled(logits, part, temperature)) for part in places.split(TOKENS)])
 
 
 class _LogProbs(torch.autograd.Function):
-    """Keeps no distribution for the backward pass, and adds to one gradient, instead of to one per chunk."""
+    """An autograd function that keeps no distribution for the backward pass, and adds all chunks to one gradient."""
 
     @staticmethod
     def forward(ctx, logits, places, tokens, temperature):

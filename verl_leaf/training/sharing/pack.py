@@ -1,7 +1,7 @@
-"""Responses to one prompt as one row: a tree of tokens in which every common beginning stands once.
+"""Packing of responses to one prompt into one row: a tree of tokens in which every common beginning occurs once.
 
-A token sees itself and the tokens before it in its own response, in the prompt and nowhere else, and its position is the
-one that it has there. So the row's forward pass gives each token what the response's own pass would.
+A token attends to itself and to the tokens before it in its own response and in the prompt, and its position is the one
+that it has there. So the row's forward pass gives each token the same result as the response's own pass.
 """
 
 from collections.abc import Hashable, Sequence
@@ -19,15 +19,15 @@ class Packed:
 
     Attributes:
         input_ids: tokens, int64 ``[rows, width]``.
-        position_ids: position of each token in its own sequences, int64 ``[rows, width]``.
-        last: the last column of the row whose token sees this one, int32 ``[rows, width]``; padding is seen by itself. None
-            if each row is one sequence, for which a causal mask does.
-        first: for each row, the index of a sequence of it.
-        target_index: where the log-probability of each response token goes in the sequences laid end to end: int64
-            ``[targets]``, the place of the token before it.
-        logit_index: index into the flattened rows of the token before it, int64 ``[targets]``.
-        target_ids: what it is, int64 ``[targets]``.
-        first_logit: the first column whose logits are needed.
+        position_ids: position of each token in its sequences, int64 ``[rows, width]``.
+        last: last column of the row whose token attends to this one, int32 ``[rows, width]``; padding attends to
+            itself. None if each row is one sequence, for which a causal mask is enough.
+        first: index of one of its sequences for each row.
+        target_index: place of each response token's log-probability in the concatenated sequences, int64 ``[targets]``: the
+            place of the token before it.
+        logit_index: index in the flattened rows of the token before it, int64 ``[targets]``.
+        target_ids: ids of the response tokens, int64 ``[targets]``.
+        first_logit: first column whose logits are needed.
     """
 
     input_ids: torch.Tensor
@@ -40,7 +40,7 @@ class Packed:
     first_logit: int
 
     def attention_mask(self, device: torch.device | str) -> torch.Tensor | None:
-        """Return which token (second axis) sees which (third), bool ``[rows, width, width]``; None for a causal mask."""
+        """Return which token (second axis) attends to which (third), bool ``[rows, width, width]``; None for a causal mask."""
         if self.last is None:
             return None
         column = torch.arange(self.last.shape[1], dtype=torch.int32, device=device)
@@ -50,43 +50,46 @@ class Packed:
 
 @dataclass(frozen=True)
 class Layout:
-    """Rows of a micro-batch, and tokens in each."""
+    """The number of rows of a micro-batch, and of tokens in each."""
 
     rows: int
     width: int
 
     def multiplications(self, hidden: int, masked: bool) -> int:
-        """Multiplications of a layer, about: 12 hidden² per token outside attention, 2 hidden for each pair of tokens in it, of
-        which a causal kernel leaves out half."""
+        """Return the approximate number of multiplications of a layer.
+
+        It is 12 hidden² per token outside attention, and 2 hidden per pair of tokens in attention, of which a causal kernel
+        skips half.
+        """
         return self.rows * self.width * (12 * hidden**2 + (2 if masked else 1) * hidden * self.width)
 
     def memory(self, hidden: int, masked: bool) -> int:
-        """Bytes, about: 100 per token and unit of width in a model of 32 layers, and a mask as bool and as bf16."""
+        """Return the approximate bytes: 100 per token and unit of width for 32 layers, and a mask as bool and bf16."""
         return self.rows * self.width * (100 * hidden + 3 * masked * self.width)
 
 
 def cheaper(packed: Layout, alone: Layout, hidden: int) -> bool:
-    """Return whether rows of several sequences take no more work and no more memory than a row for each.
+    """Return whether rows of several sequences need no more work and memory than one row per sequence.
 
     Args:
-        packed, alone: the two layouts.
-        hidden: width of the model.
+        packed, alone: layouts to compare.
+        hidden: hidden size of the model.
     """
     saves = packed.multiplications(hidden, masked=True) <= alone.multiplications(hidden, masked=False)
     return saves and packed.memory(hidden, masked=True) <= alone.memory(hidden, masked=False)
 
 
 def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: Sequence[Hashable], pad: int) -> Packed:
-    """Merge the common beginnings of sequences that have the same prompt.
+    """Merge the common beginnings of sequences with the same prompt.
 
     Args:
-        sequences: prompt and response of each, int64 ``[length]``.
-        prompt_lengths: how many tokens of each are its prompt, at least 1.
-        roots: what else the sequences must have in common to share anything: their audio.
-        pad: token to fill rows with.
+        sequences: prompt and response of each sequence, int64 ``[length]``.
+        prompt_lengths: number of prompt tokens of each, at least 1.
+        roots: keys that must also be equal for sequences to share anything: their audio.
+        pad: token with which rows are padded.
 
     Returns:
-        The sequences of each prompt as one row, in the order in which the prompts come.
+        The sequences of each prompt as one row, in the order of the prompts.
     """
     groups: dict[Hashable, list[int]] = {}
     for number, (sequence, length, root) in enumerate(zip(sequences, prompt_lengths, roots, strict=True)):
@@ -117,7 +120,7 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
 
 @dataclass(frozen=True)
 class _Tree:
-    """Tokens, their depths and the last token below each, int64 ``[size]``; the path of each sequence, int64 ``[length]``."""
+    """A tree: tokens, their depths and the last token below each, int64 ``[size]``; each sequence's path, int64 ``[length]``."""
 
     ids: np.ndarray
     depths: np.ndarray
@@ -126,10 +129,10 @@ class _Tree:
 
 
 def _tree(sequences: list[np.ndarray]) -> _Tree:
-    """The tree of some sequences.
+    """Return the tree of some sequences.
 
-    In lexicographic order a sequence shares most with the one before it, so what it adds is what comes after that; and all
-    that is below a token comes right behind it.
+    In lexicographic order a sequence shares most with the one before it, so it adds only what comes after the common
+    part, and everything below a token directly follows it.
     """
     paths: list[np.ndarray] = [np.zeros(0, np.int64)] * len(sequences)
     ids, depths, size = [], [], 0
@@ -149,7 +152,7 @@ def _tree(sequences: list[np.ndarray]) -> _Tree:
 
 
 def _common(one: np.ndarray, other: np.ndarray) -> int:
-    """How many tokens two sequences begin with alike."""
+    """Return how many tokens two sequences share at the beginning."""
     length = min(len(one), len(other))
     different = np.flatnonzero(one[:length] != other[:length])
     return int(different[0]) if len(different) else length
@@ -160,8 +163,11 @@ def _filled(ids: np.ndarray, width: int, pad: int) -> np.ndarray:
 
 
 def _continued(depths: np.ndarray, width: int) -> np.ndarray:
-    """Positions that go on over the padding: transformers (masking_utils.py find_packed_sequence_indices) takes a jump for the
-    beginning of another sequence and builds a mask."""
+    """Return positions that continue over the padding.
+
+    transformers (masking_utils.py find_packed_sequence_indices) reads a jump as the beginning of another sequence, and
+    would build a mask.
+    """
     return np.concatenate([depths, depths[-1] + 1 + np.arange(width - len(depths))])
 
 

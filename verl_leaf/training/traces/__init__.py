@@ -1,1 +1,1 @@
-"""The trees of training steps on disk: what a file holds, how it is written beside the training, and how it is read."""
+"""The trees of training steps on disk: the format of a file, and its writer."""

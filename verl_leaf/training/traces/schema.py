@@ -1,10 +1,10 @@
 """The format of traces: a folder with one file per traced step, ``step_000010.jsonl``.
 
 A file is UTF-8, one JSON object per line. Its first line is a :class:`Head`, every other line a :class:`Prompt`. The
-models below are the whole definition: the writer builds them, and the reader refuses what they do not allow.
+models below are the whole definition: the writer builds them, and the reader rejects what they do not allow.
 
-Indices count from 0: responses within their prompt, tokens within their response, boundaries and nodes within their
-lists. Letters as in arXiv 2606.07610.
+Indices start at 0: responses within their prompt, tokens within their response, boundaries and nodes within their
+lists. Letters are those of arXiv 2606.07610.
 """
 
 import re
@@ -16,13 +16,15 @@ FILE_NAME = re.compile(r"step_(\d{6,12})\.jsonl", re.ASCII)
 
 
 def file_name(step: int) -> str:
-    """The name of a step's file, which ``FILE_NAME`` matches."""
+    """Return the name of a step's file, which ``FILE_NAME`` matches."""
     return f"step_{step:06d}.jsonl"
 
 
 Index = Annotated[int, Field(ge=0)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-Real = Annotated[float, Field(ge=-1e40, le=1e40)]  # verl's rewards are float32: no sum of a few is larger
+Real = Annotated[
+    float, Field(ge=-1e40, le=1e40)
+]  # verl's rewards are float32, so sums of a few are within these limits
 
 
 class _Line(BaseModel):
@@ -30,7 +32,7 @@ class _Line(BaseModel):
 
 
 class Head(_Line):
-    """The first line of a file: the step, and the options that its trees were made with."""
+    """The first line of a file: the step, and the options with which its trees were made."""
 
     format: Literal["leaf-trace"] = "leaf-trace"
     version: Literal[1] = 1
@@ -43,7 +45,7 @@ class Boundary(_Line):
     """A selected boundary: every response of the prompt may be cut before its token ``position``."""
 
     position: Annotated[int, Field(ge=1)]
-    response: Index  # whose surprisal put it there
+    response: Index  # the response whose surprisal selected it
 
 
 class Node(_Line):
@@ -59,7 +61,7 @@ class Span(_Line):
 
     start: Index
     end: Index
-    node: Index | None  # that the span ends at; None for the tail
+    node: Index | None  # node at which the span ends, or None for the tail
     credit: Real  # A
     advantage: Real  # the z-score of A over the prompt's spans
 
@@ -69,9 +71,9 @@ class Response(_Line):
 
     reward: Real
     tokens: Annotated[list[Token], Field(min_length=1)]
-    pieces: list[str]  # they join to the text; a character made of several tokens stands with the last of them
-    surprisal: list[float | None]  # nats; None where it is infinite
-    policy: list[Literal[0, 1]]  # 0 where a tool wrote the token, whose advantage is 0 whatever its span's
+    pieces: list[str]  # they join to the text; a character of several tokens is in the last one's piece
+    surprisal: list[float | None]  # nats; None if it is infinite
+    policy: list[Literal[0, 1]]  # 0 if a tool wrote the token; its advantage is 0 then
     spans: list[Span]
 
     @model_validator(mode="after")
@@ -86,12 +88,14 @@ class Response(_Line):
 
 
 class Prompt(_Line):
-    """A prompt of the step, and what LEAF made of its responses."""
+    """A prompt of the step, with LEAF's tree of its responses."""
 
-    prompt: str  # what the model read, special tokens left out
+    prompt: str  # text that the model read, without special tokens
     data_source: Any
     reference: Any
-    audio: list[str | None]  # a path per clip, relative to the traces; None where the data holds samples, not a file
+    audio: list[
+        str | None
+    ]  # a path per clip, relative to the traces; None if the data contains samples instead of a file
     root_value: Real  # V0
     boundaries: list[Boundary]
     nodes: list[Node]
@@ -117,14 +121,14 @@ class Prompt(_Line):
             raise ValueError(f"there is no {kind} {index}, only {count}")
 
     def fired(self, boundary: int) -> bool:
-        """Whether a selected boundary has a node."""
+        """Return whether a selected boundary has a node."""
         return any(node.boundary == boundary for node in self.nodes)
 
     def usable(self, boundary: int) -> bool:
-        """Whether a selected boundary has a node whose rewards differ."""
+        """Return whether a selected boundary has a node whose rewards differ."""
         return any(node.boundary == boundary and self.spread(node) > 0 for node in self.nodes)
 
     def spread(self, node: Node) -> float:
-        """The highest less the lowest reward of a node's responses."""
+        """Return the highest minus the lowest reward of a node's responses."""
         rewards = [self.responses[index].reward for index in node.responses]
         return max(rewards) - min(rewards)

@@ -1,6 +1,6 @@
-"""Writes the trees of training steps: ``algorithm.leaf.trace_dir``, one file every ``trace_every`` steps.
+"""The writer of the trees of training steps: ``algorithm.leaf.trace_dir``, one file every ``trace_every`` steps.
 
-:mod:`verl_leaf.training.traces.schema` defines what a file holds.
+:mod:`verl_leaf.training.traces.schema` defines the format of a file.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from verl_leaf.algorithm.estimators import LeafOptions, Rollouts
 from verl_leaf.data.references import contents
 from verl_leaf.training.traces.schema import Boundary, Head, Node, Prompt, Response, Span, file_name
 
-FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # what a trace takes from the trainer's batch
+FIELDS = ["prompts", "raw_prompt", "data_source", "reward_model"]  # columns of the trainer's batch that a trace needs
 
-logger = logging.getLogger("verl.leaf")  # verl gives its handler to the loggers below its own name only
+logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
 
 class TraceWriter:
-    """Writes traces beside the training, which it never fails and never waits for: what goes wrong is one warning."""
+    """A writer of traces that neither delays the training nor makes it fail: the first error becomes a warning."""
 
     def __init__(self):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="leaf-trace")
@@ -40,22 +40,22 @@ class TraceWriter:
         tokenizer,
         append: bool = False,
     ) -> None:
-        """Write a step's trees, if its turn has come.
+        """Write a step's trees if the step is to be traced.
 
         Args:
-            options: ``trace_dir`` and ``trace_every`` say where and when.
+            options: options with ``trace_dir`` and ``trace_every``.
             step: number of the training step.
-            rollouts: what LEAF was given.
-            leaf: what it computed.
-            fetch: gives :data:`FIELDS` of the batch's rows, each a list; called only if the step's turn has come.
+            rollouts: input of LEAF.
+            leaf: result of LEAF.
+            fetch: function that returns :data:`FIELDS` of the batch's rows, each a list; called only if the step is traced.
             tokenizer: Hugging Face tokenizer of the policy.
-            append: add to what the step has written already.
+            append: True to add to the step's file.
         """
         if options.trace_dir is None or step % options.trace_every:
             return None
         try:
             if self._pending is not None and not self._pending.done():
-                return self._warn(f"step {step} is left out: the step before is still being written")
+                return self._warn(f"step {step} is left out, because an earlier step is still being written")
             rows = fetch()
             self._pending = self._thread.submit(self._write, options, step, rollouts, leaf, rows, tokenizer, append)
         except Exception as error:
@@ -66,7 +66,7 @@ class TraceWriter:
             folder = Path(options.trace_dir).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
             file = folder / file_name(step)
-            append = append and file.exists()  # what it would add to may have been left out
+            append = append and file.exists()  # the file may have been left out
             head = Head(step=step, fork_budget=options.fork_budget, credit=options.credit)
             lines = [*([] if append else [head]), *prompts_of(rollouts, leaf, rows, tokenizer, folder)]
             with open(file, "a" if append else "w", encoding="utf-8") as opened:
@@ -76,21 +76,23 @@ class TraceWriter:
 
     def _warn(self, message: str) -> None:
         if not self._warned:
-            logger.warning(f"algorithm.leaf.trace_dir: {message}. Training goes on; this is said once.")
+            logger.warning(
+                f"algorithm.leaf.trace_dir: {message}. Training continues. Further problems are not reported."
+            )
         self._warned = True
 
 
 def prompts_of(
     rollouts: Rollouts, leaf: LeafAdvantages, rows: Mapping[str, list], tokenizer, folder: Path
 ) -> list[Prompt]:
-    """The lines of a trace: one per prompt whose responses the policy wrote, in the batch's order.
+    """Return the lines of a trace: one per prompt with responses that the policy wrote, in the batch's order.
 
     Args:
-        rollouts: what LEAF was given.
-        leaf: what it computed.
-        rows: the :data:`FIELDS` of the batch, each with one entry per row.
+        rollouts: input of LEAF.
+        leaf: result of LEAF.
+        rows: :data:`FIELDS` of the batch, each with one entry per row.
         tokenizer: Hugging Face tokenizer of the policy.
-        folder: of the traces; encoded audio that the data holds is written to ``folder/audio``.
+        folder: folder of the traces; encoded audio in the data is written to ``folder/audio``.
     """
     tree = leaf.tree
     members: dict[int, list[int]] = {}
@@ -107,7 +109,7 @@ def prompts_of(
 def _prompt(
     rollouts: Rollouts, leaf: LeafAdvantages, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
 ) -> Prompt:
-    """The line of a group; ``own`` are its rows in the batch."""
+    """Return the line of a group; ``own`` are its rows in the batch."""
     tree, spans = leaf.tree, leaf.spans
     first = own[0]
     group = tree.group[first]
@@ -130,7 +132,7 @@ def _prompt(
 
 
 def _nodes(leaf: LeafAdvantages, own: list[int]) -> list[Node]:
-    """The nodes of a group, from the first boundary to the last."""
+    """Return the nodes of a group, from the first boundary to the last."""
     tree, spans = leaf.tree, leaf.spans
     nodes = []
     for boundary, column in enumerate(tree.node[own].unbind(1)):
@@ -142,7 +144,7 @@ def _nodes(leaf: LeafAdvantages, own: list[int]) -> list[Node]:
 
 
 def _response(rollouts: Rollouts, leaf: LeafAdvantages, row: int, path: list[int], tokenizer) -> Response:
-    """A row of the batch; ``path`` are the nodes that it passes, which end its spans but the tail."""
+    """Return a row of the batch as a response; ``path`` are its nodes, at which its spans end, except the tail."""
     spans = leaf.spans
     T = int(leaf.tree.lengths[row])
     tokens = rollouts.tokens[row, :T].tolist()
@@ -168,13 +170,13 @@ def _response(rollouts: Rollouts, leaf: LeafAdvantages, row: int, path: list[int
 
 
 def pieces(tokenizer, tokens: list[int]) -> list[str]:
-    """The text of each token, so that they join to the text of all; a special token is its own name."""
+    """Return the text of each token, so that they join to the whole text; a special token gives its name."""
     stream = DecodeStream(skip_special_tokens=False)
     return [stream.step(tokenizer.backend_tokenizer, token) or "" for token in tokens]
 
 
 def audio_of(messages, folder: Path) -> list[str | None]:
-    """Where every audio in chat messages can be found: a path, which for encoded bytes is a file below ``folder``."""
+    """Return the path of every audio in chat messages; encoded bytes are written to a file below ``folder``."""
     return [
         _audio_path(part.get("audio"), folder)
         for message in messages
