@@ -1,8 +1,8 @@
-"""Audio features in verl's TransferQueue, once per prompt.
+"""Audio features in verl's TransferQueue, once per prompt and once per later clip.
 
 verl stores the inputs of the actor's encoder with every row, so n times for the n rollouts of a prompt
-(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row carries the prompt's key, and the actor's
-model fetches what the key stands for.
+(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row carries keys, that of its prompt and one for
+each clip that a tool returned, and the actor's model fetches what they stand for.
 
 The queue is imported where it is used: the models run without one, too.
 """
@@ -16,7 +16,7 @@ PARTITION = "audio_features"
 
 
 async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Put the features of a prompt, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
+    """Put features, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
 
     Returns:
         Their key, uint8 ``[1, 16]``.
@@ -43,10 +43,10 @@ class FeatureCache:
         self._features: dict[str, dict[str, torch.Tensor]] = {}
 
     def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """Return the features of a micro-batch, given the keys of its rows, uint8 ``[rows, 16]``.
+        """Return the features of a micro-batch, given the keys of its audio in order, uint8 ``[keys, 16]``.
 
         Returns:
-            For each row: model input -> tensor on the keys' device. Rows of one prompt have the same dictionary.
+            For each key: model input -> tensor on the keys' device. Equal keys have the same dictionary.
         """
         names = _names(keys)
         known = self._features

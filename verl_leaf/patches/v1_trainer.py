@@ -6,8 +6,8 @@ verl's or a user's own, so what all of them derive from is extended: those regis
 - ``_compute_advantage`` does not fetch ``responses``, which an estimator with a parameter called ``batch`` gets
   (:mod:`verl_leaf.patches.advantage_batch`). What an estimator reports joins the metrics of the step, and its trees are
   traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473
-  proposes the first; once recipes/upstream/2_estimator_fields is in verl, nothing is
-  fetched here.
+  proposes the first; once recipes/upstream/2_estimator_fields is in verl, only the mask is fetched here: rejection sampling
+  has changed the one that an estimator gets, in which a rejected token looks like one that a tool wrote.
 - ``_balance_batch`` deals the rows of a batch out to the ranks by their lengths, whichever prompt they belong to, and has
   no switch. Each rank then cuts its own rows into mini-batches (verl/workers/engine_workers.py train_mini_batch). With
   ``share_prompts``, rows are dealt out so that the mini-batches of all ranks together are whole prompts, as on one rank.
@@ -63,7 +63,7 @@ class V1TrainerMixin:
         compute = trainer_base.compute_advantage_for_multi_trajectories
 
         def with_responses(data, *args, **kwargs):
-            self._add_responses(data, batch)
+            self._add_fields(data, batch)
             data.meta_info[REPORT] = steps.append
             try:
                 return compute(data, *args, **kwargs)
@@ -91,16 +91,21 @@ class V1TrainerMixin:
                 "would count as a response of its own"
             )
 
-    def _add_responses(self, data, batch) -> None:
-        """Add the responses to the data if the estimator asks for the batch."""
+    def _add_fields(self, data, batch) -> None:
+        """Add the responses and the mask from before rejection sampling to the data if the estimator asks for the batch."""
         import torch
         from verl.trainer.ppo import core_algos
 
+        from verl_leaf.training.estimator import WRITTEN_MASK
+
         estimator = core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
-        if not self.verl_fetches and "batch" in inspect.signature(estimator).parameters:
-            responses = _fetch(batch, ["responses"], batch.keys)
-            responses["attention_mask"] = torch.ones_like(responses["responses"])
-            data.batch.update(responses.to_padded_tensor())
+        if "batch" not in inspect.signature(estimator).parameters:
+            return
+        fields = _fetch(batch, ["response_mask", *([] if self.verl_fetches else ["responses"])], batch.keys)
+        fields[WRITTEN_MASK] = fields.pop("response_mask")
+        if not self.verl_fetches:
+            fields["attention_mask"] = torch.ones_like(fields["responses"])
+        data.batch.update(fields.to_padded_tensor())
 
     def _trace(self, rollouts, leaf, batch) -> None:
         """Write the trees of a step, if they are asked for."""

@@ -82,7 +82,7 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
     Args:
         sequences: prompt and response of each, int64 ``[length]``.
         prompt_lengths: how many tokens of each are its prompt, at least 1.
-        roots: what else the sequences must have in common to share anything: their audio.
+        roots: what else the sequences must have in common to share anything.
         pad: token to fill rows with.
 
     Returns:
