@@ -10,6 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 source recipes/common.sh
 if has_gpu; then setup gpu,examples; else setup cpu,examples; fi
 on_cpu_share_the_cores
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}  # of the tool and the reward
 
 TASK=$(realpath -m "${TASK:-work/ask_again}")
 RUN=$(realpath -m "${RUN:-$TASK/run}")

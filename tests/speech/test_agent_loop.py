@@ -88,7 +88,7 @@ def test_a_crop_is_heard_in_the_next_turn(processor, monkeypatch):
     assert output.response_ids[:3] == CALL and output.response_ids[-3:] == ANSWER == output.answer_ids
     assert output.response_mask == [1] * 3 + [0] * len(read) + [1] * 3
     assert output.response_logprobs == [-0.5] * 3 + [0.0] * len(read) + [-0.5] * 3
-    assert processor.tokenizer.decode(read).count(processor.audio_token) == read.count(placeholder) == 13
+    assert processor.tokenizer.decode(read).count(processor.audio_token) == read.count(placeholder) == 12
     assert (output.num_turns, output.extra_fields["min_global_steps"], output.extra_fields["max_global_steps"]) == (
         4,
         1,
@@ -110,7 +110,7 @@ def test_the_end_of_a_turn_is_not_written_twice(processor, monkeypatch):
 
 @pytest.mark.parametrize(
     "limit, turns",
-    [({}, 3), ({"max_assistant_turns": 1}, 1), ({"max_user_turns": 1}, 2), ({"response_length": 60}, 1)],
+    [({}, 3), ({"max_assistant_turns": 1}, 1), ({"max_user_turns": 1}, 2), ({"response_length": 30}, 1)],
 )
 def test_limits(processor, monkeypatch, limit, turns):
     """Also that of the response: a reply for which there is no room is left out, and never cut."""
@@ -120,10 +120,17 @@ def test_limits(processor, monkeypatch, limit, turns):
     assert output.response_mask[-1] == 1 and len(output.audio) == turns
 
 
-def test_what_is_wrong_with_a_call_is_the_reply(processor, monkeypatch):
-    monkeypatch.setattr(Crop, "hear", lambda *_, **__: CLIP[:0].reshape(0, 1)[5])
-    output = converse(processor, monkeypatch, Engine(CALL, ANSWER), response_length=200)
-    assert "Error executing tool 'German'" in processor.tokenizer.decode(output.response_ids)
+@pytest.mark.parametrize(
+    "hears, reply",
+    [
+        (lambda *_, **__: CLIP[20_000], "Error executing tool 'German': index 20000 is out of bounds"),
+        (lambda *_, **__: CLIP[:800], "No audio: audio array: lasts 0.050 s and would become 1 audio token"),
+    ],
+)
+def test_what_is_wrong_with_a_call_is_the_reply(processor, monkeypatch, hears, reply):
+    monkeypatch.setattr(Crop, "hear", hears)
+    output = converse(processor, monkeypatch, Engine(CALL, ANSWER), response_length=400)
+    assert reply in processor.tokenizer.decode(output.response_ids)
     assert len(output.audio) == 1 and output.num_turns == 4
 
 

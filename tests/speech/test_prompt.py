@@ -136,7 +136,7 @@ def test_a_template_that_rewrites_what_came_before_is_refused(processor):
 def test_the_prompt_must_name_its_tools(processor, lists):
     """The chat template does it, or a message."""
     processor, tool = copy.copy(processor), {"type": "function", "function": {"name": "crop"}}
-    processor.chat_template = "{{ tools }}" * lists + STRINGS
+    processor.chat_template = "{{ tools | tojson }}" * lists + STRINGS
     system = {"role": "system", "content": "You may call crop."}
     for messages in (MESSAGES, [system, *MESSAGES[1:]]):
         if lists or "crop" in messages[0]["content"]:

@@ -18,6 +18,7 @@ EXTENDED = {
     "verl_leaf.speech.agent_loop:SpeechAgentLoopWorker": "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ",
     "verl_leaf.speech.agent_loop:SpeechAgentLoopManager": "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ",
     "verl_leaf.speech.dataset:SpeechDataset": "verl.utils.dataset.rl_dataset:RLHFDataset",
+    "verl_leaf.speech.tools:AudioTool": "verl.tools.base_tool:BaseTool",
 }
 RECORD = Path(__file__).with_name("verl_0.9.1.json")
 

@@ -31,6 +31,7 @@ from verl.utils.profiler import simple_timer
 from verl.utils.rollout_trace import rollout_trace_attr
 
 from verl_leaf.common.names import FAILURE_REASON
+from verl_leaf.data.references import AudioError
 from verl_leaf.models import family_of_processor
 from verl_leaf.models.family import FEATURES_KEY
 from verl_leaf.models.features import release, store
@@ -230,7 +231,11 @@ class SpeechAgentLoop(ToolAgentLoop):
     ) -> Encoded:
         """Encode what stands between an answer and the next."""
         family = family_of_processor(self.processor)
-        text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
+        try:
+            text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
+        except AudioError as error:  # the model has asked for this clip, and is told what is wrong with it
+            reply["content"] = [{"type": "text", "text": f"No audio: {error}"}]
+            text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
         check_clips(family, len(talk.audio_data), len(clips))
         ids, features = family.encode(self.processor, text, clips)
         if said[-1:] == ids[:1]:  # the model has ended its turn itself
@@ -300,12 +305,13 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             raise
 
     async def _agent_loop_postprocess(self, output, validate, *, shared: SharedPrompt, **kwargs):
-        if isinstance(output, SpeechOutput):
-            output.features_keys = [await self._key(kwargs["uid"], audio) for audio in output.audio]
-            # With all columns, and of the last answer; verl's own call finds the reward there and leaves it.
-            judged = output.model_copy(update={"response_ids": output.answer_ids})
-            await self._compute_score([judged], kwargs)
-            output.reward_score = judged.reward_score
+        if not isinstance(output, SpeechOutput):  # of an agent loop of one's own
+            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        output.features_keys = [await self._key(kwargs["uid"], audio) for audio in output.audio]
+        # With all columns, and of the last answer; verl's own call finds the reward there and leaves it.
+        judged = output.model_copy(update={"response_ids": output.answer_ids})
+        await self._compute_score([judged], kwargs)
+        output.reward_score = judged.reward_score
         stored = {name: value for name, value in kwargs.items() if name not in NOT_STORED}
         return await super()._agent_loop_postprocess(output, validate, **stored)
 

@@ -70,7 +70,7 @@ def test_log_probabilities_are_those_of_each_response_alone(batch):
     found = log_probs(
         ids, keys, position_ids=packed.position_ids, attention_mask=None if mask is None else mask[:, None]
     ).flatten(0, 1)[packed.logit_index]
-    found = found.gather(-1, marks.tokens(packed.target_ids)[:, None])[:, 0]
+    found = found.gather(-1, marks.tokens(packed.target_ids)[:, None])[packed.target_index.argsort(), 0]
     expected = [
         log_probs(torch.from_numpy(sequence)[None], own)[0, :-1].gather(-1, torch.from_numpy(sequence)[1:, None])[
             length - 1 :, 0
