@@ -45,6 +45,7 @@ def trained(task, tmp_path_factory):
         f"actor_rollout_ref.rollout.multi_turn.tool_config_path={PROJECT / 'tests/helpers/tools.yaml'}",
         "actor_rollout_ref.rollout.multi_turn.format=often",
         "data.max_response_length=160",
+        "reward.custom_reward_function.name=chrf",  # not 0 for answers that are short and wrong
     ]
     process = recipe.start(*overrides)
     checkpoints = recipe.run / "checkpoints"
