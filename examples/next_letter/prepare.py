@@ -6,6 +6,7 @@ python -m examples.next_letter.prepare --out DIR
 import argparse
 import random
 import string
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -69,19 +70,23 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model
 
 
-def warm_start(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, steps: int) -> None:
-    """Teach the form of an answer: every letter is replaced with the next or the previous one at random."""
+def undecided(rng: random.Random, letters: list[str]) -> list[dict]:
+    """Return an answer in which every letter is replaced with the next or the previous one at random."""
+    return [{"role": "assistant", "content": " ".join(shift(letter, rng.choice((-1, 1))) for letter in letters)}]
+
+
+def warm_start(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    steps: int,
+    answer: Callable[[random.Random, list[str]], list[dict]] = undecided,
+) -> None:
+    """Teach the form of an answer."""
     rng = random.Random(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in track(range(steps), "Warm start", total=steps):
         letters = [draw(rng) for _ in range(64)]
-        chats = [
-            [
-                {"role": "user", "content": " ".join(line)},
-                {"role": "assistant", "content": " ".join(shift(letter, rng.choice((-1, 1))) for letter in line)},
-            ]
-            for line in letters
-        ]
+        chats = [[{"role": "user", "content": " ".join(line)}, *answer(rng, line)] for line in letters]
         prompts = tokenizer.apply_chat_template(
             [chat[:1] for chat in chats], add_generation_prompt=True, tokenize=False
         )

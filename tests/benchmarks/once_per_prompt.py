@@ -79,7 +79,7 @@ class PerRolloutWorker(MeasuredWorker):
         await super(SpeechAgentLoopWorker, self)._agent_loop_postprocess(output, validate, **kwargs)
 
     def _compute_multi_modal_inputs(self, output, input_ids):
-        return output.features
+        return output.audio[0].features if output.audio else {}
 
 
 class OnceManager(SpeechAgentLoopManager):

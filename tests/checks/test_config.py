@@ -90,6 +90,10 @@ def test_a_good_configuration_passes(configure):
         ("++algorithm.leaf.credit=none", "credit='none' is not valid. Valid values are both, global, local"),
         ("actor_rollout_ref.model.path=/no/such/model", "/no/such/model is neither a folder"),
         (
+            "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent",
+            "default_agent_loop=tool_agent: set it to speech, which calls the tools of actor_rollout_ref.rollout.multi_turn",
+        ),
+        (
             "actor_rollout_ref.model.exclude_modules='.*(encoder|projector).*'",
             r"model.exclude_modules=.* is meant for granite_speech. Set family=qwen2_audio",
         ),

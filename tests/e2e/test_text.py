@@ -78,30 +78,56 @@ def test_legacy_trainer(text_task, tmp_path):
 
 
 @pytest.mark.quick
-def test_filtered_groups_and_traces(text_task, tmp_path):
+def test_verls_tool_loop_with_filtered_groups_and_traces(text_task, tmp_path):
+    """Several turns: the tokens of the tool count in prefixes, and are neither trained on nor a boundary."""
+    model = tmp_path / "model"
+    subprocess.run([sys.executable, "-m", "tests.helpers.letter_task", model], cwd=PROJECT, check=True)
     metrics = run(
         text_task,
         tmp_path,
+        f"actor_rollout_ref.model.path={model}",
+        "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent",
+        "actor_rollout_ref.rollout.multi_turn.enable=True",
+        "actor_rollout_ref.rollout.multi_turn.function_tool_path=tests/helpers/letter_tool.py",
+        "reward.custom_reward_function.path=tests/helpers/letter_task.py",
+        "data.max_response_length=24",
+        "actor_rollout_ref.rollout.max_model_len=96",
         "algorithm.filter_groups.enable=True",
         "algorithm.filter_groups.metric=reward",
         f"algorithm.leaf.trace_dir={tmp_path / 'traces'}",
         "algorithm.leaf.trace_every=2",
+        *comparing.FLAGS,
+        comparing.FLAG,
     )
+    comparing.assert_the_same(tmp_path, updates=4)
     assert leaf_worked(metrics)
+    assert metrics["training/rollout_probs_diff_max"][1] < 1e-4
     assert set(metrics["leaf/no_signal_share"].values()) == {0}  # that is what the filter is for
     (file,) = (tmp_path / "traces").iterdir()
     head, *prompts = map(json.loads, file.read_text().strip().split("\n"))
     assert (head["step"], len(prompts)) == (2, 8)
+    asking = 0
     for prompt in prompts:
         assert len(prompt["responses"]) == 8 and prompt["data_source"] == "next_letter"
         rewards = [response["reward"] for response in prompt["responses"]]
         assert prompt["root_value"] == pytest.approx(sum(rewards) / 8)
+        for boundary in prompt["boundaries"]:
+            assert prompt["responses"][boundary["response"]]["policy"][boundary["position"]] == 1
         for response in prompt["responses"]:
-            given = re.sub(r"<\|\w+\|>", " ", "".join(response["pieces"])).split()  # verl drops special tokens too
+            written = "".join(str(each) for each in response["policy"])
+            text = re.sub(r"<\|\w+\|>", " ", "".join(response["pieces"]))  # verl drops special tokens too
+            *before, last = text.split("assistant")
+            for call, reply in (each.split("tool ") for each in before):
+                assert reply.split() == [chr(ord(re.search('"letter":"(.)"', call)[1]) + 1)]
+            # <|im_start|> tool LETTER <|im_end|> <|im_start|> assistant
+            assert re.fullmatch("1+(0{6}1+)*", written) and written.count("0") == 6 * len(before)
+            asking += len(before)
+            given = last.split()
             right = prompt["reference"].split()
             share = sum(a == b for a, b in zip(given, right, strict=False)) / max(len(given), len(right))
             assert response["reward"] == pytest.approx(share)
             assert response["spans"][-1]["end"] == len(response["tokens"])
+    assert asking > 0
 
 
 def test_text_loads_nothing_of_speech():

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from tests.helpers import comparing
+from tests.helpers import PROJECT, comparing
 from tests.helpers.recipe import Recipe, kill, wait_for
 from verl_leaf.cli import main
+from verl_leaf.models.features import concatenate
 from verl_leaf.runs.traces import read_trace
 from verl_leaf.show.forks import collect
 from verl_leaf.speech.agent_loop import NOT_STORED
@@ -34,12 +35,17 @@ SHORT = [
 
 @pytest.fixture(scope="module")
 def trained(task, tmp_path_factory):
-    """A run of three steps that was killed after its first checkpoint and started again."""
+    """A run of three steps with a tool that returns audio, killed after its first checkpoint and started again."""
     record = tmp_path_factory.mktemp("record")
     recipe = Recipe(task, tmp_path_factory.mktemp("trained"), ROLLOUT_RECORD=str(record))
     overrides = [
         *SHORT,
         "actor_rollout_ref.rollout.agent.agent_loop_manager_class=tests.helpers.agent_loops.RecordingManager",
+        # Several turns, of which a tool's have audio.
+        f"actor_rollout_ref.rollout.multi_turn.tool_config_path={PROJECT / 'tests/helpers/tools.yaml'}",
+        "actor_rollout_ref.rollout.multi_turn.format=often",
+        "data.max_response_length=160",
+        "reward.custom_reward_function.name=chrf",  # not 0 for answers that are short and wrong
     ]
     process = recipe.start(*overrides)
     checkpoints = recipe.run / "checkpoints"
@@ -59,6 +65,16 @@ def test_rollout_and_actor_agree_at_every_step(trained):
     difference = trained.scalars()["training/rollout_probs_diff_max"]
     assert sorted(difference) == [1, 2, 3]
     assert max(difference.values()) < PARITY
+
+
+def test_audio_of_a_tool_is_heard_and_not_trained_on(trained):
+    """That it reaches the actor is what the test above holds: without it, or in another order, probabilities would differ."""
+    clips = [len(rollout["features"]) for rollout in trained.rollouts]
+    assert min(clips) == 1 and max(clips) >= 3
+    for rollout in trained.rollouts:
+        turns = "".join(map(str, rollout["mask"])).split("0")
+        assert sum(map(bool, turns)) == len(rollout["features"])
+        assert not any(p for p, written in zip(rollout["log_probs"], rollout["mask"], strict=True) if not written)
 
 
 def test_goes_on_from_the_checkpoint_after_a_kill(trained):
@@ -246,11 +262,12 @@ def _log_prob_difference(model_path, adapter, rollouts) -> float:
     for rollout in rollouts:
         ids = torch.tensor([rollout["prompt"] + rollout["response"]])
         # transformers' own class takes 30 s alone, see verl_leaf/models/whisper.py
-        features = {name: F.pad(each, (0, 3000 - each.shape[-1])) for name, each in rollout["features"].items()}
+        features = {name: F.pad(x, (0, 3000 - x.shape[-1])) for name, x in concatenate(rollout["features"]).items()}
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **features).logits
         logits[..., base.config.audio_token_id] = -torch.inf  # never generated, see verl_leaf/models/placeholder.py
         first = len(rollout["prompt"])
         expected = logits[0, first - 1 : -1].log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0]
-        worst = max(worst, (expected - torch.tensor(rollout["log_probs"])).abs().max().item())
+        written = torch.tensor(rollout["mask"]).bool()
+        worst = max(worst, (expected - torch.tensor(rollout["log_probs"]))[written].abs().max().item())
     return worst

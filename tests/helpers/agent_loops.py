@@ -5,6 +5,7 @@ import uuid
 
 import torch
 import transfer_queue as tq
+from verl.experimental.agent_loop.tool_parser import FunctionCall, ToolParser
 
 from verl_leaf.speech.agent_loop import SpeechAgentLoopManager, SpeechAgentLoopWorker
 
@@ -22,7 +23,8 @@ class RecordingWorker(SpeechAgentLoopWorker):
             "prompt": output.prompt_ids,
             "response": output.response_ids,
             "log_probs": output.response_logprobs,
-            "features": output.features,
+            "features": [audio.features for audio in output.audio],
+            "mask": output.response_mask,
             "step": output.extra_fields["min_global_steps"],
             "stored": sorted(stored.keys()),
         }
@@ -33,9 +35,22 @@ class OtherAudioWorker(SpeechAgentLoopWorker):
     """Worker of the control: the actor gets silence although vLLM has heard the clip."""
 
     async def _agent_loop_postprocess(self, output, validate, **kwargs):
-        if output.features:
-            output.features["input_features"] = torch.zeros_like(output.features["input_features"])
+        for audio in output.audio:
+            audio.features["input_features"] = torch.zeros_like(audio.features["input_features"])
         await super()._agent_loop_postprocess(output, validate, **kwargs)
+
+
+@ToolParser.register("often")
+class OftenParser(ToolParser):
+    """For random models: every eighth token ends a turn, and every other turn calls the tool of tests/helpers/tools.yaml."""
+
+    @property
+    def stop_token_ids(self):
+        return list(range(8, len(self.tokenizer), 8))
+
+    async def extract_tool_calls(self, responses_ids, tools=None):
+        call = FunctionCall(name="German", arguments='{"start": 0.1, "end": 0.6}')
+        return "", [call] * (sum(responses_ids) % 2)
 
 
 class RecordingManager(SpeechAgentLoopManager):

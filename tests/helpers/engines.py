@@ -66,11 +66,19 @@ def build_engine(folder: Path, family: Family, share: bool, precision: dict | No
 
 @dataclass
 class Row:
-    """A rollout. ``features`` are those of its audio, None for a row without audio, such as verl's fillers."""
+    """A rollout.
+
+    ``features`` are those of its prompt's audio, None without audio; ``later`` those of each clip in its response.
+    """
 
     prompt: list[int]
     response: list[int]
     features: dict[str, torch.Tensor] | None = None
+    later: list[dict[str, torch.Tensor]] = field(default_factory=list)
+
+    @property
+    def audio(self) -> list[dict[str, torch.Tensor]]:
+        return [*([] if self.features is None else [self.features]), *self.later]
 
 
 @dataclass
@@ -117,7 +125,7 @@ def build_batch(rows: list[Row], store: Features, micro_batch_size: int | None =
     )
     # The columns of the dataset, which every row has.
     batch.set("raw_prompt", tu.NonTensorStack(*[tu.NonTensorData([{"role": "user"}]) for _ in rows]))
-    inputs = [{} if row.features is None else {FEATURES_KEY: store.key(row.features)} for row in rows]
+    inputs = [{FEATURES_KEY: torch.cat([*map(store.key, row.audio)])} if row.audio else {} for row in rows]
     batch.set("multi_modal_inputs", tu.NonTensorStack(*[tu.NonTensorData(each) for each in inputs]))
     tu.assign_non_tensor(
         batch,

@@ -280,9 +280,10 @@ def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data):
 
 @pytest.mark.e2e
 def test_a_response_that_is_rejected_stays_in_the_tree_of_the_v1_trainer(trainer, data, monkeypatch):
-    """The shorter one, which LEAF would take for empty."""
+    """The shorter one, which LEAF would take for empty; and the tokens of the others at which LEAF cuts."""
     batch, mask = trainer.put(), torch.ones(4, 4)
     mask[1] = 0
+    mask[:, 2] = 0
 
     def reject(data, config):
         data.batch["response_mask"] = data.batch["response_mask"] * mask

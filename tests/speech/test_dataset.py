@@ -8,8 +8,10 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
+from transformers import AutoProcessor
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 
+from tests.helpers import PROJECT
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.data.options import Keys
 from verl_leaf.data.parquet import RowFile
@@ -259,6 +261,27 @@ def test_clips_in_which_there_is_nothing_to_hear_are_counted_when_training_start
     soundfile.write(tmp_path / "1.wav", 0.3 * np.sin(np.arange(16000) / 20), 16000)
     assert len(build(rows)) == 3
     assert "2 of 3 rows have a clip in which nothing can be heard, and are used" in caplog.text
+
+
+TOOLS = f"{PROJECT}/tests/helpers/tools.yaml"
+
+
+def test_tools_are_told_before_training_what_is_wrong_with_them(build, rows, tmp_path, processor):
+    assert len(build(rows, tool_config_path=TOOLS)) == 3
+    rows[1]["prompt"][0]["content"] = "<audio>Translate."
+    with pytest.raises(ValueError, match="row 1: the prompt does not name the tool 'German'"):
+        build(rows, tool_config_path=TOOLS)
+    (tmp_path / "tools.yaml").write_text("tools: [{class_name: verl_leaf.speech.tools.Cut, config: {type: native}}]")
+    with pytest.raises(ValueError, match="multi_turn: the tools of .*tools.yaml cannot be loaded .*'Cut'"):
+        build(rows, tool_config_path=f"{tmp_path}/tools.yaml")
+
+
+def test_a_family_of_one_clip_has_no_tools_that_return_audio(rows, tmp_path, models):
+    processor = AutoProcessor.from_pretrained(models("granite_speech"))
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "rows.parquet"))
+    config = OmegaConf.merge(CONFIG, {"tool_config_path": TOOLS})
+    with pytest.raises(ValueError, match=r"row 0: a tool returns audio after 1 clip\(s\), and granite_speech takes 1"):
+        SpeechDataset(str(tmp_path / "rows.parquet"), processor.tokenizer, config, processor)
 
 
 def test_null_audios_are_none(build, rows):

@@ -8,8 +8,8 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import AutoProcessor
 
-from verl_leaf.models import FAMILIES
-from verl_leaf.speech.prompt import render_prompt, render_text
+from verl_leaf.models import FAMILIES, family_of_processor
+from verl_leaf.speech.prompt import ANSWER, answered, check_clips, render_prompt, render_reply, render_text
 
 CLIP = {"array": np.zeros(16000, dtype=np.float32), "sampling_rate": 16000}
 MESSAGES = [
@@ -90,3 +90,57 @@ def test_a_template_that_loses_something_is_refused(processor, template, reason)
     processor.chat_template = template
     with pytest.raises(ValueError, match="the model's chat template cannot be used for this prompt: .*" + reason):
         render_text(processor, MESSAGES, {})
+
+
+TEXT = {"role": "user", "content": "And again?"}
+AUDIO = {"role": "user", "content": [{"type": "audio", "audio": CLIP}, {"type": "text", "text": "And this?"}]}
+
+
+@pytest.mark.parametrize("turns", [[TEXT], [AUDIO], [TEXT, AUDIO], [AUDIO, AUDIO, TEXT]])
+def test_turns_one_by_one_are_the_conversation_at_once(family_processor, turns):
+    """Text, clips and tokens."""
+    family, options = family_of_processor(family_processor), OmegaConf.create()
+    messages = MESSAGES
+    text, clips, _ = render_prompt(family_processor, messages, options)
+    ids, _ = family.encode(family_processor, text, clips)
+    for reply in turns:
+        more, heard = render_reply(family_processor, messages, reply, options)
+        ids += family_processor.tokenizer(ANSWER)["input_ids"] + family.encode(family_processor, more, heard)[0]
+        text, clips, messages = text + ANSWER + more, clips + heard, answered(messages, reply)
+    whole, all_clips, _ = render_prompt(family_processor, messages, options)
+    assert text == whole and list(map(len, clips)) == list(map(len, all_clips))
+    if family.max_clips is None or len(clips) <= family.max_clips:
+        assert ids == family.encode(family_processor, whole, all_clips)[0]
+    else:
+        with pytest.raises(
+            ValueError, match=rf"{family.model_type} takes 1 in a conversation: let the tool return text"
+        ):
+            check_clips(family, 1, 1)
+
+
+def test_a_reply_has_one_clip(family_processor):
+    with pytest.raises(ValueError, match="a reply of tools holds 2 clips"):
+        check_clips(family_of_processor(family_processor), 0, 2)
+
+
+def test_a_template_that_rewrites_what_came_before_is_refused(processor):
+    processor = copy.copy(processor)
+    processor.chat_template = "{{ messages | length }}" + STRINGS
+    with pytest.raises(
+        ValueError, match="cannot be used for several turns: what comes before a reply is written differ"
+    ):
+        render_reply(processor, MESSAGES, TEXT, OmegaConf.create())
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_the_prompt_must_name_its_tools(processor, lists):
+    """The chat template does it, or a message."""
+    processor, tool = copy.copy(processor), {"type": "function", "function": {"name": "crop"}}
+    processor.chat_template = "{{ tools | tojson }}" * lists + STRINGS
+    system = {"role": "system", "content": "You may call crop."}
+    for messages in (MESSAGES, [system, *MESSAGES[1:]]):
+        if lists or "crop" in messages[0]["content"]:
+            render_prompt(processor, messages, OmegaConf.create(), [tool])
+        else:
+            with pytest.raises(ValueError, match="the prompt does not name the tool 'crop', and .* lists no tools"):
+                render_prompt(processor, messages, OmegaConf.create(), [tool])

@@ -219,7 +219,10 @@ def test_every_estimator_of_ours_tells_how_early_rewards_are_settled(name):
 
 @pytest.mark.parametrize("name", estimator.ESTIMATORS)
 def test_what_rejection_sampling_takes_out_stays_in_the_tree(name):
-    """verl's rollout_rs takes a response, or tokens, out of response_mask; they still tell where responses part."""
+    """verl's rollout_rs takes a response, or tokens, out of response_mask; they still tell where responses part.
+
+    Also the tokens at which LEAF cuts: the surprisal of a rejected token is real, that of a tool's is not.
+    """
     tokens = torch.tensor([[5, 6, 7, 8, 9], [5, 6, 7, 4, 9], [5, 6, 3, 8, 9], [5, 6, 7, 8, 2], [5, 6, 0, 0, 0]])
     rewards = torch.zeros(5, 5, dtype=torch.float64)
     rewards[:, 0] = torch.tensor([1.0, 0.5, 0.0, 0.8, 0.3])
@@ -236,8 +239,10 @@ def test_what_rejection_sampling_takes_out_stays_in_the_tree(name):
     whole, kept = [], []
     before, _ = call(batch, index, name=name, report=whole.append, response_mask=mask.clone())
     batch["attention_mask"] = torch.cat([torch.tensor([[0, 1, 1]] * 5), mask.long()], dim=1)
+    batch[estimator.WRITTEN_MASK] = mask.clone()
     mask[1] = 0
     mask[0, 3:] = 0
+    mask[2, 2] = mask[3, 4] = 0
     after, _ = call(batch, index, name=name, report=kept.append, response_mask=mask)
     assert before[1].any()
     torch.testing.assert_close(after, before * mask)

@@ -14,10 +14,11 @@ from pathlib import Path
 EXTENDED = {
     "verl_leaf.plugin.cpu_platform:PlatformCPU": "verl.plugin.platform:PlatformBase",
     "verl_leaf.training.sharing.engine:SharingEngine": "verl.workers.engine.fsdp.transformer_impl:FSDPEngineWithLMHead",
-    "verl_leaf.speech.agent_loop:SpeechAgentLoop": "verl.experimental.agent_loop.agent_loop:AgentLoopBase",
+    "verl_leaf.speech.agent_loop:SpeechAgentLoop": "verl.experimental.agent_loop.tool_agent_loop:ToolAgentLoop",
     "verl_leaf.speech.agent_loop:SpeechAgentLoopWorker": "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopWorkerTQ",
     "verl_leaf.speech.agent_loop:SpeechAgentLoopManager": "verl.trainer.ppo.v1.agent_loop_tq:AgentLoopManagerTQ",
     "verl_leaf.speech.dataset:SpeechDataset": "verl.utils.dataset.rl_dataset:RLHFDataset",
+    "verl_leaf.speech.tools:AudioTool": "verl.tools.base_tool:BaseTool",
 }
 RECORD = Path(__file__).with_name("verl_0.9.1.json")
 

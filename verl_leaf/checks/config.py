@@ -42,6 +42,7 @@ def check_run(config) -> None:
         family = check_speech_model(config.actor_rollout_ref.model.path)
         if family is not None:
             check_family(family, config.actor_rollout_ref)
+        check_agent_loop(config.actor_rollout_ref.rollout)
         check_options(config.data)
         for setting, file in _local_files(config.data):
             try:
@@ -183,6 +184,20 @@ def check_family(own: Family, actor_rollout_ref) -> None:
                 f"actor_rollout_ref.{role}.ulysses_sequence_parallel_size={size} would split a clip's placeholders over "
                 "several ranks. Set it to 1"
             )
+
+
+def check_agent_loop(rollout) -> None:
+    """Stop if verl's own agent loops would make the rollouts of a speech model: they drop the audio that tools return.
+
+    Raises:
+        ValueError: the message names the setting.
+    """
+    name = rollout.agent.default_agent_loop
+    if name in ("single_turn_agent", "tool_agent"):
+        raise ValueError(
+            f"actor_rollout_ref.rollout.agent.default_agent_loop={name}: set it to speech, which calls the tools of "
+            "actor_rollout_ref.rollout.multi_turn, too"
+        )
 
 
 def is_speech_run(config) -> bool:

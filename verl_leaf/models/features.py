@@ -1,9 +1,9 @@
-"""Audio features in verl's TransferQueue, stored once per prompt.
+"""Audio features in verl's TransferQueue, stored once per prompt and once per later clip.
 
 verl stores the inputs of the actor's encoder with every row, and so n times for the n rollouts of a prompt
-(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row contains a key of the prompt, with
-which the actor's model fetches the features. The queue is imported only when it is used, because the models also run
-without it.
+(verl/trainer/ppo/v1/agent_loop_tq.py _agent_loop_postprocess, 0.9.1). Here a row contains keys, one of its prompt and
+one of each clip that a tool returned, with which the actor's model fetches the features. The queue is imported only
+when it is used, because the models also run without it.
 """
 
 import uuid
@@ -15,7 +15,7 @@ PARTITION = "audio_features"
 
 
 async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Put the features of a prompt, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
+    """Put features, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
 
     Returns:
         The key of the features, uint8 ``[1, 16]``.
@@ -42,10 +42,10 @@ class FeatureCache:
         self._features: dict[str, dict[str, torch.Tensor]] = {}
 
     def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
-        """Return the features of a micro-batch, given the keys of its rows, uint8 ``[rows, 16]``.
+        """Return the features of a micro-batch, given the keys of its audio in order, uint8 ``[keys, 16]``.
 
         Returns:
-            For each row: model input -> tensor on the keys' device. Rows of one prompt share one dictionary.
+            For each key: model input -> tensor on the keys' device. Equal keys have the same dictionary.
         """
         names = _names(keys)
         known = self._features

@@ -6,7 +6,8 @@ is one of verl's or of the user's. So their base class is extended, also for cla
 - ``_compute_advantage`` does not fetch ``responses``, which an estimator with a parameter called ``batch`` gets
   (:mod:`verl_leaf.patches.advantage_batch`). The metrics that an estimator reports join those of the step, and its
   trees are traced (:mod:`verl_leaf.training.traces.writer`). https://github.com/verl-project/verl/pull/7473 proposes
-  the first; once recipes/upstream/2_estimator_fields is in verl, nothing is fetched here.
+  the first. Once recipes/upstream/2_estimator_fields is in verl, only the mask is fetched here: rejection sampling has
+  changed the one that an estimator gets, in which a rejected token looks like a tool's.
 - ``_balance_batch`` distributes the rows of a batch over the ranks by their lengths, whichever prompt they belong to,
   and has no switch. Each rank then splits its own rows into mini-batches (verl/workers/engine_workers.py
   train_mini_batch). With ``share_prompts``, rows are distributed so that a mini-batch over all ranks consists of whole
@@ -64,7 +65,7 @@ class V1TrainerMixin:
         compute = trainer_base.compute_advantage_for_multi_trajectories
 
         def with_responses(data, *args, **kwargs):
-            self._add_responses(data, batch)
+            self._add_fields(data, batch)
             data.meta_info[REPORT] = steps.append
             try:
                 return compute(data, *args, **kwargs)
@@ -92,16 +93,21 @@ class V1TrainerMixin:
                 "because each would count as a response. Use an agent loop with one output"
             )
 
-    def _add_responses(self, data, batch) -> None:
-        """Add the responses to the data if the estimator needs the batch."""
+    def _add_fields(self, data, batch) -> None:
+        """Add the responses and the mask before rejection sampling to the data if the estimator needs the batch."""
         import torch
         from verl.trainer.ppo import core_algos
 
+        from verl_leaf.training.estimator import WRITTEN_MASK
+
         estimator = core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
-        if not self.verl_fetches and "batch" in inspect.signature(estimator).parameters:
-            responses = _fetch(batch, ["responses"], batch.keys)
-            responses["attention_mask"] = torch.ones_like(responses["responses"])
-            data.batch.update(responses.to_padded_tensor())
+        if "batch" not in inspect.signature(estimator).parameters:
+            return
+        fields = _fetch(batch, ["response_mask", *([] if self.verl_fetches else ["responses"])], batch.keys)
+        fields[WRITTEN_MASK] = fields.pop("response_mask")
+        if not self.verl_fetches:
+            fields["attention_mask"] = torch.ones_like(fields["responses"])
+        data.batch.update(fields.to_padded_tensor())
 
     def _trace(self, rollouts, leaf, batch) -> None:
         """Write the trees of a step if traces are on."""

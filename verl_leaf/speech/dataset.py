@@ -16,6 +16,7 @@ from enum import Flag, auto
 
 import numpy as np
 from omegaconf import OmegaConf
+from verl.tools.tool_registry import load_all_tools
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf import __version__
@@ -25,7 +26,8 @@ from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, spoken_row
 from verl_leaf.data.store import RowStore
 from verl_leaf.models import family_of_processor
-from verl_leaf.speech.prompt import render_prompt
+from verl_leaf.speech.prompt import check_clips, continued_text, render_prompt
+from verl_leaf.speech.tools import AudioTool
 
 logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
@@ -70,6 +72,7 @@ class SpeechDataset(RLHFDataset):
     def _read_files_and_tokenize(self):
         check_options(self.config)
         self.keys = Keys.of(self.config)
+        self._load_tools()
         files = [RowFile(os.path.expanduser(file)) for file in self.data_files]
         for file in files:
             check_columns(file.path, file.columns, self.keys)
@@ -93,6 +96,18 @@ class SpeechDataset(RLHFDataset):
         if len(order) < total:
             logger.warning("%d of %d rows are used, because data.*_max_samples is set", len(order), total)
 
+    def _load_tools(self) -> None:
+        """Know which tools the model may call: verl's own dataset goes on without those that it cannot load."""
+        try:
+            tools = load_all_tools(self.tool_config_path, self.function_tool_path)
+        except Exception as error:  # of the user's own module: anything
+            raise ValueError(
+                "actor_rollout_ref.rollout.multi_turn: the tools of "
+                f"{self.tool_config_path or self.function_tool_path} cannot be loaded ({error!r})"
+            ) from error
+        self.tool_schemas = [tool.tool_schema.model_dump(exclude_unset=True, exclude_none=True) for tool in tools]
+        self.return_audio = any(isinstance(tool, AudioTool) for tool in tools)
+
     def _name(self, files: list[RowFile], numbers: np.ndarray) -> str:
         """Return a name for the rows: its first part identifies the files, the second what decides which rows are used."""
         paths = json.dumps([os.path.abspath(file) for file in self.original_data_files])
@@ -105,6 +120,7 @@ class SpeechDataset(RLHFDataset):
             *(str((status.st_size, status.st_mtime_ns)) for file in files if (status := os.stat(file.path))),
             *(processor.tokenizer.backend_tokenizer.to_str(), repr(processor.chat_template)),
             *(repr(processor), hashlib.sha256(numbers.tobytes()).hexdigest()),
+            json.dumps([self.tool_schemas, self.return_audio]),
         ]
         return "-".join(hashlib.sha256(text.encode()).hexdigest()[:16] for text in (paths, "\n".join([paths, *about])))
 
@@ -180,10 +196,11 @@ class SpeechDataset(RLHFDataset):
 
     def _fit(self, row: dict) -> Fit:
         messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
-        text, clips, is_long = render_prompt(self.processor, messages, self.config)
+        text, clips, is_long = render_prompt(self.processor, messages, self.config, self.tool_schemas)
         if is_long and Fit.LONG_AUDIO in self._left_out():
             return Fit.LONG_AUDIO
         family = family_of_processor(self.processor)
+        self._check_reply(messages, len(clips))
         length = family.prompt_length(self.processor, text, [len(clip) for clip in clips])
         if length > self.max_prompt_length:
             if self.config.get("filter_overlong_prompts", False):
@@ -195,3 +212,12 @@ class SpeechDataset(RLHFDataset):
         rate = family.sampling_rate(self.processor)
         is_unheard = any(unheard(clip, rate) for clip in clips)
         return (Fit.LONG_AUDIO if is_long else Fit(0)) | (Fit.UNHEARD if is_unheard else Fit(0))
+
+    def _check_reply(self, messages: list[dict], clips: int) -> None:
+        """Stop unless the conversation can go on after a tool was called."""
+        if not self.tool_schemas:
+            return
+        parts: list[dict] = [{"type": "audio", "audio": None}] * self.return_audio
+        check_clips(family_of_processor(self.processor), clips, len(parts))
+        reply = {"role": "user", "content": [*parts, {"type": "text", "text": "reply"}]}
+        continued_text(self.processor, messages, reply, self.config, self.tool_schemas)

@@ -1,5 +1,7 @@
 """Conversion of chat messages with audio to the text and the waveforms that a model reads."""
 
+from collections.abc import Sequence
+
 import jinja2
 import numpy as np
 from verl.utils.dataset.rl_dataset import RLHFDataset
@@ -8,15 +10,18 @@ from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.audio import load_audio
 from verl_leaf.data.options import long_audio
 from verl_leaf.data.references import AudioError, audio_name
-from verl_leaf.models import family_of_processor
+from verl_leaf.models import Family, family_of_processor
 
 # Texts that transformers' processors temporarily put in place of audio, images and videos, and then replace wherever they occur
 # (5.10.4, processing_qwen2_audio.py, processing_granite_speech.py, processing_qwen2_5_omni.py).
 MARKERS = ("<placeholder>", "<|audio_placeholder|>", "<|image_placeholder|>", "<|video_placeholder|>")
 PYTHON_PART = "{'type': "
+ANSWER = "answer"  # in the place of what the model has said, when the turn after it is rendered
 
 
-def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, list[np.ndarray], bool]:
+def render_prompt(
+    processor, messages: list[dict], data_config, tools: Sequence[dict] = ()
+) -> tuple[str, list[np.ndarray], bool]:
     """Apply the chat template to messages, and decode their audio.
 
     A base model may have no chat template. Qwen2-Audio's processor has one anyway; for other families the text is that
@@ -26,16 +31,87 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
         processor: Hugging Face processor of a supported family.
         messages: chat messages whose content is text or parts, such as ``{"type": "audio", "audio": reference}``.
         data_config: verl's ``data`` configuration.
+        tools: the schemas of the tools that the model may call.
 
     Returns:
         The rendered text; the waveforms of its audio placeholders in order, float32 mono at the processor's rate, cut to
             the model's window; and whether a clip was longer than the window.
 
     Raises:
-        ValueError: :func:`render_text` fails; or, as an :class:`AudioError`, a clip cannot be used, or is too long and
-            ``data.long_audio`` is ``error``.
+        ValueError: :func:`render_text` fails, or the text does not name a tool; or, as an :class:`AudioError`, a clip
+            cannot be used, or is too long and ``data.long_audio`` is ``error``.
     """
-    text = render_text(processor, messages, data_config.get("apply_chat_template_kwargs") or {})
+    text = render_text(processor, messages, data_config.get("apply_chat_template_kwargs") or {}, tools)
+    for name in (tool["function"]["name"] for tool in tools):
+        if name not in text:
+            raise ValueError(
+                f"the prompt does not name the tool {name!r}, and the model's chat template lists no tools: describe it in a "
+                "message of the prompt"
+            )
+    return text, *_load_clips(processor, messages, data_config)
+
+
+def render_reply(
+    processor, messages: list[dict], reply: dict, data_config, tools: Sequence[dict] = ()
+) -> tuple[str, list[np.ndarray]]:
+    """Render what a model reads after its answer: the end of its turn, a message to it, and the beginning of its next turn.
+
+    Args:
+        processor, data_config, tools: as for :func:`render_prompt`.
+        messages: all messages before the answer.
+        reply: the message after it.
+
+    Returns:
+        The text, and the waveforms of the reply's clips.
+
+    Raises:
+        ValueError: as :func:`render_prompt`; or the chat template does not let a conversation go on.
+    """
+    text = continued_text(processor, messages, reply, data_config, tools)
+    clips, _ = _load_clips(processor, [reply], data_config)
+    return text, clips
+
+
+def continued_text(processor, messages: list[dict], reply: dict, data_config, tools: Sequence[dict] = ()) -> str:
+    """Return the text of :func:`render_reply`, without reading audio."""
+    options = data_config.get("apply_chat_template_kwargs") or {}
+    before = render_text(processor, messages, options, tools) + ANSWER
+    text = render_text(processor, answered(messages, reply), options, tools)
+    if not text.startswith(before):
+        raise ValueError(
+            "the model's chat template cannot be used for several turns: what comes before a reply is written differently "
+            "with it"
+        )
+    return text.removeprefix(before)
+
+
+def answered(messages: list[dict], reply: dict) -> list[dict]:
+    """Return messages that go on with an answer of the model's, for which :data:`ANSWER` stands, and a reply to it."""
+    return [*messages, {"role": "assistant", "content": ANSWER}, reply]
+
+
+def check_clips(family: Family, before: int, more: int) -> None:
+    """Stop if a reply has more clips than the model can take.
+
+    Args:
+        family: that of the model.
+        before: clips of the conversation so far.
+        more: clips of the reply.
+
+    Raises:
+        ValueError: they are too many.
+    """
+    if more > 1:
+        raise ValueError(f"a reply of tools holds {more} clips: at most one may return audio in a turn")
+    if more and family.max_clips is not None and before + more > family.max_clips:
+        raise ValueError(
+            f"a tool returns audio after {before} clip(s), and {family.model_type} takes {family.max_clips} in a "
+            "conversation: let the tool return text"
+        )
+
+
+def _load_clips(processor, messages: list[dict], data_config) -> tuple[list[np.ndarray], bool]:
+    """Return the clips of messages as :func:`render_prompt` does, and whether one was too long."""
     family = family_of_processor(processor)
     rate = family.sampling_rate(processor)
     window = int(family.max_seconds * rate)
@@ -56,16 +132,16 @@ def render_prompt(processor, messages: list[dict], data_config) -> tuple[str, li
                 f"but {family.model_type} needs {family.min_audio_tokens}. Remove the row"
             )
         clips.append(clip)
-    return text, clips, is_long
+    return clips, is_long
 
 
-def render_text(processor, messages: list[dict], template_options: dict) -> str:
+def render_text(processor, messages: list[dict], template_options: dict, tools: Sequence[dict] = ()) -> str:
     """Return the text that the model reads, with one audio marker per clip.
 
     A chat template may accept parts or only text. If it does not accept parts, text with the model's audio marker is tried.
 
     Args:
-        processor, messages: as in :func:`render_prompt`.
+        processor, messages, tools: as in :func:`render_prompt`.
         template_options: further variables of the chat template.
 
     Raises:
@@ -77,10 +153,11 @@ def render_text(processor, messages: list[dict], template_options: dict) -> str:
     renderer = processor if processor.chat_template is not None else processor.tokenizer
     if renderer.chat_template is None:
         return "".join(message["content"] for message in as_text)
+    options = {"tools": list(tools) or None, **template_options}
     reasons = []
     for form in (messages, as_text):
         try:
-            text = renderer.apply_chat_template(form, add_generation_prompt=True, tokenize=False, **template_options)
+            text = renderer.apply_chat_template(form, add_generation_prompt=True, tokenize=False, **options)
         except (jinja2.TemplateError, TypeError) as error:
             reasons.append(str(error))
         else:

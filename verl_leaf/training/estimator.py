@@ -14,6 +14,8 @@ from verl_leaf.algorithm.estimators import ESTIMATORS, Credit, Options, Rollouts
 
 logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
+WRITTEN_MASK = "written_mask"  # the response_mask of a batch as it was before rejection sampling
+
 
 def read_options(name: str, algorithm_config) -> Options:
     """Return an estimator's options from the section with its name in verl's ``algorithm`` section.
@@ -37,7 +39,7 @@ def read_options(name: str, algorithm_config) -> Options:
 
 @dataclass(frozen=True)
 class Step:
-    """A call of an estimator: its input, its result, and its metrics with the tracker's names."""
+    """A call of an estimator: its input, its result before rejection, and its metrics with the tracker's names."""
 
     metrics: dict[str, float]
     rollouts: Rollouts
@@ -72,13 +74,16 @@ def advantages(
     Args:
         name: name of the estimator.
         token_level_rewards: ``[N, T]`` float; the sum over a row is its terminal reward.
-        response_mask: ``[N, T]``, 1 on tokens that the policy wrote and rejection sampling kept.
+        response_mask: ``[N, T]``, 1 on tokens that the policy wrote and rejection sampling kept. The other tokens of a
+            response come from a tool or the user, or are rejected.
         index: ``[N]``, with the same entry for rows of one prompt (verl's ``uid``).
         config: verl's ``algorithm`` section; the options are in the section with the estimator's name.
         batch: ``responses`` ``[N, T]`` integer and, if the estimator needs the surprisal, ``rollout_log_probs`` ``[N,
             T]`` float, natural logarithms under the sampling distribution. ``old_log_probs``, which are the actor's,
             are used if the engine returned none, and with ``surprisal=old``. ``attention_mask`` ``[N, P + T]`` shows
-            where responses end; without it, they end at the last token in ``response_mask``.
+            where responses end; without it, they end at the last token in ``response_mask``. ``written_mask`` ``[N,
+            T]`` is 1 on all tokens that the policy wrote, so that a rejected token can still be a boundary; without it,
+            ``response_mask`` is used.
         report: function that is called with the :class:`Step`.
 
     Returns:
@@ -88,7 +93,7 @@ def advantages(
         ValueError: an option is unknown, ``batch`` lacks a field, or a log-probability is NaN.
     """
     estimator, options = ESTIMATORS[name], read_options(name, config)
-    mask = response_mask.bool()
+    mask = batch.get(WRITTEN_MASK, response_mask).bool()
     surprisal = None
     if estimator.needs_surprisal:
         surprisal = -_log_probs(name, batch, getattr(options, "surprisal", "rollout"))
@@ -104,7 +109,8 @@ def advantages(
     credit, metrics = estimator(rollouts, options)
     if report is not None:
         report(Step(metrics, rollouts, credit))
-    return credit.advantages, credit.advantages
+    left_in = credit.advantages.masked_fill(~response_mask.bool(), 0)
+    return left_in, left_in
 
 
 FUNCTIONS = {name: functools.partial(advantages, name) for name in ESTIMATORS}

@@ -3,6 +3,7 @@
 tests/helpers/comparing.py holds it against verl's in real runs.
 """
 
+import functools
 import json
 import shutil
 
@@ -81,11 +82,27 @@ def rollouts(engine):
 FILLER = engines.Row([2] * 7, [2])
 
 
+def with_later_clips(engine, rows: list[engines.Row]) -> list[engines.Row]:
+    """Rollouts that go on alike, and then three of them with another clip, two of these with the same."""
+    processor = engine.model_config.get_processor()
+    encode = functools.partial(FAMILIES["qwen2_audio"].encode, processor)
+    clips = np.random.default_rng(1).normal(size=(2, 16000)).astype(np.float32)
+    heard = [encode(f"Again.<|audio_bos|>{processor.audio_token}<|audio_eos|>", [clip]) for clip in clips]
+    for row, number in zip(rows[1:], (0, 1, 0), strict=True):
+        ids, features = heard[number]
+        row.response = [*rows[0].response, *ids, *row.response]
+        row.later = [features]
+    return rows
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
-@pytest.mark.parametrize("case", ["shared", "one row", "beside fillers", "fillers alone", "not worth it"])
+@pytest.mark.parametrize(
+    "case", ["shared", "later clips", "one row", "beside fillers", "fillers alone", "not worth it"]
+)
 def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
     rows = {
         "shared": lambda: rollouts(1, 3, 5) + rollouts(2, 1, 9),
+        "later clips": lambda: with_later_clips(engine, rollouts(1, 4, 5)) + rollouts(2, 2, 9),
         "one row": lambda: rollouts(1, 1, 5),
         "beside fillers": lambda: [*rollouts(1, 2, 5), FILLER],
         "fillers alone": lambda: [FILLER] * 3,
@@ -97,7 +114,7 @@ def test_numbers_are_verls(engine, rollouts, monkeypatch, case, temperature):
         engine.shares = shares
         batch = engines.build_batch(rows, store)
         tu.assign_non_tensor(batch, temperature=temperature, calculate_sum_pi_squared=True)
-        packed = engine._pack(_tensors_alone(batch)) if shares else None
+        packed = engine._pack(_tensors_alone(batch))[0] if shares else None
         output = engines.old_log_prob(engine, batch)
         results.append({name: no_padding_2_padding(values, batch) for name, values in output.items()})
     stock, ours = results
@@ -151,7 +168,7 @@ def test_numbers_are_verls_in_omni(alone, models, monkeypatch, case):
     monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
     for shares in (False, True):
         engine.shares, batch = shares, engines.build_batch(rows, store)
-        assert not shares or engine._pack(_tensors_alone(batch)).last is not None
+        assert not shares or engine._pack(_tensors_alone(batch))[0].last is not None
         results.append(no_padding_2_padding(engines.old_log_prob(engine, batch)["log_probs"], batch))
     torch.testing.assert_close(*results, rtol=0, atol=1e-5)
 
@@ -176,7 +193,7 @@ def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
     assert "raw_prompt" in batch and "multi_modal_inputs" in batch
     engines.old_log_prob(engine, batch)
     assert len(seen) == 2 and not any(isinstance(column, NonTensorStack) for each in seen for column in each.values())
-    assert [each[FEATURES_KEY][:, 0].tolist() for each in seen] == [[1, 1], [2, 0]]
+    assert [each[FEATURES_KEY][:, 0, 0].tolist() for each in seen] == [[1, 1], [2, 0]]
 
 
 def test_what_cannot_be_packed_is_verls(engine, rollouts):

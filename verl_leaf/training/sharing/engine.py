@@ -3,9 +3,11 @@
 ``actor_rollout_ref.model.override_config.share_prompts=True`` turns it on for ``old_log_prob``, ``ref`` and the update.
 It extends ``FSDPEngineWithLMHead`` of verl/workers/engine/fsdp/transformer_impl.py (0.9.1): the model gets a
 micro-batch in the layout of :func:`verl_leaf.training.sharing.pack.pack`, in which rows with the same prompt and audio
-are one row if that is less work.
+are one row if that is less work. A row's audio is what its ``features_key`` stands for: the features of the prompt, and
+of each later clip.
 """
 
+import dataclasses
 import inspect
 import itertools
 from collections.abc import Callable
@@ -22,8 +24,10 @@ from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl_leaf.models.family import FEATURES_KEY
+from verl_leaf.models.placeholder import placeholders
 from verl_leaf.models.shapes import padded_length
 from verl_leaf.training.sharing import SHARE_PROMPTS
+from verl_leaf.training.sharing.audio import Marks
 from verl_leaf.training.sharing.log_probs import log_probs, of_distributions
 from verl_leaf.training.sharing.pack import Layout, Packed, cheaper, pack
 
@@ -70,17 +74,15 @@ class SharingEngine(FSDPEngineWithLMHead):
     def prepare_model_inputs(self, micro_batch):
         if FEATURES_KEY not in micro_batch:
             return super().prepare_model_inputs(micro_batch)
-        packed = self._pack(micro_batch)
+        packed, keys = self._pack(micro_batch)
         device = micro_batch["input_ids"].device
         inputs: dict[str, Any] = {
             "input_ids": packed.input_ids.to(device),
             "attention_mask": self._attention_mask(packed, device),
             "position_ids": packed.position_ids.to(device),
         }
-        keys = micro_batch[FEATURES_KEY][packed.first]
-        heard = (keys != 0).any(dim=1)
-        if heard.any():
-            inputs[FEATURES_KEY] = keys[heard]
+        if len(keys):
+            inputs[FEATURES_KEY] = keys.to(device)
         first_logit = 0
         if "logits_to_keep" in inspect.signature(_base_model(self.module).forward).parameters:
             first_logit = packed.first_logit
@@ -129,21 +131,24 @@ class SharingEngine(FSDPEngineWithLMHead):
             return torch.where(mask, 0.0, torch.finfo(torch.float32).min)
         return mask
 
-    def _pack(self, micro_batch) -> Packed:
-        """Return the micro-batch with common beginnings merged, if that saves work."""
+    def _pack(self, micro_batch) -> tuple[Packed, torch.Tensor]:
+        """Return the micro-batch, its common beginnings merged if that saves work, and the keys of its audio in order."""
         input_ids = micro_batch["input_ids"]
         count = len(input_ids)
-        audio = [bytes(key) for key in micro_batch[FEATURES_KEY].tolist()]
         tokens, offsets = input_ids.values().cpu().numpy(), input_ids.offsets().tolist()
         sequences = [tokens[start:end] for start, end in itertools.pairwise(offsets)]
         prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
-        packed = pack(sequences, prompts, audio, pad)
+        marks = Marks(next(iter(placeholders(_base_model(self.module).config)), -1))
+        audio = [[bytes(key) for key in keys if any(key)] for keys in micro_batch[FEATURES_KEY].tolist()]
+        sequences = [marks.mark(*each) for each in zip(sequences, prompts, audio, strict=True)]
+        packed = pack(sequences, prompts, [None] * count, pad)
         alone = Layout(count, padded_length(max(map(len, sequences))))
         if packed.last is not None and not cheaper(
             Layout(*packed.input_ids.shape), alone, self._text_config.hidden_size
         ):
-            return pack(sequences, prompts, range(count), pad)
-        return packed
+            packed = pack(sequences, prompts, range(count), pad)
+        ids, targets = marks.tokens(packed.input_ids), marks.tokens(packed.target_ids)
+        return dataclasses.replace(packed, input_ids=ids, target_ids=targets), marks.keys(packed.input_ids)
 
     @property
     def _text_config(self):
@@ -167,10 +172,11 @@ def _tensors_alone(data: TensorDict) -> TensorDict:
     verl splits a batch and moves it to the device object by object, including columns of the dataset and metrics of the
     rollout, which neither the model nor a loss reads.
     """
-    keys = torch.zeros(len(data), 16, dtype=torch.uint8)  # 0 for rows without audio
-    for key, row in zip(keys, _multi_modal_inputs(data), strict=True):
-        if row:
-            key.copy_(row[FEATURES_KEY][0])
+    rows = [row.get(FEATURES_KEY, ()) for row in _multi_modal_inputs(data)]
+    keys = torch.zeros(len(data), max(map(len, rows), default=0), 16, dtype=torch.uint8)  # 0 if a row has fewer
+    for key, own in zip(keys, rows, strict=True):
+        if len(own):
+            key[: len(own)] = own
     data = data.exclude(*(name for name, column in data.items() if isinstance(column, NonTensorStack)))
     data[FEATURES_KEY] = keys.to(data["input_ids"].device)
     return data

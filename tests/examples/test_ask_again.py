@@ -1,0 +1,45 @@
+"""The example with a tool that returns audio: what the warm start teaches, the reward, and all of the example."""
+
+import json
+import os
+import subprocess
+
+import pytest
+
+from examples.ask_again import prepare
+from examples.ask_again.reward import PRICE, worth
+from tests.helpers import PROJECT
+from verl_leaf.runs.summary import read_scalars
+
+
+def test_the_warm_start_writes_what_the_agent_loop_reads(processor):
+    ids, labels = prepare.tokens(processor, [prepare.CALL, "two dogs"], [3, 2])
+    end, audio = processor.tokenizer.eos_token, processor.audio_token
+    text = processor.tokenizer.decode(ids)
+    assert text.count(audio) == 5 and text.endswith(f"two dogs{end}")
+    conversation = [*prepare.ASKED, {"role": "assistant", "content": prepare.CALL}, prepare.REPLY]
+    whole = processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    assert text.replace(audio * 3, audio).replace(audio * 2, audio) == whole + f"two dogs{end}"
+    written = processor.tokenizer.decode([label for label in labels if label >= 0])
+    assert written == f"{prepare.CALL}{end}two dogs{end}"
+
+
+@pytest.mark.parametrize("said, turns, score", [("two old dogs", 2, 1), ("two old dogs", 4, 1 - PRICE), ("ten", 2, 0)])
+def test_asking_has_a_price(said, turns, score):
+    found = worth("ask_again_fast", said, "two old dogs", {"num_turns": turns})
+    assert found["score"] == pytest.approx(score) and found["asked"] == (turns > 2)
+
+
+@pytest.mark.e2e
+@pytest.mark.thorough
+def test_the_example(tmp_path):
+    """Everything that ``run.sh`` does, on a few clips, for a few steps of the warm start and two of the training."""
+    short = ("trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=2")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TASK": str(tmp_path), "CLIPS": "32", "STEPS": "60"}
+    command = ["bash", PROJECT / "examples/ask_again/run.sh", *short]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["rollout_probs_diff_max"] < 1e-4
+    scalars = read_scalars(tmp_path / "run/metrics")
+    assert all(any(f"ask_again_{kind}" in name and "asked" in name for name in scalars) for kind in ("slow", "fast"))
