@@ -9,7 +9,7 @@ source recipes/common.sh
 setup cpu,examples,test
 ruff check .
 ruff format --check .
-git ls-files -z '*.py' '*.sh' | xargs -0 codespell
-git ls-files -z '*.py' '*.sh' | xargs -0 python tests/english.py
+git ls-files -z '*.py' '*.sh' '*.md' | xargs -0 codespell
+git ls-files -z '*.py' '*.sh' '*.md' | xargs -0 python tests/english.py
 mypy
 bash recipes/upstream/check.sh

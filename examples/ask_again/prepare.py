@@ -1,4 +1,4 @@
-"""Makes spoken sentences, half of them too fast, and the model that is warm-started on them. What is there and complete is reused.
+"""Make spoken sentences, half of them too fast, and the model that is warm-started on them. Complete parts are reused.
 
 python -m examples.ask_again.prepare --out DIR
 """
@@ -31,12 +31,12 @@ BATCH = 8
 
 
 def exercises(sentence: phrases.Sentence) -> dict[str, phrases.Exercise]:
-    """What is asked about a sentence: to write it down."""
+    """Return the only exercise about a sentence: to write it down."""
     return {NAME: phrases.Exercise("speech-recognition", QUESTION, ({phrases.english(sentence): 1.0},))}
 
 
 def fast(utterance: corpus.Utterance) -> Path:
-    """The clip at twice the speed."""
+    """Return the path of the clip at twice the speed."""
     return utterance.clip.path.with_suffix(".fast.wav")
 
 
@@ -105,7 +105,7 @@ def teach_to_ask(model, slow: warm_start.Speech, quick: warm_start.Speech, steps
 
 
 def conversations(slow: warm_start.Speech, quick: warm_start.Speech, rng: random.Random) -> dict[str, torch.Tensor]:
-    """A batch of them as the model takes it."""
+    """Return a batch of conversations as the model takes it."""
     rows, heard = [], []
     for index in rng.choices(range(len(slow.utterances)), k=BATCH):
         first, asks = rng.choice((slow, quick)), rng.random() < 0.5
@@ -127,7 +127,7 @@ def conversations(slow: warm_start.Speech, quick: warm_start.Speech, rng: random
 
 
 def tokens(processor, said: list[str], frames: list[int]) -> tuple[list[int], list[int]]:
-    """The tokens of a conversation in which the model says this, and their labels, -100 for what it does not write."""
+    """Return the tokens of a conversation in which the model says this, and their labels, -100 for what it does not write."""
     end, audio = processor.tokenizer.eos_token, processor.audio_token
     read = [render_text(processor, ASKED, {}), continued_text(processor, ASKED, REPLY, {}).removeprefix(end)]
     ids: list[int] = []

@@ -30,7 +30,7 @@ def asking(rng: random.Random, letters: list[str]) -> list[dict]:
 
 
 def share_right(data_source, solution_str: str, ground_truth: str, extra_info=None, **_) -> float:
-    """Of what is said last, since verl hands over all turns."""
+    """Return the share of letters that are right in the last turn; verl passes all turns."""
     return reward.share_right(data_source, solution_str.rpartition("assistant")[2], ground_truth)
 
 

@@ -69,7 +69,7 @@ def test_every_estimator_has_a_plain_definition():
 @settings(max_examples=80, deadline=None)
 @given(groups=st.lists(conversations(), min_size=1, max_size=3), seed=st.integers(0, 2**16))
 def test_agrees_with_the_definition(name, groups, seed):
-    """As verl calls it: after a prompt, padded, and with tokens that rejection sampling took out of the mask."""
+    """Call it as verl does: after a prompt, padded, and with tokens that rejection sampling took out of the mask."""
     batch = pack(groups, seed=seed)
     kept = torch.zeros_like(batch.mask)
     for rows, group in zip(batch.rows, groups, strict=True):

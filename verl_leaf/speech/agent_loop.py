@@ -321,7 +321,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         return await super()._agent_loop_postprocess(output, validate, **stored)
 
     def _key(self, uid: str, audio: Audio) -> asyncio.Task:
-        """The task that gives the key of some features, which goes with the prompt."""
+        """Return the task whose result is the key of these features."""
         if audio.key is None:
             audio.key = asyncio.create_task(store(audio.features))
             self.features_keys.setdefault(uid, []).append(audio.key)

@@ -97,7 +97,7 @@ class SpeechDataset(RLHFDataset):
             logger.warning("%d of %d rows are used, because data.*_max_samples is set", len(order), total)
 
     def _load_tools(self) -> None:
-        """Know which tools the model may call: verl's own dataset goes on without those that it cannot load."""
+        """Load the tools that the model may call, or stop: verl's own dataset drops those that it cannot load."""
         try:
             tools = load_all_tools(self.tool_config_path, self.function_tool_path)
         except Exception as error:  # of the user's own module: anything
@@ -214,7 +214,7 @@ class SpeechDataset(RLHFDataset):
         return (Fit.LONG_AUDIO if is_long else Fit(0)) | (Fit.UNHEARD if is_unheard else Fit(0))
 
     def _check_reply(self, messages: list[dict], clips: int) -> None:
-        """Stop unless the conversation can go on after a tool was called."""
+        """Stop unless the conversation can continue after a tool call."""
         if not self.tool_schemas:
             return
         parts: list[dict] = [{"type": "audio", "audio": None}] * self.return_audio

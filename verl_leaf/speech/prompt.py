@@ -65,7 +65,7 @@ def render_reply(
         The text, and the waveforms of the reply's clips.
 
     Raises:
-        ValueError: as :func:`render_prompt`; or the chat template does not let a conversation go on.
+        ValueError: :func:`render_prompt` fails, or the chat template does not let a conversation continue.
     """
     text = continued_text(processor, messages, reply, data_config, tools)
     clips, _ = _load_clips(processor, [reply], data_config)
@@ -86,7 +86,7 @@ def continued_text(processor, messages: list[dict], reply: dict, data_config, to
 
 
 def answered(messages: list[dict], reply: dict) -> list[dict]:
-    """Return messages that go on with an answer of the model's, for which :data:`ANSWER` stands, and a reply to it."""
+    """Return the messages, then :data:`ANSWER` in place of the model's answer, then the reply to it."""
     return [*messages, {"role": "assistant", "content": ANSWER}, reply]
 
 

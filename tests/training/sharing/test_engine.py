@@ -83,7 +83,7 @@ FILLER = engines.Row([2] * 7, [2])
 
 
 def with_later_clips(engine, rows: list[engines.Row]) -> list[engines.Row]:
-    """Rollouts that go on alike, and then three of them with another clip, two of these with the same."""
+    """Rollouts with equal responses, and three of them with a later clip, which two have in common."""
     processor = engine.model_config.get_processor()
     encode = functools.partial(FAMILIES["qwen2_audio"].encode, processor)
     clips = np.random.default_rng(1).normal(size=(2, 16000)).astype(np.float32)
