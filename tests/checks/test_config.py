@@ -47,6 +47,7 @@ def configure(task):
                     "actor_rollout_ref.rollout.n=8",
                     f"actor_rollout_ref.model.path={task}/model",
                     "actor_rollout_ref.rollout.name=vllm",
+                    "actor_rollout_ref.rollout.agent.default_agent_loop=speech",
                     f"data.train_files={task}/data/train.parquet",
                     f"data.val_files=[{task}/data/val.parquet]",
                     "data.custom_cls.path=pkg://verl_leaf.speech.dataset",
