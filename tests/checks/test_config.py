@@ -47,6 +47,7 @@ def configure(task):
                     "actor_rollout_ref.rollout.n=8",
                     f"actor_rollout_ref.model.path={task}/model",
                     "actor_rollout_ref.rollout.name=vllm",
+                    "actor_rollout_ref.rollout.agent.default_agent_loop=speech",
                     f"data.train_files={task}/data/train.parquet",
                     f"data.val_files=[{task}/data/val.parquet]",
                     "data.custom_cls.path=pkg://verl_leaf.speech.dataset",
@@ -226,7 +227,7 @@ def fields_of(config: type, section: str) -> Iterator[str]:
     [
         ("actor_rollout_ref.model.use_remove_padding=True", "model.use_remove_padding=True. Set it to False"),
         ("actor_rollout_ref.model.use_fused_kernels=True", "model.use_fused_kernels=True. Set it to False"),
-        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2. Set it to 1"),
+        ("actor_rollout_ref.actor.ulysses_sequence_parallel_size=2", "ulysses_sequence_parallel_size=2 .*Set it to 1"),
         (
             "+actor_rollout_ref.model.override_config.attn_implementation=flash_attention_2",
             "flash_attention_2. Set it to sdpa",
@@ -260,9 +261,9 @@ def spoken_row(task):
     "override, message",
     [
         ("data.train_files=null", r"data.train_files=None: give the path of a parquet file, or a list"),
-        ("data.val_files=[]", r"data.val_files=\[\]: must be"),
-        ("data.val_files=2024", "data.val_files=2024: must be"),
-        ("data.val_files=[[a.parquet]]", "data.val_files=.*: must be"),
+        ("data.val_files=[]", r"data.val_files=\[\]: give the path"),
+        ("data.val_files=2024", "data.val_files=2024: give the path"),
+        ("data.val_files=[[a.parquet]]", "data.val_files=.*: give the path"),
         ("data.val_files={folder}", "data.val_files: .* is not a file"),
         ("data.train_files=[{folder}/empty.parquet]", "data.train_files: .*empty.parquet is empty"),
         ("data.train_files={folder}/text.parquet", "data.train_files: .*text.parquet cannot be read as parquet"),

@@ -57,7 +57,7 @@ def test_a_proxy_for_this_machine_is_said(tmp_path, monkeypatch):
     assert (
         problem.found.startswith("http_proxy also applies to this machine (127.0.0.1, localhost") and not problem.stops
     )
-    monkeypatch.setenv("no_proxy", problem.remedy.split("=")[1].split(", or")[0])
+    monkeypatch.setenv("no_proxy", problem.remedy.split("=")[1].split(";")[0])
     assert not list(machine_problems(str(tmp_path)))
 
 

@@ -178,7 +178,7 @@ def test_dailytalk(tmp_path):
     assert "three" in reasons["long"]
     assert reasons["none"] == "sound is neither the name of a file nor a list of names"
     assert reasons["name"] == "\u00b2.wav: the name is not the number of a dialogue"
-    assert "does not contain every turn once" in reasons["gap"] and reasons["gap"].endswith("but 0, 2")
+    assert "does not contain every turn once" in reasons["gap"] and reasons["gap"].endswith("but the turns 0, 2")
     assert "data/5/1_1_d5.wav" in reasons["empty"]
     assert reasons["DailyTalk_LongAudio.json, record 21"] == "it has no id, which would decide its split"
     assert reasons["a"] == "it is a duplicate of DailyTalk_LongAudio.json, record 0"

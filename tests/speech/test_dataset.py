@@ -226,7 +226,10 @@ def turns(*roles, **texts) -> list[dict]:
         (turns("user", "assistant"), "the prompt ends with a message of the assistant"),
         (turns("system", "tool", system="<audio>"), "the prompt has no message of the user"),
         (turns("system", system="<audio>"), "the prompt has no message of the user"),
-        (turns("system", "user", system="<audio>", user=" \n"), "message 1 of the prompt, of the user, is empty"),
+        (
+            turns("system", "user", system="<audio>", user=" \n"),
+            "message 1 of the prompt, a message of the user, is empty",
+        ),
     ],
 )
 def test_the_turns_of_a_prompt_are_looked_at(rows, prompt, reason):
