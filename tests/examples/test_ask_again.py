@@ -1,10 +1,15 @@
 """The example with a tool that returns audio: what the warm start teaches, the reward, and all of the example."""
 
+import asyncio
 import json
 import os
 import subprocess
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
+from verl.tools.tool_registry import load_all_tools
 
 from examples.ask_again import prepare
 from examples.ask_again.reward import PRICE, worth
@@ -28,6 +33,21 @@ def test_the_warm_start_writes_what_the_agent_loop_reads(processor):
 def test_asking_has_a_price(said, turns, score):
     found = worth("ask_again_fast", said, "two old dogs", {"num_turns": turns})
     assert found["score"] == pytest.approx(score) and found["asked"] == (turns > 2)
+
+
+def test_the_tool_returns_the_clip_of_the_row(tmp_path):
+    soundfile.write(tmp_path / "slow.wav", np.full(800, 0.5), 16000)
+    (tool,) = load_all_tools(f"{PROJECT}/examples/ask_again/tools.yaml", None)
+    conversation = SimpleNamespace(audio_data=[], mm_processor_kwargs={"sampling_rate": 16000})
+
+    async def call():
+        number, _ = await tool.create(create_kwargs={"clip": str(tmp_path / "slow.wav")})
+        _, _, returned = await tool.execute(number, {}, agent_data=conversation)
+        await tool.release(number)
+        return returned["audio"]
+
+    (clip,) = asyncio.run(call())
+    assert clip["sampling_rate"] == 16000 and clip["array"] == pytest.approx(np.full(800, 0.5), abs=1e-3)
 
 
 @pytest.mark.e2e

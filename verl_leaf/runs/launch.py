@@ -220,7 +220,7 @@ class _Start:
         stop.unlink(missing_ok=True)
 
         def end(*_) -> None:
-            if stop.exists() or not watch.has_stepped or not self._saves:
+            if stop.exists() or not watch.has_stepped() or not self._saves:
                 sys.exit(TERMINATED)
             stop.touch()
             self.console.print(

@@ -31,10 +31,10 @@ class Watch:
         self.console = console
         self._log_end = folder.log.stat().st_size if folder.log.exists() else 0
         self._log_start = self._log_end
-        self._metrics_read: dict[Path, int] = {file: file.stat().st_size for file in folder.metrics.glob("*.jsonl")}
+        self._metrics_start: dict[Path, int] = {file: file.stat().st_size for file in folder.metrics.glob("*.jsonl")}
+        self._metrics_read = dict(self._metrics_start)
         self._heard = time.monotonic()
         self._warned = False
-        self.has_stepped = False  # since this start
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -56,6 +56,14 @@ class Watch:
                 if ended:
                     return process.returncode
                 time.sleep(SECONDS_BETWEEN_LOOKS)
+
+    def has_stepped(self) -> bool:
+        """Return True if a step has ended since this start, even if it has not been shown yet."""
+        return any(
+            "timing_s/step" in values
+            for file in self.folder.metrics.glob("*.jsonl")
+            for _, values in steps_of(_lines_after(file, self._metrics_start.get(file, 0))[0])
+        )
 
     def last_error(self) -> str:
         """Return the last traceback of this start's log, or its last lines."""
@@ -91,7 +99,6 @@ class Watch:
 
     def _show_step(self, step: int, values: dict[str, float]) -> None:
         note = ""
-        self.has_stepped |= "timing_s/step" in values
         if "critic/score/mean" in values:
             note += f"reward {values['critic/score/mean']:.3f}"
         if "timing_s/step" in values:
