@@ -54,7 +54,9 @@ def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path
     command = [sys.executable, "-c", f"{wait}pathlib.Path({str(tracker)!r}).write_text('3')"]
     training = SimpleNamespace(config=OmegaConf.create({"trainer": {"use_v1": True, "save_freq": 100}}))
     watch = Watch(folder, console)
-    watch.has_stepped = True
+    folder.metrics.mkdir()
+    # Written, but not yet looked at.
+    (folder.metrics / "0.jsonl").write_text('{"step": 3, "data": {"timing_s/step": 1.0}}\n')
     for number in range(signals):
         threading.Timer(0.5 * (number + 1), os.kill, [os.getpid(), signal.SIGTERM]).start()
     with folder.lock() as lock, console.capture() as said:
