@@ -26,7 +26,11 @@ install_into() {
   # uv does not read pip's configuration: hand it the folder of wheels, if pip knows one.
   wheels=${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}
   # A plain `torch` would bring gigabytes of CUDA to a machine without a GPU.
-  if [[ $device == cpu ]] && ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then export UV_TORCH_BACKEND=cpu; fi
+  if ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then
+    [[ $device != cpu ]] || export UV_TORCH_BACKEND=cpu
+  elif [[ $device == gpu ]]; then
+    wheels=  # uv would prefer a torch for CPUs of the same version
+  fi
   UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install "${@:3}"
 }
 

@@ -16,6 +16,7 @@ from verl_leaf.doctor.selftest import actors
 from verl_leaf.models import FAMILIES
 from verl_leaf.models.placeholder import placeholders
 from verl_leaf.models.thinker import ThinkerActor
+from verl_leaf.plugin.vllm import register_models
 from verl_leaf.models.tiny import TEXT
 
 RATE = 16000
@@ -92,6 +93,7 @@ def test_vllm_computes_the_same_features(family, loaded, models):
     from vllm.config import ModelConfig
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
+    register_models()
     processor, *_ = loaded
     config = ModelConfig(str(models(family.model_type)), dtype="float32", max_model_len=2048)
     vllms = MULTIMODAL_REGISTRY.create_processor(config)

@@ -51,12 +51,8 @@ def call_processor(processor, text, clips):
     extractor = processor.feature_extractor
     counts = iter([audio_tokens(processor, len(clip)) for clip in clips])
     expanded = re.sub(re.escape(processor.audio_token), lambda found: found[0] * next(counts), text)
-    mel = [
-        extractor(
-            whole_hops(extractor, clip), padding=False, sampling_rate=extractor.sampling_rate, return_tensors="pt"
-        )["input_features"][0].T
-        for clip in clips
-    ]
+    settings = {"padding": False, "truncation": False, "sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
+    mel = [extractor(whole_hops(extractor, clip), **settings)["input_features"][0].T for clip in clips]
     encoded = processor.tokenizer(expanded, return_tensors="pt")
     return {
         "input_ids": encoded["input_ids"],
