@@ -204,7 +204,9 @@ def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -
     elif script == "tests/run.sh":
         check_pytest(arguments)
     elif script == "tests/versions/lane.sh":
-        assert arguments[0] in tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert (
+            arguments[0] in tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        )
         check_pytest(arguments[1:])
     elif script == "tests/versions/follow_verl.sh":
         verl, *others = arguments

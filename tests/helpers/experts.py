@@ -30,7 +30,9 @@ def watch(layers) -> list[list[torch.Tensor]]:
     """Return a list for each layer, to which its router adds the logits of the tokens that it sees, in their order."""
     seen: list[list[torch.Tensor]] = [[] for _ in layers]
     for layer, values in zip(layers, seen, strict=True):
-        layer.mlp.gate.register_forward_hook(lambda gate, given, output, values=values: values.append(output[0].clone()))
+        layer.mlp.gate.register_forward_hook(
+            lambda gate, given, output, values=values: values.append(output[0].clone())
+        )
     return seen
 
 

@@ -16,8 +16,8 @@ from verl_leaf.doctor.selftest import actors
 from verl_leaf.models import FAMILIES
 from verl_leaf.models.placeholder import placeholders
 from verl_leaf.models.thinker import ThinkerActor
-from verl_leaf.plugin.vllm import register_models
 from verl_leaf.models.tiny import TEXT
+from verl_leaf.plugin.vllm import register_models
 
 RATE = 16000
 # Clips of a prompt with which transformers' own numbers do not depend on the clips beside each other.
@@ -190,5 +190,7 @@ def test_the_doctor_says_what_is_missing(family, tmp_path, monkeypatch, capsys, 
     assert main(["doctor", str(tmp_path)]) == (1 if missing else 0)
     assert (f"needs {missing}, which this environment does not have" in capsys.readouterr().out) == bool(missing)
     if missing:
-        with pytest.raises(ValueError, match=f"packages: {family.model_type} needs {missing}.*'verl-leaf.{family.extra}.'"):
+        with pytest.raises(
+            ValueError, match=f"packages: {family.model_type} needs {missing}.*'verl-leaf.{family.extra}.'"
+        ):
             check_speech_model(str(tmp_path))

@@ -90,7 +90,9 @@ def test_a_function_that_has_moved_stops_the_patch(patch, module, monkeypatch):
     copy = without(real, "compute_advantage")
     copy.compute_advantage = moved
     monkeypatch.setattr(utils, "compute_advantage", moved)
-    with pytest.raises(PatchError, match=r"defined in verl.trainer.ppo.trainer_utils .* HOOKS of .*/advantage_batch.py"):
+    with pytest.raises(
+        PatchError, match=r"defined in verl.trainer.ppo.trainer_utils .* HOOKS of .*/advantage_batch.py"
+    ):
         hook(patch, module)(copy)
 
 

@@ -81,7 +81,9 @@ def test_a_merged_model_is_the_model_with_its_adapter(model, adapted, tmp_path):
         assert set(before.keys()) == set(after.keys())
         changed = {name for name in before.keys() if not torch.equal(before.get_tensor(name), after.get_tensor(name))}
     layers = family.checkpoint_name("lm_head.").removesuffix("lm_head.") + "model.layers."
-    assert changed == {name for name in changed if name.startswith(layers)} and len(changed) == 2 * len(family.lora_targets)
+    assert changed == {name for name in changed if name.startswith(layers)} and len(changed) == 2 * len(
+        family.lora_targets
+    )
     transformers.AutoProcessor.from_pretrained(tmp_path / "out")
 
 

@@ -104,9 +104,7 @@ def test_full_weights_are_exported(full, tmp_path):
     out = export(run.path, tmp_path / "out")
     plain = getattr(transformers, family.architectures[-1])
     network = plain.from_pretrained(out, dtype=torch.float32)
-    loaded = {
-        family.checkpoint_name(name): weight for name, weight in unfuse_moe_params(network.state_dict().items())
-    }
+    loaded = {family.checkpoint_name(name): weight for name, weight in unfuse_moe_params(network.state_dict().items())}
     moved = 0
     with safe_open(model / "model.safetensors", "pt") as before:
         for name, weight in unfuse_moe_params(trained_weights(run).items()):

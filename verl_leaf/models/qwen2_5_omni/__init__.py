@@ -10,6 +10,7 @@ from verl_leaf.models.family import Family
 from verl_leaf.models.thinker import CHECKPOINT_PREFIXES, unsupported_reason
 from verl_leaf.models.whisper import audio_tokens, padding
 
+
 def call_processor(processor, text, clips):
     """``input_features`` are the frames that are heard, of one clip after the other."""
     encoded = processor(text=[text], audio=clips, return_tensors="pt", **padding(processor.feature_extractor, clips))

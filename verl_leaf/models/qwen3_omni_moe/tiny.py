@@ -23,6 +23,8 @@ def build_config(text, ids):
     positions = {"rope_type": "default", "rope_theta": 10000.0, "interleaved": True, "mrope_interleaved": True}
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "num_position_embeddings": 16}
+    # vLLM reads these two. The hub's config.json has them, transformers' class has not.
+    vision |= {"image_size": 64, "apply_vit_abs_pos_embed": True}
     heads = {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64}
     placeholders = {
         "audio_token_id": ids["<|audio_pad|>"],

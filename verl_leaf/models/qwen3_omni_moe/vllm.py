@@ -54,7 +54,5 @@ class Qwen3OmniMoeThinker(SpeechRollout, base.Qwen3OmniMoeThinkerForConditionalG
 
     def _process_audio_input(self, audio_input):
         mel, frames = with_silence(audio_input["input_features"], audio_input["audio_feature_lengths"])
-        *embeddings, _ = super()._process_audio_input(
-            {**audio_input, "input_features": mel, "audio_feature_lengths": frames}
-        )
+        *embeddings, _ = super()._process_audio_input({"input_features": mel, "audio_feature_lengths": frames})
         return tuple(embeddings)
