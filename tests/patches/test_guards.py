@@ -48,6 +48,7 @@ GONE = [
     ("joint_writes", AGENT_LOOP, "tq"),
     ("lora_on_cpu", PUNICA, "bgmv_shrink"),
     ("lora_on_cpu", PUNICA, "bgmv_expand_slice"),
+    ("lora_names", "vllm.model_executor.models.utils", "WeightsMapper"),
     ("on_cpu", "vllm._custom_ops", "_supports_onednn"),
     ("update_counts", RAY_TRAINER, "reduce_metrics"),
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout", "ServerAdapter"),

@@ -48,6 +48,12 @@ class Qwen3OmniMoeThinker(SpeechRollout, base.Qwen3OmniMoeThinkerForConditionalG
         | base.Qwen3OmniMoeThinkerForConditionalGeneration.hf_to_vllm_mapper
     )
 
+    def __init__(self, *, vllm_config, prefix=""):
+        # Experts take the kernels without LoRA (layers/fused_moe/layer.py `is_lora_enabled`). Those with LoRA need a GPU.
+        lora, vllm_config.lora_config = vllm_config.lora_config, None
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        vllm_config.lora_config = lora
+
     def load_weights(self, weights):
         """As vLLM's class, which leaves out the talker's weights and translates names by itself."""
         return super(SpeechRollout, self).load_weights(weights)
