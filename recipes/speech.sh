@@ -1,4 +1,5 @@
-# The common part of the recipes of speech models. A recipe sets RECIPE, FAMILY and HUB_MODEL, and sources this file.
+# The common part of the recipes of speech models. A recipe sets RECIPE, FAMILY and HUB_MODEL, and sources this file. EXTRA is
+# the extra of verl-leaf that a machine with GPUs needs (default: gpu).
 #
 #   bash recipes/qwen2audio_leaf.sh [--dry-run] [hydra overrides]      --dry-run prints the commands without running them
 #
@@ -40,7 +41,7 @@ fi
 
 # ----- which machine -----------------------------------------------------------------------------------------------
 if has_gpu; then
-  setup gpu
+  setup "${EXTRA:-gpu}"
   [[ ${#OPTIONS[@]} != 0 ]] || check_gpus  # a dry run needs none
   CONFIG=leaf_speech
   GPUS=${GPUS:-$(count_gpus)}

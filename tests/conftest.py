@@ -80,7 +80,8 @@ def models(task, make_once) -> Callable[[str], Path]:
         if family == json.loads((task / "model/config.json").read_text())["model_type"]:
             return task / "model"
         if FAMILIES[family].missing:
-            pytest.skip(f"{family} {FAMILIES[family].missing}: bash tests/versions/gpu_versions.sh runs this")
+            lane = f"bash tests/versions/lane.sh {FAMILIES[family].extra}"
+            pytest.skip(f"{family} {FAMILIES[family].missing}: {lane} runs this")
         # In a process of its own: building replaces what the tests of patches look at.
         command = [sys.executable, "-m", "tests.helpers.tiny_models", family, task / "model"]
         return make_once(family, lambda folder: subprocess.run([*command, folder], cwd=PROJECT, check=True))

@@ -201,8 +201,13 @@ def check_bash(script: str, arguments: list[str], environment: dict[str, str]) -
         assert arguments in ([], ["CHECKOUT"])
     elif script.startswith("recipes/"):
         check_recipe(script, arguments, environment)
-    elif script in ("tests/run.sh", "tests/versions/gpu_versions.sh"):
+    elif script == "tests/run.sh":
         check_pytest(arguments)
+    elif script == "tests/versions/lane.sh":
+        assert (
+            arguments[0] in tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        )
+        check_pytest(arguments[1:])
     elif script == "tests/versions/follow_verl.sh":
         verl, *others = arguments
         assert re.fullmatch(r"[\d.]+|VERSION|path/to/verl", verl)

@@ -59,40 +59,58 @@ def test_other_audio_at_the_actor_is_seen_in_granite(task, models, tmp_path):
     assert recipe.scalars()["training/rollout_probs_diff_max"][1] > 10 * PARITY
 
 
+OMNI = [pytest.param("omni", marks=pytest.mark.thorough), "omni3"]
+
+
 @pytest.fixture(scope="module")
 def omni(task, models, tmp_path_factory):
-    """Qwen2.5-Omni on two ranks, two steps."""
-    run = tmp_path_factory.mktemp("omni")
-    recipe = Recipe(task, run, "qwen2.5omni_3b_leaf", models("qwen2_5_omni"), GPUS="2", COMPARED=str(run))
+    return on_two_ranks("qwen2.5omni_3b_leaf", task, models("qwen2_5_omni"), tmp_path_factory.mktemp("omni"))
+
+
+@pytest.fixture(scope="module")
+def omni3(task, models, tmp_path_factory):
+    return on_two_ranks("qwen3omni_30b_leaf", task, models("qwen3_omni_moe"), tmp_path_factory.mktemp("omni3"))
+
+
+def on_two_ranks(recipe, task, model, run):
+    """Two steps."""
+    recipe = Recipe(task, run, recipe, model, GPUS="2", COMPARED=str(run))
     half = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=16"  # a rank's share of the batch
     recipe.finish(*FLAGS, half, *comparing.FLAGS, "trainer.save_freq=1", "trainer.total_training_steps=2")
     return recipe
 
 
-def test_omni_rollout_actor_and_reference_agree(omni):
-    scalars = omni.scalars()
+@pytest.mark.parametrize("finished", OMNI)
+def test_omni_rollout_actor_and_reference_agree(request, finished):
+    scalars = request.getfixturevalue(finished).scalars()
     assert sorted(scalars["training/rollout_probs_diff_max"]) == [1, 2]
     assert max(scalars["training/rollout_probs_diff_max"].values()) < PARITY
     assert scalars["actor/kl_loss"][1] == pytest.approx(0, abs=1e-9)
     assert scalars["actor/grad_norm"][1] > 0 and scalars["actor/kl_loss"][2] > 0
 
 
-def test_sharing_prompts_changes_nothing_in_omni(omni):
-    comparing.assert_the_same(omni.run, updates=2 * 2)
+@pytest.mark.parametrize("finished", OMNI)
+def test_sharing_prompts_changes_nothing_in_omni(request, finished):
+    comparing.assert_the_same(request.getfixturevalue(finished).run, updates=2 * 2)
 
 
-def test_omni_trains_and_exports_the_thinkers_language_model(omni):
+@pytest.mark.parametrize("finished", OMNI)
+def test_omni_trains_and_exports_the_thinkers_language_model(request, finished):
     """Under the hub's names. That the rollouts of step 2 agree with the actor shows that it reaches vLLM."""
+    run = request.getfixturevalue(finished).run
     first, last = (
-        load_file(omni.run / f"checkpoints/global_step_{step}/adapter/adapter_model.safetensors") for step in (1, 2)
+        load_file(run / f"checkpoints/global_step_{step}/adapter/adapter_model.safetensors") for step in (1, 2)
     )
     assert all(name.startswith("base_model.model.thinker.model.layers.") for name in last)
     assert any(not torch.equal(first[name], last[name]) for name in last)
 
 
 @pytest.mark.thorough
-def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path):
-    recipe = Recipe(task, tmp_path, "qwen2.5omni_3b_leaf", models("qwen2_5_omni"))
+@pytest.mark.parametrize(
+    "recipe, family", [("qwen2.5omni_3b_leaf", "qwen2_5_omni"), ("qwen3omni_30b_leaf", "qwen3_omni_moe")]
+)
+def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path, recipe, family):
+    recipe = Recipe(task, tmp_path, recipe, models(family))
     recipe.finish(
         *FLAGS,
         "trainer.total_training_steps=1",
@@ -108,6 +126,7 @@ def test_other_audio_at_the_actor_is_seen_in_omni(task, models, tmp_path):
         pytest.param("granite4.0_1b_leaf", "granite_speech", marks=pytest.mark.thorough),
         pytest.param("audioflamingo3_leaf", "audioflamingo3", marks=pytest.mark.thorough),
         pytest.param("qwen2.5omni_3b_leaf", "qwen2_5_omni", marks=pytest.mark.thorough),
+        pytest.param("qwen3omni_30b_leaf", "qwen3_omni_moe", marks=pytest.mark.thorough),
     ],
 )
 def test_bf16_and_checkpointing_as_on_a_gpu(task, models, tmp_path, recipe, family):
@@ -156,7 +175,12 @@ def test_the_same_command_leaves_finished_epochs_alone(restarted):
 
 
 @pytest.mark.parametrize(
-    "finished, placeholder", [("restarted", "<sound>"), ("omni", "<|audio_bos|><|AUDIO|><|audio_eos|>")]
+    "finished, placeholder",
+    [
+        ("restarted", "<sound>"),
+        pytest.param("omni", "<|audio_bos|><|AUDIO|><|audio_eos|>", marks=pytest.mark.thorough),
+        ("omni3", "<|audio_start|><|audio_pad|><|audio_end|>"),
+    ],
 )
 def test_exports_load_in_vllm_without_our_plugin(request, task, tmp_path, finished, placeholder):
     recipe = request.getfixturevalue(finished)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.thorough]
 
 # verl reads pictures with the latter (utils/dataset/rl_dataset.py), which needs the former.
 for needed in ("torchvision", "qwen_vl_utils"):
-    pytest.importorskip(needed, reason=f"{needed} is not installed: bash tests/versions/gpu_versions.sh runs this")
+    pytest.importorskip(needed, reason=f"{needed} is not installed: bash tests/versions/lane.sh gpu runs this")
 
 PICTURE = ("<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 SPECIAL = (*PICTURE, "<|video_pad|>")

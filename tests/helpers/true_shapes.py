@@ -96,6 +96,34 @@ SHAPES = {
         },
         "tie_word_embeddings": False,
     },
+    "qwen3_omni_moe": {
+        "thinker_config": {
+            "audio_config": {
+                **WHISPER,
+                "output_dim": 2048,
+                "n_window": 50,
+                "n_window_infer": 800,
+                "downsample_hidden_size": 480,
+            },
+            "vision_config": {
+                "depth": 27,
+                "hidden_size": 1152,
+                "intermediate_size": 4304,
+                "num_heads": 16,
+                "out_hidden_size": 2048,
+            },
+            "text_config": {
+                **qwen2(152064, 2048, 768, 48, 32, 4),
+                "head_dim": 128,
+                "num_experts": 128,
+                "num_experts_per_tok": 8,
+                "moe_intermediate_size": 768,
+                "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "mrope_section": [24, 20, 20]},
+            },
+        },
+        "enable_audio_output": False,
+        "tie_word_embeddings": False,
+    },
 }
 
 

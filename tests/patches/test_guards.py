@@ -1,5 +1,6 @@
 """Every patch notices when what it patches has changed, and says what it has done."""
 
+import functools
 import importlib
 import os
 import subprocess
@@ -47,6 +48,7 @@ GONE = [
     ("joint_writes", AGENT_LOOP, "tq"),
     ("lora_on_cpu", PUNICA, "bgmv_shrink"),
     ("lora_on_cpu", PUNICA, "bgmv_expand_slice"),
+    ("lora_names", "vllm.model_executor.models.utils", "WeightsMapper"),
     ("on_cpu", "vllm._custom_ops", "_supports_onednn"),
     ("update_counts", RAY_TRAINER, "reduce_metrics"),
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_rollout", "ServerAdapter"),
@@ -79,6 +81,22 @@ def test_what_is_gone_stops_the_patch(patch, module, name):
     real = importlib.import_module(module)
     with pytest.raises(PatchError, match=rf"{module} no longer has .*{name}.*\. Install the tested versions"):
         hook(patch, module)(without(real, name))
+
+
+@pytest.mark.parametrize("patch, module", [("advantage_batch", RAY_TRAINER), ("v1_trainer", V1_TRAINER)])
+def test_a_function_that_has_moved_stops_the_patch(patch, module, monkeypatch):
+    """As verl's pull request 7237 moves it; both trainers still have it under its name."""
+    utils = importlib.import_module("verl.trainer.ppo.v1.utils")
+    real = importlib.import_module(module)
+    moved = functools.wraps(utils.compute_advantage)(lambda *args, **kwargs: None)
+    moved.__module__ = "verl.trainer.ppo.trainer_utils"
+    copy = without(real, "compute_advantage")
+    copy.compute_advantage = moved
+    monkeypatch.setattr(utils, "compute_advantage", moved)
+    with pytest.raises(
+        PatchError, match=r"defined in verl.trainer.ppo.trainer_utils .* HOOKS of .*/advantage_batch.py"
+    ):
+        hook(patch, module)(copy)
 
 
 def test_a_replay_buffer_without_an_interval_stops_the_patch():

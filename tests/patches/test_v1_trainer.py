@@ -19,7 +19,7 @@ from verl.utils.tensordict_utils import make_iterator
 from tests.helpers.one_prompt import LOG_PROBS, RESPONSES, REWARDS, expected, one_prompt
 from verl_leaf.config import least_multiple, prompts_per_mini_batch
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
-from verl_leaf.patches.v1_trainer import V1TrainerMixin, deal, in_words
+from verl_leaf.patches.v1_trainer import ADDED, V1TrainerMixin, deal, in_words
 from verl_leaf.training import estimator
 from verl_leaf.training.sharing import SHARE_PROMPTS
 from verl_leaf.training.traces.writer import TraceWriter
@@ -268,14 +268,22 @@ def trainer(queue, data, monkeypatch):
 
 
 @pytest.mark.e2e
-def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data):
-    batch, metrics = trainer.put(), {}
-    compute = trainer_base.compute_advantage_for_multi_trajectories
+def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data, monkeypatch):
+    batch, metrics, made = trainer.put(), {}, []
+    original = trainer_base.compute_advantage_for_multi_trajectories
+
+    def compute(*args, **kwargs):
+        made.append(original(*args, **kwargs))
+        return made[0]
+
+    monkeypatch.setattr(trainer_base, "compute_advantage_for_multi_trajectories", compute)
     result = trainer.trainer._compute_advantage(batch, metrics)
     assert metrics["leaf/boundaries_per_prompt"] == 1
     stored = trainer.queue.kv_batch_get(keys=result.keys, partition_id="train", select_fields=["advantages"])
     torch.testing.assert_close(stored["advantages"].to_padded_tensor(0.0), expected(data))
     assert trainer_base.compute_advantage_for_multi_trajectories is compute
+    # Or a verl with pull request 7497 would write them into the queue.
+    assert {"advantages", "returns"} < set(made[0].batch.keys()) and not set(ADDED) & set(made[0].batch.keys())
 
 
 @pytest.mark.e2e

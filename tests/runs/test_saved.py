@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from verl.workers.engine.fsdp.utils import unfuse_moe_params
 
 from tests.helpers import engines
 from tests.helpers.families import EACH_FAMILY
@@ -103,10 +104,10 @@ def test_full_weights_are_exported(full, tmp_path):
     out = export(run.path, tmp_path / "out")
     plain = getattr(transformers, family.architectures[-1])
     network = plain.from_pretrained(out, dtype=torch.float32)
-    loaded = {family.checkpoint_name(name): weight for name, weight in network.state_dict().items()}
+    loaded = {family.checkpoint_name(name): weight for name, weight in unfuse_moe_params(network.state_dict().items())}
     moved = 0
     with safe_open(model / "model.safetensors", "pt") as before:
-        for name, weight in trained_weights(run).items():
+        for name, weight in unfuse_moe_params(trained_weights(run).items()):
             name = family.checkpoint_name(name)
             assert torch.equal(loaded[name], weight), name
             moved += not torch.equal(before.get_tensor(name), weight)

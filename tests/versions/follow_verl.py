@@ -103,6 +103,14 @@ def joint_writes() -> bool:
     return "tq.async_kv_batch_put(" in inspect.getsource(worker._agent_loop_postprocess)
 
 
+def lora_names() -> bool:
+    """verl knows the method of vLLM's mapper by its first name alone."""
+    from verl.utils.vllm.utils import VLLMHijack
+
+    source = inspect.getsource(VLLMHijack)
+    return "get_unstacked_mapper" in source and "get_rename_mapper" not in source
+
+
 def lora_on_cpu() -> bool:
     """vLLM on the CPU makes a copy of the adapter for every token."""
     import torch
@@ -300,6 +308,7 @@ DEFECTS: dict[str, Callable[[], bool]] = {
         fetched_columns,
         granite_mel,
         joint_writes,
+        lora_names,
         lora_on_cpu,
         model_class,
         on_cpu,

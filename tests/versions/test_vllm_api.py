@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.versions.vllm_api import Source, our_uses
+from tests.versions.vllm_api import Source, our_sources, our_uses
+from verl_leaf.common import vllm_distribution
 
 
 def api_of(version: str, uses) -> dict:
@@ -35,14 +36,19 @@ def complaints(api: dict, names: dict, members: dict, _bases: dict) -> list[str]
     return found
 
 
+def our_uses_in(version: str):
+    _, number = vllm_distribution.installed() if version == "installed" else ("vllm", version)
+    return our_uses(*our_sources(number))
+
+
 @pytest.mark.parametrize("version", ["0.24.0", "installed"])
 def test_vllm_has_what_we_use(version):
-    uses = our_uses()
+    uses = our_uses_in(version)
     assert complaints(api_of(version, uses), *uses) == []
 
 
 def test_both_give_the_class_that_we_extend_the_same_bases():
-    uses = our_uses()
+    uses = our_uses_in("0.24.0")
     bases = uses[2]
     gpu, installed = api_of("0.24.0", uses), api_of("installed", uses)
     assert bases and {name: gpu[name] for name in bases} == {name: installed[name] for name in bases}

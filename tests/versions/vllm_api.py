@@ -4,7 +4,7 @@
     unzip -q wheels/vllm-0.24.0-*.whl 'vllm/*.py' -d source
     python -m tests.versions.vllm_api source > tests/versions/vllm_0.24.0.json
 
-Both are read from source; nothing is imported.
+Both are read from source; nothing of vLLM is imported.
 """
 
 import ast
@@ -15,19 +15,32 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 from tests.helpers import PROJECT
+from verl_leaf.models import FAMILIES
+
+
+def our_sources(version: str) -> list[str]:
+    """Return the package's Python sources, except those of families that need a newer vLLM than ``version``."""
+    newer = {
+        name
+        for name, family in FAMILIES.items()
+        for need in map(Requirement, family.needs)
+        if need.name == "vllm" and not need.specifier.contains(version, prereleases=True)
+    }
+    files = sorted(PROJECT.glob("verl_leaf/**/*.py"))
+    return [file.read_text() for file in files if not newer & set(file.parts)]
 
 
 def our_uses(*sources: str) -> tuple[dict[str, list], dict[str, str | None], dict[str, list]]:
-    """What Python sources, by default those of the package, take from vLLM.
+    """What Python sources take from vLLM.
 
     Names with their calls (number of positional arguments, keywords); members that our subclasses and their mixins define, with
     their parameters; vLLM's base classes of each subclass, which goes by the name of the first.
     """
     names, members, bases = {}, {}, {}
-    trees = [
-        ast.parse(source) for source in sources or [f.read_text() for f in sorted(PROJECT.glob("verl_leaf/**/*.py"))]
-    ]
+    trees = [ast.parse(source) for source in sources]
     scopes = [_imported(tree) for tree in trees]
     for tree, scope in zip(trees, scopes, strict=True):
         _take(tree, scope, set(), names)
@@ -197,4 +210,4 @@ class Source:
 
 
 if __name__ == "__main__":
-    print(json.dumps(Source(Path(sys.argv[1])).api(*our_uses()), indent=1))
+    print(json.dumps(Source(Path(sys.argv[1])).api(*our_uses(*our_sources("0.24.0"))), indent=1))

@@ -36,6 +36,9 @@ SLEEPING_VLLM = 2.0  # GiB that vLLM keeps on the GPU while it sleeps: graphs an
 # Bytes per token of one recomputed layer, forward and backward, per unit of its hidden size and of its MLP's size. Fitted to
 # the traces of tests/helpers/true_shapes.py; tests compare the estimates with them.
 OF_WIDTH, OF_MLP = 24, 12
+# Copies of a token's hidden state for each of its experts, in units of OF_MLP; fitted to traces, too.
+COPIES = 1.0
+CACHE = 2.0  # GiB, the least that vLLM needs besides its weights
 # Sizes of CUDA segments in torch's allocator (c10/cuda/CUDACachingAllocator.cpp): a tensor of up to SMALL is in a segment of
 # SMALL_SEGMENT, one of up to MEDIUM is in a segment of MEDIUM_SEGMENT, and a larger tensor has its own segment.
 SMALL, SMALL_SEGMENT = 2**20, 2**21
@@ -171,7 +174,7 @@ def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> Mode
         tensors=_merged(network),
         layers=len(sizes),
         hidden=text.hidden_size,
-        mlp=text.intermediate_size,
+        mlp=_mlp_width(text),
         vocabulary=text.vocab_size,
         leaves_out_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
         logit_copies=3 if hasattr(text, "logits_scaling") else 2,
@@ -179,10 +182,18 @@ def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> Mode
     )
 
 
+def _mlp_width(text) -> int:
+    """Return the width of the MLP that keeps as much for a token as the experts do that a mixture chooses for it."""
+    chosen = getattr(text, "num_experts_per_tok", 0)
+    if not chosen:
+        return text.intermediate_size
+    return int(chosen * (text.moe_intermediate_size + COPIES * text.hidden_size))
+
+
 def _merged(network: torch.nn.Module) -> tuple[int, ...]:
     sizes: dict[tuple, int] = {}
     for name, weight in network.named_parameters():
-        if name.startswith("visual."):  # vLLM does not load this part of Qwen2.5-Omni
+        if name.startswith("visual."):  # vLLM does not load this part of Qwen's Omni models
             continue
         *_, layer, kind = ("", *name.split("."))
         found = next((group for group in MERGED if layer in group), layer)
@@ -256,11 +267,14 @@ def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
 def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) -> Estimate:
     rollout = config.actor_rollout_ref.rollout
     bucket = 2 * rollout.checkpoint_engine.update_weights_bucket_megabytes / 1024
+    share, ways = rollout.gpu_memory_utilization * memory, rollout.tensor_model_parallel_size
+    least = BYTES["bfloat16"] * size.parameters / ways / GIB + CACHE
+    how = f"gpu_memory_utilization={rollout.gpu_memory_utilization}"
+    if share < least:
+        how = f"weights on {ways} GPU(s), and a small cache; {how} is {share:.1f}"
     parts = [
         *_shard(config, size, ranks),
-        Part(
-            "vLLM", rollout.gpu_memory_utilization * memory, f"gpu_memory_utilization={rollout.gpu_memory_utilization}"
-        ),
+        Part("vLLM", max(share, least), how),
         Part("weights in transfer", bucket, "twice update_weights_bucket_megabytes"),
         Part("contexts", CONTEXTS, "a constant"),
     ]
@@ -271,9 +285,9 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
         "actor_rollout_ref.actor.fsdp_config.model_dtype=bf16",
         "more GPUs",
     ]
-    weights = BYTES["bfloat16"] * size.parameters / rollout.tensor_model_parallel_size / GIB
-    if fits * memory < weights + 2:  # vLLM needs its weights and some cache
-        remedies = remedies[1:]
+    if fits * memory < least:
+        wider = f"actor_rollout_ref.rollout.tensor_model_parallel_size={2 * ways}"
+        remedies[:1] = [wider] if 2 * ways <= config.trainer.n_gpus_per_node else []
     return Estimate("one GPU, generating", parts, remedies)
 
 

@@ -10,7 +10,7 @@ from verl_leaf.models import FAMILIES, Family
 
 # The package registries have torchvision only for builds of torch for CUDA.
 NEEDS_GPU_VERSIONS = (
-    "install 'verl-leaf[gpu]', which also loads on a machine without a GPU (tests/versions/gpu_versions.sh)"
+    "install 'verl-leaf[{0}]', which also loads on a machine without a GPU (bash tests/versions/lane.sh {0})"
 )
 MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files that make a model or adapter
 
@@ -64,7 +64,8 @@ def model_problems(path: str, config) -> list[ModelProblem]:
         return [ModelProblem("family", repr(config.model_type), remedy)]
     problems = []
     if family.missing:
-        problems.append(ModelProblem("packages", f"{family.model_type} {family.missing}", NEEDS_GPU_VERSIONS))
+        remedy = NEEDS_GPU_VERSIONS.format(family.extra)
+        problems.append(ModelProblem("packages", f"{family.model_type} {family.missing}", remedy))
     architectures = config.architectures or []
     if not set(architectures[:1]) & set(family.architectures):
         remedy = f'vLLM would load another class. Set "architectures": ["{family.architectures[-1]}"] in config.json'

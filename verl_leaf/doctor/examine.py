@@ -254,9 +254,8 @@ def _vllm(checkup: Checkup) -> None:
         register_models()
         for family in FAMILIES.values():
             if family.missing:
-                checkup.add(
-                    "model family", f"{family.model_type} {family.missing}: {NEEDS_GPU_VERSIONS}", verdict="note"
-                )
+                remedy = NEEDS_GPU_VERSIONS.format(family.extra)
+                checkup.add("model family", f"{family.model_type} {family.missing}: {remedy}", verdict="note")
                 continue
             family.load_hf_class()
             ModelRegistry.models[family.architectures[0]].load_model_cls()
@@ -281,7 +280,7 @@ def _patches(checkup: Checkup) -> bool:
     return not any(status.startswith("broken") for status in STATUS.values())
 
 
-UNINSTALL = "pip uninstall {}; of the supported models only Qwen2.5-Omni needs torchvision, with a torch for CUDA"
+UNINSTALL = "pip uninstall {}; only Qwen2.5-Omni and Qwen3-Omni need torchvision, with a torch for CUDA"
 
 
 def _torch_extensions(checkup: Checkup) -> None:

@@ -87,14 +87,16 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
 def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[str, Any]) -> dict[str, Any]:
     """Return vLLM's arguments: those of evaluation, overridden by the user's."""
     family = FAMILIES.get(model_config(str(model)).model_type)
+    own = family.vllm_settings if family else {}
     settings: dict[str, Any] = {
         "model": str(model),
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # only SamplingParams determines how tokens are sampled
         "limit_mm_per_prompt": {
             "audio": max([1, *(len(row.audio) for row in data.rows)]),
-            **(family.vllm_limits if family else {}),
+            **own.pop("limit_mm_per_prompt", {}),
         },
+        **own,
         # As in verl's rollout engine. A clip may have at most this many tokens (v1/core/encoder_cache_manager.py); vLLM's default
         # of 2048 would be 82 s.
         "max_num_batched_tokens": 8192,

@@ -5,9 +5,11 @@ from verl_leaf.models.family import Family
 from verl_leaf.models.granite_speech import GRANITE_SPEECH
 from verl_leaf.models.qwen2_5_omni import QWEN2_5_OMNI
 from verl_leaf.models.qwen2_audio import QWEN2_AUDIO
+from verl_leaf.models.qwen3_omni_moe import QWEN3_OMNI_MOE
 
 FAMILIES: dict[str, Family] = {
-    family.model_type: family for family in (QWEN2_AUDIO, GRANITE_SPEECH, AUDIO_FLAMINGO_3, QWEN2_5_OMNI)
+    family.model_type: family
+    for family in (QWEN2_AUDIO, GRANITE_SPEECH, AUDIO_FLAMINGO_3, QWEN2_5_OMNI, QWEN3_OMNI_MOE)
 }
 PROCESSORS = {family.processor_class: family for family in FAMILIES.values()}
 

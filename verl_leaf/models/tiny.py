@@ -126,8 +126,11 @@ def save(family: Family, model: PreTrainedModel, processor: ProcessorMixin, fold
     transformers 5.10.4 ``save_pretrained`` writes weights with names (``language_model.model.model.*``) that neither
     the hub nor vLLM knows.
     """
+    from verl.workers.engine.fsdp.utils import unfuse_moe_params
+
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {family.checkpoint_name(name): weight.contiguous() for name, weight in model.state_dict().items()}
+    each = unfuse_moe_params(model.state_dict().items())
+    weights = {family.checkpoint_name(name): weight.contiguous() for name, weight in each}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     model.config.save_pretrained(folder)
     model.generation_config.update(**end_tokens(processor.tokenizer))

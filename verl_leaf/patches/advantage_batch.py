@@ -16,9 +16,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from verl_leaf.patches.base import expect, rebind, replaced, says
+from verl_leaf.patches.base import expect, expect_definition, rebind, replaced, says
 
-# In verl's source once recipes/upstream/2_estimator_fields is in it; then this patch passes no batch.
+HOME = "verl.trainer.ppo.ray_trainer"  # where compute_advantage is; verl's pull request 7237 moves it to trainer_utils
+# In verl's source once recipes/upstream/2_estimator_fields is in it; then this patch passes and fetches nothing.
 UPSTREAM = "get_adv_estimator_parameters"
 SOLVED = "active: for metrics and checks; `batch` is solved upstream"
 
@@ -32,6 +33,7 @@ def _patch(ray_trainer: ModuleType) -> str:
 
     given = ("data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config")
     original = expect(ray_trainer, "compute_advantage", *given)
+    expect_definition(original, HOME, "advantage_batch")
     find = expect(ray_trainer.core_algos, "get_adv_estimator_fn", "name_or_enum")
     data_metrics = expect(ray_trainer, "compute_data_metrics", "batch", "use_critic")
     solved = says(original, UPSTREAM)
@@ -63,4 +65,4 @@ def _bind(estimator: Callable, **offered: Any) -> Callable:
     return functools.partial(estimator, **{name: value for name, value in offered.items() if name in parameters})
 
 
-HOOKS = {"verl.trainer.ppo.ray_trainer": _patch}
+HOOKS = {HOME: _patch}

@@ -91,6 +91,24 @@ def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
     return function
 
 
+def expect_definition(function: Callable, module: str, patch: str) -> None:
+    """Stop if a function has moved to another module: what imports it from there would not get the patched one.
+
+    Args:
+        function: of a library.
+        module: that a patch hooks.
+        patch: name of the patch.
+
+    Raises:
+        PatchError: the message says what to change in the patch.
+    """
+    if function.__module__ != module:
+        raise PatchError(
+            f"{function.__name__} is defined in {function.__module__} and no longer in {module}: put that module into HOOKS of "
+            f"verl_leaf/patches/{patch}.py. {TESTED_VERSIONS}"
+        )
+
+
 def says(function: Callable, text: str) -> bool:
     """Return whether the source of a library's function contains a text, which shows that a patch is no longer needed."""
     return text in inspect.getsource(inspect.unwrap(function))

@@ -27,8 +27,8 @@ from types import ModuleType
 from typing import Any
 
 from verl_leaf.common.names import STOP
-from verl_leaf.patches.advantage_batch import REPORT
-from verl_leaf.patches.base import expect, extend, replaced, says
+from verl_leaf.patches.advantage_batch import HOME, REPORT
+from verl_leaf.patches.base import expect, expect_definition, extend, replaced, says
 from verl_leaf.patches.update_counts import counting
 from verl_leaf.training.sharing import SHARE_PROMPTS
 
@@ -58,7 +58,7 @@ class V1TrainerMixin:
     def _compute_advantage(self, batch, metrics):
         from verl.trainer.ppo.v1 import trainer_base
 
-        from verl_leaf.training.estimator import RewardError
+        from verl_leaf.training.estimator import WRITTEN_MASK, RewardError
 
         self._refuse_several_outputs(batch)
         steps: list[Any] = []
@@ -68,7 +68,11 @@ class V1TrainerMixin:
             self._add_fields(data, batch)
             data.meta_info[REPORT] = steps.append
             try:
-                return compute(data, *args, **kwargs)
+                result = compute(data, *args, **kwargs)
+                # verl's pull request 7497 writes all columns that it finds added into TransferQueue.
+                for name in ("responses", "attention_mask", WRITTEN_MASK):
+                    result.batch.pop(name, None)
+                return result
             except RewardError as error:
                 key = next(key for key in batch.keys if key.startswith(f"{error.prompt}_"))
                 (messages,) = _fetch(batch, ["raw_prompt"], [key])["raw_prompt"]
@@ -211,6 +215,8 @@ def deal(parts: list[list[int]], size: int, seqlen_list: list[int], k_partitions
 
 
 def _patch(trainer_base: ModuleType) -> str:
+    from verl.trainer.ppo.v1 import utils as v1_utils
+
     compute = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
     given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
     expect(trainer_base, "PPOTrainer._balance_batch", *given)
@@ -219,6 +225,7 @@ def _patch(trainer_base: ModuleType) -> str:
     expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")
     expect(trainer_base, "upsample_batch_to_divisible_size", "batch", "batch_multiple", "eos_token_id")
     expect(trainer_base, "reduce_metrics", "metrics")
+    expect_definition(expect(v1_utils, "compute_advantage"), HOME, "advantage_batch")
     solved = says(compute, UPSTREAM)
     extend(trainer_base, "PPOTrainer", V1TrainerMixin, verl_fetches=solved)
     return SOLVED if solved else "active: verl does not fetch the responses"

@@ -35,7 +35,7 @@ class Server:
             str(folder),
             dtype="bfloat16",
             max_model_len=1024,
-            limit_mm_per_prompt=family.vllm_limits,
+            **family.vllm_settings,
             max_num_seqs=ROLLOUTS * len(CLIPS),
             gpu_memory_utilization=0.2,
             enforce_eager=True,

@@ -7,14 +7,8 @@ Text and audio have the same position on all three axes, one more for each token
 """
 
 from verl_leaf.models.family import Family
+from verl_leaf.models.thinker import CHECKPOINT_PREFIXES, unsupported_reason
 from verl_leaf.models.whisper import audio_tokens, padding
-
-CHECKPOINT_PREFIXES = {
-    "model.": "thinker.model.",
-    "lm_head.": "thinker.lm_head.",
-    "audio_tower.": "thinker.audio_tower.",
-    "visual.": "thinker.visual.",
-}
 
 
 def call_processor(processor, text, clips):
@@ -27,16 +21,6 @@ def call_processor(processor, text, clips):
         "input_features": encoded["input_features"].transpose(1, 2)[heard],
         "audio_feature_lengths": heard.sum(dim=1),
     }
-
-
-def unsupported_reason(config) -> str | None:
-    """Return why a model of this configuration cannot be trained or served, or None."""
-    thinker = config.thinker_config
-    # vLLM (qwen2.py Qwen2ForCausalLM) reads the first, transformers (get_expanded_tied_weights_keys) the second.
-    if thinker.text_config.tie_word_embeddings != thinker.tie_word_embeddings:
-        said = [str(each.tie_word_embeddings).lower() for each in (thinker.text_config, thinker)]
-        return f"text_config.tie_word_embeddings is {said[0]}, but thinker_config's is {said[1]}"
-    return None
 
 
 QWEN2_5_OMNI = Family(

@@ -4,8 +4,8 @@ from vllm.model_executor.models import qwen2_5_omni_thinker as base
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from verl_leaf.models.qwen2_5_omni import CHECKPOINT_PREFIXES
 from verl_leaf.models.rollout import SpeechRollout
+from verl_leaf.models.thinker import CHECKPOINT_PREFIXES
 from verl_leaf.models.whisper import ShortExtractor, with_extractor
 
 

@@ -53,6 +53,7 @@ def model_card(saved: SavedStep, run: str, base: str, folder: Path) -> str:
         base_is_local=not on_hub,
         rank=rank,
         max_rank=rank and max_lora_rank(rank),
+        lora_modules=family and family.vllm_settings.get("lora_target_modules"),
         step=saved.step,
         method=method,
         version=__version__,

@@ -89,7 +89,7 @@ def _write(folder: Path, changes: Changes, destination: Path, console: Console) 
         with safe_open(folder / name, "pt") as weights:
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
             metadata = weights.metadata()
-        for key in tensors.keys() & changes.keys():
+        for key in sorted(tensors.keys() & changes.keys()):
             tensors[key] = changes.pop(key)(tensors[key])
         save_file(tensors, destination / name, metadata=metadata)
     for file in folder.iterdir():

@@ -2,12 +2,13 @@
 
 import os
 import pickle
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 from torch.distributed.tensor import DTensor, Shard
+from verl.workers.engine.fsdp.utils import unfuse_moe_params
 
 from verl_leaf.checks.model import model_config
 from verl_leaf.models import FAMILIES, Family
@@ -56,15 +57,28 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
             raise ValueError(
                 f"{file} cannot be read ({error}). Delete {actor.parent}, or export another step"
             ) from error
-    return {
-        checkpoint_name(name.removeprefix(PEFT_PREFIX).replace(".default.", "."), family): partial(
-            _join, [shard[name] for shard in shards]
-        )
-        for name in shards[0]
-    }
+    weights: dict[str, Callable[[], torch.Tensor]] = {}
+    for name, first in shards[0].items():
+        parts = tuple(shard[name] for shard in shards)
+        name = checkpoint_name(name.removeprefix(PEFT_PREFIX).replace(".default.", "."), family)
+        names = [each for each, _ in unfuse_moe_params([(name, torch.empty(first.shape, device="meta"))])]
+        if names == [name]:
+            weights[name] = partial(_join, parts)
+        else:  # transformers has the experts of a layer in one tensor, files have each by itself
+            weights |= {each: partial(_expert, each, name, parts) for each in names}
+    return weights
 
 
-def _join(parts: list) -> torch.Tensor:
+def _expert(weight: str, name: str, parts: tuple) -> torch.Tensor:
+    return _experts(name, parts)[weight]
+
+
+@lru_cache(maxsize=2)  # the two tensors of a layer's experts: files have an expert's weights side by side
+def _experts(name: str, parts: tuple) -> dict[str, torch.Tensor]:
+    return dict(unfuse_moe_params([(name, _join(parts))]))
+
+
+def _join(parts: Sequence) -> torch.Tensor:
     """Return one tensor from its parts on all ranks. FSDP2 shards along one axis and copies the shards to other nodes."""
     first = parts[0]
     if not isinstance(first, DTensor):

@@ -1,0 +1,90 @@
+"""Qwen3-Omni's thinker: a Whisper-like encoder in windows of 1 s (13 audio tokens a second) before a Qwen3 mixture of experts.
+
+Checkpoints hold the whole model, and positions have three axes, as Qwen2.5-Omni's. Two things of the encoder and its features
+depend in transformers and in vLLM on the clips beside a clip. Actor and rollout must see the same, so here neither does:
+
+- The feature extractor mirrors the end of the longest clip of a call and fills the others with silence
+  (feature_extraction_whisper.py). Here each clip is alone in its call, as it is in a prompt with one clip.
+- The encoder fills the windows of a call to the longest of them, and its convolutions see what they are filled with
+  (``chunk_and_pad_features``, vLLM's qwen3_omni_moe_thinker.py). So a clip shorter than a window has another end beside a longer
+  clip. Here every call has a whole window (:func:`with_silence`).
+"""
+
+import re
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from verl_leaf.models.family import Family
+from verl_leaf.models.thinker import CHECKPOINT_PREFIXES, unsupported_reason
+
+WINDOW = 100  # mel frames: `2 * n_window` of all released models, and a constant in the libraries' formulas
+SILENCE = 13  # audio tokens of a window
+
+
+def pooled_frames(frames):
+    """Return how many audio tokens the encoder makes of mel frames: an integer, or a tensor of integers."""
+    rest = frames % WINDOW
+    for _ in range(3):  # convolutions
+        rest = (rest - 1) // 2 + 1
+    return frames // WINDOW * SILENCE + rest
+
+
+def with_silence(mel: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return clips with a window of silence after the last one, which becomes :data:`SILENCE` audio tokens.
+
+    Args:
+        mel: frames of all clips, one clip after the other, ``[mel bins, frames]``.
+        frames: number of frames of each clip, int64 ``[clips]``.
+    """
+    return F.pad(mel, (0, WINDOW)), F.pad(frames, (0, 1), value=WINDOW)
+
+
+def whole_hops(extractor, clip: np.ndarray) -> np.ndarray:
+    """Return a clip with zeros up to a whole number of hops, as vLLM's processor fills it."""
+    return np.pad(clip, (0, -len(clip) % extractor.hop_length))
+
+
+def call_processor(processor, text, clips):
+    """``input_features`` are the frames of one clip after the other."""
+    extractor = processor.feature_extractor
+    counts = iter([audio_tokens(processor, len(clip)) for clip in clips])
+    expanded = re.sub(re.escape(processor.audio_token), lambda found: found[0] * next(counts), text)
+    settings = {"padding": False, "truncation": False, "sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
+    mel = [extractor(whole_hops(extractor, clip), **settings)["input_features"][0].T for clip in clips]
+    encoded = processor.tokenizer(expanded, return_tensors="pt")
+    return {
+        "input_ids": encoded["input_ids"],
+        "attention_mask": encoded["attention_mask"],
+        "input_features": torch.cat(mel),
+        "audio_feature_lengths": torch.tensor([len(frames) for frames in mel]),
+    }
+
+
+def audio_tokens(processor, samples: int) -> int:
+    extractor = processor.feature_extractor
+    frames = -(-samples // extractor.hop_length)
+    if frames * extractor.hop_length <= extractor.n_fft // 2:  # the spectrogram mirrors this much at both ends
+        return 0
+    return pooled_frames(frames)
+
+
+QWEN3_OMNI_MOE = Family(
+    model_type="qwen3_omni_moe",
+    architectures=("Qwen3OmniMoeForConditionalGeneration",),
+    processor_class="Qwen3OmniMoeProcessor",
+    extractor="feature_extractor",
+    hf_class="verl_leaf.models.qwen3_omni_moe.hf:Qwen3OmniMoeThinker",
+    vllm_class="verl_leaf.models.qwen3_omni_moe.vllm:Qwen3OmniMoeThinker",
+    call_processor=call_processor,
+    audio_tokens=audio_tokens,
+    min_audio_tokens=1,
+    max_clips=None,
+    max_seconds=600.0,  # 7,800 tokens: the recipes' max_num_batched_tokens, as large as vLLM's encoder cache, holds 8192
+    checkpoint_prefixes=CHECKPOINT_PREFIXES,
+    unsupported_reason=unsupported_reason,
+    # torchvision for images and videos, without which transformers builds no processor; LoRA in vLLM's class from 0.29 on.
+    needs=("torchvision", "vllm>=0.29"),
+    extra="gpu-newest",
+)

@@ -1,0 +1,64 @@
+"""Qwen3-Omni's thinker in vLLM, with transformers 5's parameter names (vllm 0.31.0)."""
+
+import torch
+from torch.nn import functional as F
+from transformers import BatchFeature, WhisperFeatureExtractor
+from vllm.model_executor.models import qwen3_omni_moe_thinker as base
+from vllm.model_executor.models.utils import WeightsMapper
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from verl_leaf.models.qwen3_omni_moe import with_silence
+from verl_leaf.models.rollout import SpeechRollout
+from verl_leaf.models.thinker import CHECKPOINT_PREFIXES
+from verl_leaf.models.whisper import with_extractor
+
+
+class EachAlone(WhisperFeatureExtractor):
+    """transformers' feature extractor, which computes each clip of a call as if it were the only one."""
+
+    def __call__(self, raw_speech, **arguments):
+        compute = super().__call__
+        alone = [compute([clip], **{**arguments, "return_tensors": "pt"}) for clip in raw_speech]
+        longest = max(each["input_features"].shape[-1] for each in alone)
+        return BatchFeature(
+            {
+                name: torch.cat([F.pad(each[name], (0, longest - each[name].shape[-1])) for each in alone])
+                for name in alone[0]
+            }
+        )
+
+
+class ProcessingInfo(base.Qwen3OmniMoeThinkerProcessingInfo):
+    """As its base class, with features that do not depend on a prompt's other clips."""
+
+    def get_hf_processor(self, **kwargs):
+        return with_extractor(super().get_hf_processor(**kwargs), EachAlone)
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    base.Qwen3OmniMoeThinkerMultiModalProcessor,
+    info=ProcessingInfo,
+    dummy_inputs=base.Qwen3OmniMoeThinkerDummyInputsBuilder,
+)
+class Qwen3OmniMoeThinker(SpeechRollout, base.Qwen3OmniMoeThinkerForConditionalGeneration):
+    """vLLM's class, with the names of transformers 5's modules before those of checkpoint files."""
+
+    hf_to_vllm_mapper = (
+        WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
+        | base.Qwen3OmniMoeThinkerForConditionalGeneration.hf_to_vllm_mapper
+    )
+
+    def __init__(self, *, vllm_config, prefix=""):
+        # Experts take the kernels without LoRA (layers/fused_moe/layer.py `is_lora_enabled`). Those with LoRA need a GPU.
+        lora, vllm_config.lora_config = vllm_config.lora_config, None
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        vllm_config.lora_config = lora
+
+    def load_weights(self, weights):
+        """As vLLM's class, which leaves out the talker's weights and translates names by itself."""
+        return super(SpeechRollout, self).load_weights(weights)
+
+    def _process_audio_input(self, audio_input):
+        mel, frames = with_silence(audio_input["input_features"], audio_input["audio_feature_lengths"])
+        *embeddings, _ = super()._process_audio_input({"input_features": mel, "audio_feature_lengths": frames})
+        return tuple(embeddings)

@@ -1,0 +1,97 @@
+"""What the thinkers of Qwen's Omni models have in common: the part of a checkpoint that hears and writes."""
+
+import torch
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from verl_leaf.models.actor import SpeechActor, takes_features_key
+
+# Checkpoints hold the whole model. The talker and what makes its sound are not loaded.
+CHECKPOINT_PREFIXES = {
+    "model.": "thinker.model.",
+    "lm_head.": "thinker.lm_head.",
+    "audio_tower.": "thinker.audio_tower.",
+    "visual.": "thinker.visual.",
+}
+
+
+def unsupported_reason(config) -> str | None:
+    """Return why a model of this configuration cannot be trained or served; None if it can."""
+    thinker = config.thinker_config
+    # vLLM (qwen2.py, qwen3_moe.py) asks the one, transformers (get_expanded_tied_weights_keys) the other.
+    said = [getattr(each, "tie_word_embeddings", False) for each in (thinker.text_config, thinker)]
+    if said[0] != said[1]:
+        text, whole = (str(each).lower() for each in said)
+        return f"text_config.tie_word_embeddings is {text}, and thinker_config's is {whole}"
+    return None
+
+
+class ThinkerActor(SpeechActor):
+    """To be named before transformers' class of a thinker.
+
+    It has the same parameters, names and numbers as that class for text and audio, with the placeholders' logits masked. It
+    is built from the configuration of the whole model and loads its checkpoints. It does not accept images and videos.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^talker\.", r"^token2wav\.", r"^code2wav\."]
+
+    def __init__(self, config):
+        super().__init__(config.thinker_config)
+
+    @property
+    def _parts(self):
+        return self
+
+    @property
+    def _language(self):
+        return self.model
+
+    def _encode(self, mel: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+        """Return the audio tokens of all clips, ``[tokens, hidden]``.
+
+        Args:
+            mel: frames of all clips, one clip after the other, ``[mel bins, frames]``.
+            frames: number of frames of each clip, int64 ``[clips]``.
+        """
+        return self.audio_tower(mel, feature_lens=frames).last_hidden_state
+
+    @takes_features_key
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_feature_lengths: torch.Tensor | None = None,
+        logits_to_keep: int = 0,
+        **_,
+    ) -> CausalLMOutputWithPast:
+        """Compute logits.
+
+        The base class's forward is written for images and videos too, and takes neither ``audio_feature_lengths`` (of which it
+        makes None) nor ``logits_to_keep``.
+
+        Args:
+            input_ids: int64 ``[rows, tokens]``, a placeholder for every audio token.
+            attention_mask: as transformers' models take it.
+            position_ids: int64 ``[rows, tokens]``: text and audio have the same on all axes.
+            input_features: mel frames of all clips in the order of the rows, ``[frames, mel bins]``.
+            audio_feature_lengths: frames of each clip, int64 ``[clips]``.
+            logits_to_keep: of how many last tokens logits are computed; 0 for all.
+
+        Raises:
+            ValueError: audio and placeholders do not match.
+        """
+        embeddings = self.get_input_embeddings()(input_ids)
+        if input_features is not None:
+            audio = self._encode(input_features.T, audio_feature_lengths)
+            places = input_ids == self.config.audio_token_id
+            if len(audio) != int(places.sum()):
+                raise ValueError(f"{len(audio)} audio tokens for {int(places.sum())} placeholders")
+            embeddings = embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
+        if position_ids is not None and position_ids.ndim == 2:
+            # Time, height and width; and before them those of the text, by which the mask tells sequences in a row apart.
+            position_ids = position_ids.expand(4, *position_ids.shape)
+        hidden = self.model(
+            inputs_embeds=embeddings, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state
+        return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, -logits_to_keep:]))
