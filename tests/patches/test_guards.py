@@ -85,7 +85,7 @@ def test_what_is_gone_stops_the_patch(patch, module, name):
 
 @pytest.mark.parametrize("patch, module", [("advantage_batch", RAY_TRAINER), ("v1_trainer", V1_TRAINER)])
 def test_a_function_that_has_moved_stops_the_patch(patch, module, monkeypatch):
-    """As verl's pull request 7237 moves it; both trainers still have it under its name."""
+    """verl's pull request 7237 moves it like this; both trainers still have it under its name."""
     utils = importlib.import_module("verl.trainer.ppo.v1.utils")
     real = importlib.import_module(module)
     moved = functools.wraps(utils.compute_advantage)(lambda *args, **kwargs: None)

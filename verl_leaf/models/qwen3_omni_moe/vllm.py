@@ -29,7 +29,7 @@ class EachAlone(WhisperFeatureExtractor):
 
 
 class ProcessingInfo(base.Qwen3OmniMoeThinkerProcessingInfo):
-    """As its base class, with features that do not depend on a prompt's other clips."""
+    """vLLM's class, with features that do not depend on a prompt's other clips."""
 
     def get_hf_processor(self, **kwargs):
         return with_extractor(super().get_hf_processor(**kwargs), EachAlone)
@@ -55,7 +55,7 @@ class Qwen3OmniMoeThinker(SpeechRollout, base.Qwen3OmniMoeThinkerForConditionalG
         vllm_config.lora_config = lora
 
     def load_weights(self, weights):
-        """As vLLM's class, which leaves out the talker's weights and translates names by itself."""
+        """Load weights with vLLM's method, which leaves out the talker's weights and translates names by itself."""
         return super(SpeechRollout, self).load_weights(weights)
 
     def _process_audio_input(self, audio_input):
