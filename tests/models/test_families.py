@@ -225,7 +225,7 @@ def test_doctor_of_a_model_needs_its_config_alone(folder, tmp_path, monkeypatch,
     assert message in printed
     if not change:
         assert f"{2 * len(FAMILIES[config['model_type']].lora_targets)} layers" in printed
-        with pytest.raises(ValueError, match="the recipe is other's"):
+        with pytest.raises(ValueError, match="the recipe is for other"):
             check_speech_model(str(tmp_path), "other")
 
 

@@ -142,7 +142,9 @@ def test_the_doctor_names_a_patch_that_does_not_fit():
     environment = {**os.environ, "COLUMNS": "300"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
-    assert f"update_counts, {RAY_TRAINER}: broken: {RAY_TRAINER}.reduce_metrics takes (other)" in done.stdout
+    assert (
+        f"update_counts, {RAY_TRAINER}: broken: {RAY_TRAINER}.reduce_metrics has the parameters (other)" in done.stdout
+    )
     assert (
         f"replay_buffer, {REPLAY_BUFFER}: {STATUS['replay_buffer', REPLAY_BUFFER].partition(':')[0]}: " in done.stdout
     )

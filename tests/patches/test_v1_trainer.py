@@ -283,7 +283,11 @@ def test_the_v1_trainer_gets_leafs_advantages_and_metrics(trainer, data, monkeyp
     torch.testing.assert_close(stored["advantages"].to_padded_tensor(0.0), expected(data))
     assert trainer_base.compute_advantage_for_multi_trajectories is compute
     # Or a verl with pull request 7497 would write them into the queue.
-    assert {"advantages", "returns"} < set(made[0].batch.keys()) and not {"responses", "attention_mask", "written_mask"} & set(made[0].batch.keys())
+    assert {"advantages", "returns"} < set(made[0].batch.keys()) and not {
+        "responses",
+        "attention_mask",
+        "written_mask",
+    } & set(made[0].batch.keys())
 
 
 @pytest.mark.e2e

@@ -63,7 +63,7 @@ def test_an_override_that_hydra_cannot_read_is_named(tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="algorithm.leaf.forks: leaf has no such setting"):
         _ = Training("leaf", ("algorithm.leaf.forks=2", ROLLOUT), tmp_path).config
-    with pytest.raises(ValueError, match="nothing with these overrides: Cannot find primary config"):
+    with pytest.raises(ValueError, match="nothing cannot be composed with these overrides: Cannot find primary config"):
         _ = Training("nothing", (), tmp_path).config
 
 

@@ -224,7 +224,7 @@ def test_a_checkpoint_that_was_cut_off_is_said(lora, tmp_path, capsys):
     shard = run.path / STEP / "actor/model_world_size_1_rank_0.pt"
     shard.write_bytes(shard.read_bytes()[:1000])
     assert main(["export", str(run.path), "--out", str(tmp_path / "out")]) == 2
-    assert re.search(f"export: {shard} cannot be read .*: delete", capsys.readouterr().err)
+    assert re.search(f"export: {shard} cannot be read .*elete", capsys.readouterr().err)
     shutil.rmtree(run.path / "hydra")
     assert main(["export", str(run.path), "--out", str(tmp_path / "out")]) == 2
     assert "config.yaml is missing" in capsys.readouterr().err
@@ -257,7 +257,9 @@ def test_tied_embeddings(tmp_path):
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
     weights = load_file(tmp_path / "model/model.safetensors")
     save_file({name: weights[name] for name in weights if "layers" in name}, tmp_path / "model/model.safetensors")
-    with pytest.raises(ValueError, match="2 of its weights belong to layers that .*: model.embed_tokens.weight"):
+    with pytest.raises(
+        ValueError, match="2 of its weights belong to layers that .* lacks, such as model.embed_tokens.weight"
+    ):
         write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out", Console(stderr=True))
 
 

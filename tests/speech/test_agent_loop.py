@@ -124,7 +124,7 @@ def test_limits(processor, monkeypatch, limit, turns):
     "hears, reply",
     [
         (lambda *_, **__: CLIP[20_000], "Error executing tool 'German': index 20000 is out of bounds"),
-        (lambda *_, **__: CLIP[:800], "No audio: audio array: lasts 0.050 s and would become 1 audio token"),
+        (lambda *_, **__: CLIP[:800], "No audio: audio array: the audio lasts 0.050 s and would become 1 audio token"),
     ],
 )
 def test_what_is_wrong_with_a_call_is_the_reply(processor, monkeypatch, hears, reply):

@@ -235,7 +235,7 @@ class SpeechAgentLoop(ToolAgentLoop):
         try:
             text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
         except AudioError as error:  # the model has asked for this clip, and is told what is wrong with it
-            reply["content"] = [{"type": "text", "text": f"No audio: {error}"}]
+            reply["content"] = [{"type": "text", "text": f"No audio: {str(error).partition('. ')[0]}"}]
             text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
         check_clips(family, len(talk.audio_data), len(clips))
         ids, features = family.encode(self.processor, text, clips)
