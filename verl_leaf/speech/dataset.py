@@ -196,7 +196,7 @@ class SpeechDataset(RLHFDataset):
 
     def _fit(self, row: dict) -> Fit:
         messages = self._build_messages(copy.deepcopy(row), key=self.prompt_key)
-        text, clips, is_long = render_prompt(self.processor, messages, self.config, self.tool_schemas)
+        text, clips, is_long = render_prompt(self.processor, messages, self.config, self.tool_schemas or ())
         if is_long and Fit.LONG_AUDIO in self._left_out():
             return Fit.LONG_AUDIO
         family = family_of_processor(self.processor)

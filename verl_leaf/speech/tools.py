@@ -15,7 +15,7 @@ class AudioTool(BaseTool):
     What :meth:`hear` raises becomes the text of the reply, so that the model learns what was wrong with its call.
     """
 
-    def __init__(self, config: dict, tool_schema: OpenAIFunctionToolSchema | None):
+    def __init__(self, config: dict, tool_schema: OpenAIFunctionToolSchema):
         super().__init__(config, tool_schema)
         self._of_rows: dict[str, dict] = {}  # call -> what the row has for it
 
@@ -56,7 +56,9 @@ class Crop(AudioTool):
     def __init__(self, config: dict, tool_schema: OpenAIFunctionToolSchema | None):
         super().__init__(config, tool_schema or OpenAIFunctionToolSchema.model_validate(CROP))
 
-    def hear(self, clips: list[np.ndarray], rate: int, *, start: float, end: float) -> np.ndarray:
+    def hear(  # type: ignore[override]  # the arguments of the call have names of its own
+        self, clips: list[np.ndarray], rate: int, *, start: float, end: float
+    ) -> np.ndarray:
         seconds = len(clips[0]) / rate
         if not 0 <= start < end <= seconds:
             raise ValueError(f"start={start}, end={end}: must be in order, from 0 to {seconds:.2f} seconds")
