@@ -66,6 +66,9 @@ def compare(family, folder: Path, dtype: str) -> dict[str, float]:
         answer = engine.generate(prompt, sampling, use_tqdm=False)[0].outputs[0]
         theirs = [step[token].logprob for token, step in zip(answer.token_ids, answer.logprobs, strict=True)]
         tokens = torch.tensor([[*ids, *answer.token_ids]])
+        features = {  # as FSDP's mixed precision hands them over
+            name: value.to(actor.dtype) if value.is_floating_point() else value for name, value in features.items()
+        }
         with torch.no_grad():
             logits = actor(input_ids=tokens[:, :-1], **features).logits[0, len(ids) - 1 :].float()
         ours = logits.log_softmax(-1).gather(1, tokens[0, len(ids) :, None])[:, 0]
