@@ -142,4 +142,5 @@ def test_two_steps(tmp_path):
     metrics = read_scalars(tmp_path / "metrics")
     assert sorted(metrics["leaf/boundaries_per_prompt"]) == [1, 2]
     assert max(metrics["leaf/boundaries_per_prompt"].values()) > 0
-    assert max(metrics["training/rollout_probs_diff_max"].values()) < 1e-3
+    # 1.6e-4 with vLLM 0.24, 7.4e-3 with 0.31: verl, vLLM and transformers handle pictures without verl-leaf.
+    assert max(metrics["training/rollout_probs_diff_max"].values()) < 1e-2

