@@ -42,7 +42,7 @@ has_verl() { python -c 'import importlib.util, sys; sys.exit(importlib.util.find
 setup() {
   if [[ -z ${VENV:-} ]] && command -v verl-leaf >/dev/null && has_verl; then return; fi
   local device=cpu venv=.venv complete
-  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-$1; fi
+  if [[ $1 == *gpu* ]]; then device=gpu venv=.venv-${1%%,*}; fi
   venv=$(realpath -m "${VENV:-$ROOT/$venv}")
   complete=$venv/installed-$1
   if [[ ! $complete -nt $ROOT/pyproject.toml ]]; then

@@ -11,12 +11,13 @@
 #   DATA=librisqa EPOCHS=4 sbatch recipes/slurm.sh recipes/qwen2audio_leaf.sh [hydra overrides]
 #
 # The project must be on a file system that all nodes see, with the environment installed (VENV, by default the project's
-# .venv-gpu). Five minutes before the time limit the run is told to stop: it saves a checkpoint after its step. Run the same
+# .venv-gpu, or .venv-EXTRA if the recipe sets EXTRA). Five minutes before the time limit the run is told to stop: it saves a checkpoint after its step. Run the same
 # command again to resume; set RUN=folder to make sure that it resumes this run.
 set -euo pipefail
 : "${1:?give the path of a recipe}"
 # (Slurm runs a copy of this file, so the project is found through the recipe.)
-VENV=$(realpath "${VENV:-$(dirname "$(realpath "$1")")/../.venv-gpu}")
+EXTRA=$(sed -n 's/^EXTRA=\([a-z-]*\).*/\1/p' "$1")
+VENV=$(realpath "${VENV:-$(dirname "$(realpath "$1")")/../.venv-${EXTRA:-gpu}}")
 export PATH=$VENV/bin:$PATH
 unset VENV  # the recipe finds the package on PATH
 mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
