@@ -1,4 +1,4 @@
-"""The rule: which share of the words is right, less the price of asking."""
+"""The reward: the share of correct words, minus the price of asking."""
 
 from examples.next_letter.reward import share_right
 
@@ -6,7 +6,6 @@ PRICE = 0.2
 
 
 def worth(data_source, solution_str: str, ground_truth: str, extra_info: dict, **_) -> dict[str, float]:
-    """-0.2 to 1: the share of the words of ``ground_truth`` that the last answer has in the same place, less ``PRICE`` if the
-    model has asked."""
+    """Return -0.2 to 1: the share of words that the last answer has in their place, minus ``PRICE`` if the model asked."""
     right, asked = share_right(data_source, solution_str, ground_truth), bool(extra_info["num_turns"] > 2)
     return {"score": right - PRICE * asked, "right": right, "asked": float(asked)}

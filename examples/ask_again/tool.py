@@ -7,7 +7,7 @@ from verl_leaf.speech.tools import AudioTool
 
 
 class Again(AudioTool):
-    """Returns the clip that the row has for it in ``extra_info.tools_kwargs``."""
+    """A tool that returns the clip in ``extra_info.tools_kwargs`` of the row."""
 
     def hear(self, clips: list[np.ndarray], rate: int, *, clip: str) -> np.ndarray:
         return load_audio(clip, rate)

@@ -9,7 +9,12 @@ from tests.helpers import PROJECT
 
 @pytest.mark.parametrize(
     "extras, environment",
-    [("cpu,examples", ".venv"), ("gpu", ".venv-gpu"), ("gpu,examples", ".venv-gpu"), ("gpu-newest", ".venv-gpu-newest")],
+    [
+        ("cpu,examples", ".venv"),
+        ("gpu", ".venv-gpu"),
+        ("gpu,examples", ".venv-gpu"),
+        ("gpu-newest", ".venv-gpu-newest"),
+    ],
 )
 def test_recipes_and_examples_share_an_environment(extras, environment):
     script = f'source recipes/common.sh; install_into() {{ echo "into $1"; exit; }}; setup {extras}'

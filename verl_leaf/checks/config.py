@@ -90,7 +90,7 @@ def check_estimator(config) -> None:
     options = read_options(name, config.algorithm)
     check_settings("verl", config, name)
     if isinstance(options, LeafOptions) and options.trace_dir is not None and not config.trainer.use_v1:
-        raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer . Set trainer.use_v1=True, or remove trace_dir")
+        raise ValueError("algorithm.leaf.trace_dir needs the V1 trainer. Set trainer.use_v1=True, or remove trace_dir")
     n = config.actor_rollout_ref.rollout.n
     if n < 2:
         raise ValueError(

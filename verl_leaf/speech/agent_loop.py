@@ -45,7 +45,7 @@ NOT_STORED = {"extra_info", "index", "tools_kwargs", "interaction_kwargs", "dumm
 
 @dataclass
 class Audio:
-    """Audio features, and the task that puts them into the queue, begun when the first response with them is there."""
+    """Audio features, and the task that stores them in the queue; it starts with the first response that needs them."""
 
     features: dict[str, torch.Tensor]
     key: asyncio.Task | None = None
@@ -53,13 +53,13 @@ class Audio:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a model reads next.
+    """A prompt or a reply, encoded.
 
     Attributes:
-        ids: its tokens, each audio placeholder repeated once per audio token.
-        audio: the features of its audio: one entry, or none if there is no audio or no actor will ask for it.
-        clips: the waveforms of its audio.
-        stored: a reference to these in Ray's store, None without audio.
+        ids: tokens, with each audio placeholder repeated once per audio token.
+        audio: audio features: one entry, or none without audio and in validation.
+        clips: waveforms.
+        stored: reference to the waveforms in Ray's store, or None without audio.
     """
 
     ids: list[int]
@@ -76,15 +76,18 @@ class SharedPrompt:
     encoded: asyncio.Future | None = (
         None  # tokens, features and clips of the prompt; the executor's threads limit how many are made at once
     )
-    later: dict[bytes, Audio] = field(default_factory=dict)  # the audio that tools have returned, by its waveform
+    later: dict[bytes, Audio] = field(
+        default_factory=dict
+    )  # audio that tools have returned, by the digest of its waveform
 
 
 class SpeechOutput(AgentLoopOutput):
     """A response with the features of its audio, of which verl stores only the keys.
 
     Attributes:
-        audio: the features of the prompt's audio, if it has any, and of each clip that a tool has returned.
-        answer_ids: what the model has said last, which the reward is for.
+        audio: features of the prompt's audio if it has any, then of each clip that a tool has returned.
+        answer_ids: tokens of the model's last turn, which gets the reward.
+        features_keys: keys of ``audio``.
     """
 
     audio: list[Any] = Field(exclude=True)
@@ -165,9 +168,9 @@ class SpeechAgentLoop(ToolAgentLoop):
         return output
 
     async def _generate(self, talk: AgentData, sampling_params: dict[str, Any], tokens: int, clips, priority: int):
-        """Let the model say at most so many tokens."""
+        """Let the model generate at most ``tokens`` tokens."""
         placeholder = family_of_processor(self.processor).audio_token_id(self.processor)
-        # Nobody reads the text that vLLM would make of every token.
+        # Skip detokenisation, because the text is not used.
         sampling_params = {**sampling_params, "max_tokens": tokens, "detokenize": False}
         if self.tools and self.tool_parser.stop_token_ids:  # of formats whose calls do not end the turn
             own = sampling_params.get("stop_token_ids") or []
@@ -185,7 +188,7 @@ class SpeechAgentLoop(ToolAgentLoop):
         return generated
 
     async def _reply(self, talk: AgentData, said: list[int]) -> dict | None:
-        """Return the message to the model that the tools make which it has called; None if nothing is to follow."""
+        """Call the tools that the model asked for, and return the message with their results, or None if the conversation ends."""
         enough = (
             (self.max_assistant_turns, talk.assistant_turns),
             (self.max_user_turns, talk.user_turns),
@@ -222,7 +225,7 @@ class SpeechAgentLoop(ToolAgentLoop):
     def _encode_now(self, messages: list[dict], keep_features: bool) -> Encoded:
         text, clips, _ = render_prompt(self.processor, messages, self.data_config, self.tool_schemas)
         ids, features = family_of_processor(self.processor).encode(self.processor, text, clips)
-        # Ray hands the server what the reference stands for, which so lies in its store once, and not for every response.
+        # Ray resolves the reference on the server, so the clips are in its store once and not for every response.
         stored = ray.put(clips) if clips else None
         audio = [Audio(features)] if features and keep_features else []
         return Encoded(ids, audio, clips if self.tools else [], stored)
@@ -230,11 +233,11 @@ class SpeechAgentLoop(ToolAgentLoop):
     def _encode_reply(
         self, shared: SharedPrompt, messages: list[dict], reply: dict, said: list[int], talk: AgentData
     ) -> Encoded:
-        """Encode what stands between an answer and the next."""
+        """Encode the text and audio between an answer and the next."""
         family = family_of_processor(self.processor)
         try:
             text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
-        except AudioError as error:  # the model has asked for this clip, and is told what is wrong with it
+        except AudioError as error:  # the model called for this clip, so it is told what is wrong
             reply["content"] = [{"type": "text", "text": f"No audio: {str(error).partition('. ')[0]}"}]
             text, clips = render_reply(self.processor, messages, reply, self.data_config, self.tool_schemas)
         check_clips(family, len(talk.audio_data), len(clips))
@@ -310,7 +313,7 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
             raise
 
     async def _agent_loop_postprocess(self, output, validate, *, shared: SharedPrompt, **kwargs):
-        if not isinstance(output, SpeechOutput):  # of an agent loop of one's own
+        if not isinstance(output, SpeechOutput):  # from a user's agent loop
             return await super()._agent_loop_postprocess(output, validate, **kwargs)
         output.features_keys = [await self._key(kwargs["uid"], audio) for audio in output.audio]
         # With all columns, and of the last answer; verl's own call finds the reward there and leaves it.

@@ -94,12 +94,12 @@ def check_clips(family: Family, before: int, more: int) -> None:
     """Stop if a reply has more clips than the model can take.
 
     Args:
-        family: that of the model.
-        before: clips of the conversation so far.
-        more: clips of the reply.
+        family: family of the model.
+        before: number of clips in the conversation so far.
+        more: number of clips in the reply.
 
     Raises:
-        ValueError: they are too many.
+        ValueError: there are too many.
     """
     if more > 1:
         raise ValueError(f"a reply of tools holds {more} clips: at most one may return audio in a turn")

@@ -1,4 +1,4 @@
-"""Tools that answer with audio, for the agent loop ``speech``: ``actor_rollout_ref.rollout.multi_turn.tool_config_path``."""
+"""Tools that return audio, for the agent loop ``speech``: ``actor_rollout_ref.rollout.multi_turn.tool_config_path``."""
 
 import asyncio
 from abc import abstractmethod
@@ -12,12 +12,12 @@ from verl.tools.schemas import OpenAIFunctionToolSchema, ToolResponse
 class AudioTool(BaseTool):
     """A tool whose reply is a clip.
 
-    What :meth:`hear` raises becomes the text of the reply, so that the model learns what was wrong with its call.
+    If :meth:`hear` raises an exception, its text is the reply, so that the model learns what was wrong with its call.
     """
 
     def __init__(self, config: dict, tool_schema: OpenAIFunctionToolSchema):
         super().__init__(config, tool_schema)
-        self._of_rows: dict[str, dict] = {}  # call -> what the row has for it
+        self._of_rows: dict[str, dict] = {}  # call -> the row's arguments for it
 
     async def create(self, instance_id: str | None = None, *, create_kwargs: dict | None = None, **_):
         instance_id, response = await super().create(instance_id)
@@ -33,9 +33,9 @@ class AudioTool(BaseTool):
 
         Args:
             clips: all clips of the conversation so far, float32 ``[samples]``, mono.
-            rate: their sampling rate in Hz, which the reply must have, too.
-            parameters: the arguments of the model's call, and what the row has for the tool in
-                ``extra_info.tools_kwargs.NAME.create_kwargs``.
+            rate: sampling rate of the clips and of the reply in Hz.
+            parameters: arguments of the model's call, and those in ``extra_info.tools_kwargs.NAME.create_kwargs`` of
+                the row.
 
         Raises:
             ValueError: the call makes no sense.
@@ -51,7 +51,7 @@ class AudioTool(BaseTool):
 
 
 class Crop(AudioTool):
-    """``crop``: the part of the first clip between two times."""
+    """The tool ``crop``, which returns the part of the first clip between two times."""
 
     def __init__(self, config: dict, tool_schema: OpenAIFunctionToolSchema | None):
         super().__init__(config, tool_schema or OpenAIFunctionToolSchema.model_validate(CROP))

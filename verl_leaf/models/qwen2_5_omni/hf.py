@@ -7,6 +7,6 @@ from verl_leaf.models.thinker import ThinkerActor
 
 
 class Qwen2_5OmniThinker(ThinkerActor, Base):
-    """transformers' class as a :class:`~verl_leaf.models.thinker.ThinkerActor`."""
+    """transformers' class with :class:`~verl_leaf.models.thinker.ThinkerActor`."""
 
     config_class = Qwen2_5OmniConfig

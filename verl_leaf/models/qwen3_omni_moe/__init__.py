@@ -1,13 +1,14 @@
-"""Qwen3-Omni's thinker: a Whisper-like encoder in windows of 1 s (13 audio tokens a second) before a Qwen3 mixture of experts.
+"""Qwen3-Omni's thinker: a Whisper-like encoder with windows of 1 s (13 audio tokens per second) before a Qwen3 mixture of experts.
 
-Checkpoints hold the whole model, and positions have three axes, as Qwen2.5-Omni's. Two things of the encoder and its features
-depend in transformers and in vLLM on the clips beside a clip. Actor and rollout must see the same, so here neither does:
+Checkpoints contain the whole model, and positions have three axes, as in Qwen2.5-Omni. In transformers and vLLM the
+features and the encoder's output of a clip depend on the clips that are processed with it, in two ways. Actor and rollout
+must compute the same, so here they do not:
 
-- The feature extractor mirrors the end of the longest clip of a call and fills the others with silence
-  (feature_extraction_whisper.py). Here each clip is alone in its call, as it is in a prompt with one clip.
-- The encoder fills the windows of a call to the longest of them, and its convolutions see what they are filled with
-  (``chunk_and_pad_features``, vLLM's qwen3_omni_moe_thinker.py). So a clip shorter than a window has another end beside a longer
-  clip. Here every call has a whole window (:func:`with_silence`).
+- The feature extractor mirrors the end of the longest clip of a call, and fills the others with silence
+  (feature_extraction_whisper.py). Here each call has one clip.
+- The encoder pads all windows of a call to the longest one, and its convolutions see the padding
+  (``chunk_and_pad_features``, vLLM's qwen3_omni_moe_thinker.py). So the end of a clip shorter than a window depends on
+  whether there is a longer clip. Here every call has a whole window (:func:`with_silence`).
 """
 
 import re
@@ -19,12 +20,12 @@ from torch.nn import functional as F
 from verl_leaf.models.family import Family
 from verl_leaf.models.thinker import CHECKPOINT_PREFIXES, unsupported_reason
 
-WINDOW = 100  # mel frames: `2 * n_window` of all released models, and a constant in the libraries' formulas
+WINDOW = 100  # mel frames: `2 * n_window` in all released models, and a constant in the libraries' formulas
 SILENCE = 13  # audio tokens of a window
 
 
 def pooled_frames(frames):
-    """Return how many audio tokens the encoder makes of mel frames: an integer, or a tensor of integers."""
+    """Return the number of audio tokens of mel frames: an integer, or a tensor of integers."""
     rest = frames % WINDOW
     for _ in range(3):  # convolutions
         rest = (rest - 1) // 2 + 1
@@ -42,12 +43,12 @@ def with_silence(mel: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor,
 
 
 def whole_hops(extractor, clip: np.ndarray) -> np.ndarray:
-    """Return a clip with zeros up to a whole number of hops, as vLLM's processor fills it."""
+    """Return a clip padded with zeros to a whole number of hops, as in vLLM's processor."""
     return np.pad(clip, (0, -len(clip) % extractor.hop_length))
 
 
 def call_processor(processor, text, clips):
-    """``input_features`` are the frames of one clip after the other."""
+    """Encode a prompt; ``input_features`` are the frames of all clips in a row."""
     extractor = processor.feature_extractor
     counts = iter([audio_tokens(processor, len(clip)) for clip in clips])
     expanded = re.sub(re.escape(processor.audio_token), lambda found: found[0] * next(counts), text)
@@ -84,7 +85,7 @@ QWEN3_OMNI_MOE = Family(
     max_seconds=600.0,  # 7,800 tokens: the recipes' max_num_batched_tokens, as large as vLLM's encoder cache, holds 8192
     checkpoint_prefixes=CHECKPOINT_PREFIXES,
     unsupported_reason=unsupported_reason,
-    # torchvision for images and videos, without which transformers builds no processor; LoRA in vLLM's class from 0.29 on.
+    # torchvision is for images and videos; without it transformers builds no processor. vLLM's class has LoRA from 0.29 on.
     needs=("torchvision", "vllm>=0.29"),
     extra="gpu-newest",
 )

@@ -1,4 +1,4 @@
-"""Qwen3-Omni's thinker as the FSDP actor trains it: transformers' class, made fit for FSDP2 (transformers 5.10)."""
+"""Qwen3-Omni's thinker for the FSDP actor: transformers' class adapted to FSDP2 (transformers 5.10)."""
 
 import torch
 from transformers import Qwen3OmniMoeConfig
@@ -9,9 +9,9 @@ from verl_leaf.models.thinker import ThinkerActor
 
 
 class Qwen3OmniMoeThinker(ThinkerActor, Base):
-    """transformers' class as :class:`~verl_leaf.models.thinker.ThinkerActor` says.
+    """transformers' class with :class:`~verl_leaf.models.thinker.ThinkerActor`.
 
-    The router is as in vLLM: no noise, no loss of its own. LoRA leaves it alone.
+    As in vLLM, the router has neither noise nor an auxiliary loss. LoRA does not change it.
     """
 
     config_class = Qwen3OmniMoeConfig

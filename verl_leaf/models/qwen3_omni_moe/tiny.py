@@ -1,4 +1,4 @@
-"""A tiny Qwen3-Omni, with a talker as the hub's checkpoints have one."""
+"""A tiny Qwen3-Omni with a talker, as in the hub's checkpoints."""
 
 import torch
 from transformers import Qwen3OmniMoeConfig
@@ -23,7 +23,7 @@ def build_config(text, ids):
     positions = {"rope_type": "default", "rope_theta": 10000.0, "interleaved": True, "mrope_interleaved": True}
     layers = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "num_position_embeddings": 16}
-    # vLLM reads these two. The hub's config.json has them, transformers' class has not.
+    # vLLM reads these two. The hub's config.json has them, transformers' class does not.
     vision |= {"image_size": 64, "apply_vit_abs_pos_embed": True}
     heads = {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64}
     placeholders = {
@@ -31,7 +31,7 @@ def build_config(text, ids):
         "image_token_id": ids["<|image_pad|>"],
         "video_token_id": ids["<|video_pad|>"],
         "audio_start_token_id": ids["<|audio_start|>"],
-        # The hub's config.json has these, transformers' class has not.
+        # The hub's config.json has these, transformers' class does not.
         "audio_end_token_id": ids["<|audio_end|>"],
         "vision_start_token_id": ids["<|vision_start|>"],
         "vision_end_token_id": ids["<|vision_end|>"],

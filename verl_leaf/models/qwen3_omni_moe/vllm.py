@@ -1,4 +1,4 @@
-"""Qwen3-Omni's thinker in vLLM, with transformers 5's parameter names (vllm 0.31.0)."""
+"""Qwen3-Omni's thinker for vLLM, with transformers 5's parameter names (vllm 0.31.0)."""
 
 import torch
 from torch.nn import functional as F
@@ -14,7 +14,7 @@ from verl_leaf.models.whisper import with_extractor
 
 
 class EachAlone(WhisperFeatureExtractor):
-    """transformers' feature extractor, which computes each clip of a call as if it were the only one."""
+    """transformers' feature extractor, with a call of its own for each clip."""
 
     def __call__(self, raw_speech, **arguments):
         compute = super().__call__
@@ -41,7 +41,7 @@ class ProcessingInfo(base.Qwen3OmniMoeThinkerProcessingInfo):
     dummy_inputs=base.Qwen3OmniMoeThinkerDummyInputsBuilder,
 )
 class Qwen3OmniMoeThinker(SpeechRollout, base.Qwen3OmniMoeThinkerForConditionalGeneration):
-    """vLLM's class, with the names of transformers 5's modules before those of checkpoint files."""
+    """vLLM's class, which also accepts the names of transformers 5's modules."""
 
     hf_to_vllm_mapper = (
         WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
@@ -49,7 +49,7 @@ class Qwen3OmniMoeThinker(SpeechRollout, base.Qwen3OmniMoeThinkerForConditionalG
     )
 
     def __init__(self, *, vllm_config, prefix=""):
-        # Experts take the kernels without LoRA (layers/fused_moe/layer.py `is_lora_enabled`). Those with LoRA need a GPU.
+        # The experts get kernels without LoRA, because those with LoRA need a GPU (layers/fused_moe/layer.py `is_lora_enabled`).
         lora, vllm_config.lora_config = vllm_config.lora_config, None
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         vllm_config.lora_config = lora

@@ -57,6 +57,9 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
             raise ValueError(
                 f"{file} cannot be read ({error}). Delete {actor.parent}, or export another step"
             ) from error
+    experts = lru_cache(maxsize=2)(
+        _experts
+    )  # a layer's two tensors of experts: files have each expert's weights together
     weights: dict[str, Callable[[], torch.Tensor]] = {}
     for name, first in shards[0].items():
         parts = tuple(shard[name] for shard in shards)
@@ -64,16 +67,17 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
         names = [each for each, _ in unfuse_moe_params([(name, torch.empty(first.shape, device="meta"))])]
         if names == [name]:
             weights[name] = partial(_join, parts)
-        else:  # transformers has the experts of a layer in one tensor, files have each by itself
-            weights |= {each: partial(_expert, each, name, parts) for each in names}
+        else:  # transformers has a layer's experts in one tensor, files have each expert separately
+            weights |= {each: partial(_expert, experts, each, name, parts) for each in names}
     return weights
 
 
-def _expert(weight: str, name: str, parts: tuple) -> torch.Tensor:
-    return _experts(name, parts)[weight]
+def _expert(
+    experts: Callable[[str, tuple], dict[str, torch.Tensor]], weight: str, name: str, parts: tuple
+) -> torch.Tensor:
+    return experts(name, parts)[weight]
 
 
-@lru_cache(maxsize=2)  # the two tensors of a layer's experts: files have an expert's weights side by side
 def _experts(name: str, parts: tuple) -> dict[str, torch.Tensor]:
     return dict(unfuse_moe_params([(name, _join(parts))]))
 

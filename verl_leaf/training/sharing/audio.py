@@ -1,20 +1,20 @@
-"""Audio within responses: tokens that look the same and have different clips behind them must not be shared."""
+"""Audio in responses: equal placeholders of different clips must not be shared."""
 
 import numpy as np
 import torch
 
 Clip = tuple[bytes, int]
-"""The key of some audio features, and the number of one of the clips that they are of."""
+"""The key of audio features, and the number of a clip among those of the features."""
 
 
 class Marks:
-    """Negative numbers in the place of audio placeholders, one for each clip of a micro-batch.
+    """Negative numbers that replace audio placeholders, one per clip of a micro-batch.
 
-    :func:`verl_leaf.training.sharing.pack.pack` then merges placeholders of the same clip only, and the packed rows show in
-    which order their clips stand.
+    Then :func:`verl_leaf.training.sharing.pack.pack` merges only placeholders of the same clip, and the packed rows show
+    the order of their clips.
 
     Args:
-        placeholder: the token that stands for audio.
+        placeholder: token that stands for audio.
     """
 
     def __init__(self, placeholder: int):
@@ -22,12 +22,12 @@ class Marks:
         self._numbers: dict[Clip, int] = {}
 
     def mark(self, tokens: np.ndarray, prompt_length: int, keys: list[bytes]) -> np.ndarray:
-        """Return a sequence with marks in the place of its placeholders.
+        """Return a sequence with marks instead of placeholders.
 
         Args:
-            tokens: prompt and response, int64 ``[length]``. Neighbouring placeholders are of one clip.
-            prompt_length: how many of them are the prompt.
-            keys: the key of the features of all clips of the prompt, if it has any, and of each later clip.
+            tokens: prompt and response, int64 ``[length]``. Neighbouring placeholders belong to one clip.
+            prompt_length: number of prompt tokens.
+            keys: key of the prompt's features if it has audio, then the key of each later clip.
         """
         is_audio = tokens == self._placeholder
         is_first = _starts(is_audio.astype(np.int64)[None])[0]
@@ -47,7 +47,7 @@ class Marks:
         return torch.frombuffer(keys, dtype=torch.uint8).view(-1, 16) if keys else torch.zeros(0, 16, dtype=torch.uint8)
 
     def tokens(self, marked: torch.Tensor) -> torch.Tensor:
-        """Return marked tokens as they were."""
+        """Return the tokens with placeholders instead of marks."""
         return marked.where(marked >= 0, self._placeholder)
 
 
