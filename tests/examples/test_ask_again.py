@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +12,7 @@ from verl.tools.tool_registry import load_all_tools
 from examples.ask_again import prepare
 from examples.ask_again.reward import PRICE, worth
 from tests.helpers import PROJECT
+from tests.helpers.recipe import run_example
 from verl_leaf.runs.summary import read_scalars
 
 
@@ -55,10 +54,7 @@ def test_the_tool_returns_the_clip_of_the_row(tmp_path):
 def test_the_example(tmp_path):
     """Everything that ``run.sh`` does, on a few clips, for a few steps of the warm start and two of the training."""
     short = ("trainer.total_training_steps=2", "trainer.save_freq=-1", "trainer.test_freq=2")
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TASK": str(tmp_path), "CLIPS": "32", "STEPS": "60"}
-    command = ["bash", PROJECT / "examples/ask_again/run.sh", *short]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_example("ask_again", tmp_path, *short, CLIPS="32", STEPS="60")
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["rollout_probs_diff_max"] < 1e-4
     scalars = read_scalars(tmp_path / "run/metrics")

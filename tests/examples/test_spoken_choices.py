@@ -1,16 +1,15 @@
 """Spoken questions with choices: the table, the prompts of the warm start, and all of the example."""
 
 import json
-import os
 import random
-import subprocess
 
 import pytest
 
 from examples.spoken_choices import questions
 from examples.spoken_german import phrases
-from tests.helpers import PROJECT, corpora
+from tests.helpers import corpora
 from tests.helpers.corpora import everything, prepare
+from tests.helpers.recipe import run_example
 from verl_leaf.rewards import choice_format
 
 SENTENCES = phrases.draw(24, random.Random(0))
@@ -38,10 +37,7 @@ def test_the_warm_start_asks_what_the_prepared_rows_ask(tmp_path):
 def test_the_example(tmp_path):
     """Everything that ``run.sh`` does, with a random model, on a few clips and for a step."""
     short = ("trainer.total_training_steps=1", "trainer.save_freq=1", "trainer.test_freq=1")
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "TASK": str(tmp_path), "CLIPS": "32", "STEPS": "0"}
-    command = ["bash", PROJECT / "examples/spoken_choices/run.sh", *short]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_example("spoken_choices", tmp_path, *short, CLIPS="32", STEPS="0")
     summary = json.loads((tmp_path / "evaluation/summary.json").read_text())
     together = [line for line in summary["choices"] if line["group"] == "together"]
     assert [line["system"] for line in together] == ["before", "after"]

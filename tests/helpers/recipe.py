@@ -73,3 +73,16 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen, seconds: 
         assert process.poll() is None, "the recipe ended too early"
         assert time.monotonic() < deadline, f"nothing after {seconds} s"
         time.sleep(0.2)
+
+
+def run_example(name: str, task: Path, *overrides: str, **environment: str) -> None:
+    """Run ``examples/NAME/run.sh`` with its files in ``task``."""
+    done = subprocess.run(
+        ["bash", PROJECT / f"examples/{name}/run.sh", *overrides],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "TASK": str(task), **environment},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -4,23 +4,14 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from tests.helpers.tiny_llama import tiny_llama
 from verl_leaf.training.sharing.audio import Marks
 from verl_leaf.training.sharing.pack import pack
 
 VOCABULARY, AUDIO = 8, 7
 torch.manual_seed(0)
-MODEL = LlamaForCausalLM(
-    LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attn_implementation="sdpa",
-    )
-).double()
+MODEL = tiny_llama(VOCABULARY)
 # The audio of a key: the embeddings of its placeholders, of one clip of 1 to 3 tokens, or of two clips.
 LENGTHS = {1: [2], 2: [2], 3: [1], 4: [3, 1], 5: [3, 2]}
 HEARD = {key: torch.randn(sum(lengths), 16, dtype=torch.float64) for key, lengths in LENGTHS.items()}

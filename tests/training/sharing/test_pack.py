@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.masking_utils import find_packed_sequence_indices
 
+from tests.helpers.tiny_llama import tiny_llama
 from verl_leaf.models.shapes import padded_length
 from verl_leaf.training.sharing.pack import pack
 
@@ -17,15 +17,7 @@ VOCABULARY = 11
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config).double()
+    return tiny_llama(VOCABULARY)
 
 
 def attention_mask(packed):
