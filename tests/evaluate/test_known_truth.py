@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.known_truth import CASES, CLIPS, cell, coverage, errors
 from tests.helpers import PROJECT
 
-README = (PROJECT / "tests/benchmarks/README.md").read_text(encoding="utf-8")
+README = (PROJECT / "verl_leaf/evaluate/README.md").read_text(encoding="utf-8")
 
 
 def readme_cells(title: str) -> dict[tuple[str, int], str]:
