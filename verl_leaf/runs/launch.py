@@ -253,9 +253,12 @@ class _Start:
 def _say_what_next(folder: RunFolder, training: Training, console: Console) -> None:
     run = shlex.quote(str(folder.path))
     console.print(f"To plot its curves, also with other runs: verl-leaf curves {run} ...")
-    console.print(
-        f"To export its adapter, or with --merged the whole model: verl-leaf export {run} --out FOLDER [--merged]"
-    )
+    if training.config.actor_rollout_ref.model.lora_rank > 0:
+        console.print(
+            f"To export its adapter, or with --merged the whole model: verl-leaf export {run} --out FOLDER [--merged]"
+        )
+    else:
+        console.print(f"To export its model: verl-leaf export {run} --out FOLDER")
     if training.epochs == 1:
         console.print(
             f"To train it longer, run the same command with RUN={run} and a larger trainer.total_training_steps. README.md "
