@@ -1,3 +1,3 @@
 """LEAF advantages and speech-aware language models for verl."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
