@@ -47,6 +47,7 @@ if has_gpu; then
   GPUS=${GPUS:-$(count_gpus)}
 else
   setup cpu,examples
+  on_cpu_share_the_cores
   CONFIG=leaf_speech_cpu
   GPUS=${GPUS:-1}
   if [[ -z ${TRAIN_FILES:-}${VAL:-}${MODEL:-} && $FAMILY == qwen2_audio ]]; then
@@ -69,7 +70,6 @@ if [[ -z ${MODEL:-} ]]; then
   fi
 fi
 
-on_cpu_share_the_cores
 if [[ -n ${RUN:-} ]]; then OPTIONS+=(--run "$RUN"); else OPTIONS+=(--runs "$ROOT/runs/$RECIPE"); fi
 # (exec, so that the signal that ends a Slurm job reaches the training process.)
 exec verl-leaf train "${OPTIONS[@]}" --config-name "$CONFIG" --family "$FAMILY" --epochs "${EPOCHS:-1}" \

@@ -12,5 +12,6 @@ if has_gpu; then
   exit 2
 fi
 setup cpu,examples
+on_cpu_share_the_cores
 python -m examples.leaf_against_grpo.prepare --out work/leaf_against_grpo
 python -m examples.leaf_against_grpo.study "$@"

@@ -1,7 +1,6 @@
 """The warm start: teach the tiny model to hear, and leave it undecided between the German words."""
 
 import json
-import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -313,7 +312,6 @@ def make(
 
     Without any steps the model stays random.
     """
-    torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     began = time.monotonic()
     report = {"parameters": model.num_parameters(), "clips": len(corpus.train), "steps": steps}
     if steps:
