@@ -66,7 +66,7 @@ def main() -> None:
     options = arguments.parse_args()
     processes, table = (
         multiprocessing.get_context("spawn"),
-        Table("rows", "s", "MiB", "s again", "MiB again", "kept, MiB"),
+        Table("rows", "s", "CPU s", "MiB", "s again", "CPU s again", "MiB again", "kept, MiB"),
     )
     for rows in options.rows:
         with tempfile.TemporaryDirectory() as folder:
