@@ -8,6 +8,7 @@ import pytest
 from tests.evaluate.conftest import evaluate
 from verl_leaf.evaluate.choices import Read, _pair
 from verl_leaf.evaluate.data import NO_AUDIO, WRONG_AUDIO, Data
+from verl_leaf.evaluate.report import _p_value
 from verl_leaf.evaluate.significance import clusters_of
 from verl_leaf.runs.swap import write_rows
 
@@ -79,6 +80,11 @@ def test_pairs_are_counted_by_clip():
     line = _pair("good", "bad", good, bad, clusters_of([("x",), ("x",), ("y",), ("z",)]))
     assert (line["better"], line["worse"], line["clips"], line["p"]) == (3, 0, 3, 0.25)
     assert _pair("good", "good", good, good, clusters_of([(), (), (), ()]))["p"] == 1
+
+
+@pytest.mark.parametrize("p, printed", [(1.0, "1.0000"), (0.0001, "0.0001"), (2 * 0.5**60, "< 0.0001")])
+def test_no_p_value_is_printed_as_zero(p, printed):
+    assert _p_value(p) == printed
 
 
 def test_the_prompts_of_the_controls(questions):

@@ -8,7 +8,7 @@ from verl_leaf.common import vllm_distribution
 
 logger = logging.getLogger("verl.leaf")
 
-# Distribution -> versions that the package was tested with; tests/README.md lists the combinations that ran the whole suite.
+# Distribution -> versions that the package was tested with; tests/README.md lists the combinations and what ran with each.
 TESTED = {
     "verl": ("0.9.1",),
     "vllm": ("0.24.0",),

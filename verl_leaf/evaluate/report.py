@@ -362,7 +362,7 @@ def tables_of(report: Evaluation) -> list[Table]:
                     (
                         *_words(line),
                         ("+" if line["value"] > 0 else "") + _number(line["value"]),
-                        "-" if line["p"] is None else f"{line['p_holm']:.4f}",
+                        "-" if line["p"] is None else _p_value(line["p_holm"]),
                         _interval(line),
                     )
                     for line in report.differences
@@ -420,7 +420,7 @@ def _tables_of_choices(report: Evaluation) -> list[Table]:
         title=f"Which of two systems is right more often, by {unit}",
         columns=("system", "against", "better", "worse", "p"),
         rows=[
-            (line["system"], line["against"], str(line["better"]), str(line["worse"]), f"{line['p_holm']:.4f}")
+            (line["system"], line["against"], str(line["better"]), str(line["worse"]), _p_value(line["p_holm"]))
             for line in report.pairs
         ],
         words=2,
@@ -452,6 +452,10 @@ def _number(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "< 0.0001"
 
 
 def _interval(line: dict) -> str:
