@@ -21,6 +21,7 @@ TRAIN=$TASK/data/train.parquet VAL=$TASK/data/val.parquet MODEL=$TASK/model RUN=
   actor_rollout_ref.rollout.multi_turn.max_assistant_turns=2 \
   reward.custom_reward_function.path="$PWD/examples/ask_again/reward.py" \
   reward.custom_reward_function.name=worth \
+  actor_rollout_ref.actor.optim.lr=1e-3 \
   data.max_prompt_length=160 \
   data.max_response_length=160 \
   "$@"
