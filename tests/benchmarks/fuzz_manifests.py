@@ -17,7 +17,7 @@ import json
 import random
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow
@@ -164,7 +164,8 @@ def outcome(seed: int) -> str:
     try:
         file.write_bytes(data)
         corpus = _read(files[file])
-        rows = [convert(_settings(corpus, folder), (number, item)) for number, item in enumerate(corpus.items)]
+        settings = Settings(replace(corpus, items=[], rejected=[]), None, False, str(folder / "out"))
+        rows = [convert(settings, (number, item)) for number, item in enumerate(corpus.items)]
         return _judge(file, data, corpus, rows)
     except ValueError as error:
         return "error" if "\n" not in str(error) and file.name in str(error) else "error of another kind"
@@ -211,12 +212,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     return parser
-
-
-def _settings(corpus: Corpus, folder: Path) -> Settings:
-    return Settings(
-        corpus.data_source, corpus.phrasings, None, corpus.one_phrasing, corpus.max_seconds, False, str(folder / "out")
-    )
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from verl_leaf.cli import main
+from verl_leaf.common.answers import Row
 from verl_leaf.credit.signal import NAMES, Signal
 
 
@@ -29,6 +30,14 @@ def test_bad_options_are_named(task, tmp_path, capsys, more, message):
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("reward, text, value", [("choice", "B", 1.0), ("choice", "A", 0.0), ("exact_match", "B", 0.0)])
+def test_rewards_of_choices_get_the_choices(reward, text, value):
+    from verl_leaf.evaluate.forks import reward_of
+
+    row = Row(0, "quiz", "Which?", ("dog",), (), choices=("cat", "dog"))
+    assert reward_of(reward, row, text) == value
+
+
 def test_what_is_on_disk_is_not_made_again(task, tmp_path, capsys, monkeypatch):
     """Rollouts and signals of all prompts are there: no engine and no model is started, and the table is the one of the file."""
     from verl_leaf.credit import command
@@ -38,7 +47,7 @@ def test_what_is_on_disk_is_not_made_again(task, tmp_path, capsys, monkeypatch):
 
     small = ["--prompts", "3", "--rollouts", "4", "--group", "2"]
     out = tmp_path / "out"
-    monkeypatch.setattr(command, "started", never)
+    monkeypatch.setattr(command, "sampling_engine", never)
     with pytest.raises(AssertionError):
         run(task, out, *small)
     rows = json.loads((out / "rollouts.made_of.json").read_text())

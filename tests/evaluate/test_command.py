@@ -72,6 +72,13 @@ def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
     scores = json.loads((tmp_path / "out/summary.json").read_text())["scores"]
     assert {line["data_source"] for line in scores if line["metric"] == "ROUGE-1"} == {"english"}
     assert {line["data_source"] for line in scores if line["metric"] == "BLEU"} == {"english", "russian", "all"}
+    # Of the common rows there may be none that a metric can score.
+    russian = answers("russian", [(0, 0, "Две собаки спят")])
+    assert evaluate(russian, "--data", tmp_path / "two.parquet", "--out", tmp_path / "common", "--common") == 0
+    scores = json.loads((tmp_path / "common/summary.json").read_text())["scores"]
+    assert {line["data_source"] for line in scores} == {"russian"} and "ROUGE-1" not in {
+        line["metric"] for line in scores
+    }
 
 
 def test_what_has_no_words_has_no_word_error_rate_and_a_source_may_be_called_all(tmp_path, answers):

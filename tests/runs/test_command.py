@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from verl_leaf import config
 from verl_leaf.common.console import Console
-from verl_leaf.runs.command import Training, loggers, verl_command
+from verl_leaf.runs.command import Part, Training, loggers, verl_command
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.launch import train
 
@@ -27,9 +27,9 @@ def resolved(command):
         return compose(name, [word for word in command[4:] if not word.startswith("hydra.")])
 
 
-def command_of(training, folder, **others):
+def command_of(training, folder, adapter=None, **others):
     return verl_command(
-        training, folder, **{"validate_first": True, "val_files": [training.validation], "adapter": None, **others}
+        training, Part(folder, adapter), **{"validate_first": True, "val_files": [training.validation], **others}
     )
 
 

@@ -10,8 +10,9 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from verl_leaf.runs.command import Part
 from verl_leaf.runs.folder import LAST_CHECKPOINT, RunFolder
-from verl_leaf.runs.launch import _Part, _Start
+from verl_leaf.runs.launch import _Start
 from verl_leaf.runs.watch import Watch
 
 
@@ -38,7 +39,7 @@ def test_a_stopped_run_promises_no_checkpoint_that_there_is_not(tmp_path, last, 
         (folder.checkpoints / LAST_CHECKPOINT).write_text(last)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
     with folder.lock() as lock, console.capture() as said:
-        start = _Start(None, _Part(folder, None), None, None, lock, console)
+        start = _Start(None, Part(folder, None), None, None, lock, console)
         with pytest.raises(KeyboardInterrupt):
             start._watched(command, Stopped(folder, console), {})
     assert what in said.get()
@@ -60,7 +61,7 @@ def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path
     for number in range(signals):
         threading.Timer(0.5 * (number + 1), os.kill, [os.getpid(), signal.SIGTERM]).start()
     with folder.lock() as lock, console.capture() as said:
-        start = _Start(training, _Part(folder, None), None, None, lock, console)
+        start = _Start(training, Part(folder, None), None, None, lock, console)
         with pytest.raises(SystemExit) as ended:
             start._watched(command, watch, {})
     assert ended.value.code == 143 and not folder.stop.exists()

@@ -18,7 +18,6 @@ from verl.workers.engine.fsdp.utils import unfuse_moe_params
 from tests.helpers import engines
 from tests.helpers.families import EACH_FAMILY
 from verl_leaf.cli import main
-from verl_leaf.common.console import Console
 from verl_leaf.config import compose
 from verl_leaf.evaluate.systems import System, parse_system
 from verl_leaf.models import FAMILIES
@@ -252,7 +251,7 @@ def test_tied_embeddings(tmp_path):
     assert "lm_head.weight" in model.state_dict()
     torch.save(model.state_dict(), tmp_path / "actor/model_world_size_1_rank_0.pt")
     (tmp_path / "out").mkdir()
-    write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out", Console(stderr=True))
+    write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out")
     loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert all(torch.equal(weight, loaded.state_dict()[name]) for name, weight in model.state_dict().items())
     weights = load_file(tmp_path / "model/model.safetensors")
@@ -260,7 +259,7 @@ def test_tied_embeddings(tmp_path):
     with pytest.raises(
         ValueError, match="2 of its weights belong to layers that .* lacks, such as model.embed_tokens.weight"
     ):
-        write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out", Console(stderr=True))
+        write_trained(str(tmp_path / "model"), tmp_path / "actor", tmp_path / "out")
 
 
 def test_warm_restarts_need_an_adapter(task, tmp_path, capsys):

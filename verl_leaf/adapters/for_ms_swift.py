@@ -58,10 +58,10 @@ class LeafGRPOTrainer(GRPOTrainer):
     def _postprocess_batch(self, samples, batch_encoded_inputs):
         batches = [encoded["grpo_batch"] for encoded in batch_encoded_inputs]
         teachers = [batch.teacher_per_token_logps for batch in batches if batch.teacher_per_token_logps is not None]
-        found = SimpleNamespace(
+        settings = SimpleNamespace(
             dynamic_num_samples=self.dynamic_num_samples, teacher_per_token_logps=len(teachers) or None
         )
-        check_settings("ms_swift's batch", found, "verl-leaf")
+        check_settings("ms_swift's batch", settings, "verl-leaf")
         super()._postprocess_batch(samples, batch_encoded_inputs)  # computes ms-swift's rewards, metrics and logs
         mode = "train" if self.model.training else "eval"
         per_prompt = self.num_generations if mode == "train" else self.num_generations_eval
@@ -74,8 +74,8 @@ class LeafGRPOTrainer(GRPOTrainer):
             gather=gather,
             process=self.accelerator.process_index,
         )
-        for batch, own in zip(batches, advantages, strict=True):
-            batch.advantages = own
+        for batch, of_batch in zip(batches, advantages, strict=True):
+            batch.advantages = of_batch
         for name, value in metrics.items():
             self._metrics[mode][name].append(value)
 

@@ -40,8 +40,8 @@ class LeafExperienceMaker(RemoteExperienceMaker):
             rewards,
             row // args.rollout.n_samples_per_prompt,
         )
-        for experience, own in zip(experiences, advantages, strict=True):
-            experience.advantages, experience.returns = own, own.clone()
+        for experience, of_experience in zip(experiences, advantages, strict=True):
+            experience.advantages, experience.returns = of_experience, of_experience.clone()
             rows = len(experience.index)
             experience.info |= {name: torch.full((rows,), value) for name, value in metrics.items()}
         return experiences
@@ -84,11 +84,11 @@ def main(arguments: Sequence[str]) -> None:
     for setting in fields(EstimatorSettings):
         name, meaning = f"--leaf.{setting.name}", setting.metadata["help"]
         parser.add_argument(name, type=setting.type, default=setting.default, help=meaning)
-    own, others = parser.parse_known_args(arguments)
+    ours, others = parser.parse_known_args(arguments)
     if wrong := [word for word in others if word.startswith("--leaf.")]:
         names = ", ".join(f"--leaf.{setting.name}" for setting in fields(EstimatorSettings))
         parser.error(f"{wrong[0]}: there is no such setting. The settings are {names}")
-    settings = EstimatorSettings(**{name.removeprefix("leaf."): value for name, value in vars(own).items()})
+    settings = EstimatorSettings(**{name.removeprefix("leaf."): value for name, value in vars(ours).items()})
     config.hierarchize = _with(settings, config.hierarchize)
     ppo_trainer.PPOTrainer = LeafPPOTrainer
     sys.argv = ["train_ppo_ray", *others]

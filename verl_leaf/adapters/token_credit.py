@@ -19,21 +19,17 @@ class _Settings:
     estimator: str = field(default="leaf", metadata={"help": ", ".join(ESTIMATORS)})
 
     def options(self) -> Options:
-        """Return the options of the estimator.
-
-        Raises:
-            ValueError: a setting of any estimator is not valid. The message names the valid values.
-        """
+        """Return the options of the estimator; raise ValueError if a setting of any estimator is not valid."""
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator={self.estimator!r}: {no_estimator(self.estimator, ESTIMATORS)}")
         options = {}
         for name, row in ESTIMATORS.items():
-            given = {
+            values = {
                 option.name: option.metadata["values"].read(getattr(self, option.name))
                 for option in row.options.by_name().values()
                 if not option.metadata["only_verl"]
             }
-            options[name] = row.options(**given)
+            options[name] = row.options(**values)
         return options[self.estimator]
 
 
@@ -59,18 +55,12 @@ def total_rewards(per_function: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Responses:
-    """Some responses in a trainer's own layout.
+    """Some responses in a trainer's own layout."""
 
-    Attributes:
-        tokens: ``[n, t]`` integers; the tokens of a response are contiguous, from its first one in ``mask``.
-        log_probs: ``[n, t]`` floats, ``log p(token)`` under the sampling distribution. Only estimators that need the
-            surprisal read them.
-        mask: ``[n, t]``, non-zero where the policy wrote the token.
-    """
-
-    tokens: Tensor
+    tokens: Tensor  # `[n, t]` integers; the tokens of a response are contiguous, from its first one in `mask`
+    # `[n, t]` floats, `log p(token)` under the sampling distribution, for estimators that need the surprisal.
     log_probs: Tensor
-    mask: Tensor
+    mask: Tensor  # `[n, t]`, non-zero where the policy wrote the token
 
 
 def token_advantages(
@@ -91,7 +81,6 @@ def token_advantages(
             left out of its group and gets 0.
         group: ``[N]`` integers, the prompt of each response.
         gather: function that joins ``[n, ...]`` tensors of equal shape to ``[N, ...]``, in the order of the processes.
-        process: number of this process.
 
     Returns:
         The advantages of each batch, ``[n, t]`` in the dtype of ``rewards``, 0 outside its mask; and the metrics of the

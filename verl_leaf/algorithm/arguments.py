@@ -31,11 +31,7 @@ def is_kappa(value: object) -> bool:
 
 
 def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
-    """Check ``responses [N, T]``, ``lengths [N]`` in ``0 .. T`` and ``group [N]`` of 0 or more, all integers.
-
-    Returns:
-        ``G``, the number of groups.
-    """
+    """Check ``responses [N, T]``, ``lengths [N]`` in ``0 .. T`` and ``group [N]`` of 0 or more, all integers; return ``G``."""
     check_matrix("responses", responses)
     check("responses", _is_integer(responses), f"must contain integers, got {responses.dtype}")
     N, T = responses.shape
@@ -45,11 +41,7 @@ def check_responses(responses: Tensor, lengths: Tensor, group: Tensor) -> int:
 
 
 def check_terminal_rewards(rewards: Tensor, group: Tensor) -> int:
-    """Check ``rewards [N]``, floats, and ``group [N]``, integers of 0 or more.
-
-    Returns:
-        ``G``, the number of groups.
-    """
+    """Check ``rewards [N]``, floats, and ``group [N]``, integers of 0 or more, and return ``G``."""
     check("rewards", rewards.dim() == 1, f"must have the shape [N], got {tuple(rewards.shape)}")
     check("rewards", rewards.is_floating_point(), f"must contain floats, got {rewards.dtype}")
     return _check_group(group, len(rewards))

@@ -52,12 +52,6 @@ def pair_spread(forks: Forks, rewards: Tensor) -> PairSpread:
     Args:
         forks: forks of the responses.
         rewards: ``[N]`` floats, ``r_i``. Computed in float64.
-
-    Returns:
-        The `PairSpread` of the groups.
-
-    Raises:
-        ValueError: ``rewards`` has a wrong shape or dtype.
     """
     check("rewards", rewards.shape == forks.group.shape, f"must have the shape {tuple(forks.group.shape)}")
     G = check_terminal_rewards(rewards, forks.group)
@@ -89,7 +83,7 @@ def early_share(sums: Sums) -> float:
 def early_metrics(forks: Forks, rewards: Tensor) -> dict[str, float]:
     """Return ``early`` and ``early_pairs`` (``n``) of a step, for the log of any estimator.
 
-    Arguments and errors are those of `pair_spread`.
+    Its arguments are those of `pair_spread`.
     """
     sums = pair_spread(forks, rewards).sums()
     return {"early": early_share(sums), "early_pairs": sums[2]}

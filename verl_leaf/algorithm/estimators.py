@@ -83,7 +83,6 @@ class Estimator:
 
     Attributes:
         function: function that computes advantages and the estimator's own metrics.
-        options: class of its options.
         needs_surprisal: True if it reads ``surprisal``.
     """
 
@@ -204,7 +203,7 @@ ESTIMATORS = {
 
 def no_estimator(name: object, names: Iterable[str]) -> str:
     """Return a sentence that an estimator is unknown, with the nearest of the known names (ignoring case) and all of them."""
-    by_lower = {each.lower(): each for each in names}
+    by_lower = {known.lower(): known for known in names}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     question = f" Did you mean {by_lower[near[0]]}?" if near else ""
     return f"there is no such estimator.{question} Choose one of {', '.join(by_lower.values())}"

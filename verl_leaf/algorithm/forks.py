@@ -61,12 +61,6 @@ def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
         responses: ``[N, T]`` integers, token ids. Tokens after a response's end are ignored.
         lengths: ``[N]`` integers, ``T_i``: everything up to the last token of the response.
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
-
-    Returns:
-        The `Forks` of the batch.
-
-    Raises:
-        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
     G = check_responses(responses, lengths, group)
     N, T = responses.shape
@@ -97,10 +91,7 @@ def find_forks(responses: Tensor, lengths: Tensor, group: Tensor) -> Forks:
 
 
 def pad_groups(groups: Sequence[Sequence[Sequence[int]]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Convert lists of tokens to the arguments of `find_forks`.
-
-    Args:
-        groups: for each prompt, the token ids of its responses.
+    """Convert lists of tokens, for each prompt those of its responses, to the arguments of `find_forks`.
 
     Returns:
         ``responses`` ``[N, T]``, ``lengths`` ``[N]`` and ``group`` ``[N]``, all int64, rows in the order of the lists.

@@ -19,9 +19,6 @@ def grpo_advantages(rewards: Tensor, group: Tensor) -> Tensor:
 
     Returns:
         ``[N]`` of the dtype of ``rewards`` (float64 inside).
-
-    Raises:
-        ValueError: an argument has a wrong shape, dtype or range; the message names it.
     """
     G = check_terminal_rewards(rewards, group)
     group = group.long()
@@ -40,9 +37,6 @@ def grpo_floored_advantages(rewards: Tensor, group: Tensor, *, floor: float = 1 
 
     Returns:
         ``[N]`` of the dtype of ``rewards`` (float64 inside); 0 for a single response of a group.
-
-    Raises:
-        ValueError: an argument has a wrong shape, dtype or range; the message names it.
     """
     G = check_terminal_rewards(rewards, group)
     check("floor", floor > 0, f"must be above 0, got {floor!r}")

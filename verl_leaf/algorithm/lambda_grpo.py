@@ -20,12 +20,7 @@ from verl_leaf.algorithm.rows import last_position, per_token
 
 
 def lambda_grpo_advantages(
-    responses: Tensor,
-    rewards: Tensor,
-    mask: Tensor,
-    group: Tensor,
-    *,
-    lengths: Tensor | None = None,
+    responses: Tensor, rewards: Tensor, mask: Tensor, group: Tensor, *, lengths: Tensor | None = None
 ) -> ForkAdvantages:
     """Return lambda-GRPO's advantages: those of GRPO divided by the size of the token's *process set*.
 
@@ -39,15 +34,10 @@ def lambda_grpo_advantages(
 
     Returns:
         The advantages ``[N, T]``, 0 outside ``mask``, and the forks.
-
-    Raises:
-        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)
     shared = grpo_advantages(rewards.double(), group)[:, None] / forks.size
-    start = torch.nn.functional.pad(
-        forks.position[:, :-1], (1, 0)
-    )  # the token at which responses part belongs to its branch
+    start = torch.nn.functional.pad(forks.position[:, :-1], (1, 0))  # the token at a fork belongs to its branch
     advantages = per_token(start, shared.to(rewards.dtype), forks.num_tokens)
     return ForkAdvantages(advantages.masked_fill_(mask == 0, 0), forks)

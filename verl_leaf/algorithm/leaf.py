@@ -64,12 +64,6 @@ def credit_spans(tree: PrefixTree, rewards: Tensor, *, credit: str = CREDITS[0])
         tree: the groups' prefix trees.
         rewards: ``[N]`` floats, ``r_i``. Computed in float64.
         credit: ``"both"``, ``"global"`` or ``"local"``.
-
-    Returns:
-        The `Spans` of the batch.
-
-    Raises:
-        ValueError: ``rewards`` has a wrong shape or dtype, or ``credit`` is none of the three.
     """
     N, B = tree.node.shape
     G = tree.boundaries.shape[0]
@@ -121,9 +115,6 @@ def token_advantages(tree: PrefixTree, spans: Spans, mask: Tensor, *, dtype: tor
 
     Returns:
         ``[N, T]`` of ``dtype``: advantages, 0 outside ``mask`` and after a response's end.
-
-    Raises:
-        ValueError: ``mask`` has a wrong shape.
     """
     N, B = tree.node.shape
     T = tree.num_tokens
@@ -167,9 +158,6 @@ def leaf_advantages(
 
     Returns:
         The advantages ``[N, T]`` in the dtype of ``rewards``, the tree and the spans.
-
-    Raises:
-        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
     check_mask(mask, responses)
     mask = mask.bool()

@@ -36,14 +36,7 @@ def one_of(*names: str) -> Values:
 
 
 def option(default: Any, values: Values, help: str, *, only_verl: bool = False) -> Any:
-    """Return a field of `Options`.
-
-    Args:
-        default: default value.
-        values: valid values.
-        help: meaning of the option.
-        only_verl: True if other trainers do not have the option.
-    """
+    """Return a field of `Options`; with ``only_verl``, one that other trainers do not have."""
     return field(default=default, metadata={"values": values, "help": help, "only_verl": only_verl})
 
 

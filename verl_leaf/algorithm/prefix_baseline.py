@@ -76,9 +76,6 @@ def grpo_prefix_advantages(
 
     Returns:
         The advantages ``[N, T]`` in the dtype of ``rewards``, 0 outside ``mask``, and the baselines that they come from.
-
-    Raises:
-        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
     check("kappa", is_kappa(kappa), f"must be auto or a number of 0 or more, got {kappa!r}")
     check_mask(mask, responses)
@@ -88,11 +85,11 @@ def grpo_prefix_advantages(
 
     r, std, _ = centre(rewards, forks.group, G)
     baseline = _baselines(forks, r, strength)
-    paid = torch.where(forks.size[:, :1] > 1, r[:, None] - baseline, 0)
+    value = torch.where(forks.size[:, :1] > 1, r[:, None] - baseline, 0)
     if by_std:
-        paid = paid / (std[:, None] + STD_EPSILON)
+        value = value / (std[:, None] + STD_EPSILON)
     start = torch.nn.functional.pad((forks.position[:, :-1] + 1).clamp(max=forks.num_tokens), (1, 0))
-    advantages = per_token(start, paid.to(rewards.dtype), forks.num_tokens)
+    advantages = per_token(start, value.to(rewards.dtype), forks.num_tokens)
     advantages.masked_fill_(mask == 0, 0)
     return PrefixBaselineAdvantages(advantages, baseline + (rewards.double() - r)[:, None], start, forks, strength)
 
@@ -114,10 +111,8 @@ def shrinkage(sums: Sums) -> float:
 
         tau2 = max(0, T - W) * n / (n + 10)      sigma2 = max(T - tau2, 0.05 T)      kappa = sigma2 / tau2
 
-    ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. It is infinite if ``tau2`` is 0.
-
-    Args:
-        sums: sums over the pairs, which determine ``T``, ``W`` and ``n``.
+    ``m / (m + kappa)`` is then the weight of a mean of ``m`` draws. It is infinite if ``tau2`` is 0. The sums over the
+    pairs determine ``T``, ``W`` and ``n``.
     """
     first, later, pairs = sums
     tau2 = max(0.0, first - later) / (pairs + PRIOR_PAIRS)

@@ -11,8 +11,8 @@ def last_position(mask: Tensor) -> Tensor:
     T = mask.shape[1]
     if T == 0:
         return torch.full(mask.shape[:1], -1, device=mask.device)
-    found, from_end = mask.bool().flip(1).max(1)
-    return torch.where(found, T - 1 - from_end, -1)
+    is_any, from_end = mask.bool().flip(1).max(1)
+    return torch.where(is_any, T - 1 - from_end, -1)
 
 
 def row_blocks(N: int, T: int, device: torch.device) -> Iterator[slice]:

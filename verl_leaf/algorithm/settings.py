@@ -100,15 +100,9 @@ SETTINGS = {
 
 
 def check_settings(trainer: str, config: Any, estimator: str) -> None:
-    """Raise an error if a setting cannot be combined with an estimator.
+    """Raise ValueError if settings of a trainer, a key of `SETTINGS`, cannot be combined with an estimator.
 
-    Args:
-        trainer: key of `SETTINGS`.
-        config: object with the trainer's settings as attributes.
-        estimator: name of the estimator.
-
-    Raises:
-        ValueError: the message names all such settings, the reasons and the valid values.
+    The settings are attributes of ``config``. The message names all such settings, the reasons and the valid values.
     """
     problems = []
     for setting in SETTINGS[trainer]:

@@ -19,12 +19,7 @@ from verl_leaf.algorithm.rows import last_position
 
 
 def tempo_advantages(
-    responses: Tensor,
-    rewards: Tensor,
-    mask: Tensor,
-    group: Tensor,
-    *,
-    lengths: Tensor | None = None,
+    responses: Tensor, rewards: Tensor, mask: Tensor, group: Tensor, *, lengths: Tensor | None = None
 ) -> ForkAdvantages:
     """Return TEMPO's advantages: those of GRPO plus the temporal difference of the tree's values.
 
@@ -38,9 +33,6 @@ def tempo_advantages(
 
     Returns:
         The advantages ``[N, T]``, 0 outside ``mask``, and the forks.
-
-    Raises:
-        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
     check_mask(mask, responses)
     forks = find_forks(responses, last_position(mask) + 1 if lengths is None else lengths, group)

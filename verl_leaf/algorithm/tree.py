@@ -87,12 +87,6 @@ def build_prefix_tree(
         group: ``[N]`` integers ``0 .. G-1``, the prompt of each response, in any order.
         fork_budget: ``B``, the most boundaries a group may get; 0 selects none.
         min_prefix_tokens: ``m``, the earliest position that may be a boundary.
-
-    Returns:
-        The `PrefixTree` of the batch.
-
-    Raises:
-        ValueError: an argument has a wrong rank, shape, dtype or range; the message names it.
     """
     check_mask(mask, responses)
     shape = tuple(responses.shape)
@@ -121,9 +115,8 @@ def _select_boundaries(
     if B == 0 or N == 0 or T == 0:
         return boundaries, boundary_row
 
-    shortest = torch.full((G,), T, device=device).scatter_reduce_(
-        0, group, lengths.masked_fill(lengths == 0, T), "amin"
-    )
+    not_empty = lengths.masked_fill(lengths == 0, T)
+    shortest = torch.full((G,), T, device=device).scatter_reduce_(0, group, not_empty, "amin")
     distance = (shortest // (B + 1)).clamp(min=2)
     row = torch.arange(N, device=device)
     position = torch.arange(T, device=device, dtype=torch.int32)
@@ -139,10 +132,10 @@ def _select_boundaries(
         top = torch.full((G,), -torch.inf, device=device, dtype=best.dtype).scatter_reduce_(0, group, best, "amax")
         wins = (best == top[group]) & (best > -torch.inf)
         winner = torch.full((G,), N, device=device).scatter_reduce_(0, group, row.masked_fill(~wins, N), "amin")
-        found = winner < N
+        is_selected = winner < N
         chosen = at[winner.clamp(max=N - 1)]
-        boundaries[:, b] = torch.where(found, chosen, T)
-        boundary_row[:, b] = torch.where(found, winner, -1)
+        boundaries[:, b] = torch.where(is_selected, chosen, T)
+        boundary_row[:, b] = torch.where(is_selected, winner, -1)
         if b + 1 < B:
             near = position > (chosen - distance).int()[group, None]
             near &= position < (chosen + distance).int()[group, None]

@@ -16,6 +16,7 @@ from verl_leaf.checks.machine import check_machine
 from verl_leaf.checks.memory import check_memory
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.checks.versions import check_vllm
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.names import REWARD_PATHS
 from verl_leaf.config import prompts_per_mini_batch
 from verl_leaf.data.options import Keys, check_options
@@ -29,11 +30,7 @@ REFERENCES_READ = 100  # per data source, to detect the script of the references
 
 
 def check_run(config) -> None:
-    """Check the whole configuration of a run.
-
-    Raises:
-        ValueError: LEAF or a speech model cannot work with it. The message names the setting and what to do.
-    """
+    """Check the whole configuration of a run; raise ValueError if LEAF or a speech model cannot work with it."""
     check_estimator(config)
     check_lora(config)
     check_separate(config)
@@ -45,10 +42,8 @@ def check_run(config) -> None:
         check_agent_loop(config.actor_rollout_ref.rollout)
         check_options(config.data)
         for setting, file in _local_files(config.data):
-            try:
+            with errors_at(f"data.{setting}"):
                 check_columns(file, RowFile(file).columns, Keys.of(config.data))
-            except ValueError as error:
-                raise ValueError(f"data.{setting}: {error}") from error
     else:
         check_patterns(config.data)
     if config.actor_rollout_ref.model.override_config.get(SHARE_PROMPTS, False):
@@ -57,24 +52,18 @@ def check_run(config) -> None:
     if reward.path in REWARD_PATHS:
         from verl_leaf.rewards.check import check_reward, check_row
 
-        given = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
-        options = cast(dict[str, Any], given)
-        try:
+        kwargs = OmegaConf.to_container(reward.get("reward_kwargs") or OmegaConf.create(), resolve=True)
+        options = cast(dict[str, Any], kwargs)
+        with errors_at("reward.custom_reward_function"):
             check_reward(reward.name, options, {})
             references = _references(config.data, functools.partial(check_row, reward.name, options))
             check_reward(reward.name, options, references)
-        except ValueError as error:
-            raise ValueError(f"reward.custom_reward_function: {error}") from error
     check_machine(config.data.get("cache_dir"))
     check_memory(config)
 
 
 def check_estimator(config) -> None:
-    """Raise an error if the estimator is unknown, or if it is one of this package's and cannot work with its settings.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
+    """Raise ValueError if the estimator is unknown, or if it is one of this package's and cannot work with its settings."""
     name = config.algorithm.adv_estimator
     if name not in ESTIMATORS:
         if name == "grpo":  # verl takes seconds to import
@@ -100,11 +89,7 @@ def check_estimator(config) -> None:
 
 
 def check_lora(config) -> None:
-    """Raise an error if parts of verl disagree on whether LoRA is trained, or if LoRA updates would not reach the rollouts.
-
-    Raises:
-        ValueError: the message names the settings.
-    """
+    """Raise ValueError if parts of verl disagree on whether LoRA is trained, or if LoRA updates would not reach the rollouts."""
     model, trainer = config.actor_rollout_ref.model, config.trainer
     if config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2") and model.lora_rank == 0:
         # The actor reads only lora_rank (workers/engine/fsdp/transformer_impl.py). Rollout and reference read these, too.
@@ -124,58 +109,43 @@ def check_lora(config) -> None:
 
 
 def check_separate(config) -> None:
-    """Raise an error if a setting of the mode with separate GPUs for generation is wrong; verl notices only after Ray started.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
+    """Raise ValueError if a setting of the mode with separate GPUs for generation is wrong; verl notices only after Ray started."""
     mode = config.trainer.v1
     if not config.trainer.use_v1 or mode.trainer_mode != "separate_async":
         return
     rollout, prompts = config.actor_rollout_ref.rollout, config.actor_rollout_ref.actor.ppo_mini_batch_size
     batch = mode.separate_async.parameter_sync_step * prompts
-    for setting, value, wrong, remedy in (
-        ("data.train_batch_size", config.data.train_batch_size, config.data.train_batch_size != batch, batch),
-        ("actor_rollout_ref.rollout.nnodes", rollout.nnodes, rollout.nnodes < 1, "the number of nodes that generate"),
-        (
-            "actor_rollout_ref.rollout.n_gpus_per_node",
-            rollout.n_gpus_per_node,
-            rollout.n_gpus_per_node < 1,
-            "the number of GPUs of each of these nodes",
-        ),
-        (
-            "actor_rollout_ref.rollout.checkpoint_engine.backend",
-            rollout.checkpoint_engine.backend,
-            rollout.checkpoint_engine.backend == "naive",
-            "nccl",
-        ),
-    ):
-        if wrong:
-            raise ValueError(
-                f"{setting}={value} cannot be combined with trainer.v1.trainer_mode=separate_async. Set it to {remedy}; "
-                "mode=separate_async sets all of its settings"
-            )
-
-
-def check_family(own: Family, actor_rollout_ref) -> None:
-    """Raise an error if a model would be trained with settings of another family, or with settings that no family supports.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
-    model = actor_rollout_ref.model
-    alike = [family.model_type for family in FAMILIES.values() if family.lora_exclude == model.exclude_modules]
-    if alike and own.model_type not in alike:
+    remedies = {}
+    if config.data.train_batch_size != batch:
+        remedies["data.train_batch_size"] = batch
+    if rollout.nnodes < 1:
+        remedies["actor_rollout_ref.rollout.nnodes"] = "the number of nodes that generate"
+    if rollout.n_gpus_per_node < 1:
+        remedies["actor_rollout_ref.rollout.n_gpus_per_node"] = "the number of GPUs of each of these nodes"
+    if rollout.checkpoint_engine.backend == "naive":
+        remedies["actor_rollout_ref.rollout.checkpoint_engine.backend"] = "nccl"
+    for setting, remedy in remedies.items():
         raise ValueError(
-            f"actor_rollout_ref.model.path={model.path} belongs to the family {own.model_type}, but "
-            f"actor_rollout_ref.model.exclude_modules={model.exclude_modules} is meant for {' and '.join(alike)}. Set "
-            f"family={own.model_type}"
+            f"{setting}={OmegaConf.select(config, setting)} cannot be combined with trainer.v1.trainer_mode=separate_async. "
+            f"Set it to {remedy}; mode=separate_async sets all of its settings"
         )
-    longest = own.max_position_embeddings
+
+
+def check_family(family: Family, actor_rollout_ref) -> None:
+    """Raise ValueError if a model would be trained with settings of another family, or with settings that no family supports."""
+    model = actor_rollout_ref.model
+    alike = [other.model_type for other in FAMILIES.values() if other.lora_exclude == model.exclude_modules]
+    if alike and family.model_type not in alike:
+        raise ValueError(
+            f"actor_rollout_ref.model.path={model.path} belongs to the family {family.model_type}, but "
+            f"actor_rollout_ref.model.exclude_modules={model.exclude_modules} is meant for {' and '.join(alike)}. Set "
+            f"family={family.model_type}"
+        )
+    longest = family.max_position_embeddings
     if longest and "max_position_embeddings" not in model.override_config:
         raise ValueError(
-            f"actor_rollout_ref.model.override_config: verl finds no max_position_embeddings in a {own.model_type} model. Set "
-            f"family={own.model_type}, or +actor_rollout_ref.model.override_config.max_position_embeddings={longest}"
+            f"actor_rollout_ref.model.override_config: verl finds no max_position_embeddings in a {family.model_type} model. Set "
+            f"family={family.model_type}, or +actor_rollout_ref.model.override_config.max_position_embeddings={longest}"
         )
     for role in ("actor", "ref"):
         size = actor_rollout_ref[role].get("ulysses_sequence_parallel_size", 1)
@@ -187,11 +157,7 @@ def check_family(own: Family, actor_rollout_ref) -> None:
 
 
 def check_agent_loop(rollout) -> None:
-    """Stop if verl's own agent loops would make the rollouts of a speech model: they drop the audio that tools return.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
+    """Raise ValueError if verl's own agent loops would make the rollouts of a speech model: they drop the audio that tools return."""
     name = rollout.agent.default_agent_loop
     if name in ("single_turn_agent", "tool_agent"):
         raise ValueError(
@@ -222,11 +188,7 @@ def is_speech_run(config) -> bool:
 
 
 def check_patterns(data) -> None:
-    """Raise an error if verl's own dataset would read other files than those that are set (``datasets.load_dataset``).
-
-    Raises:
-        ValueError: a file's path would be read as a pattern.
-    """
+    """Raise ValueError if verl's own dataset would read other files than those that are set (``datasets.load_dataset``)."""
     for setting, file in _local_files(data):
         if glob.has_magic(file) and os.path.isfile(file):
             raise ValueError(
@@ -236,11 +198,7 @@ def check_patterns(data) -> None:
 
 
 def _local_files(data) -> Iterator[tuple[str, str]]:
-    """Yield setting and path of every file of rows that is not in remote storage.
-
-    Raises:
-        ValueError: a setting is neither a path nor a list of them.
-    """
+    """Yield setting and path of every file of rows that is not in remote storage."""
     for setting in ("train_files", "val_files"):
         files = [data[setting]] if isinstance(data[setting], str) else data[setting]
         if not isinstance(files, list | ListConfig) or not files or not all(isinstance(file, str) for file in files):
@@ -253,13 +211,8 @@ def _local_files(data) -> Iterator[tuple[str, str]]:
 def _references(data, check_row: Callable[[str, list[str], Any], None]) -> dict[str, list[str]]:
     """Return the first references of each data source, from the local parquet files.
 
-    Args:
-        data: verl's ``data`` configuration.
-        check_row: function of a row's data source, references and ``extra_info``. It raises a ValueError if the reward
-            cannot score the row. Every row is checked.
-
-    Raises:
-        ValueError: the reference of any row is not something that a reward can compare with an answer.
+    ``check_row`` gets data source, references and ``extra_info`` of every row, and raises a ValueError if the reward cannot
+    score the row.
     """
     references: dict[str, list[str]] = defaultdict(list)
     for _, path in _local_files(data):
@@ -269,24 +222,17 @@ def _references(data, check_row: Callable[[str, list[str], Any], None]) -> dict[
         if not {"data_source", "reward_model"} <= set(file.columns):
             continue
         for number, row in file.rows(columns=["data_source", "reward_model", "extra_info"]):
-            try:
+            with errors_at(f"{path}, row {number}"):
                 texts = reference_texts((row["reward_model"] or {}).get("ground_truth"))
                 source = data_source_name(row["data_source"])
                 check_row(source, texts, row.get("extra_info"))
-                known = references[source]
-            except ValueError as error:
-                raise ValueError(f"{path}, row {number}: {error}") from error
-            if len(known) < REFERENCES_READ:
-                known += texts
+            if len(references[source]) < REFERENCES_READ:
+                references[source] += texts
     return dict(references)
 
 
 def check_sharing(config) -> None:
-    """Raise an error if the actor cannot share prompts (verl_leaf/training/sharing).
-
-    Raises:
-        ValueError: the message names the setting.
-    """
+    """Raise ValueError if the actor cannot share prompts (verl_leaf/training/sharing)."""
     settings, ranks = config.actor_rollout_ref, config.trainer.nnodes * config.trainer.n_gpus_per_node
     model, actor = settings.model, settings.actor
     attention = model.override_config.get("attn_implementation", "flash_attention_2")

@@ -36,19 +36,12 @@ def _asked(*what: str) -> list[list[str]]:
 
 
 def gpu_problem(listed: str) -> tuple[str, str] | None:
-    """Return why torch cannot use the GPUs, or None if it can.
-
-    Args:
-        listed: GPUs as :func:`listed_gpus` returns them.
-
-    Returns:
-        The problem, with the versions of the driver and of CUDA, and what to do.
-    """
+    """Return why torch cannot use the GPUs and what to do, or None if it can use them."""
     import torch
 
     if torch.version.cuda is None:
-        found = f"{listed}; torch {torch.__version__} is built for the CPU"
-        return found, "pip install 'verl-leaf[gpu]' in an environment of its own"
+        problem = f"{listed}; torch {torch.__version__} is built for the CPU"
+        return problem, "pip install 'verl-leaf[gpu]' in an environment of its own"
     try:
         torch.cuda.init()
         if torch.cuda.device_count():
@@ -56,7 +49,7 @@ def gpu_problem(listed: str) -> tuple[str, str] | None:
         reason = "it finds no GPU"
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-    found = f"{listed}; torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use them: {reason}"
+    problem = f"{listed}; torch {torch.__version__}, built for CUDA {torch.version.cuda}, cannot use them: {reason}"
     driver = re.search(r"driver (\d+)", listed)
     least = LEAST_DRIVERS.get(torch.version.cuda.split(".")[0])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -66,7 +59,7 @@ def gpu_problem(listed: str) -> tuple[str, str] | None:
         remedy = f"CUDA_VISIBLE_DEVICES={visible!r} may hide them. Unset it"
     else:
         remedy = "check that `nvidia-smi` and `python -c 'import torch; torch.cuda.init()'` both work for this user"
-    return found, remedy
+    return problem, remedy
 
 
 def main() -> int:

@@ -25,44 +25,37 @@ CACHES = (
 
 @dataclass(frozen=True)
 class MachineProblem:
-    """A problem of a machine.
+    """A problem of a machine."""
 
-    Attributes:
-        what, found: the part that is affected, and what was found, in words.
-        remedy: instruction for the user.
-        stops: True if no run can work with it; otherwise some runs cannot, or are slow.
-    """
-
+    # The part that is affected, and what was found, in words.
     what: str
     found: str
-    remedy: str
-    stops: bool
+    remedy: str  # instruction for the user
+    stops: bool  # True if no run can work with it; otherwise some runs cannot, or are slow
 
 
 def machine_problems(cache_dir: str | None = None) -> Iterator[MachineProblem]:
-    """Yield the problems of this machine.
-
-    Args:
-        cache_dir: verl's ``data.cache_dir``, or None for its default.
-    """
-    given = {"data.cache_dir": cache_dir, **os.environ}
+    """Yield the problems of this machine; ``cache_dir`` is verl's ``data.cache_dir``, or None for its default."""
+    folders = {"data.cache_dir": cache_dir, **os.environ}
     for setting, contents, default in CACHES:
-        folder = Path(given.get(setting) or default).expanduser()
+        folder = Path(folders.get(setting) or default).expanduser()
         if reason := _not_usable(folder):
             what = f"cache folder of {contents or 'rows'}"
             yield MachineProblem(what, f"{folder} {reason}", f"set {setting} to another folder, or make room", True)
     size = shutil.disk_usage(SHARED_MEMORY).total / 2**30 if SHARED_MEMORY.exists() else 0.0
     if size < LEAST_SHARED:
-        found = f"{SHARED_MEMORY} has {size:.2f} GiB, but Ray and NCCL pass tensors through it"
-        yield MachineProblem("shared memory", found, "in a container: docker run --shm-size=16g, or --ipc=host", False)
+        problem = f"{SHARED_MEMORY} has {size:.2f} GiB, but Ray and NCCL pass tensors through it"
+        yield MachineProblem(
+            "shared memory", problem, "in a container: docker run --shm-size=16g, or --ipc=host", False
+        )
     hosts = ["127.0.0.1", "localhost", socket.gethostname()]
     proxies = {name for name in ("http", "https") if name in getproxies()}
     if through := [host for host in hosts if proxies and not proxy_bypass(host)]:
-        found = f"{' and '.join(f'{name}_proxy' for name in sorted(proxies))} also applies to this machine ({', '.join(through)})"
+        problem = f"{' and '.join(f'{name}_proxy' for name in sorted(proxies))} also applies to this machine ({', '.join(through)})"
         remedy = (
             f"export no_proxy={','.join(hosts)}; otherwise a judge or another server on this machine cannot be reached"
         )
-        yield MachineProblem("proxy", found, remedy, False)
+        yield MachineProblem("proxy", problem, remedy, False)
 
 
 def _not_usable(folder: Path) -> str | None:
@@ -78,11 +71,7 @@ def _not_usable(folder: Path) -> str | None:
 
 
 def check_machine(cache_dir: str | None) -> None:
-    """Raise an error if no run can work on this machine; log its other problems as warnings.
-
-    Raises:
-        ValueError: the message names the problem and what to do.
-    """
+    """Raise ValueError if no run can work on this machine; log its other problems as warnings."""
     for problem in machine_problems(cache_dir):
         sentence = f"{problem.what}: {problem.found}. {problem.remedy[0].upper()}{problem.remedy[1:]}"
         if problem.stops:

@@ -57,17 +57,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The memory that one GPU or host needs at one time.
-
-    Attributes:
-        name: name of the peak.
-        parts: amounts that add up to it.
-        remedies: settings that would reduce it, the most effective first.
-    """
+    """The memory that one GPU or host needs at one time."""
 
     name: str
-    parts: Sequence[Part]
-    remedies: Sequence[str] = ()
+    parts: Sequence[Part]  # amounts that add up to it
+    remedies: Sequence[str] = ()  # settings that would reduce it, the most effective first
 
     @property
     def gib(self) -> float:
@@ -83,32 +77,22 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """The sizes of a model, as counted on the meta device.
+    """The sizes of a model, as counted on the meta device."""
 
-    Attributes:
-        parameters: parameters of the whole model.
-        lora: parameters of the adapter, or 0 if all weights are trained.
-        layer: parameters of the largest layer of the language model.
-        outside: parameters outside these layers (embeddings, head, audio encoder), which FSDP gathers together.
-        tensors: parameters of each tensor, merged as in vLLM.
-        layers, hidden, mlp, vocabulary: sizes of the language model.
-        leaves_out_logits: True if the logits of the prompt need not be computed.
-        logit_copies: copies of all logits in a backward pass: the logits, their gradient, and Granite's unscaled gradient.
-        tied: True if embeddings and output layer are one tensor.
-    """
-
-    parameters: int
-    lora: int
-    layer: int
-    outside: int
-    tensors: tuple[int, ...]
+    parameters: int  # parameters of the whole model
+    lora: int  # parameters of the adapter, or 0 if all weights are trained
+    layer: int  # parameters of the largest layer of the language model
+    outside: int  # parameters outside these layers (embeddings, head, audio encoder), which FSDP gathers together
+    tensors: tuple[int, ...]  # parameters of each tensor, merged as in vLLM
+    # Sizes of the language model.
     layers: int
     hidden: int
     mlp: int
     vocabulary: int
-    leaves_out_logits: bool
+    leaves_out_logits: bool  # True if the logits of the prompt need not be computed
+    # Copies of all logits in a backward pass: the logits, their gradient, and Granite's unscaled gradient.
     logit_copies: int
-    tied: bool
+    tied: bool  # True if embeddings and output layer are one tensor
 
     @property
     def trained(self) -> int:
@@ -116,13 +100,7 @@ class ModelSize:
 
 
 def build_network(config, family: Family | None, **settings) -> Any:
-    """Build a model without weights.
-
-    Args:
-        config: Hugging Face configuration of the model.
-        family: family of a speech model, or None for a text model.
-        settings: keyword arguments of :meth:`transformers.PreTrainedModel._from_config`.
-    """
+    """Build a model without weights; ``settings`` are those of :meth:`transformers.PreTrainedModel._from_config`."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -137,10 +115,7 @@ def lora_layers(
 ) -> dict[str, torch.nn.Linear]:
     """Return by name the layers that get LoRA, chosen as in PEFT.
 
-    Args:
-        network: model on any device.
-        targets: last parts of the layers' names, or ``all-linear``.
-        exclude: regular expression of names that get no LoRA.
+    ``targets`` are the last parts of the layers' names, or ``all-linear``; ``exclude`` is a regular expression of names.
     """
     everything = targets == "all-linear"
     return {
@@ -153,12 +128,9 @@ def lora_layers(
 
 
 def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
-    """Count a model's parameters.
+    """Count the parameters of a :class:`verl_leaf.models.actor.SpeechActor` or a text model, on any device (also meta).
 
-    Args:
-        network: a :class:`verl_leaf.models.actor.SpeechActor` or a text model of transformers, on any device (also meta).
-        lora: layers that get LoRA.
-        rank: rank of LoRA, or 0 if all weights are trained.
+    The rank of LoRA is 0 if all weights are trained.
     """
 
     def count(module: torch.nn.Module) -> int:
@@ -184,10 +156,9 @@ def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> Mode
 
 def _mlp_width(text) -> int:
     """Return the width of the MLP that keeps as much for a token as the experts do that a mixture chooses for it."""
-    chosen = getattr(text, "num_experts_per_tok", 0)
-    if not chosen:
-        return text.intermediate_size
-    return int(chosen * (text.moe_intermediate_size + COPIES * text.hidden_size))
+    if experts := getattr(text, "num_experts_per_tok", 0):
+        return int(experts * (text.moe_intermediate_size + COPIES * text.hidden_size))
+    return text.intermediate_size
 
 
 def _merged(network: torch.nn.Module) -> tuple[int, ...]:
@@ -196,8 +167,8 @@ def _merged(network: torch.nn.Module) -> tuple[int, ...]:
         if name.startswith("visual."):  # vLLM does not load this part of Qwen's Omni models
             continue
         *_, layer, kind = ("", *name.split("."))
-        found = next((group for group in MERGED if layer in group), layer)
-        key = (name.removesuffix(f"{layer}.{kind}"), found, kind)
+        merged = next((group for group in MERGED if layer in group), layer)
+        key = (name.removesuffix(f"{layer}.{kind}"), merged, kind)
         sizes[key] = sizes.get(key, 0) + weight.numel()
     return tuple(sizes.values())
 
@@ -225,17 +196,7 @@ def _power_of_two(size: int) -> int:
 
 
 def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estimate]:
-    """Return the memory estimates of a run.
-
-    Args:
-        config: verl's composed configuration.
-        size: sizes of the model.
-        memory: memory of a GPU, GiB.
-
-    Returns:
-        Estimates for one GPU while generating and while updating, for the host of one node, and for the disk per
-        checkpoint.
-    """
+    """Return estimates for one GPU of ``memory`` GiB while generating and while updating, a host, and the disk."""
     ranks = config.trainer.n_gpus_per_node * config.trainer.nnodes
     if 0 < (sharded := config.actor_rollout_ref.actor.fsdp_config.fsdp_size) < ranks:
         ranks = sharded  # the other ranks hold copies
@@ -254,12 +215,9 @@ def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
     base = 0.0 if engine.param_offload or engine.offload_policy else width * size.parameters / ranks / GIB
     adapter = 4 * size.lora / ranks / GIB
     optimizer = 0.0 if engine.optimizer_offload else 12 * size.trained / ranks / GIB
+    how = f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)"
     return [
-        Part(
-            "actor's weights",
-            base,
-            f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)",
-        ),
+        Part("actor's weights", base, how),
         Part("trained weights", adapter + optimizer, "adapter, gradients and Adam's moments, 4 bytes each per weight"),
     ]
 
@@ -294,9 +252,7 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
 def _micro_batch(config: DictConfig, size: ModelSize, updates: bool) -> tuple[int, Layout, bool]:
     """Return the number of responses in the largest micro-batch, its layout, and whether its rows share prompts.
 
-    Args:
-        config, size: as in :func:`estimates`.
-        updates: True for the update, whose micro-batches split a mini-batch; False for the log-probability passes.
+    Micro-batches of the update split a mini-batch; those of the log-probability passes split the whole batch.
     """
     settings, data = config.actor_rollout_ref, config.data
     actor, n = settings.actor, settings.rollout.n
@@ -304,13 +260,15 @@ def _micro_batch(config: DictConfig, size: ModelSize, updates: bool) -> tuple[in
     count = actor.ppo_micro_batch_size_per_gpu or 1
     if actor.use_dynamic_bsz:
         prompts = actor.ppo_mini_batch_size if updates else data.train_batch_size
-        own = prompts * n // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
-        count = max(1, min(own, actor.ppo_max_token_len_per_gpu // longest))
+        of_rank = prompts * n // (config.trainer.n_gpus_per_node * config.trainer.nnodes)
+        count = max(1, min(of_rank, actor.ppo_max_token_len_per_gpu // longest))
     alone = Layout(count, padded_length(longest))
-    each = min(count, n)
-    if not settings.model.override_config.get(SHARE_PROMPTS, False) or each == 1 or actor.use_dynamic_bsz:
+    of_prompt = min(count, n)
+    if not settings.model.override_config.get(SHARE_PROMPTS, False) or of_prompt == 1 or actor.use_dynamic_bsz:
         return count, alone, False
-    packed = Layout(-(-count // each), padded_length(data.max_prompt_length + each * data.max_response_length))
+    packed = Layout(
+        -(-count // of_prompt), padded_length(data.max_prompt_length + of_prompt * data.max_response_length)
+    )
     shares = cheaper(packed, alone, size.hidden)
     return count, packed if shares else alone, shares
 
@@ -320,20 +278,17 @@ def _pass(config: DictConfig, size: ModelSize, updates: bool) -> list[Part]:
     count, layout, shares = _micro_batch(config, size, updates)
     tokens = layout.rows * layout.width
     layer = (OF_WIDTH * size.hidden + OF_MLP * size.mlp) * tokens // (1 if updates else 2)
-    kept = 2 * size.layers * size.hidden * tokens
+    stored = 2 * size.layers * size.hidden * tokens
     if not config.actor_rollout_ref.model.enable_gradient_checkpointing:
-        kept = size.layers * layer
+        stored = size.layers * layer
     mask = 3 * layout.rows * layout.width**2 if shares else 0
     prompt = config.data.max_prompt_length - 1 if size.leaves_out_logits else 0
     computed = layout.rows * (layout.width - prompt)
     chunk = min(TOKENS, count * config.data.max_response_length)
     logits = (2 * (size.logit_copies if updates else 1) * computed + 8 * chunk) * size.vocabulary
+    what, states = ("activations", stored) if updates else ("hidden states", 2 * size.hidden * tokens)
     return [
-        Part(
-            "activations" if updates else "hidden states",
-            (kept if updates else 2 * size.hidden * tokens) / GIB,
-            f"{layout.rows} row(s) of {layout.width} tokens for {count} response(s)",
-        ),
+        Part(what, states / GIB, f"{layout.rows} row(s) of {layout.width} tokens for {count} response(s)"),
         Part("mask", mask / GIB, "one value per pair of tokens, and a copy in bf16"),
         # The logits and a layer's activations are never in memory together, so only the larger counts.
         Part("logits", logits / GIB, f"for {computed} tokens, and {chunk} at a time in float32")
@@ -344,13 +299,10 @@ def _pass(config: DictConfig, size: ModelSize, updates: bool) -> list[Part]:
 
 def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     passes = [_pass(config, size, updates) for updates in (True, False)]
+    gathered = 2 * (size.outside + 2 * size.layer) / GIB
     parts = [
         *_shard(config, size, ranks),
-        Part(
-            "gathered weights",
-            2 * (size.outside + 2 * size.layer) / GIB,
-            "everything outside the layers, and two layers, in bf16",
-        ),
+        Part("gathered weights", gathered, "everything outside the layers, and two layers, in bf16"),
         *max(passes, key=lambda parts: sum(part.gib for part in parts)),
         Part("sleeping vLLM", SLEEPING_VLLM, "a constant"),
         Part("contexts", CONTEXTS, "a constant"),
@@ -374,18 +326,13 @@ def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     # With an adapter, vLLM sleeps at level 1, which keeps the weights; otherwise at level 2, which drops them.
     sleeps = rollout.free_cache_engine and size.lora and not settings.model.lora.merge
     served = [2 * tensor // rollout.tensor_model_parallel_size for tensor in size.tensors]
+    asleep = gpus * pinned(served) / GIB if sleeps else 0.0
     loads = gpus if size.tied and settings.actor.strategy != "fsdp2" else 1
+    loading = loads * BYTES[settings.actor.fsdp_config.model_dtype] * size.parameters / GIB
+    pinned_how = f"{sum(served) / GIB:.1f} in bf16 for each GPU, pinned in blocks of powers of two"
     parts = [
-        Part(
-            "sleeping vLLM's weights",
-            gpus * pinned(served) / GIB if sleeps else 0.0,
-            f"{sum(served) / GIB:.1f} in bf16 for each GPU, pinned in blocks of powers of two",
-        ),
-        Part(
-            "loading",
-            loads * BYTES[settings.actor.fsdp_config.model_dtype] * size.parameters / GIB,
-            f"the model {loads} time(s)",
-        ),
+        Part("sleeping vLLM's weights", asleep, pinned_how),
+        Part("loading", loading, f"the model {loads} time(s)"),
         Part("processes", 3.0 * gpus + 10.0, "about 3 GiB per GPU and 10 for trainer, queue, Ray and workers"),
     ]
     if not size.lora and (settings.actor.use_kl_loss or config.algorithm.use_kl_in_reward):
@@ -396,9 +343,8 @@ def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
 
 def _disk(config: DictConfig, size: ModelSize) -> Estimate:
     whole = not (size.lora and config.actor_rollout_ref.actor.checkpoint.get("save_lora_only", False))
-    weights = (
-        BYTES[config.actor_rollout_ref.actor.fsdp_config.model_dtype] * size.parameters if whole else 4 * size.lora
-    )
+    width = BYTES[config.actor_rollout_ref.actor.fsdp_config.model_dtype]
+    weights = width * size.parameters if whole else 4 * size.lora
     parts = [
         Part("weights", weights / GIB, "all layers" if whole else "the adapter, in float32"),
         Part("Adam", 8 * size.trained / GIB, "two moments in float32"),
@@ -417,18 +363,15 @@ def check_memory(config: DictConfig) -> None:
     model, actor = config.actor_rollout_ref.model, config.actor_rollout_ref.actor
     if config.trainer.device != "cuda" or "://" in model.path:
         return
-    if (
-        actor.strategy not in ("fsdp", "fsdp2")
-        or model.use_fused_kernels
-        or actor.get("ulysses_sequence_parallel_size", 1) > 1
-    ):
+    ulysses = actor.get("ulysses_sequence_parallel_size", 1) > 1
+    if actor.strategy not in ("fsdp", "fsdp2") or model.use_fused_kernels or ulysses:
         logger.warning(
             "The memory of this run is not estimated: only FSDP without Ulysses and fused kernels is supported"
         )
         return
     try:
-        found = model_config(model.path)
-        network = build_network(found, FAMILIES.get(found.model_type))
+        hf_config = model_config(model.path)
+        network = build_network(hf_config, FAMILIES.get(hf_config.model_type))
         lora = lora_layers(network, model.target_modules, model.exclude_modules) if model.lora_rank else {}
         size = model_size(network, list(lora.values()), model.lora_rank)
     except (ValueError, AttributeError) as error:  # a text model may be of any architecture

@@ -17,17 +17,11 @@ MADE_OF = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # files
 
 @dataclass(frozen=True)
 class ModelProblem:
-    """A reason why a model cannot be trained.
+    """A reason why a model cannot be trained."""
 
-    Attributes:
-        what: affected part, such as "architecture".
-        found: value that was found.
-        remedy: instruction for the user.
-    """
-
-    what: str
+    what: str  # affected part, such as "architecture"
     found: str
-    remedy: str
+    remedy: str  # instruction for the user
 
 
 def model_config(path: str):
@@ -48,12 +42,7 @@ def model_config(path: str):
 
 
 def model_problems(path: str, config) -> list[ModelProblem]:
-    """Return every problem that would break the training of a model.
-
-    Args:
-        path: model folder or hub name.
-        config: the model's :func:`model_config`.
-    """
+    """Return every problem that would break the training of a model."""
     from transformers.utils import find_adapter_config_file
 
     family = FAMILIES.get(config.model_type)
@@ -71,9 +60,8 @@ def model_problems(path: str, config) -> list[ModelProblem]:
         remedy = f'vLLM would load another class. Set "architectures": ["{family.architectures[-1]}"] in config.json'
         problems.append(ModelProblem("architecture", ", ".join(architectures) or "none named", remedy))
     if getattr(config, "quantization_config", None):  # only quantised models have this attribute
-        problems.append(
-            ModelProblem("weights", "quantised", "the actor cannot train quantised weights. Use the original model")
-        )
+        remedy = "the actor cannot train quantised weights. Use the original model"
+        problems.append(ModelProblem("weights", "quantised", remedy))
     if (reason := family.unsupported_reason(config)) is not None:
         problems.append(ModelProblem("configuration", reason, "vLLM cannot serve such a model. Use another one"))
     if find_adapter_config_file(os.path.expanduser(path)) is not None:
@@ -89,7 +77,6 @@ def check_speech_model(path: str, family: str | None = None) -> Family | None:
     """Raise an error unless a path or hub name is a speech model that can be trained.
 
     Args:
-        path: model folder or hub name.
         family: the ``model_type`` that it must have, or None for any supported one.
 
     Returns:

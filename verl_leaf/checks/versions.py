@@ -40,18 +40,13 @@ def too_old(name: str, version: str) -> str | None:
 
 
 def check_vllm() -> None:
-    """Raise an error if vLLM is missing or older than the tested versions; warn if it is newer.
-
-    Raises:
-        ValueError: vLLM is missing, or too old.
-    """
-    found = vllm_distribution.installed()
-    if found is None:
+    """Raise ValueError if vLLM is missing or older than the tested versions; warn if it is newer."""
+    installed = vllm_distribution.installed()
+    if installed is None:
         raise ValueError(f"vLLM is not installed. Run {REMEDY}")
-    if problem := too_old(*found):
+    name, version = installed
+    if problem := too_old(name, version):
         raise ValueError(f"{problem}. Run {REMEDY}")
-    if not is_tested(*found):
-        name, version = found
-        logger.warning(
-            "%s %s is installed, but the package was tested only with %s", name, version, " and ".join(TESTED[name])
-        )
+    if not is_tested(name, version):
+        tested = " and ".join(TESTED[name])
+        logger.warning("%s %s is installed, but the package was tested only with %s", name, version, tested)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.files import json_lines
 
 Finish = Literal["stop", "length", "failed"]
@@ -15,34 +16,21 @@ Key = tuple[int, int]  # row and sample of an answer
 
 @dataclass(frozen=True)
 class Answer:
-    """A system's answer to a row, with everything that scoring needs.
+    """A system's answer to a row, with everything that scoring needs."""
 
-    Attributes:
-        row: number of the row in its data set, starting at 0.
-        sample: number of the pass, starting at 0; each pass answers every row once.
-        data_source: data source of the row.
-        question: text of the prompt, without audio placeholders.
-        references: correct answers, one or more.
-        audio: name or digest of each clip of the prompt; rows with the same clips form one cluster.
-        text: the answer; empty if generating failed.
-        finish: "stop" if the model ended the answer, "length" if it reached the token limit, "failed" if generating failed.
-        seed: sampling seed, or None if unknown or greedy.
-        error: reason of a failure.
-        choices: options of a multiple-choice question, in the order of their letters.
-        category, difficulty: labels of the row, if it has them.
-    """
-
-    row: int
-    sample: int
-    data_source: str
-    question: str
-    references: tuple[str, ...]
-    audio: tuple[str, ...]
-    text: str
+    row: int  # number of the row in its data set, starting at 0
+    sample: int  # number of the pass, starting at 0; each pass answers every row once
+    data_source: str  # data source of the row
+    question: str  # text of the prompt, without audio placeholders
+    references: tuple[str, ...]  # correct answers, one or more
+    audio: tuple[str, ...]  # name or digest of each clip of the prompt; rows with the same clips form one cluster
+    text: str  # the answer; empty if generating failed
+    # "stop" if the model ended the answer, "length" if it reached the token limit, "failed" if generating failed.
     finish: Finish = "stop"
-    seed: int | None = None
-    error: str | None = None
-    choices: tuple[str, ...] = ()
+    seed: int | None = None  # sampling seed, or None if unknown or greedy
+    error: str | None = None  # reason of a failure
+    choices: tuple[str, ...] = ()  # options of a multiple-choice question, in the order of their letters
+    # Labels of the row, if it has them.
     category: str = ""
     difficulty: str = ""
 
@@ -85,24 +73,16 @@ def read_answers(path: Path, rows: Mapping[int, Row]) -> dict[Key, Answer]:
     If a line lacks them, ``sample`` is 0 and ``finish`` is ``stop``. The other fields come from the row. If a line contains
     ``references`` or ``data_source``, they must be those of the row.
 
-    Args:
-        path: path of the file.
-        rows: rows of the data set, by number.
-
     Raises:
         ValueError: the file cannot be read, or a line is not an answer to a row or answers a row twice. The message names
             file, line and value.
     """
     answers: dict[Key, Answer] = {}
     for number, values in json_lines(path):
-        try:
+        with errors_at(f"{path}, line {number}"):
             answer = _answer(values, rows)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        if (answer.row, answer.sample) in answers:
-            raise ValueError(
-                f"{path}, line {number}: row {answer.row}, sample {answer.sample} occurs twice. Delete one of them"
-            )
+            if (answer.row, answer.sample) in answers:
+                raise ValueError(f"row {answer.row}, sample {answer.sample} occurs twice. Delete one of them")
         answers[answer.row, answer.sample] = answer
     if not answers:
         raise ValueError(f"{path} contains no answers")

@@ -1,17 +1,25 @@
 """One-line descriptions of errors in data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 MOST = 3  # errors that are listed, because a line of a trace can have thousands
 
 
-def in_a_line(errors: Iterable[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
-    """Return the first errors of a pydantic model in one line, each as ``key: value: what is wrong``.
+@contextmanager
+def errors_at(place: str) -> Iterator[None]:
+    """Put a place, such as a file and row, before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
 
-    Args:
-        errors: errors from ``ValidationError.errors()``.
-        keys: keys of the model, listed if the data has an unknown one.
+
+def in_a_line(errors: Iterable[Mapping[str, Any]], keys: Iterable[str] = ()) -> str:
+    """Return the first of ``ValidationError.errors()`` in one line, each as ``key: value: what is wrong``.
+
+    The keys of the model are listed if the data has an unknown one.
     """
     return "; ".join(_in_words(error, keys) for error in list(errors)[:MOST])
 

@@ -56,10 +56,6 @@ def write_file(path: Path, content: str | bytes) -> None:
 def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield an empty folder to fill, which gets its final name only if the block ends without an error.
 
-    Args:
-        path: path of the folder; missing parent folders are made.
-        replace: True to replace an existing folder.
-
     Raises:
         FileExistsError: the folder or a file of this name exists, and ``replace`` is not set.
     """

@@ -14,14 +14,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 def track(items: Iterable[Item], what: str, total: int, console: Console | None = None) -> Iterator[Item]:
-    """Yield ``items`` while showing how many of ``total`` are done.
-
-    Args:
-        items: items that the caller works on.
-        what: description of the work, such as "Checking train.parquet".
-        total: number of items.
-        console: console to print on, or None for standard error.
-    """
+    """Yield ``items`` while showing how many of ``total`` are done, on standard error unless there is a console."""
     console = console or Console(stderr=True)
     if console.is_terminal:
         text = TextColumn("{task.description}", markup=False)

@@ -20,14 +20,8 @@ def show(
     """Print a table.
 
     Names and numbers are never cut. If a terminal is too narrow, words wrap first. Then the last columns are left out,
-    and a line names them. A pipe or file gets the full width.
-
-    Args:
-        title: text above the table.
-        columns: headings of the columns.
-        rows: cells of each row, one per column.
-        words: number of leading columns that contain words, which may wrap; the others contain right-aligned numbers.
-        console: console to print on.
+    and a line names them. A pipe or file gets the full width. The first ``words`` columns contain words, the others
+    right-aligned numbers.
     """
     width = console.width if console.file.isatty() else UNLIMITED
     cells = [[cell if isinstance(cell, Text) else Text(printable(cell)) for cell in row] for row in rows]

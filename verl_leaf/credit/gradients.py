@@ -32,7 +32,6 @@ class TokenGradients:
     """A model like the actor, in evaluation mode.
 
     Args:
-        system: model, with its adapter if it has one.
         lora: True for gradients of LoRA. A model without an adapter gets a new one, whose first step moves only half of it.
         temperature: divisor of the logits.
         seed: seed of the random signs and of a new adapter.
@@ -81,11 +80,10 @@ class TokenGradients:
         for rows in needed.split(ROWS):
             here = torch.isin(places[:, 0], rows)
             order.append(here.nonzero()[:, 0])
-            own = torch.searchsorted(rows, places[here, 0]).to(self.device), places[here, 1].to(self.device)
+            where = torch.searchsorted(rows, places[here, 0]).to(self.device), places[here, 1].to(self.device)
             inputs = self._inputs(ids, audio, prompt.tokens[rows])
-            parts.append(
-                self._of_lora(inputs, len(ids), own) if self.lora else self._of_last_layer(inputs, len(ids), own)
-            )
+            factors_of = self._of_lora if self.lora else self._of_last_layer
+            parts.append(factors_of(inputs, len(ids), where))
         back = torch.cat(order).argsort().to(self.device)
         return [torch.cat(factor)[back] for factor in zip(*parts, strict=True)]
 
@@ -102,14 +100,14 @@ class TokenGradients:
         return forward(**inputs, use_cache=False).logits.float() / self.temperature
 
     @torch.no_grad()
-    def _of_last_layer(self, inputs: dict[str, Tensor], begin: int, own: tuple[Tensor, Tensor]) -> list[Tensor]:
+    def _of_last_layer(self, inputs: dict[str, Tensor], begin: int, where: tuple[Tensor, Tensor]) -> list[Tensor]:
         states: list[Tensor] = []
-        hook = self.base.get_output_embeddings().register_forward_pre_hook(lambda _, given: states.append(given[0]))
+        hook = self.base.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
         try:
             logits = self._logits(inputs, self.model)
         finally:
             hook.remove()
-        row, position = own
+        row, position = where
         at = position + begin
         chances = logits[row, at - 1].softmax(-1)
         tokens = inputs["input_ids"][row, at]
@@ -119,14 +117,14 @@ class TokenGradients:
             score = self.signs[:, tokens].T - chances @ self.signs.T
         return [score, states[0][row, at - 1].float()]
 
-    def _of_lora(self, inputs: dict[str, Tensor], begin: int, own: tuple[Tensor, Tensor]) -> list[Tensor]:
-        row, position = own
+    def _of_lora(self, inputs: dict[str, Tensor], begin: int, where: tuple[Tensor, Tensor]) -> list[Tensor]:
+        row, position = where
         at = position + begin
         tokens = inputs["input_ids"][row, at]
 
         def log_probs(parameters: dict[str, Tensor]) -> Tensor:
-            def forward(**given):
-                return torch.func.functional_call(self.model, parameters, (), given)
+            def forward(**inputs):
+                return torch.func.functional_call(self.model, parameters, (), inputs)
 
             return self._logits(inputs, forward)[row, at - 1].log_softmax(-1).gather(1, tokens[:, None])[:, 0]
 

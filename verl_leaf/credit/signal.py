@@ -13,7 +13,7 @@ Letters: ``M`` rollouts of a prompt, ``T`` tokens, ``E`` edges, ``R`` groups of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -31,19 +31,12 @@ BLOCK = 2048  # number of edges whose inner products are in memory at a time
 
 @dataclass(frozen=True)
 class Prompt:
-    """The rollouts of a prompt.
+    """The rollouts of a prompt."""
 
-    Attributes:
-        tokens: ``[M, T]`` int64, 0 after the end of a response.
-        lengths: ``[M]`` int64, 1 or more.
-        rewards: ``[M]`` float64.
-        surprisal: ``[M, T]`` float64, ``-log p(token)`` under the sampling distribution.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    rewards: Tensor
-    surprisal: Tensor
+    tokens: Tensor  # `[M, T]` int64, 0 after the end of a response
+    lengths: Tensor  # `[M]` int64, 1 or more
+    rewards: Tensor  # `[M]` float64
+    surprisal: Tensor  # `[M, T]` float64, `-log p(token)` under the sampling distribution
 
     @property
     def mask(self) -> Tensor:
@@ -51,12 +44,7 @@ class Prompt:
         return torch.arange(self.tokens.shape[1]) < self.lengths[:, None]
 
     def edges(self) -> tuple[Tensor, Tensor]:
-        """Assign a number to each edge.
-
-        Returns:
-            ``[M, T]`` int64, the edge of each token, -1 after the end; and ``[E, 2]``, a rollout and a position of each
-            edge.
-        """
+        """Return the edge of each token, int64 ``[M, T]``, -1 after the end; and a rollout and position of each, ``[E, 2]``."""
         known: dict[tuple[int, int], int] = {}
         places: list[tuple[int, int]] = []
         number = torch.full(self.tokens.shape, -1)
@@ -72,17 +60,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Signal:
-    """The signal of a prompt for one estimator, as means over the prompt's groups.
+    """The signal of a prompt for one estimator, as means over the prompt's groups."""
 
-    Attributes:
-        gain: mean of ``<g, G>``.
-        cost: mean of ``|g|^2``.
-        aligned: mean of ``<g, G> / |g|``, 0 if ``g`` is 0.
-    """
-
-    gain: float
-    cost: float
-    aligned: float
+    gain: float  # mean of `<g, G>`
+    cost: float  # mean of `|g|^2`
+    aligned: float  # mean of `<g, G> / |g|`, 0 if `g` is 0
 
 
 def draw_groups(prompts: int, rollouts: int, K: int, seed: int) -> Tensor:
@@ -130,10 +112,10 @@ def step_advantages(prompts: Sequence[Prompt], groups: Tensor) -> dict[str, Tens
     whole = grpo_prefix_advantages(
         tokens.flatten(0, 1), rewards.flatten(), mask.flatten(0, 1), torch.arange(P).repeat_interleave(M)
     )
-    found = {"grpo": grpo_advantages(rollouts.rewards, rollouts.group)[:, None] * rollouts.mask}
-    found |= {name: row.function(rollouts, row.options()).advantages for name, row in ESTIMATORS.items()}
-    found[CEILING] = of_groups(whole.advantages.view(P, M, T))
-    return {name: found[name].view(P, R, K, T) for name in NAMES}
+    advantages = {"grpo": grpo_advantages(rollouts.rewards, rollouts.group)[:, None] * rollouts.mask}
+    advantages |= {name: row.function(rollouts, row.options()).advantages for name, row in ESTIMATORS.items()}
+    advantages[CEILING] = of_groups(whole.advantages.view(P, M, T))
+    return {name: advantages[name].view(P, R, K, T) for name in NAMES}
 
 
 def signals(
@@ -160,10 +142,10 @@ def signals(
 
     truth = torch.zeros(2, number, dtype=torch.double)
     for side in range(2):
-        own = slice(side * half, (side + 1) * half)
-        rewards = prompt.rewards[own]
+        of_side = slice(side * half, (side + 1) * half)
+        rewards = prompt.rewards[of_side]
         weight = (rewards - rewards.mean()) / (half - 1)  # leave-one-out, over half
-        truth[side].index_add_(0, place[own].flatten(), (weight[:, None] * mask[own]).flatten())
+        truth[side].index_add_(0, place[of_side].flatten(), (weight[:, None] * mask[of_side]).flatten())
     steps = torch.zeros(len(advantages), R, number, dtype=torch.double)
     at = place[groups].flatten(1)
     for kind, of_groups in enumerate(advantages.values()):
@@ -183,8 +165,8 @@ def signals(
     inner = (products[2:].view(-1, R, number) * rows[:2][other]).sum(-1)
     square = (products[2:] * rows[2:]).sum(-1).view(-1, R).clamp(min=0)
     aligned = torch.where(square > 0, inner / square.sqrt(), 0)
-    found = zip(advantages, inner.mean(1).tolist(), square.mean(1).tolist(), aligned.mean(1).tolist(), strict=True)
-    return float(rows[0] @ products[1]), {name: Signal(*values) for name, *values in found}
+    means = zip(inner.mean(1).tolist(), square.mean(1).tolist(), aligned.mean(1).tolist(), strict=True)
+    return float(rows[0] @ products[1]), {name: Signal(*mean) for name, mean in zip(advantages, means, strict=True)}
 
 
 def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) -> list[dict]:
@@ -196,15 +178,12 @@ def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) ->
 
     Returns:
         A row per estimator. ``efficiency`` is ``<E g, G>^2 / (|G|^2 E |g|^2)``, the share of the best step's
-        first-order gain
-            that a step has, with the sign of the gain. ``cosine`` is that between a step and ``G``. ``relative`` is the
-            efficiency divided by that of ``grpo``. ``best`` is the share of draws in which an estimator has the largest
-            efficiency. The first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
+        first-order gain that a step has, with the sign of the gain. ``cosine`` is that between a step and ``G``. ``relative`` is the
+        efficiency divided by that of ``grpo``. ``best`` is the share of draws in which an estimator has the largest
+        efficiency. The first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
     """
     names = list(of_prompts[0])
-    values = np.array(
-        [[[s.gain, s.cost, s.aligned] for s in prompt.values()] for prompt in of_prompts]
-    )  # [P, names, 3]
+    values = np.array([[astuple(signal) for signal in prompt.values()] for prompt in of_prompts])  # [P, names, 3]
     draws = np.random.default_rng(0).integers(0, len(size), (DRAWS, len(size)))
     draws = np.vstack([np.arange(len(size)), draws])
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -224,11 +203,8 @@ def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) ->
     for number, name in enumerate(names):
         row: dict = {"estimator": name}
         for measure, of_draws in measures.items():
-            low, high = (
-                np.nanquantile(of_draws[1:, number], (0.025, 0.975))
-                if np.isfinite(of_draws[1:, number]).any()
-                else (np.nan,) * 2
-            )
+            drawn = of_draws[1:, number]
+            low, high = np.nanquantile(drawn, (0.025, 0.975)) if np.isfinite(drawn).any() else (np.nan, np.nan)
             row |= {measure: float(of_draws[0, number]), f"{measure}_low": float(low), f"{measure}_high": float(high)}
         rows.append(row | {"best": float((winner == number).mean())})
     return rows
@@ -243,10 +219,8 @@ def verdict(rows: list[dict], prompts: int) -> str:
             "noise. Use more prompts or rollouts."
         )
     best = max((row for row in rows if row["estimator"] != CEILING), key=lambda row: row["relative"])
-    name, share = (
-        best["estimator"],
-        f"{best['relative']:.2f} ({best['relative_low']:.2f} to {best['relative_high']:.2f})",
-    )
+    name = best["estimator"]
+    share = f"{best['relative']:.2f} ({best['relative_low']:.2f} to {best['relative_high']:.2f})"
     if best["relative_low"] > 1:
         return (
             f"Use {name}: a step with it gains {share} times as much as a step with grpo. In {best['best']:.0%} of the bootstrap's "

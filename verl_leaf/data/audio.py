@@ -96,21 +96,13 @@ def load_audio(
 
 
 def unheard(waveform: np.ndarray, sampling_rate: int) -> str | None:
-    """Return why nothing can be heard in a readable clip, or None if something can.
-
-    Args:
-        waveform: float32 ``[samples]``, from :func:`load_audio`.
-        sampling_rate: sampling rate of the waveform, in Hz.
-    """
+    """Return why nothing can be heard in a clip, float32 ``[samples]``, or None if something can."""
     if len(waveform) < FRAME * sampling_rate:
         return f"it lasts {1000 * len(waveform) / sampling_rate:.1f} ms, less than one frame of features"
-    spread = np.ptp(waveform)
-    if spread <= SILENCE:
-        return (
-            "it is silent"
-            if abs(waveform[0]) <= SILENCE
-            else f"it has the constant value {waveform[0]:.2g}, which is silence"
-        )
+    if np.ptp(waveform) <= SILENCE:
+        if abs(waveform[0]) <= SILENCE:
+            return "it is silent"
+        return f"it has the constant value {waveform[0]:.2g}, which is silence"
     centred = waveform - waveform.mean()
     if centred.std() > CLIPPED * np.abs(centred).max():
         return "it is clipped throughout, with nearly all samples at the peak"
@@ -136,7 +128,7 @@ def _open(name: str, reference, start: float) -> tuple[int, Blocks]:
     begin = end_of_tags(source)
     length = data_length(source, begin)
     if length is not None and length.is_cut_off():
-        raise AudioError(f"{name}: the audio is cut off after {length.found} of {length.stated} bytes")
+        raise AudioError(f"{name}: the audio is cut off after {length.actual} of {length.stated} bytes")
     source.seek(0)
     head = source.read(12)
     source.seek(0)

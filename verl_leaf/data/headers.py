@@ -62,29 +62,29 @@ class Window(io.RawIOBase):
 
 @dataclass
 class DataLength:
-    """The length of the samples in bytes, as stated in a header and as found."""
+    """The length of the samples in bytes, as stated in a header and as it is."""
 
     position: int  # position of the number in the file
     size: int  # size of the number: 4 or 8, or 0 if libsndfile does not read it
     order: ByteOrder
     stated: int
-    found: int  # bytes up to the end of the file
+    actual: int  # bytes up to the end of the file
     is_followed: bool = False  # True if another chunk begins in place of the samples
 
     def is_unknown(self) -> bool:
         """Return whether the stated length stands for "unknown"."""
         if self.stated == 0:
-            return self.found > 0 and not self.is_followed
+            return self.actual > 0 and not self.is_followed
         near = any(abs(self.stated - number) <= UNKNOWN_MARGIN for number in UNKNOWN)
-        return self.stated > self.found and (near or self.stated >= UNKNOWN_64_BIT)
+        return self.stated > self.actual and (near or self.stated >= UNKNOWN_64_BIT)
 
     def corrected(self, file: io.IOBase, start: int) -> Window:
         """Return the file from ``start`` on, with the true length in its header."""
-        number = min(self.found, 256**self.size - 1).to_bytes(self.size, self.order)
+        number = min(self.actual, 256**self.size - 1).to_bytes(self.size, self.order)
         return Window(file, self.position + self.size, _read(file, start, self.position - start) + number)
 
     def is_cut_off(self) -> bool:
-        return not self.is_unknown() and self.found < 0.99 * self.stated
+        return not self.is_unknown() and self.actual < 0.99 * self.stated
 
 
 def end_of_tags(file: io.IOBase) -> int:
@@ -117,10 +117,10 @@ def mp3_length(file: io.IOBase, start: int) -> tuple[int, int]:
     while position < size:
         frame = _mp3_frame(_read(file, position, 4))
         if frame is None:
-            found = first_mp3_frame(file, position)
-            if found is None:
+            following = first_mp3_frame(file, position)
+            if following is None:
                 break
-            position = found
+            position = following
         else:
             (version, _), length = frame
             frames, position = frames + 1, position + length
@@ -224,13 +224,13 @@ def _length_of_chunk(file: io.IOBase, first: int, layout: Layout) -> DataLength 
         if name == b"ds64":
             ds64 = content + 8
         if name in (b"data", b"SSND", b"BODY"):
-            found = max(0, size - content) + (layout.name + layout.number) * layout.counts_itself
+            actual = max(0, size - content) + (layout.name + layout.number) * layout.counts_itself
             follower = next(_chunks(file, content, layout), (b"\0", 0, 0))
             is_followed = all(32 <= byte < 127 for byte in follower[0]) and follower[1] + follower[2] <= size + 1
             if ds64 is not None:
                 stated = int.from_bytes(_read(file, ds64, 8), "little")
-                return DataLength(ds64, 8, "little", stated, found, is_followed)
-            return DataLength(content - layout.number, layout.number, layout.order, stated, found, is_followed)
+                return DataLength(ds64, 8, "little", stated, actual, is_followed)
+            return DataLength(content - layout.number, layout.number, layout.order, stated, actual, is_followed)
     return None
 
 
@@ -242,10 +242,10 @@ def _nist_length(file: io.IOBase, start: int) -> DataLength | None:
         return None  # compressed, which libsndfile does not read
     try:
         frames, width, channels = (int(fields[name]) for name in (b"sample_count", b"sample_n_bytes", b"channel_count"))
-        found = max(0, _size(file) - start - int(head[1]))
+        actual = max(0, _size(file) - start - int(head[1]))
     except (KeyError, ValueError, IndexError):
         return None
-    return DataLength(start, 0, "big", frames * width * channels, found) if frames > 0 else None
+    return DataLength(start, 0, "big", frames * width * channels, actual) if frames > 0 else None
 
 
 def _size(file: io.IOBase) -> int:

@@ -35,9 +35,6 @@ class RowFile:
     The path is taken literally. Rows are as :mod:`datasets` would read them, with any Arrow type of text, lists or
     dictionaries, and with JSON decoded (``datasets`` writes JSON if the values of a column differ in type).
 
-    Args:
-        path: path of the file.
-
     Raises:
         ValueError: the file cannot be read as parquet, contains no row, or has two columns of the same name.
     """
@@ -61,11 +58,10 @@ class RowFile:
             raise ValueError(f"{self.path} is not a file. Give the path of one parquet file")
         if os.path.getsize(self.path) == 0:
             raise ValueError(f"{self.path} is empty (0 bytes), and so not a parquet file")
+        options = {"buffer_size": READ_BUFFER, "pre_buffer": False, "page_checksum_verification": True}
         try:
             source = pyarrow.OSFile(self.path)
-            file = pyarrow.parquet.ParquetFile(
-                source, buffer_size=READ_BUFFER, pre_buffer=False, page_checksum_verification=True
-            )
+            file = pyarrow.parquet.ParquetFile(source, **options)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{self.path} cannot be read as parquet ({_one_line(error)})") from error
         with source:
@@ -106,9 +102,9 @@ class RowFile:
         with self._opened() as file:
             for index, group in enumerate(self._groups):
                 end = first + group.num_rows
-                own = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
-                if len(own):
-                    yield from self._rows_of_group(file, index, first, own, names)
+                in_group = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
+                if len(in_group):
+                    yield from self._rows_of_group(file, index, first, in_group, names)
                 first = end
 
     def map(
@@ -123,9 +119,7 @@ class RowFile:
 
         Args:
             function: function of a row, which it may change. If it raises ValueError, the error is yielded as its result.
-            what: description of the work, such as "Checking train.parquet".
             numbers, columns: as in :meth:`rows`.
-            console: console for the progress, or None for standard error.
 
         Yields:
             The row's number, the row after ``function``, and the result, in the order of the rows.

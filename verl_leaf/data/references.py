@@ -17,7 +17,7 @@ class AudioError(ValueError):
     """An error about audio that cannot be used. The message names the audio and the reason."""
 
 
-def absolute_audio(reference, root: str = ""):
+def absolute_audio(reference, root: str):
     """Return an audio reference that does not depend on the working directory.
 
     Args:
@@ -33,12 +33,9 @@ def absolute_audio(reference, root: str = ""):
     """
     if isinstance(reference, str | os.PathLike):
         return _absolute(os.fspath(reference), root)
-    if (
-        isinstance(reference, dict)
-        and reference.get("bytes") is None
-        and isinstance(reference.get("path"), str | os.PathLike)
-    ):
-        return {**reference, "path": _absolute(os.fspath(reference["path"]), root)}
+    path = reference.get("path") if isinstance(reference, dict) and reference.get("bytes") is None else None
+    if isinstance(path, str | os.PathLike):
+        return {**reference, "path": _absolute(os.fspath(path), root)}
     return reference
 
 

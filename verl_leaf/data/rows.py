@@ -31,13 +31,11 @@ def spoken_row(row: dict, root: str, keys: Keys = DEFAULT_KEYS) -> dict:
         row: row in verl's format: ``data_source``, ``reward_model``, a prompt whose messages contain text or a list of
             parts, and the audios of its placeholders, which may be null or missing.
         root: folder from which relative paths of audio start.
-        keys: names of the columns.
 
     Returns:
         The row with ``data_source`` as text; with messages whose content is text with one ``<audio>`` per clip, without
-        null
-            keys; and with ``keys.audio`` as the list of references in the order of their placeholders, with absolute paths.
-            Other columns are unchanged.
+        null keys; and with ``keys.audio`` as the list of references in the order of their placeholders, with absolute
+        paths. Other columns are unchanged.
 
     Raises:
         ValueError: the row lacks something. The message says what.
@@ -103,7 +101,7 @@ def _text(value) -> str | None:
 
 def _messages(row: dict, keys: Keys) -> tuple[list[dict], list]:
     """Return a prompt's messages with text as content, and all audio in the order of its placeholders."""
-    prompt, left, found, messages = row[keys.prompt], row.get(keys.audio), [], []
+    prompt, left, audios, messages = row[keys.prompt], row.get(keys.audio), [], []
     if left is None:  # no audio, as in verl
         left = []
     if not isinstance(left, list):
@@ -115,23 +113,23 @@ def _messages(row: dict, keys: Keys) -> tuple[list[dict], list]:
         )
     for number, message in enumerate(prompt):
         try:
-            message, own = _message(message)
+            message, of_message = _message(message)
         except ValueError as error:
             raise ValueError(f"message {number} of the prompt {error}") from error
         messages.append(message)
-        if own is None:  # the content was a text, whose audio comes next in the column
+        if of_message is None:  # the content was a text, whose audio comes next in the column
             count = message["content"].count(PLACEHOLDER)
-            own, left = left[:count], left[count:]
-        found += own
+            of_message, left = left[:count], left[count:]
+        audios += of_message
     placeholders = sum(message["content"].count(PLACEHOLDER) for message in messages)
-    if placeholders != len(found) + len(left):
+    if placeholders != len(audios) + len(left):
         where = f"in the column {keys.audio!r}" if keys.audio in row else f"because there is no column {keys.audio!r}"
         raise ValueError(
-            f"the prompt contains {placeholders} {PLACEHOLDER} placeholder(s), but the row has {len(found) + len(left)} audio(s) "
+            f"the prompt contains {placeholders} {PLACEHOLDER} placeholder(s), but the row has {len(audios) + len(left)} audio(s) "
             f"{where}, which data.audio_key names. The numbers must be equal"
         )
     _check_turns(messages)
-    return messages, found
+    return messages, audios
 
 
 def _check_turns(messages: list[dict]) -> None:
@@ -162,15 +160,11 @@ def _message(message) -> tuple[dict, list | None]:
     for key, kinds in (("role", str), ("content", str | list)):
         if not isinstance(message.get(key), kinds):
             raise ValueError(f"has the {key} {message.get(key)!r:.80}")
-    audio = None
-    if isinstance(message["content"], list):
-        texts, audio = [], []
-        for part in message["content"]:
-            text, held = _part(part)
-            texts.append(text)
-            audio += held
-        message["content"] = "".join(texts)
-    return message, audio
+    if isinstance(message["content"], str):
+        return message, None
+    parts = [_part(part) for part in message["content"]]
+    message["content"] = "".join(text for text, _ in parts)
+    return message, [audio for _, audios in parts for audio in audios]
 
 
 def _part(part) -> tuple[str, list]:
@@ -179,12 +173,12 @@ def _part(part) -> tuple[str, list]:
     The keys of audio are those of verl's RLHFDataset._extract_audio_info (verl/utils/dataset/rl_dataset.py). Arrow
     gives every part all keys, with null for missing ones.
     """
-    held = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
-    kind = held.pop("type", None)
-    if kind == "text" and isinstance(held.get("text"), str):
-        if PLACEHOLDER in held["text"]:
+    fields = {key: value for key, value in part.items() if value is not None} if isinstance(part, dict) else {}
+    kind = fields.pop("type", None)
+    if kind == "text" and isinstance(fields.get("text"), str):
+        if PLACEHOLDER in fields["text"]:
             raise ValueError(f"has a part whose text contains {PLACEHOLDER}. Among parts, audio needs a separate part")
-        return held["text"], []
-    if kind == "audio" and held:
-        return PLACEHOLDER, [held.get("audio", held.get("audio_url", held))]
+        return fields["text"], []
+    if kind == "audio" and fields:
+        return PLACEHOLDER, [fields.get("audio", fields.get("audio_url", fields))]
     raise ValueError(f"has the part {part!r:.80}, which is neither {{'type': 'text', 'text'}} nor audio")

@@ -57,14 +57,9 @@ class RowStore:
         return (store, arrays) if store.size == store._starts[-1] + store._sizes[-1] else None
 
     def keep(self, name: str, **about: Any) -> Path:
-        """Give the file a name in its folder. It replaces all files whose names begin with the same part before a hyphen.
+        """Give the file a name in its folder, and keep the arrays ``about`` with it.
 
-        Args:
-            name: name for :meth:`find`.
-            about: arrays to keep with the rows.
-
-        Returns:
-            The path of the file.
+        It replaces all files whose names begin with the same part before a hyphen.
         """
         index, rows = _kept(self._folder, name)
         for old in self._folder.glob(f"{name.partition('-')[0]}-*"):

@@ -5,14 +5,11 @@ from verl_leaf import __version__
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", nargs="?", help="model folder or hub name to check (default: check the environment)")
-    parser.add_argument("--gpu", action="store_true", help="run tiny models on the GPU and check the results")
-    parser.add_argument(
-        "--gpus", type=int, help="also check whether the published configuration for the model fits on this many GPUs"
-    )
-    parser.add_argument(
-        "--memory", type=float, default=79.1, help="memory of each GPU in GiB (default: %(default)s, an 80 GB GPU)"
-    )
+    add = parser.add_argument
+    add("model", nargs="?", help="model folder or hub name to check (default: check the environment)")
+    add("--gpu", action="store_true", help="run tiny models on the GPU and check the results")
+    add("--gpus", type=int, help="also check whether the published configuration for the model fits on this many GPUs")
+    add("--memory", type=float, default=79.1, help="memory of each GPU in GiB (default: %(default)s, an 80 GB GPU)")
 
 
 def main(options) -> int:

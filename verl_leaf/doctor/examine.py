@@ -17,7 +17,7 @@ from rich.text import Text
 
 from verl_leaf.checks.gpus import gpu_problem, listed_gpus
 from verl_leaf.checks.machine import machine_problems
-from verl_leaf.checks.memory import CARD, build_network, estimates, lora_layers, model_size
+from verl_leaf.checks.memory import build_network, estimates, lora_layers, model_size
 from verl_leaf.checks.model import NEEDS_GPU_VERSIONS, model_config, model_problems
 from verl_leaf.checks.versions import REMEDY, TESTED, is_tested, too_old
 from verl_leaf.common import vllm_distribution
@@ -96,13 +96,10 @@ def examine_gpu() -> int:
     return checkup.show("This GPU computes what it should.")
 
 
-def examine_model(model: str, gpus: int | None = None, memory: float = CARD) -> int:
+def examine_model(model: str, gpus: int | None, memory: float) -> int:
     """Check by its config.json whether a model can be trained, and print the findings; return exit status 1 if not.
 
-    Args:
-        model: folder or hub name.
-        gpus: number of GPUs of one node on which the published configuration should fit, or None.
-        memory: memory of each GPU, GiB.
+    With ``gpus``, also check whether the published configuration fits on one node with GPUs of ``memory`` GiB each.
 
     Raises:
         ValueError: there is no config.json, or transformers does not know it.
@@ -120,14 +117,13 @@ def examine_model(model: str, gpus: int | None = None, memory: float = CARD) -> 
     if family is not None and not problems:
         checkup.add("architecture", config.architectures[0])
         network = build_network(config, family)
-        taken = _layers(checkup, network, family)
+        lora = _layers(checkup, network, family)
         if gpus is not None:
-            _memory(checkup, network, list(taken.values()), family, gpus, memory)
+            _memory(checkup, network, list(lora.values()), family, gpus, memory)
     return checkup.show("This model can be trained.")
 
 
 def _memory(checkup: Checkup, network, lora: list, family: Family, gpus: int, memory: float) -> None:
-    """Add whether the published configuration fits into the memory."""
     settings = compose("leaf_speech", [f"family={family.model_type}", f"trainer.n_gpus_per_node={gpus}"])
     size = model_size(network, lora, settings.actor_rollout_ref.model.lora_rank)
     for estimate in estimates(settings, size, memory):
@@ -148,22 +144,21 @@ def _layers(checkup: Checkup, network, family: Family) -> dict:
         if isinstance(module, PreTrainedModel):
             attention[module.config._attn_implementation].append(type(module).__name__)
     checkup.add("attention", "; ".join(f"{kind}: {', '.join(names)}" for kind, names in attention.items()))
-    taken = lora_layers(network, family.lora_targets, family.lora_exclude)
+    lora = lora_layers(network, family.lora_targets, family.lora_exclude)
     inside = {module for layer in network.decoder_layers for module in layer.modules()}
-    outside = [name for name, layer in taken.items() if layer not in inside]
-    present = {name.rpartition(".")[2] for name in taken}
+    outside = [name for name, layer in lora.items() if layer not in inside]
+    present = {name.rpartition(".")[2] for name in lora}
     if outside:
         checkup.add("LoRA", f"would take {outside[0]}", "it is not part of the language model. Exclude it")
-    elif not taken:
-        checkup.add(
-            "LoRA", f"no layer is called {', '.join(family.lora_targets)}", "choose other layers with target_modules"
-        )
+    elif not lora:
+        names = ", ".join(family.lora_targets)
+        checkup.add("LoRA", f"no layer is called {names}", "choose other layers with target_modules")
     else:
-        trained = sum(64 * (layer.in_features + layer.out_features) for layer in taken.values())
-        checkup.add("LoRA", f"{len(taken)} layers, {trained / 1e6:.1f} million parameters at rank 64")
+        trained = sum(64 * (layer.in_features + layer.out_features) for layer in lora.values())
+        checkup.add("LoRA", f"{len(lora)} layers, {trained / 1e6:.1f} million parameters at rank 64")
     if missing := [name for name in family.lora_targets if name not in present]:
         checkup.add("LoRA", f"no layer is called {', '.join(missing)}", verdict="note")
-    return taken
+    return lora
 
 
 def _versions(checkup: Checkup) -> None:
@@ -269,18 +264,14 @@ def _patches(checkup: Checkup) -> bool:
     from verl_leaf.patches import STATUS, PatchError
 
     for _, module in STATUS:
-        with contextlib.suppress(
-            PatchError, ImportError
-        ):  # a PatchError shows in the status, an ImportError is reported above
+        # A PatchError shows in the status, an ImportError is reported above.
+        with contextlib.suppress(PatchError, ImportError):
             importlib.import_module(module)
     for (patch, module), status in STATUS.items():
-        found = f"{patch}, {module}: {status}"
         remedy = "install the tested versions" if status.startswith("broken") else None
-        checkup.add("patch", found, remedy, "note" if status.startswith("waiting") else "ok")
+        verdict = "note" if status.startswith("waiting") else "ok"
+        checkup.add("patch", f"{patch}, {module}: {status}", remedy, verdict)
     return not any(status.startswith("broken") for status in STATUS.values())
-
-
-UNINSTALL = "pip uninstall {}; only Qwen2.5-Omni and Qwen3-Omni need torchvision, with a torch for CUDA"
 
 
 def _torch_extensions(checkup: Checkup) -> None:
@@ -290,7 +281,10 @@ def _torch_extensions(checkup: Checkup) -> None:
             importlib.import_module(name)
         except Exception as error:
             if importlib.util.find_spec(name) is not None:
-                checkup.add(name, f"does not load: {error}", UNINSTALL.format(name))
+                remedy = (
+                    f"pip uninstall {name}; only Qwen2.5-Omni and Qwen3-Omni need torchvision, with a torch for CUDA"
+                )
+                checkup.add(name, f"does not load: {error}", remedy)
 
 
 def _temporary_folder(checkup: Checkup) -> None:

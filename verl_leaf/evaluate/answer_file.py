@@ -10,10 +10,6 @@ from verl_leaf.common.files import LineStore, read_json, write_file
 class AnswerFile(LineStore[Key, Answer]):
     """The answers of one system, ``NAME.jsonl``, with ``NAME.made_of.json``, which records what they depend on.
 
-    Args:
-        path: path of the file of answers.
-        made_of: everything that the answers depend on.
-
     Raises:
         ValueError: the file contains answers with another ``made_of``, or an invalid line.
     """
@@ -36,24 +32,19 @@ def record(path: Path, made_of: dict, what: str) -> None:
     """
     file = path.with_suffix(".made_of.json")
     if path.exists():
-        _check(path, file, made_of, what)
+        before = read_json(file, dict)
+        if not before:
+            raise ValueError(
+                f"{path}: it is unknown what made these {what}, because {file.name} is missing. Delete the file"
+            )
+        changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
+        if changed:
+            raise ValueError(
+                f"{path} contains {what} that were made with another {' and '.join(changed)} "
+                f"({'; '.join(f'{key}: {before.get(key)!r}, now {made_of.get(key)!r}' for key in changed)}). "
+                "Choose another --out, or delete the file"
+            )
     write_file(file, json.dumps(made_of, indent=1, ensure_ascii=False))
-
-
-def _check(path: Path, record: Path, made_of: dict, what: str) -> None:
-    """Raise an error unless the record is equal to ``made_of``."""
-    before = read_json(record, dict)
-    if not before:
-        raise ValueError(
-            f"{path}: it is unknown what made these {what}, because {record.name} is missing. Delete the file"
-        )
-    changed = sorted(key for key in before.keys() | made_of.keys() if before.get(key) != made_of.get(key))
-    if changed:
-        raise ValueError(
-            f"{path} contains {what} that were made with another {' and '.join(changed)} "
-            f"({'; '.join(f'{key}: {before.get(key)!r}, now {made_of.get(key)!r}' for key in changed)}). "
-            "Choose another --out, or delete the file"
-        )
 
 
 def _keyed(values: dict) -> tuple[Key, Answer]:

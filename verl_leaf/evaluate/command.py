@@ -45,7 +45,9 @@ def evaluate(options: argparse.Namespace) -> int:
     console = Console()
     plan = Plan(
         sampling_of(options, options.passes, options.greedy, options.paper),
-        _score_options(options),
+        ScoreOptions(
+            options.paper, options.tokenize, BertModel.parse(options.bertscore) if options.bertscore else None
+        ),
         vllm_arguments(options.vllm),
         options.common,
     )
@@ -81,19 +83,18 @@ def sampling_of(options: argparse.Namespace, passes: int | None, greedy: bool = 
     Args:
         options: options of :func:`verl_leaf.evaluate.add_sampling_arguments`.
         passes: answers per row, or None for the default.
-        greedy: True for greedy decoding.
         paper: True to refuse what departs from the published protocol.
 
     Raises:
         ValueError: a value is out of range, or departs from the protocol of ``--paper``.
     """
-    drawing = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
-    given = {name: value for name, value in {"passes": passes, **drawing}.items() if value is not None}
+    fields = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "max_tokens", "seed")}
+    changes = {name: value for name, value in {"passes": passes, **fields}.items() if value is not None}
     if greedy:
-        if given.keys() & {"temperature", "top_p", "top_k"}:
+        if changes.keys() & {"temperature", "top_p", "top_k"}:
             raise ValueError("--greedy does not sample. Remove --temperature, --top-p and --top-k")
-        given |= {"passes": 1, "temperature": 0.0, "top_p": 1.0, "top_k": -1}
-    sampling = dataclasses.replace(PAPER, **given)
+        changes |= {"passes": 1, "temperature": 0.0, "top_p": 1.0, "top_k": -1}
+    sampling = dataclasses.replace(PAPER, **changes)
     valid = {
         "passes": sampling.passes >= 1,
         "temperature": sampling.temperature > 0 or greedy,
@@ -110,11 +111,7 @@ def sampling_of(options: argparse.Namespace, passes: int | None, greedy: bool = 
 
 
 def vllm_arguments(texts: list[str]) -> dict[str, Any]:
-    """Return vLLM's arguments from texts ``ARGUMENT=VALUE`` with values in YAML.
-
-    Raises:
-        ValueError: a text has another form.
-    """
+    """Return vLLM's arguments from texts ``ARGUMENT=VALUE`` with values in YAML."""
     arguments = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -128,19 +125,8 @@ def vllm_arguments(texts: list[str]) -> dict[str, Any]:
     return arguments
 
 
-def _score_options(options: argparse.Namespace) -> ScoreOptions:
-    bert = BertModel.parse(options.bertscore) if options.bertscore else None
-    return ScoreOptions(lowercase=options.paper, tokenize=options.tokenize, bert=bert)
-
-
 def _evaluate(
-    systems: list[System],
-    data: Data,
-    out: Path,
-    plan: Plan,
-    metrics: list[str] | None,
-    against: str,
-    console: Console,
+    systems: list[System], data: Data, out: Path, plan: Plan, metrics: list[str] | None, against: str, console: Console
 ) -> Evaluation:
     """Generate missing answers, and write a report into a folder."""
     references: dict[str, list[str]] = {}
@@ -153,17 +139,18 @@ def _evaluate(
     except OSError as error:
         raise ValueError(f"--out {out} cannot be made ({error.strerror}). Choose another folder") from error
     with RunFolder(out).lock():
-        made = {each.name: made_of(each, data, plan.sampling, plan.vllm) for each in systems if each.answers is None}
-        found = _found(systems, made, data, out, plan, console)
-        grid = Grid.of(found, len(data.rows), plan.common)
-        controls = _controls(systems, grid, data, out, plan, console) if plan.controls else {}
+        models = [system for system in systems if system.model is not None]
+        dependencies = {system.name: made_of(system, data, plan.sampling, plan.vllm) for system in models}
+        answers = _answers(systems, dependencies, data, out, plan, console)
+        grid = Grid.of(answers, len(data.rows), plan.common)
+        controls = _controls(models, grid, data, out, plan, console) if plan.controls else {}
         check(grid, plan.judges, against)
-        measured = measure(grid, scoring, Console(stderr=True))
+        measured = measure(grid, scoring)
         stopped: list[Exception] = []
         summaries: list[dict] = []
         for spec in plan.judges:
             try:
-                graded, summary = ask(grid, spec, against, out / "judges", Console(stderr=True))
+                graded, summary = ask(grid, spec, against, out / "judges")
             except Exception as error:  # the other tables are written before any error is raised
                 stopped.append(error)
             else:
@@ -171,11 +158,10 @@ def _evaluate(
                 summaries += summary
         report = dataclasses.replace(report_on(grid, measured, scoring, against), judges=summaries)
         report = with_choices(report, grid, controls)
-        told = [
-            {key: value if value is None else str(value) for key, value in dataclasses.asdict(each).items()}
-            for each in systems
+        fields = [
+            {key: value if value is None else str(value) for key, value in vars(system).items()} for system in systems
         ]
-        write(report, out, {"data": str(data.path), "systems": told, "made_of": made}, console)
+        write(report, out, {"data": str(data.path), "systems": fields, "made_of": dependencies}, console)
         if files := write_mmau(grid, data.path, out / "mmau"):
             console.print(f"For MMAU's own evaluation: {', '.join(map(str, files))}")
     for further in stopped[1:]:
@@ -185,38 +171,31 @@ def _evaluate(
     return report
 
 
-def _found(
-    systems: list[System], made: dict[str, dict], data: Data, out: Path, plan: Plan, console: Console
+def _answers(
+    systems: list[System], dependencies: dict[str, dict], data: Data, out: Path, plan: Plan, console: Console
 ) -> dict[str, dict[Key, Answer]]:
     """Return the answers of all systems. Missing ones are generated, with one engine per model."""
     rows = dict(enumerate(data.rows))
-    foreign = {each.name: read_answers(each.answers, rows) for each in systems if each.answers is not None}
-    files = {name: AnswerFile(out / "answers" / f"{name}.jsonl", own) for name, own in made.items()}
-    for model in dict.fromkeys(each.model for each in systems if each.model is not None):
-        own = [(each, files[each.name]) for each in systems if each.model == model]
-        generate(model, own, data, plan.sampling, plan.vllm, Console(stderr=True))
-    generated = {}
+    answers = {system.name: read_answers(system.answers, rows) for system in systems if system.answers is not None}
+    files = {name: AnswerFile(out / "answers" / f"{name}.jsonl", of_name) for name, of_name in dependencies.items()}
+    for model in dict.fromkeys(system.model for system in systems if system.model is not None):
+        of_model = [(system, files[system.name]) for system in systems if system.model == model]
+        generate(model, of_model, data, plan.sampling, plan.vllm)
     for name, file in files.items():
-        generated[name] = {key: answer for key, answer in file.values.items() if key[1] < plan.sampling.passes}
-        _say_failures(name, list(generated[name].values()), console)
-    return {each.name: (foreign | generated)[each.name] for each in systems}
+        answers[name] = {key: answer for key, answer in file.values.items() if key[1] < plan.sampling.passes}
+        _say_failures(name, list(answers[name].values()), console)
+    return {system.name: answers[system.name] for system in systems}
 
 
-def _controls(
-    systems: list[System], grid: Grid, data: Data, out: Path, plan: Plan, console: Console
-) -> dict[str, Grid]:
+def _controls(models: list[System], grid: Grid, data: Data, out: Path, plan: Plan, console: Console) -> dict[str, Grid]:
     """Return the models' answers to the same rows with each control; missing ones are generated."""
-    models = [each for each in systems if each.model is not None]
     grids = {}
     for control in CONTROLS:
-        asked, folder = data.with_control(control), out / "controls" / control.replace(" ", "_")
-        made = {each.name: made_of(each, asked, plan.sampling, plan.vllm) for each in models}
+        controlled, folder = data.with_control(control), out / "controls" / control.replace(" ", "_")
+        dependencies = {system.name: made_of(system, controlled, plan.sampling, plan.vllm) for system in models}
         console.print(f"Control: {control}")
-        found = _found(models, made, asked, folder, plan, console)
-        answers = {
-            name: [[own[row, k] for k in range(grid.passes)] for row in grid.rows] for name, own in found.items()
-        }
-        grids[control] = Grid(grid.rows, grid.passes, answers)
+        answers = _answers(models, dependencies, controlled, folder, plan, console)
+        grids[control] = Grid.at(grid.rows, grid.passes, answers)
     return grids
 
 
@@ -229,8 +208,8 @@ def _say_failures(name: str, answers: list, console: Console) -> None:
             f"{name}: all {len(failed)} answers failed. The first error, in row {failed[0].row}: {failed[0].error}"
         )
     console.print(
-        f"{name}: {len(failed)} of {len(answers)} answers failed and are scored as empty. The first error, in row {failed[0].row}: "
-        f"{failed[0].error}",
+        f"{name}: {len(failed)} of {len(answers)} answers failed and are scored as empty. The first error, in row "
+        f"{failed[0].row}: {failed[0].error}"
     )
 
 
@@ -239,9 +218,8 @@ def _check_pick(options: argparse.Namespace, data: Data | None, on: Data) -> Non
     if options.select not in METRICS:
         raise ValueError(f"--select {options.select}: there is no such metric. Choose one of {', '.join(METRICS)}")
     is_test = "test" in on.splits or re.search(r"(^|[^a-z])test([^a-z]|$)", options.on.stem.lower())
-    if data is not None and data.digest() == on.digest():
-        is_test = True
-    if is_test and not options.pick_on_test:
+    is_same = data is not None and data.digest() == on.digest()
+    if (is_test or is_same) and not options.pick_on_test:
         raise ValueError(
             f"--on {options.on} is a test split, or the same file as --data. A checkpoint that is selected on it looks better "
             "than it is. Select on validation data, or give --pick-on-test and report it"
@@ -249,12 +227,11 @@ def _check_pick(options: argparse.Namespace, data: Data | None, on: Data) -> Non
 
 
 def _pick(options: argparse.Namespace, plan: Plan, data: Data, console: Console) -> System:
-    """Return the best of a run's saved checkpoints."""
     run = RunFolder(options.checkpoints)
-    saved = [each for each in saved_steps(run) if each.step is not None and not each.is_left_over]
+    saved = [step for step in saved_steps(run) if step.step is not None and not step.is_left_over]
     if not saved:
         raise ValueError(f"{run.path} contains no adapters or models of checkpoints (checkpoints/global_step_*)")
-    systems = [parse_system(each.name, options.base) for each in saved]
+    systems = [parse_system(step.name, options.base) for step in saved]
     console.print(f"Selecting one of {len(saved)} checkpoints by {options.select} on {options.on}")
     report = _evaluate(systems, data, options.out / "selection", plan, [options.select], systems[0].name, console)
     means = {line["system"]: line["mean"] for line in report.scores[-len(systems) :]}  # for all data sources together

@@ -14,6 +14,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.common.answers import Row
 from verl_leaf.common.console import Console
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.choices import right_choice, row_choices
@@ -30,17 +31,11 @@ DATA_CONFIG = {"long_audio": "cut"}  # clips are cut to the length that the mode
 
 @dataclass(frozen=True)
 class Prompt:
-    """A row as a request to vLLM.
-
-    Attributes:
-        row: number of the row.
-        request: token ids with one placeholder per clip, and the waveforms.
-        cut: True if a clip was longer than the model can hear.
-    """
+    """A row as a request to vLLM."""
 
     row: int
-    request: dict
-    cut: bool
+    request: dict  # token ids with one placeholder per clip, and the waveforms
+    cut: bool  # True if a clip was longer than the model can hear
 
 
 NO_AUDIO, WRONG_AUDIO = CONTROLS = ("no audio", "wrong audio")
@@ -48,9 +43,6 @@ NO_AUDIO, WRONG_AUDIO = CONTROLS = ("no audio", "wrong audio")
 
 class Data:
     """The rows of a parquet file.
-
-    Args:
-        path: path of the file.
 
     Attributes:
         control: one of ``CONTROLS``, or empty for the rows' own prompts.
@@ -71,14 +63,12 @@ class Data:
         self.rows = [self._row(number, row) for number, row in self._file.rows(columns=self._columns)]
 
     def _row(self, number: int, raw: dict) -> Row:
-        try:
+        with errors_at(f"{self.path}, row {number}"):
             row = spoken_row(raw, self._root)
             references = reference_texts(row["reward_model"]["ground_truth"])
             extra = row.get("extra_info") or {}
             if choices := row_choices(extra):
                 right_choice(references, choices)
-        except ValueError as error:
-            raise ValueError(f"{self.path}, row {number}: {error}") from error
         self.splits.add(str(extra.get("split")))
         question = "\n".join(message["content"].replace(PLACEHOLDER, "").strip() for message in row["prompt"])
         question = question.strip() or str(extra.get("question") or "")  # a prompt may consist of audio only
@@ -98,29 +88,14 @@ class Data:
         return other
 
     def check_prompts(self, model: Path) -> None:
-        """Raise an error unless a model reads every prompt as it is written.
-
-        Raises:
-            ValueError: a text contains special tokens of the tokenizer, or the chat template loses it. The message
-                names the row.
-        """
+        """Raise ValueError unless a model reads every prompt as it is written."""
         processor = hf_processor(str(model))
         for number, messages in enumerate(self._messages):
-            try:
+            with errors_at(f"{self.path}, row {number}"):
                 render_text(processor, messages, {})
-            except ValueError as error:
-                raise ValueError(f"{self.path}, row {number}: {error}") from error
 
     def prompts(self, numbers: Sequence[int], processor) -> Iterator[tuple[int, Prompt | ValueError]]:
-        """Render rows and decode their audio in threads, a few rows ahead.
-
-        Args:
-            numbers: numbers of the rows, in ascending order.
-            processor: Hugging Face processor of a supported family.
-
-        Yields:
-            The number of each row, and its prompt or the error.
-        """
+        """Yield rows, given in ascending order, with their prompts or errors; threads decode audio a few rows ahead."""
         family = family_of_processor(processor)
 
         def prompt(raw: dict) -> tuple[dict, bool]:
@@ -128,9 +103,7 @@ class Data:
 
         def request_of(messages: list[dict]) -> tuple[dict, bool]:
             text, clips, cut = render_prompt(processor, messages, DATA_CONFIG)
-            family.prompt_length(
-                processor, text, [len(clip) for clip in clips]
-            )  # raises an error if there are too many clips
+            family.prompt_length(processor, text, [len(clip) for clip in clips])  # checks the number of clips
             request: dict = {"prompt_token_ids": processor.tokenizer(text)["input_ids"]}
             return (request | {"multi_modal_data": {"audio": clips}} if clips else request), cut
 
@@ -148,23 +121,21 @@ class Data:
     def _control_messages(self, number: int) -> list[dict]:
         """Return a row's messages without audio, or with another row's."""
         if self.control == NO_AUDIO:
-            own = self._messages[number]
-            return [message | {"content": _without_audio(message["content"])} for message in own]
+            return [message | {"content": _without_audio(message["content"])} for message in self._messages[number]]
         if (other := self._heard.get(number)) is None:
             raise ValueError("no other row has the same number of clips and different ones")
-        ((_, row), *_) = self._file.rows([number], self._columns)
-        ((_, heard), *_) = self._file.rows([other], self._columns)
-        audios = spoken_row(heard, self._root)["audios"]
-        return _parts(spoken_row(row, self._root) | {"audios": audios})
+        return _parts(self._spoken(number) | {"audios": self._spoken(other)["audios"]})
 
     def messages(self, number: int) -> list[dict]:
         """Return the chat messages of a row, with a part for each clip."""
+        return _parts(self._spoken(number))
+
+    def _spoken(self, number: int) -> dict:
         ((_, row),) = self._file.rows([number], self._columns)
-        return _parts(spoken_row(row, self._root))
+        return spoken_row(row, self._root)
 
 
 def _without_audio(content):
-    """Return a message's content without its audio parts."""
     if isinstance(content, str):
         return content
     return [part for part in content if part["type"] != "audio"]
@@ -179,15 +150,15 @@ def _other_clips(rows: list[Row]) -> dict[int, int]:
     for row in rows:
         by_count.setdefault(len(row.audio), []).append(row)
     others: dict[int, int] = {}
-    for count, own in by_count.items():
-        shifts = [own[shift:] + own[:shift] for shift in range(1, min(len(own), MAX_SHIFTS + 1)) if count]
+    for count, alike in by_count.items():
+        shifts = [alike[shift:] + alike[:shift] for shift in range(1, min(len(alike), MAX_SHIFTS + 1)) if count]
         if shifts:
-            best = min(shifts, key=lambda moved: sum(map(_alike, own, moved)))
-            others |= {a.row: b.row for a, b in zip(own, best, strict=True) if a.audio != b.audio}
+            best = min(shifts, key=lambda moved: sum(map(_revealed, alike, moved)))
+            others |= {a.row: b.row for a, b in zip(alike, best, strict=True) if a.audio != b.audio}
     return others
 
 
-def _alike(row: Row, other: Row) -> float:
+def _revealed(row: Row, other: Row) -> float:
     """Return how much another row's audio reveals a row's answer: 1 for the same clip, 0.1 for the same correct answer."""
     return 1.0 if row.audio == other.audio else 0.1 * (row.references[-1] == other.references[-1])
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from verl_leaf.algorithm.estimators import LeafOptions
+from verl_leaf.common.answers import Row
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.progress import track
 from verl_leaf.evaluate.command import sampling_of, vllm_arguments
 from verl_leaf.evaluate.data import Data
-from verl_leaf.evaluate.generate import Job, Sampling, engine_settings, started
+from verl_leaf.evaluate.generate import Job, Sampling, sampling_engine
 from verl_leaf.evaluate.systems import parse_system
 from verl_leaf.rewards import REWARDS
 from verl_leaf.training.estimator import Step, advantages, check_rewards
@@ -25,13 +26,8 @@ PROMPTS = 16  # prompts whose trees are built together
 STEP = 0  # step number written into the traces
 
 
-def write_traces(options: argparse.Namespace, folder: Path, console: Console) -> None:
-    """Let a model answer each row several times, and write the trees of its answers.
-
-    Args:
-        options: options of the command.
-        folder: folder to write, in the format of :mod:`verl_leaf.training.traces.schema`.
-        console: console for the progress.
+def write_traces(options: argparse.Namespace, folder: Path) -> None:
+    """Let a model answer each row several times, and write the trees (:mod:`verl_leaf.training.traces.schema`).
 
     Raises:
         ValueError: an option or input is wrong, or the engine stopped, or no row could be answered.
@@ -44,23 +40,14 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         raise ValueError(
             f"--model {options.model}: a file of answers contains no tokens. Give the model that generates them"
         )
-    adapters = {0: (system.name, system.adapter)} if system.adapter else {}
-    settings = engine_settings(
-        system.model,
-        data,
-        [adapter for _, adapter in adapters.values()],
-        {"logprobs_mode": "processed_logprobs"}
-        | vllm_arguments(options.vllm),  # of the distribution that tokens are sampled from
-    )
-    data.check_prompts(system.model)
     jobs = [Job(0, row.row, k) for row in data.rows for k in range(options.rollouts)]
     with (
         whole_file(folder / file_name(STEP)) as temporary,
-        started(settings, adapters, console) as engine,
+        sampling_engine(system, data, vllm_arguments(options.vllm)) as engine,
         temporary.open("w", encoding="utf-8") as file,
     ):
         file.write(Head(step=STEP, fork_budget=LeafOptions().fork_budget, credit="both").model_dump_json() + "\n")
-        outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs), console)
+        outputs = track(engine.outputs(data, jobs, sampling, logprobs=0), "Generating", len(jobs))
         groups, failed = _Groups(sampling, data, options.reward, engine.processor.tokenizer, folder), {}
         for job, output in outputs:
             if isinstance(output, str):
@@ -70,7 +57,7 @@ def write_traces(options: argparse.Namespace, folder: Path, console: Console) ->
         file.writelines(line + "\n" for line in groups.trees())
         if failed:
             row, why = next(iter(failed.items()))
-            console.print(f"{len(failed)} of {len(data.rows)} rows are left out. Row {row}: {why}")
+            Console(stderr=True).print(f"{len(failed)} of {len(data.rows)} rows are left out. Row {row}: {why}")
         if len(failed) == len(data.rows):
             raise ValueError(f"{options.data}: no row could be answered")
 
@@ -80,15 +67,14 @@ class _Groups:
 
     def __init__(self, sampling: Sampling, data: Data, reward: str, tokenizer, folder: Path):
         self.sampling, self.data, self.tokenizer, self.folder = sampling, data, tokenizer, folder
-        self.reward: Callable[..., dict] = REWARDS[reward]
+        self.reward = reward
         self.open: dict[int, list] = {}
         self.whole: dict[int, list] = {}
 
     def add(self, job: Job, output) -> list[str]:
         """Add an answer, and return the lines of the trees that could be built."""
-        own = self.open.setdefault(job.row, [])
-        own.append(output)
-        if len(own) == self.sampling.passes:
+        self.open.setdefault(job.row, []).append(output)
+        if len(self.open[job.row]) == self.sampling.passes:
             self.whole[job.row] = self.open.pop(job.row)
         return self.trees() if len(self.whole) == PROMPTS else []
 
@@ -100,17 +86,17 @@ class _Groups:
         if not answers:
             return []
         completions = [output.outputs[0] for _, output in answers]
-        T = max(len(each.token_ids) for each in completions)
+        T = max(len(completion.token_ids) for completion in completions)
         responses = torch.zeros(len(answers), T, dtype=torch.long)
         log_probs, rewards = torch.zeros(len(answers), T), torch.zeros(len(answers), T)
         mask = torch.zeros(len(answers), T, dtype=torch.bool)
-        for n, ((row, _), each) in enumerate(zip(answers, completions, strict=True)):
-            tokens = list(each.token_ids)
+        for n, ((row, _), completion) in enumerate(zip(answers, completions, strict=True)):
+            tokens = list(completion.token_ids)
             responses[n, : len(tokens)] = torch.tensor(tokens)
-            found = [step[token].logprob for token, step in zip(tokens, each.logprobs, strict=True)]
-            log_probs[n, : len(tokens)] = torch.tensor(found)
+            sampled = [step[token].logprob for token, step in zip(tokens, completion.logprobs, strict=True)]
+            log_probs[n, : len(tokens)] = torch.tensor(sampled)
             mask[n, : len(tokens)] = True
-            rewards[n, len(tokens) - 1] = self._reward(row, each.text)
+            rewards[n, len(tokens) - 1] = reward_of(self.reward, self.data.rows[row], completion.text)
         steps: list[Step] = []
         index = np.array([row for row, _ in answers])
         check_rewards(rewards, index)
@@ -127,7 +113,8 @@ class _Groups:
         lines = prompts_of(step.rollouts, step.credit.leaf, fields, self.tokenizer, self.folder)
         return [line.model_dump_json() for line in lines]
 
-    def _reward(self, row: int, text: str) -> float:
-        own = self.data.rows[row]
-        extra_info = {"choices": list(own.choices)}
-        return self.reward(own.data_source, text, list(own.references), extra_info)["score"]
+
+def reward_of(name: str, row: Row, text: str) -> float:
+    """Return the reward of an answer to a row."""
+    reward: Callable[..., dict] = REWARDS[name]
+    return float(reward(row.data_source, text, list(row.references), {"choices": list(row.choices)})["score"])

@@ -12,14 +12,13 @@ REWARDS = ("sentence_bleu", "sentence_bleu_uncased", "chrf", "wer", "cer", "roug
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
+    add = parser.add_argument
     add_figure_arguments(parser, "forks", "*")
-    parser.add_argument("--model", help="model, adapter, run or RUN@step that answers --data, instead of runs")
-    parser.add_argument("--data", type=Path, help="parquet file of the rows to answer")
-    parser.add_argument("--base", help="base model of the adapter (default: the one that it names)")
-    parser.add_argument("--rollouts", type=int, default=8, help="number of answers per row (default: %(default)s)")
-    parser.add_argument(
-        "--reward", default="sentence_bleu", choices=REWARDS, help="reward of the answers (default: %(default)s)"
-    )
+    add("--model", help="model, adapter, run or RUN@step that answers --data, instead of runs")
+    add("--data", type=Path, help="parquet file of the rows to answer")
+    add("--base", help="base model of the adapter (default: the one that it names)")
+    add("--rollouts", type=int, default=8, help="number of answers per row (default: %(default)s)")
+    add("--reward", default="sentence_bleu", choices=REWARDS, help="reward of the answers (default: %(default)s)")
     add_sampling_arguments(parser)
 
 
@@ -35,6 +34,6 @@ def main(options) -> int:
 
         out = out or Path("forks")
         runs = [out.with_name(f"{out.name}_traces")]
-        write_traces(options, runs[0], Console(stderr=True))
+        write_traces(options, runs[0])
     write_forks(runs, out or default_out(runs, "forks"), Console())
     return 0

@@ -41,22 +41,15 @@ CHANGES_NOTHING = (
 
 @dataclass(frozen=True)
 class Sampling:
-    """The sampling of answers. A model's own generation settings are not used.
+    """The sampling of answers. A model's own generation settings are not used."""
 
-    Attributes:
-        passes: answers per row.
-        temperature: sampling temperature; 0 means greedy decoding.
-        top_p, top_k: limits as in vLLM; 1 and -1 keep all tokens.
-        max_tokens: most tokens of an answer.
-        seed: seed of all answers.
-    """
-
-    passes: int = 5
-    temperature: float = 0.9
+    passes: int = 5  # answers per row
+    temperature: float = 0.9  # sampling temperature; 0 means greedy decoding
+    # Limits as in vLLM; 1 and -1 keep all tokens.
     top_p: float = 0.9
     top_k: int = 50
-    max_tokens: int = 200
-    seed: int = 0
+    max_tokens: int = 200  # most tokens of an answer
+    seed: int = 0  # seed of all answers
 
     def seed_of(self, row: int, sample: int) -> int | None:
         """Return the seed of an answer, which depends on nothing else that is generated; None for greedy decoding."""
@@ -68,7 +61,7 @@ class Sampling:
 def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, Any]) -> dict[str, Any]:
     """Return everything that a system's answers depend on."""
     assert system.model is not None
-    found = vllm_distribution.installed()
+    vllm = vllm_distribution.installed()
     return {
         "model": model_digest(system.model),
         "adapter": model_digest(system.adapter) if system.adapter else None,
@@ -79,24 +72,22 @@ def made_of(system: System, data: Data, sampling: Sampling, settings: dict[str, 
         "versions": {
             "verl-leaf": __version__,
             **{name: version(name) for name in ("torch", "transformers")},
-            **(dict([found]) if found else {}),
+            **(dict([vllm]) if vllm else {}),
         },
     }
 
 
-def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[str, Any]) -> dict[str, Any]:
+def engine_settings(model: Path, data: Data, adapters: list[Path], overrides: dict[str, Any]) -> dict[str, Any]:
     """Return vLLM's arguments: those of evaluation, overridden by the user's."""
     family = FAMILIES.get(model_config(str(model)).model_type)
-    own = family.vllm_settings if family else {}
+    of_family = family.vllm_settings if family else {}
+    clips = max([1, *(len(row.audio) for row in data.rows)])
     settings: dict[str, Any] = {
         "model": str(model),
         "use_tqdm_on_load": False,
         "generation_config": "vllm",  # only SamplingParams determines how tokens are sampled
-        "limit_mm_per_prompt": {
-            "audio": max([1, *(len(row.audio) for row in data.rows)]),
-            **own.pop("limit_mm_per_prompt", {}),
-        },
-        **own,
+        "limit_mm_per_prompt": {"audio": clips, **of_family.pop("limit_mm_per_prompt", {})},
+        **of_family,
         # As in verl's rollout engine. A clip may have at most this many tokens (v1/core/encoder_cache_manager.py); vLLM's default
         # of 2048 would be 82 s.
         "max_num_batched_tokens": 8192,
@@ -124,46 +115,32 @@ def engine_settings(model: Path, data: Data, adapters: list[Path], given: dict[s
             # In a batch with adapters, vLLM applies the adapter of the last slot to requests without one (0.27.1,
             # torch_ops/lora_ops.py uses -1 as an index). So the last slot is left empty.
             settings["max_loras"] = settings["max_cpu_loras"] = len(adapters) + 1
-    return settings | given
+    return settings | overrides
 
 
 def generate(
-    model: Path,
-    systems: list[tuple[System, AnswerFile]],
-    data: Data,
-    sampling: Sampling,
-    given: dict[str, Any],
-    console: Console,
+    model: Path, files: list[tuple[System, AnswerFile]], data: Data, sampling: Sampling, overrides: dict[str, Any]
 ) -> None:
-    """Generate all missing and failed answers.
-
-    Args:
-        model: model of all systems.
-        systems: systems with their files, which get the answers.
-        data: rows to answer.
-        sampling: sampling of the answers.
-        given: vLLM's arguments from the user.
-        console: console for the progress.
+    """Generate all missing and failed answers of systems on one model, and add them to the systems' files.
 
     Raises:
         ValueError: the engine cannot be started, or stops. Its answers are kept, and the same call resumes there.
     """
     jobs = [
         Job(number, row, sample)
-        for number, (_, file) in enumerate(systems)
+        for number, (_, file) in enumerate(files)
         for row, sample in file.missing(len(data.rows), sampling.passes)
     ]
     if not jobs:
         return
     data.check_prompts(model)
-    names = ", ".join(system.name for system, _ in systems)
-    console.print(f"{names}: {len(jobs)} answers to generate. Starting vLLM")
-    adapters = {n: (each.name, each.adapter) for n, (each, _) in enumerate(systems) if each.adapter is not None}
-    settings = engine_settings(model, data, [adapter for _, adapter in adapters.values()], given)
-    with started(settings, adapters, console) as engine:
+    systems = [system for system, _ in files]
+    names = ", ".join(system.name for system in systems)
+    Console(stderr=True).print(f"{names}: {len(jobs)} answers to generate. Starting vLLM")
+    with started(model, systems, data, overrides) as engine:
         outputs = engine.outputs(data, jobs, sampling)
-        for job, output in track(outputs, "Generating", len(jobs), console):
-            answer, file = _answer(data, job, output, sampling), systems[job.system][1]
+        for job, output in track(outputs, "Generating", len(jobs)):
+            answer, file = _answer(data, job, output, sampling), files[job.system][1]
             if answer != file.values.get((job.row, job.sample)):  # it may be the same failure again
                 file.append(answer.to_json())
 
@@ -177,11 +154,7 @@ class Job(NamedTuple):
 
 
 class Engine:
-    """vLLM's engine with the adapters of some systems on one model.
-
-    Args:
-        settings: vLLM's arguments.
-        adapters: number of a system -> its name and adapter.
+    """vLLM's engine with the adapters of some systems on one model, given as number -> name and adapter.
 
     Raises:
         ValueError: vLLM is missing or too old, has no such argument, or cannot load an adapter.
@@ -214,31 +187,22 @@ class Engine:
                 raise ValueError(f"{adapter}: vLLM cannot load this adapter ({error})") from error
 
     def outputs(self, data: Data, jobs: Iterable[Job], sampling: Sampling, **others) -> Iterator[tuple[Job, Any]]:
-        """Generate answers, and yield each when it is complete.
+        """Yield each job when it is complete, with vLLM's RequestOutput or a text with the reason of a failure.
 
-        Args:
-            data: rows to answer.
-            jobs: answers to generate.
-            sampling: sampling of the answers.
-            others: further arguments of vLLM's SamplingParams.
-
-        Yields:
-            The job, and vLLM's RequestOutput or a text with the reason of a failure.
+        ``others`` are further arguments of vLLM's SamplingParams.
         """
         prompts = self._prompts(data, jobs)
         waiting: dict[str, Job] = {}
-        more = True
-        while more or waiting:
-            while more and len(waiting) < IN_FLIGHT:
-                if (pair := next(prompts, None)) is None:
-                    more = False
-                    break
+        while True:
+            while len(waiting) < IN_FLIGHT and (pair := next(prompts, None)):
                 job, prompt = pair
                 if (error := self._add(job, prompt, sampling, others)) is None:
                     waiting[_request_id(job)] = job
                 else:
                     yield job, error
-            for output in self.engine.step() if waiting else ():
+            if not waiting:
+                return
+            for output in self.engine.step():
                 if output.finished:
                     yield waiting.pop(output.request_id), output
 
@@ -280,12 +244,10 @@ class Engine:
 
 
 @contextmanager
-def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], console: Console) -> Iterator[Engine]:
-    """Yield an engine, and close it after the block.
-
-    Raises:
-        ValueError: the engine cannot be started, or stops.
-    """
+def started(model: Path, systems: list[System], data: Data, overrides: dict[str, Any]) -> Iterator[Engine]:
+    """Yield an engine, and close it after the block; raise ValueError if the engine cannot be started, or stops."""
+    adapters = {n: (system.name, system.adapter) for n, system in enumerate(systems) if system.adapter is not None}
+    settings = engine_settings(model, data, [adapter for _, adapter in adapters.values()], overrides)
     try:
         engine = Engine(settings, adapters)
         try:
@@ -294,11 +256,19 @@ def started(settings: dict[str, Any], adapters: Mapping[int, tuple[str, Path]], 
             engine.close()
     except (RuntimeError, NotImplementedError, AssertionError, KeyError, OSError) as error:
         # errors of lower libraries, such as those of a device without memory; their log has the details
-        raise ValueError(
-            f"vLLM stopped: {' '.join(str(error).split())[:500] or repr(error)}. Its log is above"
-        ) from error
+        reason = " ".join(str(error).split())[:500] or repr(error)
+        raise ValueError(f"vLLM stopped: {reason}. Its log is above") from error
     if engine.cut:
-        console.print(f"{engine.cut} rows have audio that is longer than the model can hear. It was cut")
+        Console(stderr=True).print(f"{engine.cut} rows have audio that is longer than the model can hear. It was cut")
+
+
+@contextmanager
+def sampling_engine(system: System, data: Data, overrides: dict[str, Any]) -> Iterator[Engine]:
+    """Yield an engine of one system that returns the log-probabilities of the distribution that tokens are sampled from."""
+    assert system.model is not None
+    data.check_prompts(system.model)
+    with started(system.model, [system], data, {"logprobs_mode": "processed_logprobs", **overrides}) as engine:
+        yield engine
 
 
 def _request_id(job: Job) -> str:

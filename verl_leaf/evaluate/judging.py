@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from verl_leaf.common.answers import Answer
-from verl_leaf.common.console import Console
 from verl_leaf.evaluate.metrics import judged
 from verl_leaf.evaluate.report import Grid, Measured
 from verl_leaf.judges import JudgeSpec, Verdicts, check_pairs, judge, read_spec
@@ -31,31 +30,17 @@ def read_judges(files: Sequence[Path], systems: int) -> list[JudgeSpec]:
 
 
 def check(grid: Grid, specs: Sequence[JudgeSpec], against: str) -> None:
-    """Check all judges before the first one is asked.
-
-    Raises:
-        ValueError: answers cannot be judged.
-    """
+    """Check all judges before the first one is asked."""
     for spec in specs:
         for system in grid.answers:
             check_pairs(_flat(grid, system), spec, _flat(grid, against))
 
 
-def ask(grid: Grid, spec: JudgeSpec, against: str, out: Path, console: Console) -> tuple[Measured, list[dict]]:
+def ask(grid: Grid, spec: JudgeSpec, against: str, out: Path) -> tuple[Measured, list[dict]]:
     """Let a judge grade all answers. A pairwise judge compares each system with ``against``.
-
-    Args:
-        grid: answers of the systems.
-        spec: judge to ask.
-        against: name of the system that a pairwise judge compares the others with.
-        out: folder in which a folder for replies and verdicts is made.
-        console: console for the progress.
 
     Returns:
         The grades, which are scored like a metric, and one dictionary per system with the judge's statistics.
-
-    Raises:
-        ValueError: see :func:`verl_leaf.judges.judge`.
     """
     folder, pairs = out / spec.name, spec.kind == "pairwise"
     (folder / "verdicts").mkdir(parents=True, exist_ok=True)
@@ -63,7 +48,7 @@ def ask(grid: Grid, spec: JudgeSpec, against: str, out: Path, console: Console) 
     for system in grid.answers:
         if pairs and system == against:
             continue
-        verdicts = judge(_flat(grid, system), spec, folder, _flat(grid, against) if pairs else None, console)
+        verdicts = judge(_flat(grid, system), spec, folder, _flat(grid, against) if pairs else None)
         verdicts.write(folder / "verdicts" / f"{system}.jsonl")
         tables[system] = _table(verdicts, grid)
         summaries.append({"system": system, **verdicts.summary()})

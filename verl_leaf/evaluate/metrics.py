@@ -29,50 +29,34 @@ References = Sequence[Sequence[str]]
 
 @dataclass(frozen=True)
 class Scorer:
-    """The computation of a score from sums of statistics.
+    """The computation of a score from sums of statistics."""
 
-    Attributes:
-        name: key of ``METRICS``, or name of a judge.
-        title: title in tables; a down arrow marks a score of which lower is better.
-        signature: settings that the score depends on.
-        score: function from sums ``[..., S]`` to scores ``[...]``; NaN if there is nothing to score.
-        scale: both ends of the scale, if the score is a mean over answers with statistics (sum, count); otherwise None.
-    """
-
-    name: str
-    title: str
-    signature: str
+    name: str  # key of `METRICS`, or name of a judge
+    title: str  # title in tables; a down arrow marks a score of which lower is better
+    signature: str  # settings that the score depends on
+    # Function from sums `[..., S]` to scores `[...]`; NaN if there is nothing to score.
     score: Callable[[np.ndarray], np.ndarray]
+    # Both ends of the scale, if the score is a mean over answers with statistics (sum, count); otherwise None.
     scale: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
 class Metric(Scorer):
-    """A metric that is ready to score.
+    """A metric that is ready to score."""
 
-    Attributes:
-        statistics: function from answers, references and choices to ``[N, S]`` float64.
-        reads: number of characters of each text that are read, or None for all.
-    """
-
+    # Function from answers, references and choices to `[N, S]` float64.
     statistics: Callable[[Texts, References, References], np.ndarray]
-    reads: int | None
+    reads: int | None  # number of characters of each text that are read, or None for all
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """The options of all metrics.
+    """The options of all metrics."""
 
-    Attributes:
-        lowercase: True to score lower-cased texts with every metric.
-        tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE, or None for each library's default,
-            as in the rewards.
-        bert: model of BERTScore, or None.
-    """
-
-    lowercase: bool = False
+    lowercase: bool = False  # True to score lower-cased texts with every metric
+    # sacrebleu's tokeniser for BLEU, word error rate and ROUGE, or None for each library's default, as in the rewards.
     tokenize: str | None = None
-    bert: BertModel | None = None
+    bert: BertModel | None = None  # model of BERTScore, or None
 
 
 class Missing(ValueError):
@@ -80,12 +64,7 @@ class Missing(ValueError):
 
 
 def build(name: str, options: ScoreOptions, references: Collection[str] = ()) -> Metric:
-    """Return a metric by name.
-
-    Args:
-        name: key of ``METRICS``.
-        options: options of all metrics.
-        references: references that the metric must be able to score.
+    """Return a metric by name, which must be able to score the references.
 
     Raises:
         Missing: something that the metric needs is missing, or it cannot score the script of the references.
@@ -107,7 +86,7 @@ def build(name: str, options: ScoreOptions, references: Collection[str] = ()) ->
         return text.lower() if options.lowercase else text
 
     def statistics_of_clean(texts: Texts, references: References, _choices: References = ()) -> np.ndarray:
-        lists = [[clean(reference) for reference in own] for own in references]
+        lists = [[clean(reference) for reference in of_answer] for of_answer in references]
         return np.asarray(statistics_of([clean(text) for text in texts], lists), dtype=np.float64)
 
     if options.lowercase and "case:" not in signature:
@@ -133,23 +112,20 @@ def _cannot_score(name: str, options: ScoreOptions, references: Collection[str])
 Statistics = Callable[..., Any]  # function from texts, references and, for some metrics, choices to [N, S]
 Score = Callable[[np.ndarray], np.ndarray]
 Scale = tuple[float, float] | None
-Made = tuple[str, Statistics, Score, Scale]
+Parts = tuple[str, Statistics, Score, Scale]
 
-SLOW = (
-    "rougeL",
-    "meteor",
-)  # these compare all pairs of words, which takes minutes for texts longer than MAX_CHARACTERS
+SLOW = ("rougeL", "meteor")  # they compare all pairs of words, which takes minutes beyond MAX_CHARACTERS
 _LATIN = re.compile("[a-zA-Z0-9]")
 
 
-def _bleu(options: ScoreOptions) -> Made:
+def _bleu(options: ScoreOptions) -> Parts:
     bleu = BLEU(lowercase=options.lowercase)
     bleu.tokenizer = tokenizer(options.tokenize or BLEU.TOKENIZER_DEFAULT)
     case, name = "lc" if options.lowercase else "mixed", options.tokenize or BLEU.TOKENIZER_DEFAULT
     return f"case:{case}|eff:no|tok:{name}|smooth:exp|{_version('sacrebleu')}", *_of_sacrebleu(bleu)
 
 
-def _chrf(options: ScoreOptions) -> Made:
+def _chrf(options: ScoreOptions) -> Parts:
     case = "lc" if options.lowercase else "mixed"
     return f"case:{case}|eff:yes|nc:6|nw:0|space:no|{_version('sacrebleu')}", *_of_sacrebleu(CHRF())
 
@@ -159,11 +135,11 @@ def _of_sacrebleu(metric) -> tuple[Statistics, Score, Scale]:
 
     def statistics_of(texts: Texts, references: References) -> list[list[int]]:
         most = max(map(len, references))
-        streams = [[own[k] if k < len(own) else None for own in references] for k in range(most)]
+        streams = [[row[k] if k < len(row) else None for row in references] for k in range(most)]
         return metric._extract_corpus_statistics(texts, streams)
 
     def score(sums: np.ndarray) -> np.ndarray:
-        flat = [metric._compute_score_from_stats(own).score for own in sums.reshape(-1, sums.shape[-1]).tolist()]
+        flat = [metric._compute_score_from_stats(row).score for row in sums.reshape(-1, sums.shape[-1]).tolist()]
         return np.array(flat).reshape(sums.shape[:-1])
 
     return statistics_of, score, None
@@ -175,43 +151,43 @@ def judged(name: str, model: str, kind: str, scale: tuple[float, float]) -> Scor
     return Scorer(name, title, f"judge {model}, {kind}", _mean, scale)
 
 
-def _error_rate(measure: Callable, unit: str, options: ScoreOptions) -> Made:
+def _error_rate(measure: Callable, unit: str, options: ScoreOptions) -> Parts:
     """Return an error rate: errors per unit of the references, over all answers, with the best reference of each answer."""
     words = tokenizer(options.tokenize or "none") if unit == "words" else str
 
     def one(text: str, references: Sequence[str]) -> tuple[int, int]:
         counts = []
         for reference in references:
-            found = measure(words(reference), words(text))
-            errors = found.substitutions + found.deletions + found.insertions
-            counts.append((errors, found.hits + found.substitutions + found.deletions))
+            edits = measure(words(reference), words(text))
+            errors = edits.substitutions + edits.deletions + edits.insertions
+            counts.append((errors, edits.hits + edits.substitutions + edits.deletions))
         return min(counts, key=lambda count: count[0] / max(count[1], 1))
 
     name = f"tok:{options.tokenize or 'none'}|" if unit == "words" else ""
     return f"{name}{_version('jiwer')}", functools.partial(_each, one), _mean, None
 
 
-def _rouge(kind: str, options: ScoreOptions) -> Made:
-    own = RougeTokenizer(tokenizer(options.tokenize)) if options.tokenize else None
-    scorer = rouge_scorer.RougeScorer([kind], tokenizer=own)
+def _rouge(kind: str, options: ScoreOptions) -> Parts:
+    words = RougeTokenizer(tokenizer(options.tokenize)) if options.tokenize else None
+    scorer = rouge_scorer.RougeScorer([kind], tokenizer=words)
     signature = f"F1|stemmer:no|tok:{options.tokenize or 'a-z0-9'}|{_version('rouge-score')}"
     return signature, *_mean_of(lambda text, references: scorer.score_multi(references, text)[kind].fmeasure)
 
 
-def _meteor(options: ScoreOptions) -> Made:
+def _meteor(options: ScoreOptions) -> Parts:
     from nltk.tokenize import NLTKWordTokenizer
     from nltk.translate.meteor_score import meteor_score
 
     synonyms, words = wordnet(), NLTKWordTokenizer().tokenize
 
     def one(text: str, references: Sequence[str]) -> float:
-        return float(meteor_score([words(each) for each in references], words(text), wordnet=synonyms))
+        return float(meteor_score([*map(words, references)], words(text), wordnet=synonyms))
 
     signature = f"WordNet:{synonyms.get_version()}|tok:NLTKWordTokenizer|{_version('nltk')}"
     return signature, *_mean_of(one)
 
 
-def _bertscore(options: ScoreOptions) -> Made:
+def _bertscore(options: ScoreOptions) -> Parts:
     if options.bert is None:
         raise LookupError(
             "it needs a model. Give --bertscore roberta-large@17 (English), or bert-base-multilingual-cased@9 as in the paper"
@@ -221,7 +197,7 @@ def _bertscore(options: ScoreOptions) -> Made:
 
     def statistics_of(texts: Texts, references: References) -> np.ndarray:
         values = np.zeros(len(texts))  # 0 for empty texts, on which bert-score 0.3.13 crashes
-        full = [n for n, own in enumerate(references) if texts[n] and any(own)]
+        full = [n for n, of_answer in enumerate(references) if texts[n] and any(of_answer)]
         if full:
             lists = [[reference for reference in references[n] if reference] for n in full]
             values[full] = bert.load()([texts[n] for n in full], lists)
@@ -230,13 +206,13 @@ def _bertscore(options: ScoreOptions) -> Made:
     return bert.signature(), statistics_of, _mean, None
 
 
-def _exact_match(options: ScoreOptions) -> Made:
+def _exact_match(options: ScoreOptions) -> Parts:
     return "white space aside", *_mean_of(lambda text, references: float(text in references))
 
 
-def _choice(options: ScoreOptions) -> Made:
+def _choice(options: ScoreOptions) -> Parts:
     def statistics_of(texts: Texts, references: References, choices: References) -> np.ndarray:
-        scores = [CHOICE_METRICS["choice"](*each)[0] for each in zip(texts, references, choices, strict=True)]
+        scores = [CHOICE_METRICS["choice"](*row)[0] for row in zip(texts, references, choices, strict=True)]
         return np.stack([scores, np.ones(len(scores))], axis=1)
 
     return "the one choice that an answer names, by letter or text", statistics_of, _mean, (0.0, 1.0)
@@ -251,7 +227,7 @@ def _mean(sums: np.ndarray) -> np.ndarray:
 
 
 def _each(one: Callable[[str, Sequence[str]], tuple], texts: Texts, references: References) -> list[tuple]:
-    return [one(text, own) for text, own in zip(texts, references, strict=True)]
+    return [one(*pair) for pair in zip(texts, references, strict=True)]
 
 
 def _version(distribution: str) -> str:
@@ -259,7 +235,7 @@ def _version(distribution: str) -> str:
 
 
 # Name -> title, and function that makes signature, statistics, score and scale.
-METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Made]]] = {
+METRICS: dict[str, tuple[str, Callable[[ScoreOptions], Parts]]] = {
     "bleu": ("BLEU", _bleu),
     "chrf": ("chrF2", _chrf),
     "rouge1": ("ROUGE-1", functools.partial(_rouge, "rouge1")),

@@ -16,11 +16,7 @@ WORDNET_REMEDY = (
 
 @functools.cache
 def wordnet():
-    """Return NLTK's reader of the English WordNet.
-
-    Raises:
-        LookupError: WordNet is not installed, or is incomplete.
-    """
+    """Return NLTK's reader of the English WordNet; raise LookupError if WordNet is not installed, or is incomplete."""
     import nltk.data
     from nltk.corpus.reader import WordNetCorpusReader
 
@@ -38,23 +34,14 @@ def wordnet():
 
 @dataclass(frozen=True)
 class BertModel:
-    """A model of BERTScore, and the layer whose outputs are compared.
+    """A model of BERTScore, and the layer whose outputs are compared."""
 
-    Attributes:
-        name: hub name or folder.
-        layer: number of the layer, starting at 1.
-    """
-
-    name: str
-    layer: int
+    name: str  # hub name or folder
+    layer: int  # number of the layer, starting at 1
 
     @classmethod
     def parse(cls, text: str) -> "BertModel":
-        """Return the model of a text ``MODEL@LAYER``.
-
-        Raises:
-            ValueError: the text has another form.
-        """
+        """Return the model of a text ``MODEL@LAYER``."""
         name, _, layer = text.rpartition("@")
         if not name or not layer.isdecimal() or not int(layer):
             raise ValueError(f"--bertscore {text}: write MODEL@LAYER, such as roberta-large@17")
@@ -79,7 +66,7 @@ class BertModel:
         from bert_score import BERTScorer
 
         scorer = BERTScorer(model_type=self.name, num_layers=self.layer, idf=False)
-        return lambda texts, references: scorer.score(list(texts), [list(own) for own in references])[2].numpy()
+        return lambda texts, references: scorer.score(texts, references)[2].numpy()
 
     def signature(self) -> str:
         """Return bert-score's hash of model, layer and versions."""

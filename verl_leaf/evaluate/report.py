@@ -37,49 +37,43 @@ ALL = "all"  # all data sources together
 
 @dataclass(frozen=True)
 class Grid:
-    """The answers that are scored: the same rows and number of passes for each system.
+    """The answers that are scored: the same rows and number of passes for each system."""
 
-    Attributes:
-        rows: numbers of the rows.
-        passes: answers per row.
-        answers: system -> answers, by row and pass.
-    """
-
-    rows: list[int]
-    passes: int
-    answers: dict[str, list[list[Answer]]]
+    rows: list[int]  # numbers of the rows
+    passes: int  # answers per row
+    answers: dict[str, list[list[Answer]]]  # system -> answers, by row and pass
 
     @classmethod
-    def of(cls, found: Mapping[str, Mapping[Key, Answer]], rows: int, common: bool) -> "Grid":
-        """Return the grid of the systems' answers.
-
-        Args:
-            found: system -> row and sample -> answer.
-            rows: number of rows in the data.
-            common: True to use only the answers that all systems have.
+    def of(cls, answers: Mapping[str, Mapping[Key, Answer]], rows: int, common: bool) -> "Grid":
+        """Return the grid of the systems' answers; with ``common``, of those that all systems have.
 
         Raises:
             ValueError: an answer is missing and ``common`` is False, or no row is common to all systems.
         """
-        passes = {name: 1 + max(sample for _, sample in own) for name, own in found.items()}
-        same = min(passes.values())
-        if not common:
-            for name, own in found.items():
-                if passes[name] != same or len(own) != rows * same:
-                    raise ValueError(
-                        f"{name} has {len(own)} answers ({passes[name]} passes) for {len({row for row, _ in own})} of {rows} rows, "
-                        f"but every system needs {same} passes for all {rows} rows. Use --common to score only the answers that "
-                        "all systems have"
-                    )
-        chosen = [row for row in range(rows) if all((row, k) in own for own in found.values() for k in range(same))]
+        passes = {name: 1 + max(sample for _, sample in by_key) for name, by_key in answers.items()}
+        fewest = min(passes.values())
+        for name, by_key in answers.items():
+            if not common and (passes[name] != fewest or len(by_key) != rows * fewest):
+                raise ValueError(
+                    f"{name} has {len(by_key)} answers ({passes[name]} passes) for {len({row for row, _ in by_key})} of {rows} "
+                    f"rows, but every system needs {fewest} passes for all {rows} rows. Use --common to score only the answers "
+                    "that all systems have"
+                )
+        shared = set.intersection(*(set(by_key) for by_key in answers.values()))
+        chosen = [row for row in range(rows) if all((row, k) in shared for k in range(fewest))]
         if not chosen:
             raise ValueError("there is no row that all systems have answered")
-        answers = {name: [[own[row, k] for k in range(same)] for row in chosen] for name, own in found.items()}
-        return cls(chosen, same, answers)
+        return cls.at(chosen, fewest, answers)
+
+    @classmethod
+    def at(cls, rows: list[int], passes: int, answers: Mapping[str, Mapping[Key, Answer]]) -> "Grid":
+        """Return the grid of answers to these rows."""
+        systems = {name: [[by_key[row, k] for k in range(passes)] for row in rows] for name, by_key in answers.items()}
+        return cls(rows, passes, systems)
 
     def first(self) -> list[Answer]:
         """Return the first answer to each row, which identifies the row."""
-        return [own[0] for own in next(iter(self.answers.values()))]
+        return [passes[0] for passes in next(iter(self.answers.values()))]
 
     def by_source(self) -> dict[str, list[int]]:
         """Return data source -> positions of its rows."""
@@ -91,31 +85,18 @@ class Grid:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of :func:`report_on`. Each list contains one dictionary per line of a table.
+    """The results of :func:`report_on`. Each list contains one dictionary per line of a table."""
 
-    Attributes:
-        answers: shares of empty, cut-off and failed answers.
-        scores: scores of each system, by data source and metric.
-        differences: differences to the system that the others are compared with.
-        signatures: metric -> settings that its scores depend on, by data source if they differ.
-        not_computed: metric -> reason.
-        judges: statistics of each judge for each system, from :meth:`verl_leaf.judges.Verdicts.summary`.
-        choices: accuracy on multiple-choice questions by category and difficulty, with controls.
-        letters: share of each letter among the correct answers, and among each system's answers.
-        pairs: comparisons of two systems, or of a system and its control, by how often only one is right.
-        notes: facts on the scored answers: rows, clips, passes.
-    """
-
-    answers: list[dict]
-    scores: list[dict]
-    differences: list[dict]
-    signatures: dict[str, str]
-    not_computed: dict[str, str]
-    judges: list[dict]
-    choices: list[dict]
-    letters: list[dict]
-    pairs: list[dict]
-    notes: dict[str, Any]
+    answers: list[dict]  # shares of empty, cut-off and failed answers
+    scores: list[dict]  # scores of each system, by data source and metric
+    differences: list[dict]  # differences to the system that the others are compared with
+    signatures: dict[str, str]  # metric -> settings that its scores depend on, by data source if they differ
+    not_computed: dict[str, str]  # metric -> reason
+    judges: list[dict]  # statistics of each judge for each system, from `Verdicts.summary`
+    choices: list[dict]  # accuracy on multiple-choice questions by category and difficulty, with controls
+    letters: list[dict]  # share of each letter among the correct answers, and among each system's answers
+    pairs: list[dict]  # comparisons of two systems, or of a system and its control, by how often only one is right
+    notes: dict[str, Any]  # facts on the scored answers: rows, clips, passes
 
 
 class Scoring:
@@ -160,9 +141,9 @@ class Scoring:
         """Return the settings that each metric's scores depend on."""
         lines: dict[str, str] = {}
         for name in METRICS:
-            own = {source: scorers[name].signature for source, scorers in self.scorers.items() if name in scorers}
-            if own:
-                lines[METRICS[name][0]] = _by_source(own, len(own))
+            of_source = {source: scorers[name].signature for source, scorers in self.scorers.items() if name in scorers}
+            if of_source:
+                lines[METRICS[name][0]] = _by_source(of_source, len(of_source))
         return lines
 
 
@@ -175,36 +156,23 @@ def _by_source(texts: Mapping[str, str], sources: int) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """The statistics of the answers for one metric or judge.
+    """The statistics of the answers for one metric or judge."""
 
-    Attributes:
-        scorers: data source -> scorer; sources that the metric cannot score are missing.
-        tables: system -> statistics ``[rows, passes, S]``; NaN if they are missing.
-        compared: True if systems can be compared by it; False for grades of pairs, which are comparisons already.
-        cut: number of texts of which only the beginning was read.
-    """
-
-    scorers: Mapping[str, Scorer]
-    tables: dict[str, np.ndarray]
+    scorers: Mapping[str, Scorer]  # data source -> scorer; sources that the metric cannot score are missing
+    tables: dict[str, np.ndarray]  # system -> statistics `[rows, passes, S]`; NaN if they are missing
+    # True if systems can be compared by it; False for grades of pairs, which are comparisons already.
     compared: bool = True
-    cut: int = 0
+    cut: int = 0  # number of texts of which only the beginning was read
 
 
-def measure(grid: Grid, scoring: Scoring, console: Console) -> list[Measured]:
+def measure(grid: Grid, scoring: Scoring) -> list[Measured]:
     """Compute all metrics, and show the progress."""
-    names = [name for name in METRICS if any(name in own for own in scoring.scorers.values())]
-    return [_measured(grid, scoring, name) for name in track(names, "Scoring", len(names), console)]
+    names = [name for name in METRICS if any(name in scorers for scorers in scoring.scorers.values())]
+    return [_measured(grid, scoring, name) for name in track(names, "Scoring", len(names))]
 
 
 def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, against: str) -> Evaluation:
-    """Return the scores of all systems by data source and together, and their differences to one system.
-
-    Args:
-        grid: answers of the systems.
-        measured: statistics of metrics and judges.
-        scoring: metrics.
-        against: name of the system that the others are compared with.
-    """
+    """Return the scores of all systems by data source and together, and their differences to one system."""
     by_source, total = grid.by_source(), ALL
     while total in by_source:
         total += " sources"
@@ -212,20 +180,20 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
     clusters = clusters_of([answer.audio for answer in grid.first()])
     scores, pairs = [], []
     for scope, places in scopes.items():
-        for each in measured:
-            if not each.scorers.keys() >= ({scope} if scope in by_source else by_source.keys()):
+        for result in measured:
+            if not result.scorers.keys() >= ({scope} if scope in by_source else by_source.keys()):
                 continue  # it cannot score all rows of this scope
-            scorer = each.scorers[scope if scope in by_source else next(iter(by_source))]
-            tables = {system: table[places] for system, table in each.tables.items()}
+            scorer = result.scorers[scope if scope in by_source else next(iter(by_source))]
+            tables = {system: table[places] for system, table in result.tables.items()}
             line: dict[str, Any] = {"data_source": scope, "metric": scorer.title}
             for system, table in tables.items():
                 sums = summed(table, clusters[places])
                 scores.append(line | {"system": system} | dataclasses.asdict(estimate(scorer, sums)))
-                if each.compared and system != against:
-                    both = np.where(
-                        np.isnan(table) | np.isnan(tables[against]), np.nan, 1
-                    )  # answers that both systems have
-                    sums, other = (summed(own * both, clusters[places]) for own in (table, tables[against]))
+                if result.compared and system != against:
+                    # Only answers that both systems have are compared.
+                    pair = np.stack([table, tables[against]])
+                    pair[:, np.isnan(pair).any(axis=0)] = np.nan
+                    sums, other = (summed(values, clusters[places]) for values in pair)
                     if len(sums) and scores[-1]["mean"] is not None:
                         pairs.append((line | {"system": system, "against": against}, scorer, sums, other))
     trials = max(TRIALS, TRIALS_PER_TEST * len(pairs))
@@ -238,9 +206,9 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
         line["p_holm"] = corrected
     return Evaluation(
         answers=[
-            _shares(scope, system, [answer for place in places for answer in own[place]])
+            _shares(scope, system, [answer for place in places for answer in answers[place]])
             for scope, places in scopes.items()
-            for system, own in grid.answers.items()
+            for system, answers in grid.answers.items()
         ],
         scores=scores,
         differences=differences,
@@ -257,7 +225,7 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
             "passes": grid.passes,
             "against": against,
             "trials": trials,
-            "cut": {next(iter(each.scorers.values())).title: each.cut for each in measured if each.cut},
+            "cut": {next(iter(result.scorers.values())).title: result.cut for result in measured if result.cut},
         },
     )
 
@@ -270,21 +238,20 @@ def _unit(answers: Sequence[Answer]) -> str:
 
 def _measured(grid: Grid, scoring: Scoring, name: str) -> Measured:
     """Return a metric's statistics of all answers, with NaN in data sources that it cannot score."""
-    scorers = {source: own[name] for source, own in scoring.scorers.items() if name in own}
-    tables, cut, by_source = {}, 0, grid.by_source()
-    for system, answers in grid.answers.items():
-        found = {}
+    scorers = {source: metrics[name] for source, metrics in scoring.scorers.items() if name in metrics}
+    tables: dict[str, np.ndarray] = {}
+    cut, by_source = 0, grid.by_source()
+    for system, by_row in grid.answers.items():
         for source, places in by_source.items():
-            if metric := scorers.get(source):
-                own = [answer for place in places for answer in answers[place]]
-                texts, references = [answer.text for answer in own], [answer.references for answer in own]
-                found[source] = metric.statistics(texts, references, [answer.choices for answer in own])
-                limit = metric.reads or np.inf
-                cut += sum(len(collapse(text)) > limit for text in itertools.chain(texts, *references))
-        width = next(iter(found.values())).shape[1]
-        tables[system] = np.full((len(answers), grid.passes, width), np.nan)
-        for source, statistics in found.items():
-            tables[system][by_source[source]] = statistics.reshape(-1, grid.passes, width)
+            if (metric := scorers.get(source)) is None:
+                continue
+            answers = [answer for place in places for answer in by_row[place]]
+            texts, references = [answer.text for answer in answers], [answer.references for answer in answers]
+            statistics = metric.statistics(texts, references, [answer.choices for answer in answers])
+            width = statistics.shape[1]
+            table = tables.setdefault(system, np.full((len(by_row), grid.passes, width), np.nan))
+            table[places] = statistics.reshape(-1, grid.passes, width)
+            cut += sum(len(collapse(text)) > (metric.reads or np.inf) for text in itertools.chain(texts, *references))
     return Measured(scorers, tables, cut=cut)
 
 
@@ -382,19 +349,10 @@ def _tables_of_choices(report: Evaluation) -> list[Table]:
     controls = [name for name in report.choices[0] if name not in known]
     share = lambda value: "-" if value is None else f"{100 * value:.1f} %"  # noqa: E731
     unit = report.notes["unit"]
+    columns = ("data source", "group", "system", "questions", "chance", "accuracy", "95 % interval", "unread")
     accuracy = Table(
         title=f"Accuracy by group, 95 % interval over {unit}" + (", and of controls" if controls else ""),
-        columns=(
-            "data source",
-            "group",
-            "system",
-            "questions",
-            "chance",
-            "accuracy",
-            "95 % interval",
-            "unread",
-            *controls,
-        ),
+        columns=(*columns, *controls),
         rows=[
             (
                 *(line[key] for key in known[:3]),
@@ -463,14 +421,7 @@ def _interval(line: dict) -> str:
 
 
 def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console) -> None:
-    """Print the tables, and write them as Markdown, LaTeX and CSV, with ``summary.json``.
-
-    Args:
-        report: report of :func:`report_on`.
-        out: folder to write to.
-        facts: further content of ``summary.json``.
-        console: console for the tables.
-    """
+    """Print the tables, and write them as Markdown, LaTeX and CSV; ``summary.json`` also contains ``facts``."""
     tables = tables_of(report)
     for table in tables:
         table.print(console)

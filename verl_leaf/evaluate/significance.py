@@ -19,9 +19,7 @@ from verl_leaf.evaluate.metrics import Scorer
 
 FEWEST_FOR_AN_INTERVAL = 30  # clusters; with fewer, intervals of skewed scores cover too rarely
 FEWEST_DIFFERENT = 10  # clusters with another value than the most common one; with fewer, the variance is unknown
-FEWEST_BELIEVED = (
-    8  # the same; from this many on, Wilson's interval uses the number of observations that the variance implies
-)
+FEWEST_BELIEVED = 8  # such clusters; from there on, Wilson's interval uses the count that the variance implies
 FEWEST_FOR_A_TEST = 6  # clusters; 5 that all agree have p = 2 / 2**5 > 0.05
 TRIALS = 10_000  # random swaps, if there are too many clusters to try all
 TRIALS_PER_TEST = 200  # per test that is corrected together, so that the smallest p is 0.005 after Holm's correction
@@ -30,38 +28,28 @@ BLOCK = 500  # swaps in memory at once
 
 @dataclass(frozen=True)
 class Estimate:
-    """The score of a system; unknown values are None.
+    """The score of a system; unknown values are None."""
 
-    Attributes:
-        mean: mean of the scores of the passes that have one.
-        spread: standard deviation of these scores (n - 1), which shows how much sampling the answers again changes it.
-        low, high: 95 % interval of ``mean``, which shows how much it changes with other rows.
-        clusters: number of independent units.
-    """
-
-    mean: float | None
+    mean: float | None  # mean of the scores of the passes that have one
+    # Standard deviation of these scores (n - 1), which shows how much sampling the answers again changes it.
     spread: float | None
+    # 95 % interval of `mean`, which shows how much it changes with other rows.
     low: float | None
     high: float | None
-    clusters: int
+    clusters: int  # number of independent units
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The score of one system minus that of another; unknown values are None.
+    """The score of one system minus that of another; unknown values are None."""
 
-    Attributes:
-        value: difference of the means over passes.
-        low, high: 95 % interval of the difference.
-        p: two-sided p-value of a randomisation test (Riezler and Maxwell 2005), which tries all swaps if they are few.
-        clusters: number of independent units for which both systems have scores.
-    """
-
-    value: float
+    value: float  # difference of the means over passes
+    # 95 % interval of the difference.
     low: float | None
     high: float | None
+    # Two-sided p-value of a randomisation test (Riezler and Maxwell 2005), which tries all swaps if they are few.
     p: float | None
-    clusters: int
+    clusters: int  # number of independent units for which both systems have scores
 
 
 def clusters_of(keys: Sequence[tuple]) -> np.ndarray:
@@ -76,9 +64,9 @@ def summed(table: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     Clusters without a value are left out.
     """
     there = ~np.isnan(table).all(axis=(1, 2))
-    numbers, own = np.unique(clusters[there], return_inverse=True)
+    numbers, places = np.unique(clusters[there], return_inverse=True)
     sums = np.zeros((len(numbers), *table.shape[1:]))
-    np.add.at(sums, own, np.nan_to_num(table[there]))
+    np.add.at(sums, places, np.nan_to_num(table[there]))
     return sums
 
 
@@ -94,17 +82,7 @@ def estimate(scorer: Scorer, sums: np.ndarray) -> Estimate:
 
 
 def compare(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = TRIALS) -> Difference:
-    """Compare two systems by statistics ``[C, P, S]`` of the same answers.
-
-    Args:
-        scorer: computation of the score.
-        sums: statistics of one system, for one or more clusters.
-        other: statistics of the system that it is compared with.
-        trials: number of random swaps; if there are no more swaps than this, all are tried.
-
-    Raises:
-        ValueError: their shapes differ.
-    """
+    """Compare two systems by statistics ``[C, P, S]`` of the same answers; :func:`p_value` explains ``trials``."""
     if sums.shape != other.shape:
         raise ValueError(f"statistics of {sums.shape} and {other.shape} cannot be compared")
     value = float(_of_passes(scorer, sums.sum(axis=0)) - _of_passes(scorer, other.sum(axis=0)))
@@ -129,9 +107,7 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     clusters agree, it is Wilson's interval for a mean on a bounded scale, and NaN for any other score.
 
     Args:
-        scorer: computation of the score.
         sums: statistics of a system, ``[C, ..., P, S]``.
-        other: statistics of the system that it is compared with, or None.
 
     Returns:
         Both ends, ``[...]`` each.
@@ -139,7 +115,7 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     nothing = np.full(sums.shape[1:-2], np.nan)
     if len(sums) < FEWEST_FOR_AN_INTERVAL:
         return nothing, nothing
-    parts = [_parts(scorer, each) for each in (sums, other) if each is not None]
+    parts = [_parts(scorer, system) for system in (sums, other) if system is not None]
     score, pseudo, values = map(_minus, zip(*parts, strict=True))
     low, high = _skewed_t(score, pseudo)
     values = np.nan_to_num(values)  # a cluster may have no reference words
@@ -152,10 +128,11 @@ def interval(scorer: Scorer, sums: np.ndarray, other: np.ndarray | None = None) 
     return np.where(few, ends[0], low), np.where(few, ends[1], high)
 
 
-def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = TRIALS) -> np.ndarray:
+def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int) -> np.ndarray:
     """Return the two-sided p-value ``[...]`` of the difference between two systems' statistics ``[C, ..., P, S]``.
 
-    It is the share of swaps of the systems' answers, by cluster, after which the scores differ at least as much.
+    It is the share of swaps of the systems' answers, by cluster, after which the scores differ at least as much. If there
+    are more swaps than ``trials``, this many random ones are tried.
     """
     C, both = len(sums), np.concatenate([sums, other])
     seen = np.abs(_of_passes(scorer, sums.sum(axis=0)) - _of_passes(scorer, other.sum(axis=0)))
@@ -163,10 +140,10 @@ def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int = T
     rng, as_far, count = np.random.default_rng(0), np.zeros_like(seen), 2**C if exact else trials
     for first in range(0, count, BLOCK):
         numbers = np.arange(first, min(first + BLOCK, count))
-        kept = numbers[:, None] >> np.arange(C) & 1 if exact else rng.integers(0, 2, size=(len(numbers), C))
+        stays = numbers[:, None] >> np.arange(C) & 1 if exact else rng.integers(0, 2, size=(len(numbers), C))
         one, two = (
             _of_passes(scorer, np.tensordot(np.concatenate(halves, axis=1).astype(float), both, axes=1))
-            for halves in ((kept, 1 - kept), (1 - kept, kept))
+            for halves in ((stays, 1 - stays), (1 - stays, stays))
         )
         as_far += np.count_nonzero(np.abs(one - two) >= seen - 1e-9, axis=0)  # tolerance for rounding
     return as_far / count if exact else (as_far + 1) / (count + 1)

@@ -15,19 +15,12 @@ NAME = re.compile(r"[\w.@+-]+")
 
 @dataclass(frozen=True)
 class System:
-    """A source of answers.
-
-    Attributes:
-        name: name in tables and of files.
-        model: folder of the whole model, or of the adapter's base model.
-        adapter: folder of a LoRA adapter in PEFT's format.
-        answers: file of answers; there is no model then.
-    """
+    """A source of answers."""
 
     name: str
-    model: Path | None = None
-    adapter: Path | None = None
-    answers: Path | None = None
+    model: Path | None = None  # folder of the whole model, or of the adapter's base model
+    adapter: Path | None = None  # folder of a LoRA adapter in PEFT's format
+    answers: Path | None = None  # file of answers; there is no model then
 
 
 def parse_systems(texts: list[str], base: str | None) -> list[System]:
@@ -48,17 +41,14 @@ def parse_systems(texts: list[str], base: str | None) -> list[System]:
 def parse_system(text: str, base: str | None = None) -> System:
     """Return the system of ``[name=]X``, where X is a hub name, a folder of a model, adapter or run, ``RUN@step``, or a file.
 
-    Args:
-        text: text from the user.
-        base: base model of an adapter, or None for the one in its configuration.
+    The base model of an adapter is ``base``, or the one in its configuration.
 
     Raises:
         ValueError: X is none of these, the model is not supported, or the adapter's base model is missing.
     """
-    given, equals, what = text.partition("=")
-    if not equals or Path(text).exists() or not NAME.fullmatch(given):
-        given, what = "", text
-    name = given or re.sub(r"[^\w.@+-]", "_", Path(what).name.removesuffix(".jsonl"))
+    name, equals, what = text.partition("=")
+    if not equals or Path(text).exists() or not NAME.fullmatch(name):
+        name, what = re.sub(r"[^\w.@+-]", "_", Path(text).name.removesuffix(".jsonl")), text
     if not name:
         raise ValueError(f"{text!r} names no system")
     if what.endswith(".jsonl"):
@@ -72,7 +62,6 @@ def parse_system(text: str, base: str | None = None) -> System:
 
 
 def _folder(what: str, base: str | None) -> Path:
-    """Return the folder of a model or adapter."""
     path = Path(what).expanduser()
     of_step = STEP_OF_RUN.fullmatch(what)
     if not path.exists() and not (of_step and Path(of_step[1]).expanduser().is_dir()):
@@ -81,10 +70,9 @@ def _folder(what: str, base: str | None) -> Path:
         return local_folder(what)
     if any((path / name).exists() for name in ("config.json", "adapter_config.json")):
         return path
-    console = Console(stderr=True)
     saved = find_saved(what)
-    console.print(saved.described())
-    return write_missing(saved, base, console)
+    Console(stderr=True).print(saved.described())
+    return write_missing(saved, base)
 
 
 def _base_of(adapter: Path) -> str:

@@ -8,31 +8,19 @@ from verl_leaf.common.tables import show
 
 LATEX = {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "↓": r"$\downarrow$"}
 LATEX |= {"±": r"$\pm$", "−": "$-$", "[": "{[}"}  # a [ after \\ would start its argument
-LATEX |= {
-    "|": r"\textbar{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-}  # otherwise they become dashes and question marks
+LATEX |= {"|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}"}  # otherwise dashes and question marks
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts.
-
-    Attributes:
-        title: description of the numbers.
-        columns: headings of the columns.
-        rows: cells of each row, one per column.
-        words: number of leading columns that contain words; the others contain right-aligned numbers.
-        notes: sentences below the table.
-    """
+    """A table of texts."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
-    words: int
-    notes: tuple[str, ...] = ()
+    words: int  # number of leading columns that contain words; the others contain right-aligned numbers
+    notes: tuple[str, ...] = ()  # sentences below the table
 
     def print(self, console: Console) -> None:
         show(self.title, self.columns, self.rows, self.words, console)
@@ -44,10 +32,8 @@ class Table:
         rules = ["---" if number < self.words else "---:" for number in range(len(self.columns))]
         rows = [self.columns, rules, *self.rows]
         lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in rows]
-        return (
-            "\n".join([f"**{_markdown(self.title)}**", "", *lines, *(f"\n{_markdown(note)}" for note in self.notes)])
-            + "\n"
-        )
+        notes = [f"\n{_markdown(note)}" for note in self.notes]
+        return "\n".join([f"**{_markdown(self.title)}**", "", *lines, *notes, ""])
 
     def latex(self) -> str:
         """Return the table in LaTeX, with the rules of the package booktabs."""

@@ -38,9 +38,8 @@ IMPOSSIBLE = -1e4  # log-probability in place of minus infinity, which JSON cann
 MOST_TOKENS = 10**8  # largest token count of a call that is believed
 SHORTEST_SECRET = 8  # shortest part of a key that is masked
 GRADES = ("1", "2", "3", "4", "5")  # only these tokens' alternatives are kept
-Tokens = tuple[
-    tuple[str, tuple[tuple[str, float], ...]], ...
-]  # each token with its alternatives and their log-probabilities
+Alternatives = tuple[tuple[str, float], ...]  # texts with their log-probabilities
+Tokens = tuple[tuple[str, Alternatives], ...]
 
 
 class JudgeStopped(ValueError):
@@ -49,34 +48,24 @@ class JudgeStopped(ValueError):
 
 @dataclass(frozen=True)
 class Reply:
-    """A judge's reply and its token counts.
+    """A judge's reply and its token counts."""
 
-    Attributes:
-        text: text of the message.
-        tokens: tokens with their most likely alternatives and log-probabilities, which are kept only for tokens that are a
-            digit from 1 to 5. Empty if the endpoint returns no log-probabilities.
-        input_tokens, output_tokens: counts that the endpoint reports.
-    """
-
-    text: str
+    text: str  # text of the message
+    # Tokens with their most likely alternatives and log-probabilities, which are kept only for tokens that are a digit
+    # from 1 to 5. Empty if the endpoint returns no log-probabilities.
     tokens: Tokens
+    # Counts that the endpoint reports.
     input_tokens: int
     output_tokens: int
 
 
 @dataclass(frozen=True)
 class Call:
-    """One question to a judge.
-
-    Attributes:
-        message: text to send.
-        sample: number of the reply to this message, starting at 0.
-        what: subject for error messages, such as "row 3".
-    """
+    """One question to a judge."""
 
     message: str
-    sample: int
-    what: str
+    sample: int  # number of the reply to this message, starting at 0
+    what: str  # subject for error messages, such as "row 3"
 
 
 @dataclass(frozen=True)
@@ -107,7 +96,7 @@ def open_cache(file: Path, console: Console) -> Cache:
 
     cache = LineStore(file, parse, "reply of a judge")
     if poisoned:
-        _say(console, f"{file}: {len(poisoned)} replies cannot be used and are dropped; the first is {poisoned[0]}")
+        console.print(f"{file}: {len(poisoned)} replies cannot be used and are dropped; the first is {poisoned[0]}")
     return cache
 
 
@@ -121,16 +110,16 @@ def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) 
     """
     keys = {call: _key(call, spec) for call in calls}
     wanted = {key: call for call, key in keys.items()}
-    kept = {key: reply for key in wanted if (reply := cache.values.get(key))}
-    new = {key: call for key, call in wanted.items() if key not in kept}
-    client = _Client(spec, cache, _cost(spec, kept.values()), console)
-    _announce(spec, list(new.values()), len(kept), client.spent, console)
+    cached = {key: reply for key in wanted if (reply := cache.values.get(key))}
+    new = {key: call for key, call in wanted.items() if key not in cached}
+    client = _Client(spec, cache, _cost(spec, cached.values()), console)
+    _announce(spec, list(new.values()), len(cached), client.spent, console)
     for _ in track(client.make(new), f"Judge {spec.name}", len(new), console):
         pass
     replies = {key: reply for key in wanted if (reply := cache.values[key])}
     usage = Usage(
         calls=len(new),
-        cached=len(kept),
+        cached=len(cached),
         input_tokens=sum(reply.input_tokens for reply in replies.values()),
         output_tokens=sum(reply.output_tokens for reply in replies.values()),
         cost=_cost(spec, replies.values()),
@@ -156,11 +145,7 @@ def _key(call: Call, spec: JudgeSpec) -> str:
 
 
 def _reply(values: dict) -> Reply:
-    """Return a reply from its cached form.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: the value is not a reply.
-    """
+    """Return a reply from its cached form; ValueError, KeyError, TypeError or AttributeError if it is not a reply."""
     tokens = tuple((_text(token), _possible(alternatives)) for token, alternatives in values["tokens"])
     counts = [values["input_tokens"], values["output_tokens"]]
     if any(_count(count) is None for count in counts):
@@ -174,12 +159,8 @@ def _text(value) -> str:
     return value
 
 
-def _possible(alternatives: Iterable) -> tuple[tuple[str, float], ...]:
-    """Return the alternatives to a token with their log-probabilities.
-
-    Raises:
-        ValueError: a log-probability is not a possible value.
-    """
+def _possible(alternatives: Iterable) -> Alternatives:
+    """Return the alternatives to a token, or raise ValueError if a log-probability is not a possible value."""
     pairs = tuple((_text(other), max(float(logprob), IMPOSSIBLE)) for other, logprob in alternatives)
     if not all(logprob <= 0.001 for _, logprob in pairs):  # also false for NaN; rounding makes some slightly positive
         raise ValueError(f"log-probabilities {[logprob for _, logprob in pairs]!r:.80}")
@@ -201,7 +182,6 @@ def _tokens(text: str) -> int:
 
 
 def _announce(spec: JudgeSpec, calls: list[Call], cached: int, spent: float, console: Console) -> None:
-    """Print the number of calls and what they may cost."""
     tokens_in, tokens_out = sum(_tokens(call.message) for call in calls), len(calls) * spec.max_tokens
     line = f"judge {spec.name}: {len(calls)} calls ({cached} more are cached); about {tokens_in} input tokens, "
     line += f"at most {tokens_out} output tokens"
@@ -210,21 +190,11 @@ def _announce(spec: JudgeSpec, calls: list[Call], cached: int, spent: float, con
         line += f", which cost at most {cost:.4g} ({spec.cost(tokens_in, 0):.4g} for the input)"
         if spec.budget is not None and spent + cost > spec.budget:
             line += f". It will stop before it exceeds the budget of {spec.budget:g}, of which {spent:.4g} is spent"
-    _say(console, line)
-
-
-def _say(console: Console, line: str) -> None:
     console.print(line)
 
 
 class _Again(Exception):
-    """A failure that may pass, so that the call is tried again.
-
-    Args:
-        reason: text for the user.
-        wait: seconds that the server asks to wait, or None.
-        charged: True if the endpoint may charge for the try.
-    """
+    """A failure that may pass, so that the call is tried again after ``wait`` seconds, if the server asks for them."""
 
     def __init__(self, reason: str, wait: float | None = None, charged: bool = False):
         super().__init__(reason)
@@ -246,8 +216,7 @@ class _Client:
     def make(self, calls: Mapping[str, Call]) -> Iterator[str]:
         """Make the calls, and yield the key of each reply that is now in the cache.
 
-        Raises:
-            JudgeStopped: judging cannot continue; raised after the running calls have ended.
+        A JudgeStopped is raised after the running calls have ended.
         """
         loop = asyncio.new_event_loop()
         arrived: asyncio.Queue[str | None] = asyncio.Queue()
@@ -267,9 +236,7 @@ class _Client:
 
     async def _work(self, calls: Iterator[tuple[str, Call]], arrived: asyncio.Queue) -> None:
         spec = self._spec
-        logging.getLogger("httpcore").setLevel(
-            logging.INFO
-        )  # its debug log shows headers, in which a server may repeat the key
+        logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug log shows headers, which may repeat the key
         settings: dict[str, Any] = {
             "headers": {"Accept-Encoding": "gzip"} | ({"Authorization": f"Bearer {spec.key}"} if spec.key else {}),
             "auth": spec.login,
@@ -295,11 +262,7 @@ class _Client:
             arrived.put_nowait(key)
 
     async def _persist(self, http: httpx.AsyncClient, call: Call) -> Reply:
-        """Return a reply after up to ``TRIES`` tries.
-
-        Raises:
-            JudgeStopped: see :func:`ask_all`.
-        """
+        """Return a reply after up to ``TRIES`` tries."""
         most = self._spec.cost(_tokens(call.message), self._spec.max_tokens)
         for number in range(1, TRIES + 1):
             await self._turn()
@@ -333,11 +296,10 @@ class _Client:
         await self._pause(random.uniform(0.5, 1) * min(LONGEST_WAIT, FIRST_WAIT * 2 ** (number - 1)))
 
     def _tell(self, call: Call, what: str) -> None:
-        """Print a problem once."""
         what = self._masked(what)
         if what not in self._told:
             self._told.add(what)
-            _say(self._console, f"judge {self._spec.name}, {call.what}: {what}")
+            self._console.print(f"judge {self._spec.name}, {call.what}: {what}")
 
     async def _turn(self) -> None:
         """Wait until the rate limit and the server allow the next call."""
@@ -354,11 +316,7 @@ class _Client:
         raise self._stopped or JudgeStopped("stopped")
 
     async def _reserve(self, most: float) -> None:
-        """Reserve what a call may cost. If only the running calls' real cost shows whether the budget suffices, wait for them.
-
-        Raises:
-            JudgeStopped: the budget could be exceeded.
-        """
+        """Reserve what a call may cost. If only the running calls' real cost shows whether the budget suffices, wait for them."""
         spec = self._spec
         while spec.budget is not None and self.spent + self._reserved + most > spec.budget:
             if not self._under_way:
@@ -377,9 +335,8 @@ class _Client:
         )
 
     async def _try(self, http: httpx.AsyncClient, call: Call) -> Reply:
-        async with http.stream(
-            "POST", f"{self._spec.endpoint}/chat/completions", json=_body(call, self._spec)
-        ) as response:
+        url = f"{self._spec.endpoint}/chat/completions"
+        async with http.stream("POST", url, json=_body(call, self._spec)) as response:
             content = await _content(response)
         try:
             body = json.loads(content)
@@ -417,14 +374,12 @@ class _Client:
         if isinstance(content, list):  # some servers return a list of parts
             content = "".join(part["text"] for part in content if part.get("type") == "text")
         text = self._masked(_text(content))
-        counted = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        counts = [*map(_count, counted)]
-        if usage and None in counts:
-            self._tell(
-                call, f"the server reports {counted!r:.100} tokens, which is impossible. They are estimated instead"
-            )
-        estimates = [_tokens(call.message), _tokens(text)]
-        return Reply(text, self._tokens(choice), *(count or own for count, own in zip(counts, estimates, strict=True)))
+        reported = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
+        tokens_in, tokens_out = map(_count, reported)
+        if usage and None in (tokens_in, tokens_out):
+            problem = f"the server reports {reported!r:.100} tokens, which is impossible. They are estimated instead"
+            self._tell(call, problem)
+        return Reply(text, self._tokens(choice), tokens_in or _tokens(call.message), tokens_out or _tokens(text))
 
     def _tokens(self, choice: dict) -> Tokens:
         """Return the tokens with alternatives to grades; none if they spell the key or a log-probability is impossible."""
@@ -439,11 +394,7 @@ class _Client:
 
 
 async def _content(response: httpx.Response) -> bytes:
-    """Return the decompressed body.
-
-    Raises:
-        _Again: the body is too large, or has an encoding that was not requested.
-    """
+    """Return the decompressed body, unless it is too large or has an encoding that was not requested."""
     packed = response.headers.get("content-encoding", "identity")
     if packed not in ("identity", "gzip"):
         raise _Again(f"a body in the encoding {packed!r:.40}", charged=True)
@@ -493,7 +444,7 @@ def _token_text(token: dict) -> str:
     return bytes(data).decode(errors="surrogateescape") if isinstance(data, list) else _text(token["token"])
 
 
-def _alternatives(token: dict) -> tuple[tuple[str, float], ...]:
+def _alternatives(token: dict) -> Alternatives:
     if _text(token["token"]).strip() not in GRADES:
         return ()
     return _possible((_token_text(other), other["logprob"]) for other in token.get("top_logprobs") or ())

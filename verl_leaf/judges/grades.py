@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from verl_leaf.judges.client import GRADES, Reply
+from verl_leaf.judges.client import GRADES, Alternatives, Reply
 
 LONGEST = 200_000  # characters; a longer reply is not read
 MOST_OBJECTS = 1000  # largest number of places at which a JSON object is looked for
@@ -18,20 +18,14 @@ VOTES = {"A": 1.0, "B": -1.0, "tie": 0.0}  # vote for the answer that is shown f
 
 @dataclass(frozen=True)
 class Scale:
-    """The grading scale of a kind of judge.
+    """The grading scale of a kind of judge."""
 
-    Attributes:
-        worst, best: ends of the scale.
-        pattern: regular expression of a grade.
-        read: function from a grade's text to its number.
-        combine: function from the grades of an answer's samples to its grade.
-    """
-
+    # Ends of the scale.
     worst: float
     best: float
-    pattern: str
-    read: Callable[[str], float]
-    combine: Callable[[Sequence[float]], float]
+    pattern: str  # regular expression of a grade
+    read: Callable[[str], float]  # function from a grade's text to its number
+    combine: Callable[[Sequence[float]], float]  # function from the grades of an answer's samples to its grade
 
 
 def _majority(votes: Sequence[float]) -> float:
@@ -58,17 +52,12 @@ def grade(kind: str, reply_format: str, reply: Reply) -> Grade | None:
     """Return the grade in a reply, or None if no grade can be read for certain.
 
     A grade is read only in the place that its format prescribes, with nothing after it (for JudgeLM, on the first
-    line). So a grade that is quoted from an answer in a truncated reply is ignored.
-
-    Args:
-        kind, reply_format: kind and reply format of the judge.
-        reply: reply to read. For Likert grades, the expected grade under its log-probabilities is used if it has them.
+    line). So a grade that is quoted from an answer in a truncated reply is ignored. A Likert grade is the expected one
+    under the reply's log-probabilities, if it has them.
     """
     scale = SCALES[kind]
     begin = reply.text.rfind("</think>") + len("</think>") if "</think>" in reply.text else 0
-    if "<think>" in reply.text[begin:]:  # cut off while thinking
-        return None
-    if len(reply.text) > LONGEST:
+    if "<think>" in reply.text[begin:] or len(reply.text) > LONGEST:  # cut off while thinking, or too long
         return None
     if reply_format == "judgelm":
         return _judgelm(reply.text[begin:])
@@ -106,21 +95,19 @@ def _in_json(text: str, begin: int, pattern: str) -> Place:
             continue
         if stop == end:
             score = str(content.get("score")).strip()
-            found = re.compile(rf'"score"\s*:\s*(?:"\s*)?({pattern})(?=[\s",}}])').finditer(text, match.start(), end)
-            places = [match.span(1) for match in found if match[1] in (score, score.removesuffix(".0"))]
+            scores = re.compile(rf'"score"\s*:\s*(?:"\s*)?({pattern})(?=[\s",}}])').finditer(text, match.start(), end)
+            places = [match.span(1) for match in scores if match[1] in (score, score.removesuffix(".0"))]
             return places[-1] if places else None
     return None
 
 
 def _judgelm(text: str) -> Grade | None:
-    first = text.strip().split("\n")[0]
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)", first.strip())
-    if match is None:
+    first_line = text.strip().split("\n")[0].strip()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s+(\d+(?:\.\d+)?)", first_line)
+    scores = [float(score) for score in match.groups()] if match else []
+    if not scores or min(scores) < 1 or max(scores) > 10:
         return None
-    one, other = map(float, match.groups())
-    if not (1 <= one <= 10 and 1 <= other <= 10):
-        return None
-    return Grade(_majority([one - other]), "text")
+    return Grade(_majority([scores[0] - scores[1]]), "text")
 
 
 def _expected(reply: Reply, position: int) -> float | None:
@@ -132,7 +119,7 @@ def _expected(reply: Reply, position: int) -> float | None:
     return sum(number * weight for number, weight in weights) / total if total else None
 
 
-def _alternatives(reply: Reply, position: int) -> tuple[tuple[str, float], ...]:
+def _alternatives(reply: Reply, position: int) -> Alternatives:
     """Return the alternatives to the token that is the single character at a position of the text; none if there is none."""
     before, written = _unspaced(reply.text[:position]), 0
     for token, alternatives in reply.tokens:

@@ -23,7 +23,6 @@ class Verdict:
     """The verdict on one answer.
 
     Attributes:
-        row, sample: row and sample of the answer.
         value: grade, or None if no reply could be read. For a pair: 1 if the answer is better, -1 if it is worse, or 0.
         outcome: result of a pair: win, loss, tie, or inconsistent if the two orders disagree; otherwise None.
         by: source of a Likert judge's grades: ``logprobs``, ``text``, or ``both`` if samples differ.
@@ -45,9 +44,6 @@ class Verdicts:
     """The verdicts of one judge on the answers of one system, in the answers' order.
 
     Attributes:
-        spec: the judge.
-        items: one verdict per answer.
-        usage: calls, tokens and cost.
         first: share of the votes, without ties, for the answer that is shown first, over pairs with a verdict. It is 0.5 if
             the order does not matter. None if there are no such votes.
     """
@@ -71,18 +67,17 @@ class Verdicts:
     @property
     def bounds(self) -> tuple[float, float]:
         """The mean if all missing grades were the worst, and if all were the best."""
-        scale = SCALES[self.spec.kind]
-        filled = (
-            [end if item.value is None else item.value for item in self.items] for end in (scale.worst, scale.best)
+        scale, values = SCALES[self.spec.kind], [item.value for item in self.items]
+        low, high = (
+            sum(end if value is None else value for value in values) / len(values) for end in (scale.worst, scale.best)
         )
-        low, high = (sum(values) / len(values) for values in filled)
         return low, high
 
     def summary(self) -> dict:
         """Return all numbers, for JSON."""
         low, high = self.bounds
-        pairs = self.spec.kind == "pairwise"
-        outcomes = Counter(item.outcome for item in self.items if item.outcome)
+        outcomes = Counter(item.outcome for item in self.items)
+        counts = {name: outcomes[name] for name in ("win", "loss", "tie", "inconsistent")}
         return {
             "judge": self.spec.name,
             "model": self.spec.model,
@@ -94,8 +89,7 @@ class Verdicts:
             "highest": high,
             "unread_replies": sum(item.unread for item in self.items),
             "graded_by": dict(Counter(item.by for item in self.items if item.by)),
-            **({name: outcomes[name] for name in ("win", "loss", "tie", "inconsistent")} if pairs else {}),
-            **({"first_preferred": self.first} if pairs else {}),
+            **({**counts, "first_preferred": self.first} if self.spec.kind == "pairwise" else {}),
             "asked": self.usage.calls + self.usage.cached,  # the same after judging was stopped and resumed
             "input_tokens": self.usage.input_tokens,
             "output_tokens": self.usage.output_tokens,
@@ -117,12 +111,9 @@ def judge(
     """Judge answers, and show the progress.
 
     Args:
-        answers: one or more answers of one system.
-        spec: the judge.
         folder: folder for the replies, ``{name}.replies.jsonl``. Replies in it are not asked for again, so several
             systems may share it, and a stopped judging resumes.
         against: answers of the other system for a pairwise judge, one for the row and sample of each of ``answers``.
-        console: console for the progress, or None for standard error.
 
     Raises:
         JudgeStopped: the endpoint refuses or does not answer, or the budget is spent. The message says what to do.
@@ -179,22 +170,23 @@ def _calls(answer: Answer, other: Answer | None, spec: JudgeSpec) -> list[list[C
 
 
 def _grades(replies: Sequence[Reply], spec: JudgeSpec) -> list[Grade]:
-    found = (grade(spec.kind, spec.reply_format, reply) for reply in replies)
-    return [each for each in found if each is not None]
+    grades = (grade(spec.kind, spec.reply_format, reply) for reply in replies)
+    return [grade for grade in grades if grade is not None]
 
 
 def _verdict(answer: Answer, orders: list[list[Reply]], spec: JudgeSpec) -> Verdict:
-    grades = [_grades(replies, spec) for replies in orders]
-    values = [SCALES[spec.kind].combine([each.value for each in own]) if own else None for own in grades]
+    by_order = [_grades(replies, spec) for replies in orders]
+    combine = SCALES[spec.kind].combine
+    values = [combine([grade.value for grade in grades]) if grades else None for grades in by_order]
     value, outcome = (values[0], None) if len(orders) == 1 else _paired(*values)
-    ways = sorted({each.by for own in grades for each in own})
+    ways = sorted({grade.by for grades in by_order for grade in grades})
     return Verdict(
         row=answer.row,
         sample=answer.sample,
         value=value,
         outcome=outcome,
         by="both" if len(ways) > 1 else ways[0] if ways else None,
-        unread=sum(map(len, orders)) - sum(map(len, grades)),
+        unread=sum(map(len, orders)) - sum(map(len, by_order)),
         replies=tuple(reply.text for replies in orders for reply in replies),
     )
 
@@ -209,5 +201,6 @@ def _paired(shown_first: float | None, shown_second: float | None) -> tuple[floa
 
 
 def _first_preferred(replied: list[list[list[Reply]]], spec: JudgeSpec) -> float | None:
-    votes = [each.value for orders in replied for replies in orders for each in _grades(replies, spec) if each.value]
+    grades = [grade for orders in replied for replies in orders for grade in _grades(replies, spec)]
+    votes = [grade.value for grade in grades if grade.value]
     return votes.count(1.0) / len(votes) if votes else None

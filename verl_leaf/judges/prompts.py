@@ -85,7 +85,6 @@ def ask(
     """Return the message to a judge.
 
     Args:
-        kind, reply_format, rubric: settings of the judge.
         question: question that was answered; left out if empty.
         references: correct answers; empty ones are left out.
         answers: one answer, or two in the order in which they are shown.

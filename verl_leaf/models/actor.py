@@ -50,7 +50,7 @@ class SpeechActor(PreTrainedModel):
     def _audio_parts(self) -> list[torch.nn.Module]:
         """Encoder and projector, and everything else that is frozen."""
         language = (self._language, getattr(self, "lm_head", None))
-        return [part for part in self._parts.children() if all(part is not each for each in language)]
+        return [part for part in self._parts.children() if all(part is not module for module in language)]
 
     def enable_input_require_grads(self) -> None:
         """Make only the language model's inputs require gradients, for LoRA.

@@ -107,10 +107,7 @@ class Family:
     def prompt_length(self, processor, text: str, samples: list[int]) -> int:
         """Return the number of tokens of a rendered prompt after its audio placeholders are expanded.
 
-        Args:
-            processor: Hugging Face processor of the family.
-            text: prompt after the chat template.
-            samples: length of each clip in samples, at the processor's sampling rate.
+        The length of each clip is in samples, at the processor's sampling rate.
 
         Raises:
             ValueError: the numbers of placeholders and clips differ, or are more than the family supports.
@@ -131,15 +128,11 @@ class Family:
         """Return the token ids of a rendered prompt with expanded audio placeholders, and the audio features.
 
         Args:
-            processor, text: as in :meth:`prompt_length`.
             clips: one float32 mono waveform per placeholder, at the processor's sampling rate.
 
         Returns:
             ``(input_ids, features)``. The first axis of the features is clips or parts of clips. The features of several
             prompts are joined along it (:func:`verl_leaf.models.features.concatenate`).
-
-        Raises:
-            ValueError: as :meth:`prompt_length`.
         """
         self.prompt_length(processor, text, [len(clip) for clip in clips])
         if not clips:
@@ -151,8 +144,7 @@ class Family:
 
 
 def _is_met(wanted: Requirement) -> bool:
-    """Return whether a requirement is met by the packages of this environment."""
     if wanted.name == "vllm":
-        found = vllm_distribution.installed()
-        return found is not None and wanted.specifier.contains(found[1], prereleases=True)
+        vllm = vllm_distribution.installed()
+        return vllm is not None and wanted.specifier.contains(vllm[1], prereleases=True)
     return importlib.util.find_spec(wanted.name) is not None

@@ -15,11 +15,7 @@ PARTITION = "audio_features"
 
 
 async def store(features: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Put features, from :meth:`~verl_leaf.models.family.Family.encode`, into the queue.
-
-    Returns:
-        The key of the features, uint8 ``[1, 16]``.
-    """
+    """Put the features of ``Family.encode`` into the queue, and return their key, uint8 ``[1, 16]``."""
     import transfer_queue as tq
 
     key = uuid.uuid4()
@@ -44,8 +40,7 @@ class FeatureCache:
     def fetch(self, keys: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         """Return the features of a micro-batch, given the keys of its audio in order, uint8 ``[keys, 16]``.
 
-        Returns:
-            For each key: model input -> tensor on the keys' device. Equal keys have the same dictionary.
+        The tensors are on the keys' device. Equal keys have the same dictionary.
         """
         names = _names(keys)
         known = self._features
@@ -59,8 +54,7 @@ class FeatureCache:
     def hold(self, rows: list[dict[str, torch.Tensor]]) -> torch.Tensor:
         """Hold the features of some rows for a model that is called without a queue, until it fetches others.
 
-        Returns:
-            The keys of the features, uint8 ``[rows, 16]``, for which :meth:`fetch` returns the same dictionaries.
+        Return their keys, uint8 ``[rows, 16]``, for which :meth:`fetch` returns the same dictionaries.
         """
         names = {id(row): uuid.uuid4() for row in rows}
         self._features = {names[id(row)].hex: row for row in rows}

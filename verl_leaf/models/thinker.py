@@ -18,10 +18,9 @@ def unsupported_reason(config) -> str | None:
     """Return why a model of this configuration cannot be trained or served, or None."""
     thinker = config.thinker_config
     # vLLM (qwen2.py, qwen3_moe.py) reads the first, transformers (get_expanded_tied_weights_keys) the second.
-    said = [getattr(each, "tie_word_embeddings", False) for each in (thinker.text_config, thinker)]
-    if said[0] != said[1]:
-        text, whole = (str(each).lower() for each in said)
-        return f"text_config.tie_word_embeddings is {text}, but thinker_config's is {whole}"
+    text, whole = (getattr(config, "tie_word_embeddings", False) for config in (thinker.text_config, thinker))
+    if text != whole:
+        return f"text_config.tie_word_embeddings is {str(text).lower()}, but thinker_config's is {str(whole).lower()}"
     return None
 
 
@@ -47,12 +46,7 @@ class ThinkerActor(SpeechActor):
         return self.model
 
     def _encode(self, mel: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        """Return the audio tokens of all clips, ``[tokens, hidden]``.
-
-        Args:
-            mel: frames of all clips, one clip after the other, ``[mel bins, frames]``.
-            frames: number of frames of each clip, int64 ``[clips]``.
-        """
+        """Return the audio tokens ``[tokens, hidden]`` of all clips, from mel ``[bins, frames]`` and lengths ``[clips]``."""
         return self.audio_tower(mel, feature_lens=frames).last_hidden_state
 
     @takes_features_key
@@ -73,7 +67,6 @@ class ThinkerActor(SpeechActor):
 
         Args:
             input_ids: int64 ``[rows, tokens]``, with a placeholder for every audio token.
-            attention_mask: mask as in transformers' models.
             position_ids: int64 ``[rows, tokens]``, the same on all axes for text and audio.
             input_features: mel frames of all clips in the order of the rows, ``[frames, mel bins]``.
             audio_feature_lengths: frames of each clip, int64 ``[clips]``.

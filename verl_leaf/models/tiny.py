@@ -129,8 +129,8 @@ def save(family: Family, model: PreTrainedModel, processor: ProcessorMixin, fold
     from verl.workers.engine.fsdp.utils import unfuse_moe_params
 
     folder.mkdir(parents=True, exist_ok=True)
-    each = unfuse_moe_params(model.state_dict().items())
-    weights = {family.checkpoint_name(name): weight.contiguous() for name, weight in each}
+    unfused = unfuse_moe_params(model.state_dict().items())
+    weights = {family.checkpoint_name(name): weight.contiguous() for name, weight in unfused}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     model.config.save_pretrained(folder)
     model.generation_config.update(**end_tokens(processor.tokenizer))

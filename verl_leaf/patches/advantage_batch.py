@@ -31,8 +31,8 @@ REPORT = "verl_leaf/report"  # key of a function that accepts the whole report, 
 def _patch(ray_trainer: ModuleType) -> str:
     from verl_leaf.training.estimator import check_rewards
 
-    given = ("data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config")
-    original = expect(ray_trainer, "compute_advantage", *given)
+    parameters = ("data", "adv_estimator", "gamma", "lam", "num_repeat", "norm_adv_by_std_in_grpo", "config")
+    original = expect(ray_trainer, "compute_advantage", *parameters)
     expect_definition(original, HOME, "advantage_batch")
     find = expect(ray_trainer.core_algos, "get_adv_estimator_fn", "name_or_enum")
     data_metrics = expect(ray_trainer, "compute_data_metrics", "batch", "use_critic")

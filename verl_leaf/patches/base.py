@@ -67,12 +67,9 @@ def _recorded(hook: Hook, name: str) -> Callable[[ModuleType], None]:
 
 
 def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
-    """Return a function of a library if it is as the patch expects.
+    """Return a function (``function`` or ``Class.method``) of a library if it is as the patch expects.
 
-    Args:
-        module: module that contains it.
-        path: name of the function in the module, as ``function`` or ``Class.method``.
-        parameters: names of all its parameters; if none are given, any are accepted.
+    If parameters are given, the function must have just these.
 
     Raises:
         PatchError: the function is missing or has other parameters, so the library has changed.
@@ -82,26 +79,17 @@ def expect(module: ModuleType, path: str, *parameters: str) -> Callable:
         if not hasattr(function, name):
             raise PatchError(f"{module.__name__} no longer has {path}. {TESTED_VERSIONS}")
         function = getattr(function, name)
-    found = tuple(inspect.signature(function).parameters)
-    if parameters and found != parameters:
+    actual = tuple(inspect.signature(function).parameters)
+    if parameters and actual != parameters:
         raise PatchError(
-            f"{module.__name__}.{path} has the parameters ({', '.join(found)}), but the patch was written for "
+            f"{module.__name__}.{path} has the parameters ({', '.join(actual)}), but the patch was written for "
             f"({', '.join(parameters)}). {TESTED_VERSIONS}"
         )
     return function
 
 
 def expect_definition(function: Callable, module: str, patch: str) -> None:
-    """Stop if a function has moved to another module: what imports it from there would not get the patched one.
-
-    Args:
-        function: of a library.
-        module: that a patch hooks.
-        patch: name of the patch.
-
-    Raises:
-        PatchError: the message says what to change in the patch.
-    """
+    """Raise PatchError if a function has moved to another module: what imports it from there would not get the patched one."""
     if function.__module__ != module:
         raise PatchError(
             f"{function.__name__} is defined in {function.__module__} and no longer in {module}: put that module into HOOKS of "

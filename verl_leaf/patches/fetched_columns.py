@@ -21,13 +21,9 @@ def _patch(module: ModuleType) -> str:
     @functools.wraps(original)
     async def of_tensors(meta):
         batch = await original(meta)
-        return batch.select_fields(
-            [
-                name
-                for name, schema in batch.field_schema.items()
-                if name == "multi_modal_inputs" or not schema["is_non_tensor"]
-            ]
-        )
+        columns = batch.field_schema.items()
+        needed = [name for name, schema in columns if name == "multi_modal_inputs" or not schema["is_non_tensor"]]
+        return batch.select_fields(needed)
 
     module.async_kv_batch_meta2batch_meta = of_tensors
     return "active: verl's workers fetch every column of a batch"

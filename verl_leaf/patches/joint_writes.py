@@ -41,12 +41,7 @@ class _Rows:
 
 
 class JointWrites:
-    """A replacement of ``transfer_queue`` for agent loops, which writes rows together that arrive during another write.
-
-    Args:
-        queue: the module ``transfer_queue``.
-        batch_of: function that makes a batch for the queue from rows.
-    """
+    """A replacement of ``transfer_queue`` for agent loops, which writes rows together that arrive during another write."""
 
     def __init__(self, queue: ModuleType, batch_of: Callable):
         self._queue, self._batch_of = queue, batch_of
@@ -105,11 +100,8 @@ def _patch(module: ModuleType) -> str:
     if not all(says(worker._agent_loop_postprocess, text) for text in (WRITE, MAKE_BATCH)):
         raise PatchError(f"{module.__name__}.AgentLoopWorkerTQ writes its rows in another way. {TESTED_VERSIONS}")
 
-    @functools.wraps(batch_of)
-    def rows_alone(list_of_dicts):
-        return list_of_dicts
-
-    module.tq, module.list_of_dict_to_tensordict = JointWrites(module.tq, batch_of), rows_alone
+    module.tq = JointWrites(module.tq, batch_of)
+    module.list_of_dict_to_tensordict = functools.wraps(batch_of)(lambda list_of_dicts: list_of_dicts)
     return "active: verl writes every response by itself"
 
 

@@ -30,11 +30,9 @@ def _patch(model_module: ModuleType) -> str:
         return original(hf_config)
 
     rebind(original, get_hf_auto_model_class)
-    return (
-        SOLVED
-        if says(original, UPSTREAM)
-        else "active: verl knows no class with a language-model head for speech models"
-    )
+    if says(original, UPSTREAM):
+        return SOLVED
+    return "active: verl knows no class with a language-model head for speech models"
 
 
 HOOKS = {"verl.utils.model": _patch}

@@ -33,10 +33,8 @@ def _name_one_backend(distributed_module: ModuleType) -> str:
         )
     if not _is_verl_on_cpu():
         return NOT_NEEDED
-    function.__defaults__ = (
-        None,
-        "cpu:gloo",
-    )  # changing the default also reaches modules that already imported the function
+    # Changing the default also reaches modules that already imported the function.
+    function.__defaults__ = (None, "cpu:gloo")
     return "active: one process group backend on the CPU"
 
 

@@ -26,10 +26,8 @@ from types import ModuleType
 from verl_leaf.common.names import FAILURE_REASON
 from verl_leaf.patches.base import TESTED_VERSIONS, PatchError, expect, extend, says
 
-COUNTED_UPSTREAM = (
-    "rollout_failure/sampled_prompts"  # verl's own metric once recipes/upstream/3_failed_prompts is in it
-)
-PACED_UPSTREAM = "trainer.v1.sampler.poll_interval"  # and its own setting
+# verl's own metric and setting once recipes/upstream/3_failed_prompts is in it.
+COUNTED_UPSTREAM, PACED_UPSTREAM = "rollout_failure/sampled_prompts", "trainer.v1.sampler.poll_interval"
 SOLVED = "active: stops a run that loses too many, with the reasons; the count and the interval are solved upstream"
 MAX_FAILED_SHARE = 0.05  # trainer.v1.sampler.sampler_kwargs.max_failed_share
 AT_LEAST = 100  # the share is of at least this many prompts

@@ -114,7 +114,6 @@ class V1TrainerMixin:
         data.batch.update(fields.to_padded_tensor())
 
     def _trace(self, rollouts, leaf, batch) -> None:
-        """Write the trees of a step if traces are on."""
         from verl_leaf.training.estimator import read_options
         from verl_leaf.training.traces.writer import FIELDS
 
@@ -147,7 +146,6 @@ class V1TrainerMixin:
 
 
 def _fetch(batch, fields: list[str], keys: list[str]):
-    """Return columns of a batch's rows from TransferQueue."""
     from verl.trainer.ppo.v1 import trainer_base
 
     return trainer_base.tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
@@ -171,7 +169,6 @@ def mini_batches(keys: list[str], prompts: int, size: int) -> list[list[int]]:
 
     Args:
         keys: keys of the rows, ``uid_session_output``. Rows of different prompts may alternate.
-        prompts: number of prompts in a mini-batch.
         size: number of rows in a mini-batch. If agent loops with several outputs make more rows of the prompts,
             mini-batches are cut at this size.
     """
@@ -192,9 +189,6 @@ def deal(parts: list[list[int]], size: int, seqlen_list: list[int], k_partitions
     Args:
         parts: rows of each mini-batch. The other rows of the batch are fillers.
         size: number of rows to which fillers complete each mini-batch.
-        seqlen_list: lengths, one per row of the batch.
-        k_partitions: number of ranks.
-        equal_size: always true.
 
     Raises:
         ValueError: the rows cannot be shared equally.
@@ -204,22 +198,19 @@ def deal(parts: list[list[int]], size: int, seqlen_list: list[int], k_partitions
     fillers = iter(range(sum(map(len, parts)), len(seqlen_list)))
     full = [rows + list(islice(fillers, size - len(rows))) for rows in parts]
     full.append(list(fillers))  # rows that the critic needs
-    return [
-        [
-            row
-            for rows in full
-            for row in rows[rank * len(rows) // k_partitions : (rank + 1) * len(rows) // k_partitions]
-        ]
-        for rank in range(k_partitions)
-    ]
+
+    def share(rows: list[int], rank: int) -> list[int]:
+        return rows[rank * len(rows) // k_partitions : (rank + 1) * len(rows) // k_partitions]
+
+    return [[row for rows in full for row in share(rows, rank)] for rank in range(k_partitions)]
 
 
 def _patch(trainer_base: ModuleType) -> str:
     from verl.trainer.ppo.v1 import utils as v1_utils
 
     compute = expect(trainer_base, "PPOTrainer._compute_advantage", "self", "batch", "metrics")
-    given = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
-    expect(trainer_base, "PPOTrainer._balance_batch", *given)
+    balance = ("self", "batch", "metrics", "logging_prefix", "keep_minibatch")
+    expect(trainer_base, "PPOTrainer._balance_batch", *balance)
     expect(trainer_base, "PPOTrainer._update_actor", "self", "batch", "metrics")
     expect(trainer_base, "PPOTrainer.step", "self", "metrics", "timing_raw")
     expect(trainer_base, "get_seqlen_balanced_partitions", "seqlen_list", "k_partitions", "equal_size")

@@ -35,13 +35,13 @@ def _patch_sender(module: ModuleType) -> str:
     @functools.wraps(original)
     def __init__(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        job, own = _names()
+        job, unique = _names()
         prefix = f"ipc:///tmp/rl-colocate-zmq-{job}-"
         if not self.zmq_handle.startswith(prefix):
             raise PatchError(
                 f"verl sends weights through {self.zmq_handle}, which does not begin with {prefix}. {TESTED_VERSIONS}"
             )
-        self.zmq_handle = self.zmq_handle.replace(job, own, 1)
+        self.zmq_handle = self.zmq_handle.replace(job, unique, 1)
 
     module.ServerAdapter.__init__ = __init__
     return ACTIVE
@@ -55,10 +55,10 @@ def _patch_receiver(module: ModuleType) -> str:
     @functools.wraps(original)
     def __init__(self, *args, **kwargs):
         original(self, *args, **kwargs)
-        job, own = _names()
+        job, unique = _names()
         if os.environ.get(JOB) != job:
             raise PatchError(f"verl does not tell vLLM {JOB}={job}. {TESTED_VERSIONS}")
-        os.environ[JOB] = own  # vLLM's processes start later and inherit it
+        os.environ[JOB] = unique  # vLLM's processes start later and inherit it
 
     module.vLLMHttpServer.__init__ = __init__
     return ACTIVE

@@ -9,7 +9,6 @@ import traceback
 
 
 def _connect() -> None:
-    """Connect the package to verl in this process."""
     import wrapt
 
     from verl_leaf import patches
@@ -25,7 +24,6 @@ def _connect() -> None:
 
 
 def _register_cpu_platform() -> None:
-    """Register a CPU platform, which verl uses if there is no accelerator."""
     from verl.plugin.platform import get_platform
 
     from verl_leaf.plugin import cpu_platform  # noqa: F401  (importing it registers the platform)

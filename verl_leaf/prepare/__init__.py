@@ -27,11 +27,7 @@ def add_arguments(parser) -> None:
 
 
 def main(options) -> int:
-    """Read a corpus and write it as parquet files.
-
-    Raises:
-        ValueError: something that the corpus needs is missing or cannot be read, or no row is left.
-    """
+    """Read a corpus and write it as parquet files."""
     from verl_leaf.prepare.write import write
 
     for name, value in (("--workers", options.workers), ("--shard-rows", options.shard_rows)):

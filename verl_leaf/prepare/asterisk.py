@@ -6,7 +6,7 @@ There is only one speaker, so the splits are by a hash of the English text: a te
 import re
 from pathlib import Path
 
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need
+from verl_leaf.prepare.corpus import TEST, VALIDATION, Corpus, Item, Rejected, Segment, hashed_split, need
 from verl_leaf.prepare.covost2 import LANGUAGES
 from verl_leaf.prepare.covost2 import PHRASINGS as TRANSLATE
 from verl_leaf.prepare.fillets import MAX_SECONDS
@@ -19,21 +19,20 @@ LINE = re.compile(r"([\w./-]+): *(.*)")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--answers",
         choices=("en", "fr", "es", "it"),
         default="en",
         help="language of the answers (default: %(default)s)",
     )
-    parser.add_argument(
+    add(
         "--sounds",
         type=Path,
         default=Path("/usr/share/asterisk/sounds/en"),
         help="folder of the sounds (default: %(default)s)",
     )
-    parser.add_argument(
-        "--texts", type=Path, default=Path("/usr/share/doc"), help="folder of the texts (default: %(default)s)"
-    )
+    add("--texts", type=Path, default=Path("/usr/share/doc"), help="folder of the texts (default: %(default)s)")
 
 
 def read(options) -> Corpus:
@@ -54,9 +53,7 @@ def read(options) -> Corpus:
         elif not clip.exists():
             corpus.add(Rejected(name, str(clip), "no such file"))
         else:
-            share = fraction(text)
-            split = TEST if share < 0.1 else VALIDATION if share < 0.2 else TRAIN
-            audio = (Segment(str(clip)),)
+            split, audio = hashed_split(text, 0.1), (Segment(str(clip)),)
             corpus.add(Item(name, split, (audio,), (answers[name],), phrase_by=text, source=str(clip)))
     return corpus
 

@@ -15,8 +15,20 @@ from pathlib import Path
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.choices import letter_of, right_choice
 from verl_leaf.data.references import absolute_audio
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need, text_of
-from verl_leaf.prepare.manifest import SUFFIXES, audio_path, check_held_out, embedded_audio, held_out, table_rows
+from verl_leaf.prepare.corpus import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Corpus,
+    Item,
+    Rejected,
+    Segment,
+    fraction,
+    hashed_split,
+    need,
+    text_of,
+)
+from verl_leaf.prepare.manifest import SUFFIXES, audio_path, check_held_out, embedded_audio, table_rows
 
 HELP = "AVQA, AudioMCQ, MMAU, or your own table with a column of choices"
 LETTER = "the letter of the right choice between <answer> and </answer>"
@@ -49,33 +61,30 @@ class Layout:
         return self.audio, self.question, self.choices, self.answer
 
 
-AVQA = Layout(
-    "avqa", audio="video_name", question="question_text", choices="multi_choice", category="question_relation"
-)
+AVQA = Layout("avqa", "video_name", "question_text", "multi_choice", category="question_relation")
 AVQA_HUB = Layout("avqa", choices="question")  # the choices are in the question, after a line "Choices:"
 MMAU = Layout("mmau", audio="audio_id", category="task")
-MMAU_HUB = Layout(
-    "mmau", audio="context", question="instruction", category="task"
-)  # other_attributes contains the rest as JSON
+MMAU_HUB = Layout("mmau", "context", "instruction", category="task")  # other_attributes contains the rest as JSON
 AUDIOMCQ = Layout("audiomcq", audio="audio_path", category="question_type")
 LAYOUTS = (AVQA, MMAU_HUB, MMAU, AUDIOMCQ)
 ROLES = ("audio", "question", "choices", "answer", "id", "split", "category", "difficulty")
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("folder", type=Path, help="folder of the data set, or a table")
-    parser.add_argument("--audio", type=Path, help="folder of the audio (default: that of the data set)")
-    parser.add_argument("--thinking", action="store_true", help="ask for <think> before <answer>")
-    parser.add_argument("--seed", default="0", help="seed of the order of choices (default: %(default)s)")
-    parser.add_argument("--name", help="data_source of the rows (default: the layout's name, or the file's)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", type=Path, help="folder of the data set, or a table")
+    add("--audio", type=Path, help="folder of the audio (default: that of the data set)")
+    add("--thinking", action="store_true", help="ask for <think> before <answer>")
+    add("--seed", default="0", help="seed of the order of choices (default: %(default)s)")
+    add("--name", help="data_source of the rows (default: the layout's name, or the file's)")
+    add(
         "--held-out",
         type=float,
         default=0.1,
         help="share of the clips for validation and again for test, if no name states the split (default: %(default)s)",
     )
     for role in ROLES:
-        parser.add_argument(f"--{role}-column", default=role, help="column of your own tables (default: %(default)s)")
+        add(f"--{role}-column", default=role, help="column of your own tables (default: %(default)s)")
 
 
 def read(options) -> Corpus:
@@ -91,16 +100,16 @@ def read(options) -> Corpus:
             continue
         corpus.data_source = corpus.data_source or layout.name
         for number, (place, row) in enumerate(rows):
-            own_id = f"{file.name} {number}"
+            id = f"{file.name} {number}"
             try:
                 if isinstance(row, str):
                     raise ValueError(row)
-                own_id = text_of(row.get(layout.id), "id") or own_id
+                id = text_of(row.get(layout.id), "id") or id
                 cells = _cells(row, layout)
-                own_id = text_of(cells["id"], "id") or own_id
-                item, right = _item(cells, own_id, file, number, place, layout, finder, options)
+                id = text_of(cells["id"], "id") or id
+                item, right = _item(cells, id, file, number, place, layout, finder, options)
             except ValueError as error:
-                corpus.add(Rejected(own_id, place, str(error)))
+                corpus.add(Rejected(id, place, str(error)))
             else:
                 corpus.add(item)
                 published.append((right, len(item.choices)))
@@ -120,9 +129,8 @@ def _tables(path: Path) -> list[Path]:
     """Return the tables in a folder, or the table that the path names."""
     need(path, "the data set's folder, or a table", "file" if path.is_file() else "folder")
     files = [path] if path.is_file() else sorted(path.rglob("*"))
-    tables = [
-        file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    ]
+    files = [file for file in files if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")]
+    tables = [file for file in files if file.is_file()]
     if not tables:
         raise ValueError(f"{path} contains no table ({', '.join(SUFFIXES)})")
     return tables
@@ -131,13 +139,13 @@ def _tables(path: Path) -> list[Path]:
 def _recognised(file: Path, options) -> tuple[Layout | None, Iterator[tuple[str, dict | str]]]:
     """Return a table's layout, recognised by its first row, or None; and its rows."""
     columns = {role: getattr(options, f"{role}_column") for role in ROLES}
-    own = Layout(options.name or file.stem, **columns)
-    rows = table_rows(file, (), (own.audio, own.choices))
+    of_options = Layout(options.name or file.stem, **columns)
+    rows = table_rows(file, (), (of_options.audio, of_options.choices))
     first = next(rows, None)
     names = first[1] if first is not None and isinstance(first[1], dict) else {}
-    layout = next((each for each in LAYOUTS if set(each.needed) <= names.keys()), None)
+    layout = next((known for known in LAYOUTS if set(known.needed) <= names.keys()), None)
     if columns != dict(zip(ROLES, ROLES, strict=True)) or layout is None:
-        layout = own if set(own.needed) <= names.keys() else layout
+        layout = of_options if set(of_options.needed) <= names.keys() else layout
     if layout is None and "\nChoices:\n" in str(names.get("question")) and {"audio", "answer"} <= names.keys():
         layout = AVQA_HUB
     return layout, itertools.chain([first] if first is not None else [], rows)
@@ -185,7 +193,7 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
         audio = finder.find(clip, file.parent)
     else:
         clip = f"{file.name} {number}"
-    split = _split(text_of(cells["split"], "split"), file) or held_out(clip, options.held_out)
+    split = _split(text_of(cells["split"], "split"), file) or hashed_split(clip, options.held_out)
     item = Item(
         id,
         split,
@@ -214,9 +222,8 @@ def _first(cell):
 
 def _split(name: str, file: Path) -> str:
     """Return the split that a row's cell or its file's name states, or an empty string."""
-    match = re.match(r"(train|val|dev|test)", name.lower()) or re.search(
-        r"(?:^|[^a-z])(train|val|dev|test)", file.stem.lower()
-    )
+    match = re.match(r"(train|val|dev|test)", name.lower())
+    match = match or re.search(r"(?:^|[^a-z])(train|val|dev|test)", file.stem.lower())
     return SPLITS[match[1]] if match else ""
 
 
@@ -242,12 +249,12 @@ class _Finder:
             for file in sorted(self.root.rglob("*")):
                 if file.suffix and file.suffix.lower() not in SUFFIXES and not file.name.startswith("."):
                     self._files.setdefault(_stem(file.name), []).append(file)
-        found = self._files.get(_stem(name), [])
-        found = [file for file in found if file.suffix.lower() in SOUND] or found
-        if len(found) != 1:
-            several = f"{len(found)} files have this name below" if found else "no such file below"
+        files = self._files.get(_stem(name), [])
+        files = [file for file in files if file.suffix.lower() in SOUND] or files
+        if len(files) != 1:
+            several = f"{len(files)} files have this name below" if files else "no such file below"
             raise ValueError(f"{name}: {several} {self.root}")
-        return Segment(str(found[0]))
+        return Segment(str(files[0]))
 
 
 def _stem(name: str) -> str:
@@ -258,7 +265,6 @@ def _stem(name: str) -> str:
 
 
 def _shares(places: Sequence[tuple[int, int]]) -> dict[str, float]:
-    """Return how often the correct choice has each letter."""
     counts = Counter(place for place, _ in places)
     return {letter_of(place): counts[place] / len(places) for place in range(max((n for _, n in places), default=0))}
 
@@ -273,8 +279,8 @@ def _bias(what: str, places: Sequence[tuple[int, int]]) -> str:
     chance = sum(1 / count for _, count in places) / len(places)
     expected = [sum(1 / count for _, count in places if place < count) for place in range(len(shares))]
     p = float(chisquare([share * len(places) for share in shares.values()], expected).pvalue)
-    each = ", ".join(f"{letter} {100 * share:.1f} %" for letter, share in shares.items())
+    listed = ", ".join(f"{letter} {100 * share:.1f} %" for letter, share in shares.items())
     return (
-        f"correct answers {what}: {each}. Always naming one letter scores up to {100 * max(shares.values()):.1f} %; chance is "
+        f"correct answers {what}: {listed}. Always naming one letter scores up to {100 * max(shares.values()):.1f} %; chance is "
         f"{100 * chance:.1f} % (chi-square p = {p:.2g})"
     )

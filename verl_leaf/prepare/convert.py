@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.files import write_file
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.audio import load_audio, unheard
@@ -104,12 +105,10 @@ def fill(phrasing: str, question: str, choices: Sequence[str] = (), clips: int =
 
 
 def _load(segment: Segment) -> np.ndarray:
-    """Return the float32 waveform ``[samples]`` of a segment; raise AudioError if a part of it is missing."""
+    """Return the float32 waveform ``[samples]`` of a segment; raise ValueError if a part of it is missing."""
     if segment.row is not None:
-        try:
+        with errors_at(f"{segment.path}, row {segment.row}"):
             return load_audio(_stored(segment), RATE)
-        except ValueError as error:
-            raise AudioError(f"{segment.path}, row {segment.row}: {error}") from error
     if segment.seconds is None:
         return load_audio(segment.path, RATE, start=segment.start)
     waveform = load_audio(segment.path, RATE, start=segment.start, seconds=segment.seconds)
@@ -135,8 +134,8 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
     elif whole.row is not None:
         stored = _stored(whole)
         data, suffix = stored["bytes"], Path(stored.get("path") or "").suffix
-    elif (held := contents(whole.path)[0]) is not None:
-        data, suffix = held, ""
+    elif (encoded := contents(whole.path)[0]) is not None:
+        data, suffix = encoded, ""
     elif not settings.embed:
         return {"bytes": None, "path": os.path.abspath(whole.path)}
     elif os.path.getsize(whole.path) > MAX_EMBEDDED:
@@ -151,7 +150,6 @@ def _reference(settings: Settings, segments: tuple[Segment, ...], waveform: np.n
 
 
 def _stored(segment: Segment) -> dict:
-    """Return the audio in a row of a parquet file."""
     assert segment.row is not None, "a segment in a parquet file has a row"
     value = _column(segment.path, segment.column)[segment.row]
     if segment.part is not None:

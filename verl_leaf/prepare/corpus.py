@@ -82,6 +82,12 @@ def fraction(text: str) -> float:
     return _digits(text) / 16**8
 
 
+def hashed_split(text: str, share: float) -> str:
+    """Return the split that a hash of a text chooses: one share is for test, and another for validation."""
+    place = fraction(text)
+    return TEST if place < share else VALIDATION if place < 2 * share else TRAIN
+
+
 def choose(phrasings: tuple[str, ...], text: str) -> str:
     """Return one of several phrasings, chosen by a stable hash of a text."""
     return phrasings[_digits(text) % len(phrasings)]
@@ -111,11 +117,7 @@ def text_of(value, what: str) -> str:
 
 
 def need(path: Path, what: str, kind: str = "folder") -> Path:
-    """Return the path of an existing folder, or of a file if ``kind`` is "file".
-
-    Raises:
-        ValueError: there is none. The message says ``what`` it should be.
-    """
+    """Return the path of an existing folder, or of a file if ``kind`` is "file"."""
     if not path.exists():
         raise ValueError(f"{path} does not exist. It should be {what}")
     if not (path.is_file() if kind == "file" else path.is_dir()):

@@ -45,11 +45,10 @@ def _dialogue(root: Path, sound: str) -> tuple[Segment, ...]:
 def _utterances(folder: Path, number: int) -> tuple[Segment, ...]:
     """Return a dialogue's utterances in the order of their turns; other files are ignored."""
     name = re.compile(rf"([0-9]+)_[0-9]+_d0*{number}\.wav", re.IGNORECASE)
-    found = [(int(named[1]), file) for file in os.listdir(folder) if (named := name.fullmatch(file))]
-    if not found:
+    utterances = sorted((int(named[1]), file) for file in os.listdir(folder) if (named := name.fullmatch(file)))
+    if not utterances:
         raise ValueError(f"dialogue {number}: there are no utterances in {folder}")
-    found.sort()
-    if [turn for turn, _ in found] != [*range(len(found))]:
-        turns = ", ".join(str(turn) for turn, _ in found)
+    if [turn for turn, _ in utterances] != [*range(len(utterances))]:
+        turns = ", ".join(str(turn) for turn, _ in utterances)
         raise ValueError(f"dialogue {number}: {folder} does not contain every turn once, but the turns {turns}")
-    return tuple(Segment(str(folder / file)) for _, file in found)
+    return tuple(Segment(str(folder / file)) for _, file in utterances)

@@ -11,7 +11,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, fraction, need
+from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Corpus, Item, Rejected, Segment, hashed_split, need
 from verl_leaf.prepare.covost2 import LANGUAGES, PHRASINGS
 from verl_leaf.prepare.tables import read_lines
 
@@ -26,11 +26,10 @@ LINE = re.compile(rf"dialogId\({STRING},\s*{STRING},\s*{STRING}\)(?:\s*dialogStr
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("--voices", choices=VOICES, default="cs", help="language of the speech (default: %(default)s)")
-    parser.add_argument(
-        "--answers", choices=("en", "de"), default="en", help="language of the answers (default: %(default)s)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("--voices", choices=VOICES, default="cs", help="language of the speech (default: %(default)s)")
+    add("--answers", choices=("en", "de"), default="en", help="language of the answers (default: %(default)s)")
+    add(
         "--game",
         type=Path,
         default=Path("/usr/share/games/fillets-ng"),
@@ -75,8 +74,8 @@ def _texts(folder: Path, options) -> dict[str, tuple[str, str, str]]:
     texts = {}
     for language in dict.fromkeys((options.voices, options.answers)):
         file = folder / f"dialogs_{language}.lua"
-        for id, speaker, english, own in LINE.findall("".join(read_lines(file)) if file.exists() else ""):
-            answer = english if options.answers == "en" else own if language == options.answers else ""
+        for id, speaker, english, translated in LINE.findall("".join(read_lines(file)) if file.exists() else ""):
+            answer = english if options.answers == "en" else translated if language == options.answers else ""
             if answer or id not in texts:
                 texts[id] = speaker, *(re.sub(r"\\(.)", r"\1", text).strip() for text in (english, answer))
     return texts
@@ -96,8 +95,7 @@ def _splits(spoken: list[tuple[str, str]]) -> dict[str, str]:
                 group = group[0] | other[0], group[1] | other[1]
             groups.append(group)
     if not groups:
-        share = {scene: fraction(scene) for scene in others}
-        return {scene: TEST if x < 0.2 else VALIDATION if x < 0.4 else TRAIN for scene, x in share.items()}
+        return {scene: hashed_split(scene, 0.2) for scene in others}
     splits, lines = dict.fromkeys(others, TRAIN), {VALIDATION: 0, TEST: 0}
     for scenes, _ in sorted(groups, key=lambda group: (-sum(len(others[scene]) for scene in group[0]), min(group[0]))):
         split = min(lines, key=lines.__getitem__)

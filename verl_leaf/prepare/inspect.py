@@ -21,27 +21,20 @@ MAX_LINES = 20
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("file", type=Path, help="parquet file to check")
+    add = parser.add_argument
+    add("file", type=Path, help="parquet file to check")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--model", help="also check the lengths of prompts and clips for this model")
     how.add_argument("--fast", action="store_true", help=f"check {SAMPLE} rows spread over the file instead of all")
-    parser.add_argument(
-        "--max-prompt-length", type=int, default=1024, help="limit in tokens with --model (default: %(default)s)"
-    )
+    add("--max-prompt-length", type=int, default=1024, help="limit in tokens with --model (default: %(default)s)")
     for name, column in (("prompt", "prompt"), ("audio", "audios")):
-        parser.add_argument(f"--{name}-key", default=column, help=f"value of data.{name}_key (default: %(default)s)")
+        add(f"--{name}-key", default=column, help=f"value of data.{name}_key (default: %(default)s)")
 
 
 def main(options) -> int:
     """Print columns, counts, lengths and a few rows, and check rows as :class:`SpeechDataset` does.
 
-    References are also checked as for the rewards of ``verl_leaf.rewards``.
-
-    Returns:
-        0, or 1 if a row cannot be used.
-
-    Raises:
-        ValueError: the file cannot be read, lacks columns, or contains a row that does not fit the model.
+    References are also checked as for the rewards of ``verl_leaf.rewards``. Return 1 if a row cannot be used.
     """
     file, console = options.file, Console()
     keys = Keys(prompt=options.prompt_key, audio=options.audio_key)
@@ -62,11 +55,7 @@ def main(options) -> int:
 
 
 def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[str]:
-    """Print a few rows, the lengths of all rows, clips in which nothing can be heard, and the folders of the audio.
-
-    Returns:
-        One line for each row that cannot be used.
-    """
+    """Print a few rows, all lengths, unheard clips and the folders of audio; return a line for each row that is wrong."""
     root = os.path.dirname(os.path.abspath(rows.path))
 
     def measures(row: dict) -> tuple[float, int, list[str], set[str]]:

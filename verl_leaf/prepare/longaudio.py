@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from verl_leaf.common.names import PLACEHOLDER
-from verl_leaf.prepare.corpus import TEST, TRAIN, VALIDATION, Item, Rejected, Segment, fraction, question_file, text_of
+from verl_leaf.prepare.corpus import Item, Rejected, Segment, hashed_split, question_file, text_of
 from verl_leaf.prepare.tables import read_json
 
 MAX_SECONDS = 40.0
@@ -39,9 +39,7 @@ def _item(record: dict, place: str, find: Find) -> Item | Rejected:
         segments = _segments(record.get("sound"), find)
     except ValueError as error:
         return Rejected(id, place, str(error))
-    share = fraction(id)
-    split = TEST if share < 0.1 else VALIDATION if share < 0.2 else TRAIN
-    return Item(id, split, (segments,), (answer,), question, prompt, source=place)
+    return Item(id, hashed_split(id, 0.1), (segments,), (answer,), question, prompt, source=place)
 
 
 def _conversation(turns) -> tuple[str, str]:

@@ -12,19 +12,7 @@ from pathlib import Path
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.references import absolute_audio
-from verl_leaf.prepare.corpus import (
-    SPLITS,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Corpus,
-    Item,
-    Rejected,
-    Segment,
-    fraction,
-    need,
-    text_of,
-)
+from verl_leaf.prepare.corpus import SPLITS, Corpus, Item, Rejected, Segment, hashed_split, need, text_of
 from verl_leaf.prepare.tables import Rows, check_names, read_delimited, read_json, read_parquet
 
 HELP = "your own CSV, JSON or parquet file"
@@ -35,14 +23,13 @@ SUFFIXES = (*DELIMITED, *JSON, *PARQUET)
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument("file", type=Path, help=f"table with one row per question: {', '.join(SUFFIXES)}")
-    parser.add_argument("--name", help="data_source of the rows (default: the file's name)")
-    parser.add_argument(
-        "--audio-root", type=Path, help="folder from which relative paths start (default: the file's folder)"
-    )
+    add = parser.add_argument
+    add("file", type=Path, help=f"table with one row per question: {', '.join(SUFFIXES)}")
+    add("--name", help="data_source of the rows (default: the file's name)")
+    add("--audio-root", type=Path, help="folder from which relative paths start (default: the file's folder)")
     for column in NEEDED + OPTIONAL:
-        parser.add_argument(f"--{column}-column", default=column, help=f"column of the {column} (default: %(default)s)")
-    parser.add_argument(
+        add(f"--{column}-column", default=column, help=f"column of the {column} (default: %(default)s)")
+    add(
         "--held-out",
         type=float,
         default=0.1,
@@ -137,8 +124,8 @@ def _with_lists(row: dict, columns: Sequence[str]) -> dict | str:
 def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
     id = str(number)
     try:
-        own_id = text_of(cells["id"], "id")
-        id = own_id or id
+        given_id = text_of(cells["id"], "id")
+        id = given_id or id
         audios = tuple((_segment(audio, number, part, options),) for part, audio in _several(cells["audio"], "audio"))
         answers = tuple(text_of(answer, "answer") for _, answer in _several(cells["answer"], "answer"))
         question, split = text_of(cells["question"], "question"), text_of(cells["split"], "split")
@@ -150,19 +137,14 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
             raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     except ValueError as error:
         return Rejected(id, place, str(error))
-    split = split or held_out(id, options.held_out)
-    return Item(id, split, audios, answers, question, source=place, numbered=not own_id)
+    split = split or hashed_split(id, options.held_out)
+    return Item(id, split, audios, answers, question, source=place, numbered=not given_id)
 
 
 def _several(cell, what: str) -> list[tuple[int | None, object]]:
     """Return a cell's values, each with its index if the cell is a list; raise ValueError if there is none."""
-    values: list[tuple[int | None, object]]
-    if isinstance(cell, list):
-        values = [*enumerate(cell)]
-    else:
-        empty = isinstance(cell, str | float | None) and not text_of(cell, what)
-        values = [] if empty else [(None, cell)]
-    if not values:
+    values: list[tuple[int | None, object]] = [*enumerate(cell)] if isinstance(cell, list) else [(None, cell)]
+    if not values or (isinstance(cell, str | float | None) and not text_of(cell, what)):
         raise ValueError(f"it has no {what}")
     return values
 
@@ -171,12 +153,6 @@ def check_held_out(share: float) -> None:
     """Raise ValueError unless a share can be held out for validation and again for test."""
     if not 0 <= share < 0.5:
         raise ValueError(f"--held-out {share}: it must be from 0 to below 0.5, because it is held out twice")
-
-
-def held_out(name: str, share: float) -> str:
-    """Return the split that a hash of a name chooses: one share is for test, and another for validation."""
-    place = fraction(name)
-    return TEST if place < share else VALIDATION if place < 2 * share else TRAIN
 
 
 def embedded_audio(cell, file: Path, row: int, column: str, part: int | None = None) -> Segment | None:

@@ -19,11 +19,10 @@ HELP = "Europarl-ST and VoxPopuli: questions about parliament speech (LongAudio)
 
 
 def add_arguments(parser) -> None:
-    parser.add_argument(
-        "--questions", type=Path, help="folder of {Europarl,VoxPopuli}_LongAudio.json (default: the hub)"
-    )
-    parser.add_argument("--europarl", type=Path, help="Europarl-ST v1.1's folder with <language>/audios/")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--questions", type=Path, help="folder of {Europarl,VoxPopuli}_LongAudio.json (default: the hub)")
+    add("--europarl", type=Path, help="Europarl-ST v1.1's folder with <language>/audios/")
+    add(
         "--voxpopuli",
         type=Path,
         help="VoxPopuli's folder with the hub's parquet files, or with en/<year>/<session>_en.ogg and asr_en.tsv.gz",
@@ -36,9 +35,8 @@ def read(options) -> Corpus:
     corpus = Corpus("parliament_longaudio", longaudio.PHRASINGS, max_seconds=longaudio.MAX_SECONDS)
     if options.europarl is not None:
         need(options.europarl, "Europarl-ST")
-        for item in longaudio.read(
-            options.questions, "Europarl_LongAudio.json", functools.partial(_europarl, options.europarl)
-        ):
+        find = functools.partial(_europarl, options.europarl)
+        for item in longaudio.read(options.questions, "Europarl_LongAudio.json", find):
             corpus.add(item)
     if options.voxpopuli is not None:
         for item in longaudio.read(options.questions, "VoxPopuli_LongAudio.json", _voxpopuli(options.voxpopuli)):
@@ -107,7 +105,6 @@ def _sessions(root: Path, problem: str) -> dict[str, tuple[str, str]]:
 
 
 def _voices(root: Path, session: str, times: str) -> tuple[Segment, ...]:
-    """Return the segments of a session with speech."""
     file = root / "en" / session[:4] / f"{session}_en.ogg"
     if not os.path.isfile(file):
         raise ValueError(f"{file}: no such file")

@@ -20,14 +20,8 @@ def write_report(out: Path, corpus: Corpus, shards: list[dict], rejected: list[d
     """Write ``report.json`` and print its numbers. Rows written and rows left out add up to the rows read.
 
     Args:
-        out: folder of the report.
-        corpus: corpus that was written.
         shards: records of the files: ``split``, ``file``, ``rows`` (for each row its seconds, the words of its first
             answer, and whether nothing can be heard in a clip) and ``rejected``.
-        rejected: all rows left out, as in ``rejected.jsonl``.
-
-    Returns:
-        The numbers of rows written, by split.
     """
     reasons = Counter(_kind(entry["reason"]) for entry in rejected).most_common()
     ids = Counter(item.id for item in corpus.items)

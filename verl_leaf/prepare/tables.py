@@ -44,9 +44,7 @@ def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
 def read_lines(file: Path, newline: str = "\n") -> Iterator[str]:
     """Yield the lines of a UTF-8 text, or of a UTF-16 or UTF-32 text with a byte order mark; the file may be gzipped.
 
-    Args:
-        file: file to read.
-        newline: line end as in :func:`open`; if empty, each of ``\\n``, ``\\r`` and ``\\r\\n``.
+    The line end is as in :func:`open`; if it is empty, each of ``\\n``, ``\\r`` and ``\\r\\n``.
 
     Raises:
         ValueError: the file cannot be read, has another encoding, or contains NUL. The message names file and line.
@@ -127,12 +125,12 @@ def read_delimited(file: Path, needed: Collection[str]) -> Rows:
 def _delimiter(header: str, needed: Collection[str]) -> str:
     """Return the delimiter that finds the most needed columns, and among equals the most columns."""
 
-    def found(delimiter: str) -> tuple[int, int]:
+    def match(delimiter: str) -> tuple[int, int]:
         fields = next(_fields(csv.reader([header], delimiter=delimiter, skipinitialspace=True)))
         names = [name.strip() for name in fields]
         return len(set(needed) & set(names)), len(names)
 
-    return max(DELIMITERS, key=found)
+    return max(DELIMITERS, key=match)
 
 
 def _records(file: Path, lines: Iterator[str], delimiter: str, first: int) -> Iterator[tuple[int, list[str]]]:
@@ -198,10 +196,8 @@ def read_json(file: Path) -> Rows:
     empty = True
     for place, value in _json_values(file):
         empty = False
-        yield (
-            f"{file.name}, {place}",
-            value if isinstance(value, dict) else f"it is not an object but {str(value)[:40]!r}",
-        )
+        row = value if isinstance(value, dict) else f"it is not an object but {str(value)[:40]!r}"
+        yield f"{file.name}, {place}", row
     if empty:
         raise ValueError(f"{file} contains no rows")
 

@@ -50,8 +50,8 @@ def read(options) -> Corpus:
             raise ValueError(
                 f"--subsets {name}: choose from {', '.join(SUBSETS)}. mtbench is not supported, because it has several turns"
             )
-        for found, file in _files(options.data / subset, split):
-            for item in _items(file, subset, found):
+        for of_file, file in _files(options.data / subset, split):
+            for item in _items(file, subset, of_file):
                 corpus.add(item)
     if not corpus.items and not corpus.rejected:
         raise ValueError(f"{options.data} contains no folder of a subset ({', '.join(SUBSETS)})")
@@ -62,10 +62,10 @@ def _files(folder: Path, split: str) -> Iterator[tuple[str, Path]]:
     """Return the files of a subset with their splits, which begin the names, as in ``usa-00000-of-00001.parquet``."""
     need(folder, "a subset of VoiceBench")
     named = ((re.fullmatch(r"(.+)-\d+-of-\d+\.parquet", file.name), file) for file in sorted(folder.iterdir()))
-    found = [(match[1], file) for match, file in named if match and not file.name.startswith(".")]
-    wanted = [(own, file) for own, file in found if split in ("", own)]
+    files = [(match[1], file) for match, file in named if match and not file.name.startswith(".")]
+    wanted = [(of_file, file) for of_file, file in files if split in ("", of_file)]
     if not wanted:
-        there = ", ".join(sorted({own for own, _ in found})) or "none"
+        there = ", ".join(sorted({of_file for of_file, _ in files})) or "none"
         raise ValueError(
             f"{folder}: there is no file {split or 'SPLIT'}-00000-of-00001.parquet. The splits are {there}"
         )
@@ -86,8 +86,8 @@ def _items(file: Path, subset: str, split: str) -> Iterator[Item | Rejected]:
             yield Rejected(id, source, str(error))
             continue
         audio = ((Segment(str(file), row=number),),)
-        own = f"voicebench/{subset}/{split}"
-        yield Item(id, TEST, audio, (answer,), question, PLACEHOLDER, source=source, data_source=own)
+        name = f"voicebench/{subset}/{split}"
+        yield Item(id, TEST, audio, (answer,), question, PLACEHOLDER, source=source, data_source=name)
 
 
 def _instructions(row: dict) -> str:
@@ -95,5 +95,5 @@ def _instructions(row: dict) -> str:
     names, wanted = row["instruction_id_list"], row["kwargs"]
     if not names or wanted is None or len(names) != len(wanted):
         raise ValueError("it does not have one set of kwargs for each instruction")
-    kwargs = [{key: value for key, value in (own or {}).items() if value is not None} for own in wanted]
+    kwargs = [{key: value for key, value in (arguments or {}).items() if value is not None} for arguments in wanted]
     return json.dumps({"key": row["key"], "instruction_id_list": names, "kwargs": kwargs}, ensure_ascii=False)

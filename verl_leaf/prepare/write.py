@@ -24,30 +24,29 @@ ROW_GROUP_ROWS = 256
 ROW_GROUP_BYTES = 32 * 2**20  # of embedded audio; a row with more is a group by itself
 
 TEXT = pyarrow.string()
+EXTRA_INFO = pyarrow.struct(
+    [
+        ("id", TEXT),
+        ("split", TEXT),
+        ("index", pyarrow.int64()),
+        ("question", TEXT),
+        ("seconds", pyarrow.float64()),
+        ("choices", pyarrow.list_(TEXT)),
+        ("category", TEXT),
+        ("difficulty", TEXT),
+        ("record", TEXT),
+    ]
+)
+# Shared by all corpora, so that any files can be combined in training.
 SCHEMA = pyarrow.schema(
     [
         ("data_source", TEXT),
         ("prompt", pyarrow.list_(pyarrow.struct([("role", TEXT), ("content", TEXT)]))),
         ("audios", pyarrow.list_(pyarrow.struct([("bytes", pyarrow.binary()), ("path", TEXT)]))),
         ("reward_model", pyarrow.struct([("style", TEXT), ("ground_truth", pyarrow.list_(TEXT))])),
-        (
-            "extra_info",
-            pyarrow.struct(
-                [
-                    ("id", TEXT),
-                    ("split", TEXT),
-                    ("index", pyarrow.int64()),
-                    ("question", TEXT),
-                    ("seconds", pyarrow.float64()),
-                    ("choices", pyarrow.list_(TEXT)),
-                    ("category", TEXT),
-                    ("difficulty", TEXT),
-                    ("record", TEXT),
-                ]
-            ),
-        ),
+        ("extra_info", EXTRA_INFO),
     ]
-)  # shared by all corpora, so that any files can be combined in training
+)
 
 
 def write(
@@ -58,9 +57,7 @@ def write(
     Shards from an earlier, interrupted call are kept.
 
     Args:
-        corpus: corpus to write.
         out: folder to write, made if needed; audio that is cut or joined goes to its folder ``audio/``, unless embedded.
-        prompt, embed, workers, shard_rows: options of the command.
 
     Returns:
         The numbers of rows written, by split.
@@ -133,21 +130,18 @@ def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int 
 
 
 def _shards(items: list[Item], size: int) -> Iterator[tuple[str, str, list[tuple[int, Item]]]]:
-    """Yield split, name and numbered items of each file."""
     for split in SPLITS:
-        own = list(enumerate(item for item in items if item.split == split))
-        count = -(-len(own) // size)
+        numbered = list(enumerate(item for item in items if item.split == split))
+        count = -(-len(numbered) // size)
         for number in range(count):
             name = split if count == 1 else f"{split}-{number:05d}-of-{count:05d}"
-            yield split, name, own[number * size : (number + 1) * size]
+            yield split, name, numbered[number * size : (number + 1) * size]
 
 
 def _write_shard(file: Path, results: Iterator[dict | Rejected]) -> tuple[list, list]:
-    """Write a file, unless all of its rows are left out.
+    """Write a file, unless all of its rows are left out, and return numbers of each row written, and the rows left out.
 
-    Returns:
-        For each written row, its seconds, the words of its first answer, and whether nothing can be heard in a clip; and
-            the rows left out.
+    The numbers are the seconds, the words of the first answer, and whether nothing can be heard in a clip.
     """
     written, rejected = [], []
     group: list[dict] = []

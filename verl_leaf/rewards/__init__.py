@@ -45,23 +45,13 @@ choice = _reward_of("choice", "1 if the answer names only the correct choice of 
 
 
 def choice_format(
-    data_source: str,
-    solution_str: str,
-    ground_truth,
-    extra_info=None,
-    *,
-    weight: float = 0.5,
-    thinking: bool = False,
-    **_,
+    data_source: str, solution_str: str, ground_truth, extra_info=None, *, weight=0.5, thinking=False, **_
 ) -> dict:
     """Reward the right choice, and an answer in the format ``<answer>...</answer>`` with nothing else.
 
     Args:
         weight: weight of the format. 0.5 is that of R1-AQA, which adds both parts (arXiv 2503.11197).
         thinking: True if the format begins with ``<think>...</think>``.
-
-    Raises:
-        ValueError: an option is wrong. The check before a run finds this earlier.
     """
     return _score(data_source, solution_str, ground_truth, extra_info, format_weights(weight, thinking), None)
 
@@ -75,9 +65,6 @@ def mix(
         weights: metric -> weight above 0; the sum must be 1.
         tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE-L, or a mapping from every data
             source to such a name or null. By default, each library uses its own.
-
-    Raises:
-        ValueError: an option is wrong. The check before a run finds this earlier.
     """
     return _score(data_source, solution_str, ground_truth, extra_info, weights_of(weights), tokenize)
 
@@ -93,34 +80,19 @@ def by_data_source(
 
     Returns:
         The result of all rewards. Parts of other data sources are None, because verl's legacy trainer needs the same
-        keys in
-            all rows; None never reaches its metrics.
+            keys in all rows; None never reaches its metrics.
 
     Raises:
         ValueError: an option is wrong, or ``rewards`` has no entry for the data source.
     """
-    own = weights_of(chosen("rewards", rewards, data_source))
-    result = _score(data_source, solution_str, ground_truth, extra_info, own, tokenize)
+    weights = weights_of(chosen("rewards", rewards, data_source))
+    result = _score(data_source, solution_str, ground_truth, extra_info, weights, tokenize)
     others = {part for reward in rewards.values() for metric in weights_of(reward) for part in _parts_of(metric)}
     return dict.fromkeys(sorted(others)) | result
 
 
-REWARDS = {
-    reward.__name__: reward
-    for reward in (
-        sentence_bleu,
-        sentence_bleu_uncased,
-        chrf,
-        wer,
-        cer,
-        rouge_l,
-        exact_match,
-        choice,
-        choice_format,
-        mix,
-        by_data_source,
-    )
-}
+_OF_ONE_METRIC = (sentence_bleu, sentence_bleu_uncased, chrf, wer, cer, rouge_l, exact_match, choice)
+REWARDS = {reward.__name__: reward for reward in (*_OF_ONE_METRIC, choice_format, mix, by_data_source)}
 
 
 def _score(
@@ -132,14 +104,14 @@ def _score(
     tokenize: str | Mapping | None,
 ) -> dict:
     references = reference_texts(ground_truth)
-    own_tokenize = chosen("tokenize", tokenize, data_source) if isinstance(tokenize, Mapping) else tokenize
+    name = chosen("tokenize", tokenize, data_source) if isinstance(tokenize, Mapping) else tokenize
     score = 0.0
     parts: dict[str, float] = {}
     for metric, weight in weights.items():
         if metric in CHOICE_METRICS:
             metric_score, metric_parts = CHOICE_METRICS[metric](answer, references, row_choices(extra_info))
         else:
-            metric_score, metric_parts = measure(metric, answer, references, own_tokenize)
+            metric_score, metric_parts = measure(metric, answer, references, name)
         score += weight * metric_score
         parts |= metric_parts
     return {"score": min(score, 1.0), "data_source": data_source} | parts

@@ -56,11 +56,7 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
 
 
 def check_row(name: str, options: Mapping, data_source: str, references: Sequence[str], extra_info) -> None:
-    """Raise an error if a reward needs a row's choices and does not find the right one among them.
-
-    Raises:
-        ValueError: the message says what is wrong with the row.
-    """
+    """Raise ValueError if a reward needs a row's choices and does not find the right one among them."""
     if name not in REWARDS or "choice" not in _metrics_of(name, options, data_source):
         return
     choices = row_choices(extra_info)
@@ -75,7 +71,6 @@ def _metrics_of(name: str, options: Mapping, data_source: str) -> set[str]:
     """Return the metrics that a reward uses for a data source."""
     if name == "choice_format":
         return {"choice"}
-    reward = (
-        chosen("rewards", options["rewards"], data_source) if "rewards" in options else options.get("weights", name)
-    )
-    return set(weights_of(reward))
+    if "rewards" in options:
+        return set(weights_of(chosen("rewards", options["rewards"], data_source)))
+    return set(weights_of(options.get("weights", name)))

@@ -105,14 +105,14 @@ def _region(reply: str) -> str | None:
 
 def _mentioned(region: str, texts: Sequence[str]) -> int | None:
     """Return the one choice that a text mentions and does not deny, or None."""
-    found = [
+    mentions = [
         (match.start(), -match.end(), number)
         for number, text in enumerate(texts)
         if not re.fullmatch("[a-zA-Z]", text)
         for match in _as_words(text).finditer(region)
     ]
     spans, end, rest = [], 0, list(region)
-    for start, stop, number in sorted(found):
+    for start, stop, number in sorted(mentions):
         if start >= end:  # a choice's text within another choice's text is not a mention
             end = -stop
             spans.append((start, end, number))

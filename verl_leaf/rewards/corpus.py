@@ -19,10 +19,6 @@ class CorpusBleu:
     The tokeniser is the reward's. If the reward sets none, it is the one that the script of the references needs, or
     characters if that one is not installed.
 
-    Args:
-        config: verl's configuration.
-        references: data source and references of each row.
-
     Attributes:
         signature: sacrebleu's description of the settings.
     """

@@ -29,7 +29,6 @@ def measure(
 
     Args:
         name: key of ``METRICS``.
-        answer: text to score; may be empty.
         references: correct texts, one or more.
         tokenize: sacrebleu's name of the tokeniser for BLEU, word error rate and ROUGE-L. By default each library uses its
             own: ``13a``, white space, and runs of ``a-z0-9`` in lower case.
@@ -88,17 +87,14 @@ def needed_tokenizer(references: Iterable[str]) -> str | None:
     counts = {name: sum(map(bool, map(script.match, letters))) for name, script in _UNSPACED.items()}
     if 2 * sum(counts.values()) <= len(letters):
         return None
-    return (
-        "ja-mecab"
-        if 10 * counts["ja-mecab"] > counts["zh"] + counts["ja-mecab"]
-        else max(counts, key=counts.__getitem__)
-    )
+    if 10 * counts["ja-mecab"] > counts["zh"] + counts["ja-mecab"]:
+        return "ja-mecab"
+    return max(counts, key=counts.__getitem__)
 
 
 def _bleu(lowercase: bool, answer: str, references: list[str], tokenize: str | None) -> Result:
-    bleu = _bleu_metric(lowercase, tokenize or BLEU.TOKENIZER_DEFAULT).sentence_score(
-        cut(answer), [*map(cut, references)]
-    )
+    metric = _bleu_metric(lowercase, tokenize or BLEU.TOKENIZER_DEFAULT)
+    bleu = metric.sentence_score(cut(answer), [*map(cut, references)])
     value = min(bleu.score / 100, 1.0)
     return value, value, {"brevity_penalty": bleu.bp}
 

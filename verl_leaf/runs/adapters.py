@@ -18,19 +18,12 @@ LORA_META = "lora_train_meta.json"  # verl writes it into the actor's checkpoint
 
 @dataclass(frozen=True)
 class SavedStep:
-    """An adapter or, if all weights are trained, a model that a run saved at a step.
+    """An adapter or, if all weights are trained, a model that a run saved at a step."""
 
-    Attributes:
-        run: folder of the run, or of its epoch.
-        step: training step after which it was saved, or None if unknown.
-        path: folder of the adapter or model. It may be missing if :attr:`actor` is complete.
-        is_model: True if it is a whole model.
-    """
-
-    run: RunFolder
-    step: int | None
-    path: Path
-    is_model: bool = False
+    run: RunFolder  # folder of the run, or of its epoch
+    step: int | None  # training step after which it was saved, or None if unknown
+    path: Path  # folder of the adapter or model. It may be missing if `actor` is complete
+    is_model: bool = False  # True if it is a whole model
 
     @property
     def name(self) -> str:
@@ -50,11 +43,10 @@ class SavedStep:
     def described(self) -> str:
         """Return one line with the step, the folder, and later steps that remain from an earlier training."""
         step = "of an unknown step" if self.step is None else f"of step {self.step}"
-        left = [saved.name for saved in saved_steps(self.run) if saved.is_left_over and saved != self]
-        others = (
-            f" (not used, because they are from an earlier training in this folder: {', '.join(left)})" if left else ""
-        )
-        return f"The {'model' if self.is_model else 'adapter'} {step} of {self.run.path}: {self.path}{others}"
+        line = f"The {'model' if self.is_model else 'adapter'} {step} of {self.run.path}: {self.path}"
+        if left := [saved.name for saved in saved_steps(self.run) if saved.is_left_over and saved != self]:
+            line += f" (not used, because they are from an earlier training in this folder: {', '.join(left)})"
+        return line
 
     @property
     def is_left_over(self) -> bool:
@@ -72,17 +64,17 @@ def saved_steps(run: RunFolder) -> list[SavedStep]:
     Raises:
         ValueError: ``summary.json`` cannot be read.
     """
-    saved = [each for epoch in run.epochs() for each in saved_steps(epoch)]
-    if not saved:
-        numbers = (STEP_FOLDER.fullmatch(folder.name) for folder in run.checkpoints.glob("global_step_*"))
-        steps = sorted(int(number[1]) for number in numbers if number)
-        saved = [found for step in steps if (found := _saved_at(run, step))]
-        step = run.read_summary().get("adapter_step")
-        step = step if type(step) is int else None
-        known = [each.step for each in saved]
-        if is_adapter(run.adapter) and (step not in (None, *known) or not known):
-            saved.append(SavedStep(run, step, run.adapter))
-            saved.sort(key=lambda each: each.step or 0)
+    if saved := [saved for epoch in run.epochs() for saved in saved_steps(epoch)]:
+        return saved
+    numbers = (STEP_FOLDER.fullmatch(folder.name) for folder in run.checkpoints.glob("global_step_*"))
+    steps = sorted(int(number[1]) for number in numbers if number)
+    saved = [step for step in (_saved_at(run, number) for number in steps) if step]
+    last = run.read_summary().get("adapter_step")
+    last = last if type(last) is int else None
+    known = [step.step for step in saved]
+    if is_adapter(run.adapter) and (last not in (None, *known) or not known):
+        saved.append(SavedStep(run, last, run.adapter))
+        saved.sort(key=lambda step: step.step or 0)
     return saved
 
 
@@ -111,7 +103,7 @@ def run_adapters(run: RunFolder) -> list[SavedStep]:
 
 def newest(saved: list[SavedStep]) -> SavedStep | None:
     """Return the last of some saved steps that does not remain from an earlier training."""
-    return next((each for each in reversed(saved) if not each.is_left_over), None)
+    return next((step for step in reversed(saved) if not step.is_left_over), None)
 
 
 def run_of(text: str) -> RunFolder:
@@ -129,10 +121,10 @@ def find_saved(text: str) -> SavedStep:
     saved = saved_steps(run_of(text))
     if run_of(text) != RunFolder(Path(text).expanduser()):
         step = int(text.rpartition("@")[2])
-        wanted = [each for each in saved if each.step == step]
+        wanted = [saved_step for saved_step in saved if saved_step.step == step]
         if len(wanted) != 1:
             trouble = "several epochs with weights" if wanted else "no weights"
-            names = ", ".join(each.name for each in wanted or saved)
+            names = ", ".join(saved_step.name for saved_step in wanted or saved)
             there = f"Choose one of {names}" if names else "It has saved none"
             raise ValueError(f"{text}: the run has {trouble} for step {step}. {there}")
         return wanted[0]
@@ -172,11 +164,7 @@ def absolute_model(model: str) -> str:
 
 
 def lora_rank(adapter: Path) -> int:
-    """Return the rank of an adapter.
-
-    Raises:
-        ValueError: the configuration contains no valid rank.
-    """
+    """Return the rank of an adapter; raise ValueError if the configuration contains no valid rank."""
     file = adapter / ADAPTER_CONFIG
     try:
         rank = json.loads(file.read_bytes())["r"]

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from verl_leaf.config import compose, quoted
 from verl_leaf.runs.cluster import has_own_cluster
@@ -17,25 +17,16 @@ OWN_LOGGERS = ("console", "tensorboard", "file")  # needed to watch and summaris
 
 @dataclass
 class Training:
-    """The options of a training. Relative paths are made absolute.
-
-    Attributes:
-        config_name: verl's ``--config-name``.
-        overrides: Hydra overrides of that configuration. They take precedence over everything except the loggers.
-        validation: parquet file to validate on.
-        train: parquet files to train on, or none to use those of the overrides.
-        model: model folder or hub name, or None to use that of the overrides.
-        family: family of the speech model, or None to use that of the configuration.
-        epochs: number of warm restarts.
-    """
+    """The options of a training. Relative paths are made absolute."""
 
     config_name: str
+    # Hydra overrides of that configuration. They take precedence over everything except the loggers.
     overrides: tuple[str, ...]
-    validation: Path
-    train: tuple[Path, ...] = ()
-    model: str | None = None
-    family: str | None = None
-    epochs: int = 1
+    validation: Path  # parquet file to validate on
+    train: tuple[Path, ...] = ()  # parquet files to train on, or none to use those of the overrides
+    model: str | None = None  # model folder or hub name, or None to use that of the overrides
+    family: str | None = None  # family of the speech model, or None to use that of the configuration
+    epochs: int = 1  # number of warm restarts
 
     def __post_init__(self):
         self.validation = self.validation.absolute()
@@ -72,19 +63,17 @@ class Training:
         return compose(self.config_name, self.settings())
 
 
-def verl_command(
-    training: Training, folder: RunFolder, *, validate_first: bool, val_files: list[Path], adapter: Path | None
-) -> list[str]:
-    """Return the command ``python -m verl.trainer.main_ppo`` with everything that a run in a folder needs.
+@dataclass(frozen=True)
+class Part:
+    """A run of verl: the whole training, or one of its epochs."""
 
-    Args:
-        training: options of the training.
-        folder: folder of the run, or of one of its epochs.
-        validate_first: True to validate before training.
-        val_files: parquet files to validate on.
-        adapter: adapter to start from, or None.
-    """
-    config = training.config
+    folder: RunFolder
+    adapter: Path | None  # to start from
+
+
+def verl_command(training: Training, part: Part, *, validate_first: bool, val_files: list[Path]) -> list[str]:
+    """Return the command ``python -m verl.trainer.main_ppo`` with everything that a run in a folder needs."""
+    config, folder = training.config, part.folder
     environment = {
         "TENSORBOARD_DIR": folder.tensorboard,
         # TensorBoard's writer buffers for two minutes, which a kill would lose. This logger writes at once, to a new file.
@@ -104,24 +93,18 @@ def verl_command(
     }
     if has_own_cluster(config):
         settings["++ray_kwargs.ray_init.address"] = "local"
-    if adapter is not None:
-        settings["actor_rollout_ref.model.lora_adapter_path"] = quoted(adapter)
-    if _traces_belong_here(config):
+    if part.adapter is not None:
+        settings["actor_rollout_ref.model.lora_adapter_path"] = quoted(part.adapter)
+    traces = config.algorithm.adv_estimator == "leaf" and config.trainer.use_v1  # only this trainer writes them
+    if traces and OmegaConf.select(config, "algorithm.leaf.trace_dir") is None:
         settings["++algorithm.leaf.trace_dir"] = quoted(folder.traces)
     return [
-        *(sys.executable, "-m", "verl.trainer.main_ppo"),
-        *(f"--config-name={training.config_name}",),
+        *(sys.executable, "-m", "verl.trainer.main_ppo", f"--config-name={training.config_name}"),
         *(f"{name}={value}" for name, value in settings.items()),
         *training.settings(),
         "data.val_max_samples=-1",  # the files contain only the rows to use
         f"trainer.logger=[{','.join(quoted(name) for name in loggers(config))}]",
     ]
-
-
-def _traces_belong_here(config: DictConfig) -> bool:
-    """Return whether the run writes traces into its own folder: unless another is set, or the trainer writes none."""
-    placed = OmegaConf.select(config, "algorithm.leaf.trace_dir")
-    return config.algorithm.adv_estimator == "leaf" and placed is None and bool(config.trainer.use_v1)
 
 
 def loggers(config: DictConfig) -> list[str]:
@@ -130,12 +113,9 @@ def loggers(config: DictConfig) -> list[str]:
     Raises:
         ValueError: ``trainer.logger`` is neither a name nor a list of names.
     """
-    asked = config.trainer.logger
-    if isinstance(asked, str):
-        asked = [asked]
-    names = list(asked) if OmegaConf.is_list(asked) or isinstance(asked, list) else None
-    if asked is None:
-        names = []
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"trainer.logger={asked}: set it to the name of a logger, or a list of names")
+    names = config.trainer.logger
+    if names is None or isinstance(names, str):
+        names = [] if names is None else [names]
+    if not isinstance(names, list | ListConfig) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"trainer.logger={names}: set it to the name of a logger, or a list of names")
     return list(dict.fromkeys([*OWN_LOGGERS, *names]))

@@ -1,7 +1,6 @@
 """Reading of what runs have logged, finished or not, and labels for the settings in which they differ."""
 
 import math
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,49 +10,36 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.folder import RunFolder, flat
 from verl_leaf.runs.metrics import Scalars, read_scalars
 
 ROLLOUTS_PER_STEP = ("data.train_batch_size", "actor_rollout_ref.rollout.n")  # recipes compute these factors
 # Settings in which runs of the same method may differ: seeds, folders, names.
 INCIDENTAL = (
-    "seed",
-    "trace_dir",
-    "trace_every",
-    "experiment_name",
-    "project_name",
-    "default_local_dir",
-    "validation_data_dir",
-    "val_files",
-    "val_before_train",
-    "total_training_steps",
-    "total_epochs",
-    "save_freq",
-    "test_freq",
+    *(
+        "seed",
+        "trace_dir",
+        "trace_every",
+        "experiment_name",
+        "project_name",
+        "default_local_dir",
+        "validation_data_dir",
+    ),
+    *("val_files", "val_before_train", "total_training_steps", "total_epochs", "save_freq", "test_freq"),
 )
 
 
 @dataclass(frozen=True)
 class Run:
-    """The current state of a run.
+    """The current state of a run."""
 
-    Attributes:
-        name: name of its folder, with as many parent folders as needed to be unique.
-        label: estimator and settings that distinguish its method; equal for runs that differ only in seeds.
-        scalars: values that verl logged, ``{name: {step: value}}``.
-        rollouts_per_step: responses per training step, or None if the configuration is unknown.
-        reward: name of the reward function, or None if it is unknown or depends on the data source.
-        summary: content of ``summary.json``, empty before the run has ended.
-        skipped: one sentence per file with lines that cannot be read.
-    """
-
-    name: str
-    label: str
-    scalars: Scalars
-    rollouts_per_step: int | None
-    reward: str | None
-    summary: dict[str, Any]
-    skipped: list[str]
+    name: str  # name of its folder, with as many parent folders as needed to be unique
+    label: str  # estimator and settings that distinguish its method; equal for runs that differ only in seeds
+    scalars: Scalars  # values that verl logged, `{name: {step: value}}`
+    rollouts_per_step: int | None  # responses per training step, or None if the configuration is unknown
+    reward: str | None  # name of the reward function, or None if it is unknown or depends on the data source
+    summary: dict[str, Any]  # content of `summary.json`, empty before the run has ended
+    skipped: list[str]  # one sentence per file with lines that cannot be read
 
     def seconds(self, step: int) -> float:
         """Return the seconds that the steps up to one took, without start-up, validations and interruptions."""
@@ -114,21 +100,12 @@ def _flat_config(path: Path) -> dict[str, Any]:
     config = next(iter(folder.epochs()), folder).read_config()
     if config is None:
         return {}
-    flat = dict(_settings(OmegaConf.to_container(config)))  # unresolved: ${oc.env:...} would be this machine's
+    settings = flat(OmegaConf.to_container(config))  # unresolved: ${oc.env:...} would be this machine's
     for key in ROLLOUTS_PER_STEP:
         with suppress(OmegaConfBaseException):
             if isinstance(count := OmegaConf.select(config, key), int):
-                flat[key] = count
-    return flat
-
-
-def _settings(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield path and value of every setting."""
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _settings(inner, (*path, str(key)))
-    else:
-        yield ".".join(path), value
+                settings[key] = count
+    return settings
 
 
 def _scalars(path: Path, skipped: list[str]) -> Scalars:
@@ -139,11 +116,6 @@ def _scalars(path: Path, skipped: list[str]) -> Scalars:
 
 
 def _tensorboard_scalars(folder: Path) -> Scalars:
-    """Return the scalars of a folder with TensorBoard files.
-
-    Raises:
-        ValueError: the folder contains none.
-    """
     scalars: Scalars = {}
     # An interrupted run has several files. If a step ran twice, the later file's value is used.
     for file in sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime):

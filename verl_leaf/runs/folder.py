@@ -22,84 +22,38 @@ from verl_leaf.common.names import STOP
 LAST_CHECKPOINT = "latest_checkpointed_iteration.txt"  # verl/utils/checkpoint/checkpoint_manager.py
 
 
+class _Entry:
+    """A path in a run's folder."""
+
+    def __init__(self, *parts: str):
+        self._parts = parts
+
+    def __get__(self, run: "RunFolder", _class: type) -> Path:
+        return run.path.joinpath(*self._parts)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """The paths in a run's folder; none of them needs to exist."""
 
     path: Path
 
-    @property
-    def command(self) -> Path:
-        """The options of ``verl-leaf train``, as JSON."""
-        return self.path / "command.json"
-
-    @property
-    def made_of(self) -> Path:
-        """The settings and files that the steps depend on, as JSON: one entry for the start, and one per later change."""
-        return self.path / "made_of.json"
-
-    @property
-    def log(self) -> Path:
-        """The output of verl, Ray and vLLM."""
-        return self.path / "train.log"
-
-    @property
-    def config(self) -> Path:
-        """verl's configuration as Hydra composed it."""
-        return self.path / "hydra" / ".hydra" / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """The folder with one JSON line per step, in one file per start of the run."""
-        return self.path / "metrics"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.path / "tensorboard"
-
-    @property
-    def traces(self) -> Path:
-        """The folder with LEAF's trees."""
-        return self.path / "traces"
-
-    @property
-    def tree_page(self) -> Path:
-        return self.path / "tree.html"
-
-    @property
-    def validation(self) -> Path:
-        """The folder with the answers of every validation, in one file per step."""
-        return self.path / "validation"
-
-    @property
-    def validation_rows(self) -> Path:
-        """The validation rows, if they are only some of the given ones."""
-        return self.path / "validation.parquet"
-
-    @property
-    def swapped_rows(self) -> Path:
-        """The validation rows with other rows' audio."""
-        return self.path / "validation_swapped.parquet"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder with verl's checkpoints, each with its adapter."""
-        return self.path / "checkpoints"
-
-    @property
-    def stop(self) -> Path:
-        """The file that tells the run to save a checkpoint and end."""
-        return self.checkpoints / STOP
-
-    @property
-    def summary(self) -> Path:
-        """The results of the run, as JSON; written when it ends."""
-        return self.path / "summary.json"
-
-    @property
-    def adapter(self) -> Path:
-        """The last adapter, in PEFT's format."""
-        return self.path / "adapter"
+    command = _Entry("command.json")  # the options of `verl-leaf train`
+    # The settings and files that the steps depend on: one entry for the start, and one per later change.
+    made_of = _Entry("made_of.json")
+    log = _Entry("train.log")  # the output of verl, Ray and vLLM
+    config = _Entry("hydra", ".hydra", "config.yaml")  # verl's configuration as Hydra composed it
+    metrics = _Entry("metrics")  # one JSON line per step, in one file per start of the run
+    tensorboard = _Entry("tensorboard")
+    traces = _Entry("traces")  # LEAF's trees
+    tree_page = _Entry("tree.html")
+    validation = _Entry("validation")  # the answers of every validation, in one file per step
+    validation_rows = _Entry("validation.parquet")  # the validation rows, if they are only some of the given ones
+    swapped_rows = _Entry("validation_swapped.parquet")  # the validation rows with other rows' audio
+    checkpoints = _Entry("checkpoints")  # verl's checkpoints, each with its adapter
+    stop = _Entry("checkpoints", STOP)  # tells the run to save a checkpoint and end
+    summary = _Entry("summary.json")  # the results of the run; written when it ends
+    adapter = _Entry("adapter")  # the last adapter, in PEFT's format
 
     @property
     def finished(self) -> bool:
@@ -145,7 +99,7 @@ class RunFolder:
     def epochs(self) -> list["RunFolder"]:
         """Return the epochs that have begun, in order; none if the run is not split into epochs."""
         numbers = (re.fullmatch(r"epoch_(\d+)", folder.name) for folder in self.path.glob("epoch_*"))
-        return [self.epoch(number) for number in sorted(int(found[1]) for found in numbers if found)]
+        return [self.epoch(number) for number in sorted(int(match[1]) for match in numbers if match)]
 
     def read_config(self) -> DictConfig | None:
         """Return verl's configuration with unresolved interpolations, or None if there is none yet.
@@ -215,13 +169,18 @@ class RunFolder:
         return lock
 
 
+def flat(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested settings by full name."""
+    leaves: dict[str, Any] = {}
+    for name, value in settings.items():
+        leaves |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
+    return leaves
+
+
 def choose_folder(runs: Path, command: dict[str, Any], make: bool = True) -> RunFolder:
     """Return the last unfinished run below ``runs`` with the same command, or a new numbered folder.
 
-    Args:
-        runs: folder of runs.
-        command: options of the run.
-        make: True to make a new folder, so that no run that starts at the same moment can get it.
+    With ``make``, the new folder is made, so that no run that starts at the same moment can get it.
     """
     folders = RunFolder(runs / "next").beside()
     for folder in reversed(folders):

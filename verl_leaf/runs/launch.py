@@ -14,26 +14,19 @@ from typing import IO
 from verl_leaf.checks.config import check_estimator, is_speech_run
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.common.console import Console
+from verl_leaf.common.errors import errors_at
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.runs.adapters import SavedStep, newest, saved_steps
 from verl_leaf.runs.cluster import has_own_cluster, short_folders
-from verl_leaf.runs.command import Training, verl_command
+from verl_leaf.runs.command import Part, Training, verl_command
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.resume import check_changes, checkpoint_to_load, made_of, reusable_validation
 from verl_leaf.runs.summary import summarise, summarise_epochs, trained
-from verl_leaf.runs.validation import ValidationFiles, validation_files
+from verl_leaf.runs.validation import planned_files, validation_files
 from verl_leaf.runs.watch import Watch
 
 TERMINATED = 128 + signal.SIGTERM  # exit status of a run that was told to stop
 NOT_TRAINED = 3  # exit status of a run in which verl skipped too many updates
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A run of verl: the whole training, or one of its epochs."""
-
-    folder: RunFolder
-    adapter: Path | None  # to start from
 
 
 def train(
@@ -51,8 +44,6 @@ def train(
             ``epoch_2`` and so on, which starts with the previous adapter but a new optimiser and schedule. The run also
             validates on a control in which every row has another row's audio.
         folder: folder of the run; if it contains a checkpoint, training continues from there.
-        console: console for progress and summary.
-        dry: True to only print the commands.
         finished: function that is called with the folder of each run of verl that has ended well.
 
     Returns:
@@ -66,10 +57,8 @@ def train(
     parts = _parts(folder, training.epochs)
     if dry:
         for part in parts:
-            files = ValidationFiles.planned(part.folder, training.validation, config)
-            command = verl_command(
-                training, part.folder, validate_first=True, val_files=files.all(), adapter=part.adapter
-            )
+            files = planned_files(part.folder, training.validation, config)
+            command = verl_command(training, part, validate_first=True, val_files=files)
             print(" \\\n  ".join(shlex.quote(word) for word in command))
         return 0
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -95,11 +84,7 @@ def train(
 
 
 def check(training: Training, *, dry: bool = False) -> None:
-    """Check the options of a training before a folder is made for it.
-
-    Args:
-        training: options of the training.
-        dry: True to not look at files.
+    """Check the options of a training before a folder is made for it; with ``dry``, without a look at files.
 
     Raises:
         ValueError: a setting, the model or the validation file cannot be used.
@@ -122,10 +107,8 @@ def check(training: Training, *, dry: bool = False) -> None:
         return
     if is_speech_run(config):
         check_speech_model(config.actor_rollout_ref.model.path, training.family)
-    try:
+    with errors_at("--val"):
         RowFile(training.validation)
-    except ValueError as error:
-        raise ValueError(f"--val: {error}") from error
 
 
 def _answers_of(adapter: SavedStep | None) -> Path | None:
@@ -136,21 +119,19 @@ def _answers_of(adapter: SavedStep | None) -> Path | None:
     return answers if answers.exists() else None
 
 
-def _parts(folder: RunFolder, epochs: int) -> list[_Part]:
+def _parts(folder: RunFolder, epochs: int) -> list[Part]:
     if epochs == 1:
-        return [_Part(folder, None)]
+        return [Part(folder, None)]
     return [
-        _Part(folder.epoch(number), folder.epoch(number - 1).adapter if number > 1 else None)
+        Part(folder.epoch(number), folder.epoch(number - 1).adapter if number > 1 else None)
         for number in range(1, epochs + 1)
     ]
 
 
 @dataclass(frozen=True)
 class _Start:
-    """One start of verl in a folder."""
-
     training: Training
-    part: _Part
+    part: Part
     checkpoint: Path | None  # to continue from
     answers: Path | None  # of the same model to the same validation, from an earlier run
     lock: IO[str]
@@ -164,12 +145,10 @@ class _Start:
         if not folder.resumable:  # the weights behind these answers no longer exist
             for step in folder.validated_steps():
                 folder.answers_of(step).unlink()
-        goes_on = self.checkpoint is not None
-        validate_first = not folder.resumable and (goes_on or not self._take_over_answers())
-        command = verl_command(
-            self.training, folder, validate_first=validate_first, val_files=files.all(), adapter=self.part.adapter
-        )
-        begins = f"Continuing from {self.checkpoint} in" if goes_on else "Starting"
+        continues = self.checkpoint is not None
+        validate_first = not folder.resumable and (continues or not self._take_over_answers())
+        command = verl_command(self.training, self.part, validate_first=validate_first, val_files=files)
+        begins = f"Continuing from {self.checkpoint} in" if continues else "Starting"
         self.console.print(f"{begins} {folder.path} (log: {folder.log})")
         if cluster := os.environ.get("RAY_ADDRESS"):
             does = "Not joining" if has_own_cluster(self.training.config) else "Joining"
@@ -200,19 +179,13 @@ class _Start:
         On the first SIGTERM during training the run saves a checkpoint after its step and ends; on the second it ends
         at once. If this process ends in any other way, it ends the command, too.
         """
-        environment = {
-            **os.environ,
-            **temporary,
-            "HYDRA_FULL_ERROR": "1",
-            "RAY_DEDUP_LOGS": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-        }
+        settings = {"HYDRA_FULL_ERROR": "1", "RAY_DEDUP_LOGS": "0", "RAY_USAGE_STATS_ENABLED": "0"}
         with open(self.part.folder.log, "ab") as log:
             process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={**os.environ, **temporary, **settings},
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()],  # verl keeps the lock, even if this process ends
             )

@@ -22,11 +22,7 @@ def read_scalars(folder: Path, skipped: list[str] | None = None) -> Scalars:
     """Read all files of a folder as one series.
 
     Each file belongs to one start of the run. If a later start begins at a smaller step, the earlier start's values after
-    that step are dropped.
-
-    Args:
-        folder: folder of the files.
-        skipped: list that gets one sentence per file with unreadable lines, or None.
+    that step are dropped. The list ``skipped`` gets one sentence per file with unreadable lines.
     """
     scalars: Scalars = {}
     for file in sorted(folder.glob("*.jsonl")):
@@ -35,9 +31,9 @@ def read_scalars(folder: Path, skipped: list[str] | None = None) -> Scalars:
         steps = list(steps_of(content))
         begin = min((step for step, _ in steps), default=MOST_STEPS)
         scalars = {
-            name: kept
+            name: before
             for name, values in scalars.items()
-            if (kept := {step: value for step, value in values.items() if step <= begin})
+            if (before := {step: value for step, value in values.items() if step <= begin})
         }
         for step, values in steps:
             for name, value in values.items():

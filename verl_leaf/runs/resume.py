@@ -18,7 +18,7 @@ from verl_leaf.checks.model import model_digest
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import file_digest
 from verl_leaf.runs.command import Training
-from verl_leaf.runs.folder import RunFolder
+from verl_leaf.runs.folder import RunFolder, flat
 from verl_leaf.runs.validation import validation_digest
 
 Record = dict[str, Any]  # result of made_of
@@ -68,33 +68,24 @@ def made_of(training: Training) -> Record:
     """
     config = training.config
     try:
-        settings = _flat(OmegaConf.to_container(config, resolve=True))
+        settings = flat(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
         raise ValueError(" ".join(str(error).split())) from error
-    derived = [name for name, value in _flat(OmegaConf.to_container(config)).items() if "${" in str(value)]
+    derived = [name for name, value in flat(OmegaConf.to_container(config)).items() if "${" in str(value)]
     settings[RANKS] = settings.pop("trainer.nnodes") * settings.pop("trainer.n_gpus_per_node")
     settings["EPOCHS"] = 1 if training.epochs == 1 else "2 or more"
     settings["data.val_files"] = [str(training.validation)]
     named = {name: _digests(value) for name, value in settings.items() if re.search(r"[._](path|files)$", name)}
-    digests = {name: found for name, found in named.items() if found}
+    digests = {name: of_setting for name, of_setting in named.items() if of_setting}
     digests["data.val_files"] = [validation_digest(training.validation, config)]
     record = {"settings": settings, "derived": derived, "digests": digests}
     return json.loads(json.dumps(record, default=str))  # in the form in which it will be read
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested dictionaries by full name."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {f"{prefix}{name}": value}
-    return flat
-
-
 def _digests(value: Any) -> list[str]:
     """Return the digests of the files or models that a setting names; none for any other setting."""
-    paths = [
-        Path(each).expanduser() for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)
-    ]
+    names = value if isinstance(value, list) else [value]
+    paths = [Path(name).expanduser() for name in names if isinstance(name, str)]
     if paths and all(path.is_file() for path in paths):
         return [file_digest(path) for path in paths]
     if paths and all((path / "config.json").exists() or (path / "adapter_config.json").exists() for path in paths):
@@ -158,7 +149,6 @@ def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: C
         now: record of this start.
         folder: folder of the run, with all its epochs.
         loaded: checkpoints that verl will load.
-        console: console for the differences.
 
     Raises:
         ValueError: a setting has changed that a checkpoint restores, or that must stay the same in the whole run.
@@ -194,7 +184,6 @@ def check_changes(now: Record, folder: RunFolder, loaded: list[Path], console: C
 
 
 def _refuse(changed: dict[str, str], fixed: Fixed, by: str) -> None:
-    """Raise an error if a fixed setting has changed."""
     refused = {name: meaning for name in changed for pattern, meaning in fixed.items() if re.fullmatch(pattern, name)}
     if not refused:
         return

@@ -30,25 +30,15 @@ MISSING: Scores = {"bleu": None, "reward": None}
 
 
 class Validation(NamedTuple):
-    """The scores of a validation.
+    """The scores of a validation."""
 
-    Attributes:
-        scores: values of ``bleu`` and ``reward``, None if unknown.
-        control: the same scores for the answers to other clips' audio, or None if there are none.
-        signature: sacrebleu's signature of the BLEU settings.
-    """
-
-    scores: Scores
-    control: Scores | None
-    signature: str | None
+    scores: Scores  # values of `bleu` and `reward`, None if unknown
+    control: Scores | None  # the same scores for the answers to other clips' audio, or None if there are none
+    signature: str | None  # sacrebleu's signature of the BLEU settings
 
 
 def summarise(folder: RunFolder, console: Console) -> dict[str, Any]:
     """Write ``summary.json`` and ``adapter/`` of a run that has ended, and print a table.
-
-    Args:
-        folder: a folder that :func:`verl_leaf.runs.launch.train` has filled.
-        console: console for the table.
 
     Returns:
         The content of ``summary.json``. ``bleu`` is sacrebleu's corpus BLEU (0 to 100) over a validation's sampled
@@ -116,7 +106,6 @@ def read_validation(file: Path, has_swapped: bool = True, settings: DictConfig |
     """Score a validation's answers.
 
     Args:
-        file: answers as verl writes them.
         has_swapped: True if some answers are to other clips' audio. Their data source marks them. If a custom reward
             function leaves the data source out, all scores are missing.
         settings: verl's configuration, whose reward settings name the tokeniser.
@@ -136,7 +125,6 @@ def read_validation(file: Path, has_swapped: bool = True, settings: DictConfig |
 
 
 def _texts(row: dict) -> tuple[str, str, list[str]]:
-    """Return data source, answer and references."""
     return str(row.get("data_source", "")), row["output"], reference_texts(row["gts"])
 
 
@@ -232,10 +220,8 @@ def _show(summary: dict[str, Any], folder: RunFolder, console: Console) -> None:
         console.print(f"BLEU: {summary['bleu_signature']}")
     if seconds := ", ".join(f"{phase} {value:.2f}" for phase, value in summary["seconds_per_step"].items()):
         console.print(f"Median seconds per step: {seconds}")
-    if summary["rollout_probs_diff_max"] is not None:
-        console.print(
-            f"Largest difference between rollout and actor probability: {summary['rollout_probs_diff_max']:.1e}"
-        )
+    if (difference := summary["rollout_probs_diff_max"]) is not None:
+        console.print(f"Largest difference between rollout and actor probability: {difference:.1e}")
     console.print(f"Run: {folder.path}")
     if summary["adapter_step"] is not None:
         console.print(f"Adapter of step {summary['adapter_step']}, in PEFT's format: {folder.adapter}")

@@ -11,6 +11,7 @@ import pyarrow
 import pyarrow.parquet
 from omegaconf import DictConfig
 
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.files import whole_file
 from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
 from verl_leaf.data.options import DEFAULT_KEYS, Keys
@@ -28,13 +29,7 @@ logger = logging.getLogger("verl.leaf")
 
 
 def write_first_rows(source: Path, destination: Path, count: int, keys: Keys | None) -> None:
-    """Write the first rows of a parquet file to a new file.
-
-    Args:
-        source: parquet file in verl's format.
-        destination: parquet file to write.
-        count: maximal number of rows.
-        keys: column names of rows with audio, whose paths are made absolute; None for text rows.
+    """Write the first rows of a parquet file to a new file; ``keys`` is None for rows without audio.
 
     Raises:
         ValueError: the file cannot be read, or a row lacks something.
@@ -51,10 +46,8 @@ def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Key
     row is left out if it has no audio or no other row has the same number of clips.
 
     Args:
-        source: parquet file in verl's format.
         destination: parquet file to write; its data sources get the suffix ``_swapped_audio``.
         config: verl's configuration, whose reward settings name the tokeniser.
-        keys: column names.
 
     Returns:
         ``destination``, or None without a file if no row has audio.
@@ -79,8 +72,8 @@ def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Key
         )
     swapped, same = [], 0
     for rows in groups:
-        shift, kept = _best_shift(rows, config, keys)
-        same += kept
+        shift, of_shift = _best_shift(rows, config, keys)
+        same += of_shift
         audios = [row[keys.audio] for row in rows]
         for row, audio in zip(rows, audios[shift:] + audios[:shift], strict=True):
             name = row["data_source"] + SWAPPED_AUDIO_SUFFIX
@@ -100,10 +93,7 @@ def write_swapped(source: Path, destination: Path, config: DictConfig, keys: Key
 def write_rows(rows: list[dict], destination: Path, mixed: Container[str] = ()) -> None:
     """Write rows to a parquet file, in types that all readers know.
 
-    Args:
-        rows: one or more rows, all with the same columns.
-        destination: parquet file to write, completely or not at all.
-        mixed: columns whose values may differ in type. They become JSON, which ``datasets`` and :class:`RowFile` decode.
+    ``mixed`` columns, whose values may differ in type, become JSON, which ``datasets`` and :class:`RowFile` decode.
     """
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     types = {}
@@ -126,10 +116,9 @@ def _rows(file: RowFile, count: int, keys: Keys | None) -> Iterator[tuple[int, d
         check_columns(file.path, file.columns, keys)
     root = os.path.dirname(os.path.abspath(file.path))
     for number, row in file.rows(range(min(count, len(file)))):
-        try:
-            yield number, row if keys is None else spoken_row(row, root, keys)
-        except ValueError as error:
-            raise ValueError(f"{file.path}, row {number}: {error}") from error
+        with errors_at(f"{file.path}, row {number}"):
+            spoken = row if keys is None else spoken_row(row, root, keys)
+        yield number, spoken
 
 
 def _best_shift(rows: list[dict], config: DictConfig, keys: Keys) -> tuple[int, int]:

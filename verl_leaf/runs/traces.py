@@ -29,13 +29,7 @@ def trace_files(folder: Path) -> dict[int, Path]:
 
 
 def read_trace(step: int, file: Path, skipped: list[str]) -> Trace:
-    """Read the trace of a step, line by line.
-
-    Args:
-        step: training step in the file name.
-        file: path of the file.
-        skipped: list that gets one sentence for everything that cannot be read.
-    """
+    """Read the trace of a step; the list ``skipped`` gets one sentence for everything that cannot be read."""
     prompts = {}
     number = -1
     if not is_inside(file, file.parent):
@@ -83,16 +77,7 @@ def traces_folder(run: Path) -> Path:
 
 
 def read_traces(folder: Path, steps: Iterable[int], what: str, skipped: list[str], console: Console) -> Iterator[Trace]:
-    """Yield the traces of some steps in order, and show the progress.
-
-    Args:
-        folder: folder of the traces.
-        steps: steps to read, which must exist.
-        what: description of the work, such as "Reading traces".
-        skipped: list that gets one sentence for everything that cannot be read.
-        console: console for progress.
-    """
-    files = trace_files(folder)
-    wanted = sorted(set(steps))
-    for step in track(wanted, what, total=len(wanted), console=console):
+    """Yield the traces of some steps in order, and show the progress; ``skipped`` is as in :func:`read_trace`."""
+    files, ordered = trace_files(folder), sorted(set(steps))
+    for step in track(ordered, what, len(ordered), console):
         yield read_trace(step, files[step], skipped)

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from verl_leaf.checks.config import is_speech_run
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.files import file_digest
 from verl_leaf.data.options import Keys
 from verl_leaf.data.parquet import RowFile
@@ -16,45 +16,27 @@ from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.swap import write_first_rows, write_swapped
 
 
-@dataclass(frozen=True)
-class ValidationFiles:
-    """The parquet files to validate on: the rows, and the control if the rows have audio."""
-
-    rows: Path
-    swapped: Path | None
-
-    def all(self) -> list[Path]:
-        return [self.rows] if self.swapped is None else [self.rows, self.swapped]
-
-    @classmethod
-    def planned(cls, folder: RunFolder, validation: Path, config: DictConfig) -> "ValidationFiles":
-        """Return the files that a run would have."""
-        rows = folder.validation_rows if config.data.val_max_samples > 0 else validation
-        return cls(rows, folder.swapped_rows)
+def planned_files(folder: RunFolder, validation: Path, config: DictConfig) -> list[Path]:
+    """Return the parquet files to validate on: the rows, and the control that a run has if the rows have audio."""
+    return [folder.validation_rows if config.data.val_max_samples > 0 else validation, folder.swapped_rows]
 
 
-def validation_files(folder: RunFolder, validation: Path, config: DictConfig) -> ValidationFiles:
-    """Write the validation files that a run needs into its folder.
+def validation_files(folder: RunFolder, validation: Path, config: DictConfig) -> list[Path]:
+    """Write the validation files that a run needs into its folder, and return all files to validate on.
 
     ``data.val_max_samples`` does not include the control's rows, although verl counts the rows of all files together.
-
-    Args:
-        folder: folder of the run.
-        validation: parquet file to validate on.
-        config: verl's configuration.
 
     Raises:
         ValueError: the file cannot be read, or has too few rows.
     """
     keys = Keys.of(config.data) if is_speech_run(config) else None
-    planned = ValidationFiles.planned(folder, validation, config)
-    try:
-        if planned.rows != validation:
-            write_first_rows(validation, planned.rows, config.data.val_max_samples, keys)
-        swapped = None if keys is None else write_swapped(planned.rows, folder.swapped_rows, config, keys)
-    except ValueError as error:
-        raise ValueError(f"--val: {error}") from error
-    return ValidationFiles(planned.rows, swapped)
+    rows, swapped = planned_files(folder, validation, config)
+    with errors_at("--val"):
+        if rows != validation:
+            write_first_rows(validation, rows, config.data.val_max_samples, keys)
+        if keys is not None and write_swapped(rows, swapped, config, keys):
+            return [rows, swapped]
+    return [rows]
 
 
 def validation_digest(validation: Path, config: DictConfig) -> str:
@@ -64,24 +46,16 @@ def validation_digest(validation: Path, config: DictConfig) -> str:
         ValueError: the file cannot be read, or a row lacks something.
     """
     together = hashlib.sha256()
-    try:
+    with errors_at("--val"):
         file = RowFile(validation)
         together.update(file_digest(validation).encode())
         if is_speech_run(config):
             keys, count = Keys.of(config.data), config.data.val_max_samples
             for number, row in file.rows(range(min(count, len(file)) if count > 0 else len(file))):
-                for path in _audio_files(row, f"{validation}, row {number}", str(validation.parent), keys):
-                    together.update(file_digest(path).encode())
-    except ValueError as error:
-        raise ValueError(f"--val: {error}") from error
+                with errors_at(f"{validation}, row {number}"):
+                    audios = spoken_row(row, str(validation.parent), keys)[keys.audio]
+                for audio in audios:
+                    path = audio.get("path") if isinstance(audio, dict) else audio
+                    if isinstance(path, str) and os.path.isfile(path):
+                        together.update(file_digest(Path(path)).encode())
     return together.hexdigest()
-
-
-def _audio_files(row: dict, name: str, root: str, keys: Keys) -> list[Path]:
-    """Return the audio files that a row names and that exist."""
-    try:
-        audios = spoken_row(row, root, keys)[keys.audio]
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    paths = [audio.get("path") if isinstance(audio, dict) else audio for audio in audios]
-    return [Path(path) for path in paths if isinstance(path, str) and os.path.isfile(path)]

@@ -19,12 +19,7 @@ WORKER = re.compile(r"^\([^)]*pid=[^)]*\)\s*")  # Ray's prefix with the process 
 
 
 class Watch:
-    """A run that is watched through its files.
-
-    Args:
-        folder: folder of the run.
-        console: console for the progress.
-    """
+    """A run that is watched through its files."""
 
     def __init__(self, folder: RunFolder, console: Console):
         self.folder = folder
@@ -91,8 +86,8 @@ class Watch:
             )
 
     def _show_line(self, line: str) -> None:
-        if found := re.search(r"Total training steps: (\d+)", line):
-            self._progress.update(self._task, total=int(found[1]))
+        if total := re.search(r"Total training steps: (\d+)", line):
+            self._progress.update(self._task, total=int(total[1]))
         text = WORKER.sub("", line)
         if text and not self._progress.tasks[self._task].completed:
             self._progress.update(self._task, note=text[:NOTE_WIDTH])

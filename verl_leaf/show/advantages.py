@@ -20,26 +20,20 @@ VIEWS = {"leaf": ("LEAF", ""), "grpo": ("GRPO", "verl's GRPO: the z-score of the
 
 @dataclass(frozen=True)
 class PromptAdvantages:
-    """The values that are computed from a traced prompt.
+    """The values that are computed from a traced prompt."""
 
-    Attributes:
-        grpo: advantage of each response under verl's ``grpo``.
-        tokens: estimator -> response -> advantage of each token, for every estimator in the table except LEAF.
-        early: ``early`` of the prompt (:mod:`verl_leaf.algorithm.early`). None if it is undefined, because all rewards are
-            equal or no responses stay together after the first fork.
-    """
-
-    grpo: list[float]
+    grpo: list[float]  # advantage of each response under verl's `grpo`
+    # Estimator -> response -> advantage of each token, for every estimator in the table except LEAF.
     tokens: dict[str, list[list[float]]]
+    # `early` of the prompt (verl_leaf/algorithm/early.py). None if it is undefined, because all rewards are equal
+    # or no responses stay together after the first fork.
     early: float | None
 
 
 def step_advantages(prompts: list[Prompt]) -> list[PromptAdvantages]:
     """Return the advantages of a step's prompts, with the estimators' default options.
 
-    Args:
-        prompts: all prompts of the step, because an estimator may use the whole batch, as ``grpo_prefix`` does for
-            ``kappa``.
+    All prompts are needed, because an estimator may use the whole batch, as ``grpo_prefix`` does for ``kappa``.
     """
     if not prompts:
         return []

@@ -39,7 +39,6 @@ def write_curves(folders: list[Path], scores: list[float], over: list[str], out:
             score.
         over: x axes of the figure, keys of ``AXES``.
         out: path of the files, without suffixes.
-        console: console for the table.
 
     Raises:
         ValueError: a folder contains no logs, no reward is logged yet, or an axis cannot be computed.
@@ -125,14 +124,8 @@ def _figure(runs: list[Run], rows: list[dict], over: list[str]) -> Figure:
     for axis, (name, key) in zip(axes, itertools.product(names, over), strict=False):
         column, label, unit = AXES[key]
         for method, colour in zip(methods, itertools.cycle(COLOURS), strict=False):
-            _draw(
-                axis,
-                [row for row in rows if (row["score"], row["method"]) == (name, method)],
-                column,
-                unit,
-                method,
-                colour,
-            )
+            of_method = [row for row in rows if (row["score"], row["method"]) == (name, method)]
+            _draw(axis, of_method, column, unit, method, colour)
         axis.set_title(literal(name) + (f", mean of {SMOOTH} steps" if name == TRAINING else ""), fontsize=9)
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylabel(_measured(name, runs), fontsize=8)
@@ -155,7 +148,6 @@ def _measured(name: str, runs: list[Run]) -> str:
 
 
 def _draw(axis: Axes, rows: list[dict], key: str, unit: float, method: str, colour: str) -> None:
-    """Draw the mean of a method's runs, with its interval."""
     by_step = defaultdict(list)
     for row in rows:
         by_step[row["step"]].append(row)
@@ -178,7 +170,6 @@ def _scale(axis: Axes, values: list[float]) -> None:
 
 
 def _lines(runs: list[Run], scores: list[float]) -> Iterator[list[str]]:
-    """Yield the table's rows, one per run and data source."""
     for run in sorted(runs, key=lambda run: run.label):
         steps = str(int(max(run.scalars.get("training/global_step", {0: 0}))))
         for source, values in validation_scores(run).items() or [("", {})]:

@@ -23,7 +23,6 @@ def main(options) -> int:
     """Write the figure."""
     from verl_leaf.show.curves import write_curves
 
-    write_curves(
-        options.runs, options.score, options.over, options.out or default_out(options.runs, "curves"), Console()
-    )
+    out = options.out or default_out(options.runs, "curves")
+    write_curves(options.runs, options.score, options.over, out, Console())
     return 0

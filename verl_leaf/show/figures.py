@@ -26,9 +26,7 @@ def save(out: Path, figure: Figure, rows: Iterable[dict], console: Console) -> N
     out.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+")  # matplotlib's font lacks some scripts
-        with matplotlib.rc_context(
-            {"svg.hashsalt": "verl-leaf", "svg.fonttype": "none"}
-        ):  # reproducible bytes, real text
+        with matplotlib.rc_context({"svg.hashsalt": "verl-leaf", "svg.fonttype": "none"}):  # same bytes, real text
             figure.savefig(f"{out}.svg", metadata={"Date": None})
         figure.savefig(f"{out}.png", dpi=160)
     write_csv(Path(f"{out}.csv"), list(rows))

@@ -29,16 +29,12 @@ DRAWS = 1000  # draws of a bootstrap
 EARLY = 0.5  # above it, the first fork decides more of the reward than everything after it
 # Each panel: its x axis, its measures with their styles, and its labels.
 SHARES = {"fired": "o:", "usable": "o-"}
+DECIDED = "early: share of the reward variance\nthat the first fork decides (95 %)"
 PANELS = (
     ("position", SHARES, "position in the response (share of its length)", "share of boundaries (95 %)"),
     ("token", SHARES, "tokens before the boundary", "share of boundaries (95 %)"),
     ("step", SHARES, "training step", "share of boundaries (95 %)"),
-    (
-        "step",
-        {"early": "o-"},
-        "training step",
-        "early: share of the reward variance\nthat the first fork decides (95 %)",
-    ),
+    ("step", {"early": "o-"}, "training step", DECIDED),
     ("step", {"node_size": "o-"}, "training step", "responses per node (quartiles)"),
     ("step", {"reward_spread": "o-"}, "training step", "reward spread in a node (quartiles)"),
 )
@@ -99,7 +95,6 @@ def write_forks(runs: list[Path], out: Path, console: Console) -> None:
     Args:
         runs: folders of runs, or of traces.
         out: path of the files, without suffixes.
-        console: console for the table and for what could not be read.
 
     Raises:
         ValueError: a run has no traces, or no trace has a boundary.
@@ -157,9 +152,8 @@ def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
     """
     yield "all", 0.0, 1.0, seen
     if seen and isinstance(seen[0], SeenBoundary):
-        tokens = BINS * math.ceil(
-            (max(one.token for one in seen) + 1) / BINS
-        )  # so that a bin has a whole number of tokens
+        # A bin has a whole number of tokens.
+        tokens = BINS * math.ceil((max(one.token for one in seen) + 1) / BINS)
         for over, end in (("position", 1.0), ("token", float(tokens))):
             for index in range(BINS):
                 low, high = end * index / BINS, end * (index + 1) / BINS
@@ -171,20 +165,16 @@ def _parts(seen: list) -> Iterator[tuple[str, float, float, list]]:
             yield "step", first, last, [one for one in seen if first <= one.step <= last]
 
 
-Summary = Callable[
-    [list], tuple[float, float, float]
-]  # function from values to their centre and the ends of an interval
+Summary = Callable[[list], tuple[float, float, float]]  # from values to their centre and the ends of an interval
 
 
 def _share(flags: list[bool]) -> tuple[float, float, float]:
-    """Return the share of True with its 95 % interval."""
     share = statistics.fmean(flags)
     low, high = wilson(share, len(flags))
     return share, float(low), float(high)
 
 
 def _quartiles(values: list[float]) -> tuple[float, float, float]:
-    """Return the mean and the quartiles."""
     low, high = np.quantile(values, (0.25, 0.75))
     return statistics.fmean(values), float(low), float(high)
 
@@ -258,13 +248,12 @@ def _draw(axis: Axes, rows: list[dict], style: str, colour: str, aside: float) -
     """Draw a run's values with intervals, shifted by ``aside`` bins so that those of several runs do not overlap."""
     middle = [(row["from"] + row["to"]) / 2 for row in rows]
     gap = min(np.diff(middle), default=0.0)
-    x = [each + aside * gap for each in middle]
+    x = [centre + aside * gap for centre in middle]
     axis.plot(x, [row["value"] for row in rows], style, color=colour, markersize=3, linewidth=1.2)
     axis.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=colour, alpha=0.5, linewidth=1)
 
 
 def _line(name: str, forks: RunForks, rows: list[dict]) -> list[str]:
-    """Return a run's cells of the table."""
     total = {row["measure"]: row for row in rows if row["run"] == name and row["over"] == "all"}
     shares = [
         f"{100 * row['value']:.0f} % ({100 * row['low']:.0f}-{100 * row['high']:.0f})"

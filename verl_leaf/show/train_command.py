@@ -10,24 +10,23 @@ FAMILIES = sorted(file.parent.name for file in Path(__file__).parents[1].glob("m
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
+    add = parser.add_argument
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--run", type=Path, help="folder of the run")
     where.add_argument("--runs", type=Path, help="folder of runs: resume the last unfinished one, or start a new one")
-    parser.add_argument(
-        "--config-name", help="verl's configuration (default: leaf_speech with --family, otherwise leaf)"
-    )
-    parser.add_argument("--family", choices=FAMILIES, help="family of the speech model")
-    parser.add_argument("--model", help="model folder or hub name")
-    parser.add_argument("--train", type=Path, nargs="+", default=[], help="parquet files to train on")
-    parser.add_argument("--val", type=Path, required=True, help="parquet file to validate on")
-    parser.add_argument(
+    add("--config-name", help="verl's configuration (default: leaf_speech with --family, otherwise leaf)")
+    add("--family", choices=FAMILIES, help="family of the speech model")
+    add("--model", help="model folder or hub name")
+    add("--train", type=Path, nargs="+", default=[], help="parquet files to train on")
+    add("--val", type=Path, required=True, help="parquet file to validate on")
+    add(
         "--epochs",
         type=int,
         default=1,
         help="number of warm restarts, each a separate run of verl (default: %(default)s)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the commands without running them")
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides of the configuration, after --")
+    add("--dry-run", action="store_true", help="print the commands without running them")
+    add("overrides", nargs="*", help="Hydra overrides of the configuration, after --")
 
 
 def main(options) -> int:
@@ -62,7 +61,6 @@ def _draw_tree(run, console: Console) -> None:
     from verl_leaf.show.tree_page.build import write_tree
 
     if run.traces.is_dir() and trace_files(run.traces):
-        write_tree(
-            run.path, run.tree_page, None, console, audio=Path("/")
-        )  # any audio, because the run is this machine's own
+        # Any audio may be included, because the run is this machine's own.
+        write_tree(run.path, run.tree_page, None, console, audio=Path("/"))
         console.print(f"How often its boundaries fire: verl-leaf forks {run.path}")

@@ -53,19 +53,12 @@ class Audio:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt or a reply, encoded.
+    """A prompt or a reply, encoded."""
 
-    Attributes:
-        ids: tokens, with each audio placeholder repeated once per audio token.
-        audio: audio features: one entry, or none without audio and in validation.
-        clips: waveforms.
-        stored: reference to the waveforms in Ray's store, or None without audio.
-    """
-
-    ids: list[int]
-    audio: list[Audio]
-    clips: list[np.ndarray]
-    stored: Any = None
+    ids: list[int]  # tokens, with each audio placeholder repeated once per audio token
+    audio: list[Audio]  # audio features: one entry, or none without audio and in validation
+    clips: list[np.ndarray]  # waveforms
+    stored: Any = None  # reference to the waveforms in Ray's store, or None without audio
 
 
 @dataclass
@@ -73,26 +66,17 @@ class SharedPrompt:
     """The state that the responses to a prompt share while they are generated; it travels with the columns of the row."""
 
     keeps_features: bool  # False in validation, where no actor needs them and a large batch must not hold them
-    encoded: asyncio.Future | None = (
-        None  # tokens, features and clips of the prompt; the executor's threads limit how many are made at once
-    )
-    later: dict[bytes, Audio] = field(
-        default_factory=dict
-    )  # audio that tools have returned, by the digest of its waveform
+    encoded: asyncio.Future | None = None  # the executor's threads limit how many prompts are encoded at once
+    later: dict[bytes, Audio] = field(default_factory=dict)  # audio from tools, by the digest of its waveform
 
 
 class SpeechOutput(AgentLoopOutput):
-    """A response with the features of its audio, of which verl stores only the keys.
+    """A response with the features of its audio, of which verl stores only the keys."""
 
-    Attributes:
-        audio: features of the prompt's audio if it has any, then of each clip that a tool has returned.
-        answer_ids: tokens of the model's last turn, which gets the reward.
-        features_keys: keys of ``audio``.
-    """
-
+    # Features of the prompt's audio if it has any, then of each clip that a tool has returned.
     audio: list[Any] = Field(exclude=True)
-    answer_ids: list[int] = Field(exclude=True)
-    features_keys: list[Any] = Field(default=[], exclude=True)
+    answer_ids: list[int] = Field(exclude=True)  # tokens of the model's last turn, which gets the reward
+    features_keys: list[Any] = Field(default=[], exclude=True)  # keys of `audio`
 
 
 @register("speech")
@@ -168,13 +152,12 @@ class SpeechAgentLoop(ToolAgentLoop):
         return output
 
     async def _generate(self, talk: AgentData, sampling_params: dict[str, Any], tokens: int, clips, priority: int):
-        """Let the model generate at most ``tokens`` tokens."""
         placeholder = family_of_processor(self.processor).audio_token_id(self.processor)
         # Skip detokenisation, because the text is not used.
         sampling_params = {**sampling_params, "max_tokens": tokens, "detokenize": False}
         if self.tools and self.tool_parser.stop_token_ids:  # of formats whose calls do not end the turn
-            own = sampling_params.get("stop_token_ids") or []
-            sampling_params["stop_token_ids"] = [*own, *self.tool_parser.stop_token_ids]
+            of_user = sampling_params.get("stop_token_ids") or []
+            sampling_params["stop_token_ids"] = [*of_user, *self.tool_parser.stop_token_ids]
         with simple_timer("generate_sequences", talk.metrics):
             generated = await self.server_manager.generate(
                 request_id=talk.request_id,
@@ -189,10 +172,7 @@ class SpeechAgentLoop(ToolAgentLoop):
 
     async def _reply(self, talk: AgentData, said: list[int]) -> dict | None:
         """Call the tools that the model asked for, and return the message with their results, or None if the conversation ends."""
-        enough = (
-            (self.max_assistant_turns, talk.assistant_turns),
-            (self.max_user_turns, talk.user_turns),
-        )
+        enough = ((self.max_assistant_turns, talk.assistant_turns), (self.max_user_turns, talk.user_turns))
         if not self.tools or any(most and turns >= most for most, turns in enough):
             return None
         schemas = [tool.tool_schema for tool in self.tools.values()]
@@ -209,7 +189,7 @@ class SpeechAgentLoop(ToolAgentLoop):
             audio += more.get("audio", [])
             texts += [response.text] if response.text else []
             talk.tool_rewards.append(reward)
-        parts = [{"type": "audio", "audio": each} for each in audio]
+        parts = [{"type": "audio", "audio": reference} for reference in audio]
         text = [{"type": "text", "text": "\n".join(texts)}] if texts else []
         reply = {"role": "user", "content": parts + text}
         talk.messages.append(reply)
@@ -217,9 +197,8 @@ class SpeechAgentLoop(ToolAgentLoop):
 
     async def _encode(self, shared: SharedPrompt, messages: list[dict]) -> Encoded:
         if shared.encoded is None:
-            shared.encoded = asyncio.get_running_loop().run_in_executor(
-                None, self._encode_now, list(messages), shared.keeps_features
-            )
+            loop = asyncio.get_running_loop()
+            shared.encoded = loop.run_in_executor(None, self._encode_now, list(messages), shared.keeps_features)
         return await shared.encoded
 
     def _encode_now(self, messages: list[dict], keep_features: bool) -> Encoded:
@@ -288,9 +267,8 @@ class SpeechAgentLoopWorker(AgentLoopWorkerTQ.__ray_metadata__.modified_class):
         alive = {key.split("_")[0] for key in rows}
         gone = [task for uid in self.features_keys.keys() - alive for task in self.features_keys.pop(uid)]
         stored = await asyncio.gather(*gone, return_exceptions=True)
-        await release(
-            [key for key in stored if isinstance(key, torch.Tensor)]
-        )  # an exception: storing failed, and so did the prompt
+        # Instead of a key there is an exception if storing failed, and then the prompt has failed, too.
+        await release([key for key in stored if isinstance(key, torch.Tensor)])
 
     async def _run_prompt(self, prompt: dict, sampling_params: dict, trajectory: dict, **kwargs) -> None:
         shared = SharedPrompt(keeps_features=not trajectory["validate"])

@@ -34,17 +34,8 @@ logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers be
 WORTH_KEEPING = 10.0  # seconds; if checking takes longer, the rows are kept for later runs
 # Settings of `data` that do not change how a row is processed. The choice of rows is part of the name separately.
 WITHOUT_EFFECT = (
-    *(
-        "train_files",
-        "val_files",
-        "train_max_samples",
-        "val_max_samples",
-        "shuffle",
-        "validation_shuffle",
-        "seed",
-        "cache_dir",
-    ),
-    *("train_batch_size", "val_batch_size", "gen_batch_size", "dataloader_num_workers"),
+    *("train_files", "val_files", "train_max_samples", "val_max_samples", "shuffle", "validation_shuffle", "seed"),
+    *("cache_dir", "train_batch_size", "val_batch_size", "gen_batch_size", "dataloader_num_workers"),
 )
 
 
@@ -80,11 +71,11 @@ class SpeechDataset(RLHFDataset):
         order = self._chosen(total)
         numbers = np.sort(order)
         name = self._name(files, numbers)
-        found = RowStore.find(self.cache_dir, name)
-        if found is None:
+        earlier = RowStore.find(self.cache_dir, name)
+        if earlier is None:
             store, used, words = self._checked(files, numbers)
         else:
-            store, used, words = found[0], found[1]["used"], found[1]["words"].tolist()
+            store, used, words = earlier[0], earlier[1]["used"], earlier[1]["words"].tolist()
             words.append(
                 f"{self.cache_dir}/{name}.rows contains these rows, checked by an earlier run, so no audio is read now. If "
                 "audio has changed under the same name, delete that file"
@@ -131,21 +122,20 @@ class SpeechDataset(RLHFDataset):
         words: list[str] = []
         store, used, first, began = RowStore(self.cache_dir, needed), array("Q"), 0, time.monotonic()
         for file, original in zip(files, self.original_data_files, strict=True):
-            own = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
-            for number, row in self._usable_rows(file, own, self._root(file, original), words):
+            of_file = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(file))] - first
+            for number, row in self._usable_rows(file, of_file, self._root(file, original), words):
                 used.append(first + number)
                 store.append({name: row.get(name) for name in names})
             first += len(file)
-        kept = np.array(used)
+        usable = np.array(used)
         if time.monotonic() - began > WORTH_KEEPING and type(self) is SpeechDataset:
             try:
-                path = store.keep(self._name(files, numbers), used=kept, words=np.array(words, dtype=str))
-                words.append(
-                    f"{path} contains these rows ({store.size / 2**30:.1f} GiB), so the next run need not check them"
-                )
+                path = store.keep(self._name(files, numbers), used=usable, words=np.array(words, dtype=str))
+                size = f"{store.size / 2**30:.1f} GiB"
+                words.append(f"{path} contains these rows ({size}), so the next run need not check them")
             except OSError as error:
                 words.append(f"{self.cache_dir}: the rows cannot be kept for the next run ({error.strerror})")
-        return store, kept, words
+        return store, usable, words
 
     def _chosen(self, total: int) -> np.ndarray:
         """Return the numbers of the rows to use, in order, as in RLHFDataset._read_files_and_tokenize."""
@@ -191,7 +181,6 @@ class SpeechDataset(RLHFDataset):
             raise ValueError(f"{file.path}: no row is left")
 
     def _left_out(self) -> Fit:
-        """Return the properties for which rows are left out."""
         return Fit.LONG_PROMPT | (Fit.LONG_AUDIO if long_audio(self.config) == "skip" else Fit(0))
 
     def _fit(self, row: dict) -> Fit:

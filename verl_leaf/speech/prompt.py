@@ -28,10 +28,8 @@ def render_prompt(
     of the messages, with the model's audio marker in place of each clip.
 
     Args:
-        processor: Hugging Face processor of a supported family.
         messages: chat messages whose content is text or parts, such as ``{"type": "audio", "audio": reference}``.
         data_config: verl's ``data`` configuration.
-        tools: the schemas of the tools that the model may call.
 
     Returns:
         The rendered text; the waveforms of its audio placeholders in order, float32 mono at the processor's rate, cut to
@@ -91,16 +89,7 @@ def answered(messages: list[dict], reply: dict) -> list[dict]:
 
 
 def check_clips(family: Family, before: int, more: int) -> None:
-    """Stop if a reply has more clips than the model can take.
-
-    Args:
-        family: family of the model.
-        before: number of clips in the conversation so far.
-        more: number of clips in the reply.
-
-    Raises:
-        ValueError: there are too many.
-    """
+    """Raise ValueError if a reply has more clips than the model can take."""
     if more > 1:
         raise ValueError(f"a reply of tools holds {more} clips: at most one may return audio in a turn")
     if more and family.max_clips is not None and before + more > family.max_clips:
@@ -139,10 +128,6 @@ def render_text(processor, messages: list[dict], template_options: dict, tools: 
     """Return the text that the model reads, with one audio marker per clip.
 
     A chat template may accept parts or only text. If it does not accept parts, text with the model's audio marker is tried.
-
-    Args:
-        processor, messages, tools: as in :func:`render_prompt`.
-        template_options: further variables of the chat template.
 
     Raises:
         ValueError: a text contains special tokens of the tokenizer, or the template loses a part of the messages.
@@ -183,13 +168,12 @@ def _check_special_tokens(processor, messages: list[dict]) -> None:
     for number, message in enumerate(messages):
         others = [str(value) for key, value in message.items() if key not in ("role", "content")]
         for text in [*_pieces(message, ""), *others]:
-            found = [
-                special[token] for token in tokenizer(text, add_special_tokens=False)["input_ids"] if token in special
-            ]
-            found += [marker for marker in (processor.audio_token, *MARKERS) if has_audio and marker in text]
-            if found:
+            tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+            wrong = [special[token] for token in tokens if token in special]
+            wrong += [marker for marker in (processor.audio_token, *MARKERS) if has_audio and marker in text]
+            if wrong:
                 raise ValueError(
-                    f"message {number} of the prompt contains {found[0]!r}, which the model does not read as text. Write it "
+                    f"message {number} of the prompt contains {wrong[0]!r}, which the model does not read as text. Write it "
                     f"differently; {PLACEHOLDER} stands for a clip"
                 )
 

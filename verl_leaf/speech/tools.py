@@ -45,8 +45,8 @@ class AudioTool(BaseTool):
         self, instance_id: str, parameters: dict[str, Any], *, agent_data, **_
     ) -> tuple[ToolResponse, float, dict]:
         rate = agent_data.mm_processor_kwargs["sampling_rate"]
-        own = self._of_rows[instance_id]
-        clip = await asyncio.to_thread(self.hear, list(agent_data.audio_data), rate, **parameters, **own)
+        of_row = self._of_rows[instance_id]
+        clip = await asyncio.to_thread(self.hear, list(agent_data.audio_data), rate, **parameters, **of_row)
         return ToolResponse(), 0.0, {"audio": [{"array": clip, "sampling_rate": rate}]}
 
 
@@ -71,10 +71,6 @@ CROP = {
     "function": {
         "name": "crop",
         "description": "Listen to a part of the clip again.",
-        "parameters": {
-            "type": "object",
-            "properties": {"start": _TIME, "end": _TIME},
-            "required": ["start", "end"],
-        },
+        "parameters": {"type": "object", "properties": {"start": _TIME, "end": _TIME}, "required": ["start", "end"]},
     },
 }

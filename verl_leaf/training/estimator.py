@@ -25,14 +25,18 @@ def read_options(name: str, algorithm_config) -> Options:
     """
     options, algorithm = ESTIMATORS[name].options, algorithm_config or {}
     valid = options.by_name()
-    given = (algorithm.get(name) if valid else None) or {}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"algorithm.{name}={given!r}: give a mapping of options to values")
-    if unknown := sorted(map(str, set(given) - set(valid))):
+    section = (algorithm.get(name) if valid else None) or {}
+    if not isinstance(section, Mapping):
+        raise ValueError(f"algorithm.{name}={section!r}: give a mapping of options to values")
+    if unknown := sorted(map(str, set(section) - set(valid))):
         raise ValueError(f"algorithm.{name} has no option {', '.join(unknown)}. Its options are {', '.join(valid)}")
-    of_verl = {each.name: algorithm.get(each.name, each.default) for each in fields(options) if each.name not in valid}
+    of_verl = {
+        option.name: algorithm.get(option.name, option.default)
+        for option in fields(options)
+        if option.name not in valid
+    }
     try:
-        return options(**given, **of_verl)
+        return options(**section, **of_verl)
     except ValueError as error:
         raise ValueError(f"algorithm.{name}.{error}") from None
 
@@ -118,15 +122,7 @@ FUNCTIONS = {name: functools.partial(advantages, name) for name in ESTIMATORS}
 
 
 def check_rewards(token_level_rewards: torch.Tensor, index: np.ndarray | None) -> None:
-    """Raise an error unless all rewards are finite.
-
-    Args:
-        token_level_rewards: ``[N, T]`` float.
-        index: ``[N]``, names of the prompts, or None.
-
-    Raises:
-        RewardError: a reward is not finite. The message names row, prompt and value.
-    """
+    """Raise RewardError unless all rewards ``[N, T]`` are finite; ``index`` ``[N]`` contains the names of the prompts."""
     wrong = ~token_level_rewards.isfinite()
     rows = wrong.any(dim=-1).nonzero().flatten().tolist()
     if rows:
@@ -152,7 +148,6 @@ def _lengths(batch: Mapping[str, torch.Tensor], response_mask: torch.Tensor) -> 
 
 
 def _log_probs(name: str, batch: Mapping[str, torch.Tensor], surprisal: str) -> torch.Tensor:
-    """Return the log-probabilities from which the surprisal is computed."""
     sampled, actors = batch.get("rollout_log_probs"), batch.get("old_log_probs")
     if batch.get("responses") is not None:
         if surprisal == "rollout" and sampled is not None:

@@ -5,14 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Finding:
-    """A finding of the self-test.
-
-    Attributes:
-        what: part that was tested.
-        found: measurements, or what went wrong.
-        remedy: instruction for the user, or None if nothing is wrong.
-    """
+    """A finding of the self-test."""
 
     what: str
     found: str
-    remedy: str | None = None
+    remedy: str | None = None  # instruction for the user, or None if nothing is wrong

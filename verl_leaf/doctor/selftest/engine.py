@@ -57,9 +57,8 @@ class Server:
         from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightSender
 
         shared_memory = not is_support_ipc()
-        sender = BucketedWeightSender(
-            f"ipc:///tmp/rl-colocate-zmq-{self._job}-replica-0-rank-0.sock", bucket_size_mb=64, use_shm=shared_memory
-        )
+        socket = f"ipc:///tmp/rl-colocate-zmq-{self._job}-replica-0-rank-0.sock"
+        sender = BucketedWeightSender(socket, bucket_size_mb=64, use_shm=shared_memory)
         weights = {name: weight.detach().contiguous() for name, weight in get_peft_model_state_dict(actor).items()}
         send = threading.Thread(
             target=lambda: asyncio.run(sender.async_send_weights(iter(weights.items()))), daemon=True
@@ -220,7 +219,6 @@ def _new_adapter(actor: PeftModel, seed: int) -> None:
 
 
 def _difference(actor: PeftModel, rollouts: actors.Rollouts, theirs: torch.Tensor) -> float:
-    """Return the mean absolute difference between vLLM's log-probabilities and the actor's."""
     with torch.no_grad():
         ours = actors.response_log_probs(actor, rollouts, share=True).float().cpu()
     return (ours - theirs).abs().mean().item()

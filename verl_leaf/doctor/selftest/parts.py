@@ -59,10 +59,8 @@ def attention(device: str, lengths: range = range(600, 1080, 16), heads: int = 3
                 new, known = (
                     sum(seconds(_attend, device, length, heads, packed) for length in lengths) for _ in range(2)
                 )
-            milliseconds = [1e3 * total / len(lengths) for total in (new, known)]
-            rows.append(
-                f"{'with' if cudnn else 'without'} cuDNN {milliseconds[0]:.1f} ms, then {milliseconds[1]:.1f} ms"
-            )
+            first, then = (f"{1e3 * total / len(lengths):.1f} ms" for total in (new, known))
+            rows.append(f"{'with' if cudnn else 'without'} cuDNN {first}, then {then}")
         yield Finding(f"attention, {'packed' if packed else 'plain'}", f"a new shape {'; '.join(rows)}")
 
 
@@ -77,7 +75,6 @@ def _cudnn_attention(on: bool) -> Iterator[None]:
 
 
 def _attend(device: str, length: int, heads: int, packed: bool) -> None:
-    """Run forward and backward of one layer."""
     query, key, value = (
         torch.randn(1, heads, length, 128, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
     )
@@ -89,8 +86,7 @@ def log_probabilities(device: str, vocabulary: int = 156032, tokens: int = 1600)
     """Test log-probabilities of bf16 logits against float64, and compare their cost with verl 0.9.1's softmax per token."""
 
     def per_token(logits, places, tokens):
-        rows = [row.log_softmax(-1)[token] for row, token in zip(logits[places], tokens, strict=True)]
-        return torch.stack(rows)
+        return torch.stack([row.log_softmax(-1)[token] for row, token in zip(logits[places], tokens, strict=True)])
 
     torch.manual_seed(0)
     logits = (3 * torch.randn(tokens, vocabulary, device=device)).bfloat16().requires_grad_()
@@ -131,9 +127,8 @@ def actor(family: Family, device: str) -> Iterator[Finding]:
 
     rounded_values = step(share=True)
     difference = (rounded_values - values).abs().mean().item()
-    gradient = actors.distance(
-        actors.gradients(rounded, actors.response_log_probs(rounded, rollouts, share=True)), exact
-    )
+    rounded_gradients = actors.gradients(rounded, actors.response_log_probs(rounded, rollouts, share=True))
+    gradient = actors.distance(rounded_gradients, exact)
     times = [f"{1e3 * seconds(step, share):.0f} ms, {peak_mib(step, share):.0f} MiB" for share in (False, True)]
     right = difference < BF16_VALUES and gradient < BF16_GRADIENT and sharing < 1e-3
     yield Finding(

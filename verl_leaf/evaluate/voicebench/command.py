@@ -6,6 +6,7 @@ from pathlib import Path
 
 from verl_leaf.common.answers import Row, read_answers
 from verl_leaf.common.console import Console
+from verl_leaf.common.errors import errors_at
 from verl_leaf.common.tables import show
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.data.rows import check_columns, reference_texts
@@ -15,9 +16,10 @@ from verl_leaf.evaluate.voicebench.scores import JUDGED, PREFIX, score, subset_o
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("answers", type=Path, nargs="+", help="files of answers, one JSON object per line")
-    parser.add_argument("--data", type=Path, required=True, help="parquet file from verl-leaf prepare voicebench")
-    parser.add_argument("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
+    add = parser.add_argument
+    add("answers", type=Path, nargs="+", help="files of answers, one JSON object per line")
+    add("--data", type=Path, required=True, help="parquet file from verl-leaf prepare voicebench")
+    add("--out", type=Path, required=True, help="folder for VoiceBench's files and scores.json")
 
 
 def main(options) -> int:
@@ -65,10 +67,8 @@ def _rows(data: Path) -> dict[int, Row]:
     check_columns(str(data), file.columns)
     rows = {}
     for number, row in file.rows(columns=["data_source", "reward_model", "extra_info"]):
-        try:
+        with errors_at(f"{data}, row {number}"):
             references = reference_texts(row["reward_model"]["ground_truth"])
-        except ValueError as error:
-            raise ValueError(f"{data}, row {number}: {error}") from error
         question = (row["extra_info"] or {}).get("question") or ""
         rows[number] = Row(number, str(row["data_source"]), question, tuple(references), ())
     if not any(subset_of(row.data_source) for row in rows.values()):

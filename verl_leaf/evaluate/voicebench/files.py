@@ -12,14 +12,7 @@ from verl_leaf.evaluate.voicebench.scores import PREFIX, subset_of
 def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str) -> list[Path]:
     """Write ``{name}-{subset}-{split}-audio.jsonl`` per subset and split, and ``...-audio-{pass}.jsonl`` for further passes.
 
-    Args:
-        answers: to rows of ``data``; answers to other data sources are ignored.
-        data: parquet file from ``verl-leaf prepare voicebench``.
-        folder: folder to write, made if needed.
-        name: name of the system.
-
-    Returns:
-        The files.
+    Answers to other data sources are ignored.
 
     Raises:
         ValueError: the file cannot be read, or an answer belongs to no row of it.
@@ -36,8 +29,8 @@ def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str
         record = _fields(answer, rows[answer.row]["extra_info"]) | {"response": answer.text}
         lines.setdefault(file, []).append(json.dumps(record, ensure_ascii=False) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
-    for file, own in lines.items():
-        (folder / file).write_text("".join(own), encoding="utf-8")
+    for file, of_file in lines.items():
+        (folder / file).write_text("".join(of_file), encoding="utf-8")
     return [folder / file for file in lines]
 
 

@@ -6,39 +6,18 @@ answer follows the instruction.
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 # Punkt's English model is a download. Its abbreviations hardly change the number of sentences of an answer.
-ABBREVIATIONS = {
-    "dr",
-    "mr",
-    "mrs",
-    "ms",
-    "prof",
-    "st",
-    "jr",
-    "sr",
-    "vs",
-    "etc",
-    "e.g",
-    "i.e",
-    "inc",
-    "ltd",
-    "co",
-    "p.s",
-}
+ABBREVIATIONS = {"dr", "mr", "mrs", "ms", "prof", "st", "jr", "sr"}
+ABBREVIATIONS |= {"vs", "etc", "e.g", "i.e", "inc", "ltd", "co", "p.s"}
 
 
 def follows(text: str, instruction: str, wanted: Mapping) -> bool | None:
-    """Return whether an answer follows an instruction. An empty answer follows none.
+    """Return whether an answer follows an instruction, such as ``punctuation:no_comma``. An empty answer follows none.
 
-    Args:
-        text: the answer.
-        instruction: name, such as ``punctuation:no_comma``.
-        wanted: arguments of the instruction; empty values are ignored.
-
-    Returns:
-        None if it cannot be checked: the language of an answer, an unknown instruction, or one with missing arguments.
+    Return None if it cannot be checked: the language of an answer, an unknown instruction, or one with missing arguments.
+    Empty arguments are ignored.
     """
     check = CHECKS.get(instruction)
     if check is None:
@@ -55,7 +34,7 @@ def variants(text: str) -> list[str]:
     """Return the variants of an answer for loose scores: without its first line, last line or both, and without asterisks."""
     lines = text.split("\n")
     shorter = ["\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])]
-    return [each for kept in (text, *shorter) for each in (kept, kept.replace("*", ""))]
+    return [variant for part in (text, *shorter) for variant in (part, part.replace("*", ""))]
 
 
 def _holds(count: int, relation: str, wanted: int) -> bool:
@@ -70,16 +49,8 @@ def _find(word: str, text: str) -> list[str]:
         return re.findall(re.escape(word), text, re.IGNORECASE)
 
 
-def _existence(text: str, keywords: Sequence[str]) -> bool:
-    return all(_find(word, text) for word in keywords)
-
-
 def _frequency(text: str, keyword: str, frequency: int, relation: str = "at least") -> bool:
     return _holds(len(_find(keyword.strip(), text)), relation, frequency)
-
-
-def _forbidden(text: str, forbidden_words: Sequence[str]) -> bool:
-    return not any(_find(rf"\b{word}\b", text) for word in forbidden_words)
 
 
 def _letters(text: str, letter: str, let_frequency: int, let_relation: str = "at least") -> bool:
@@ -118,10 +89,6 @@ def _postscript(text: str, postscript_marker: str) -> bool:
     return re.search(spaced.get(marker, marker.lower()), text.lower()) is not None
 
 
-def _placeholders(text: str, num_placeholders: int) -> bool:
-    return len(re.findall(r"\[.*?\]", text)) >= num_placeholders
-
-
 def _bullets(text: str, num_bullets: int) -> bool:
     starred, dashed = (re.findall(rf"^\s*{mark}.*$", text, re.MULTILINE) for mark in (r"\*[^*]", "-"))
     return len(starred) + len(dashed) == num_bullets
@@ -129,8 +96,8 @@ def _bullets(text: str, num_bullets: int) -> bool:
 
 def _highlights(text: str, num_highlights: int) -> bool:
     """Return whether there are enough highlights. As in VoiceBench, ``**text**`` may be counted once more as ``*text*``."""
-    found = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
-    return sum(bool(each.strip("*").strip()) for each in found) >= num_highlights
+    highlights = re.findall(r"\*[^\n*]*\*", text) + re.findall(r"\*\*[^\n*]*\*\*", text)
+    return sum(bool(highlight.strip("*").strip()) for highlight in highlights) >= num_highlights
 
 
 def _sections(text: str, section_spliter: str, num_sections: int) -> bool:
@@ -146,22 +113,10 @@ def _json(text: str) -> bool:
     return True
 
 
-def _title(text: str) -> bool:
-    return any(title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text))
-
-
 def _two_responses(text: str) -> bool:
     parts = [part.strip() for part in text.split("******")]
     filled = [part for part in parts if part]
     return all(parts[1:-1]) and len(filled) == 2 and filled[0] != filled[1]
-
-
-def _repeats(text: str, prompt_to_repeat: str) -> bool:
-    return text.strip().lower().startswith(prompt_to_repeat.strip().lower())
-
-
-def _ends(text: str, end_phrase: str) -> bool:
-    return text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
 
 
 def _capital_words(text: str, capital_frequency: int, capital_relation: str = "at least") -> bool:
@@ -177,16 +132,20 @@ def _quoted(text: str) -> bool:
 
 
 CHECKS: dict[str, Callable[..., bool]] = {
-    "keywords:existence": _existence,
+    "keywords:existence": lambda text, keywords: all(_find(word, text) for word in keywords),
     "keywords:frequency": _frequency,
-    "keywords:forbidden_words": _forbidden,
+    "keywords:forbidden_words": lambda text, forbidden_words: (
+        not any(_find(rf"\b{word}\b", text) for word in forbidden_words)
+    ),
     "keywords:letter_frequency": _letters,
     "length_constraints:number_sentences": _sentences,
     "length_constraints:number_words": _words,
     "length_constraints:number_paragraphs": _paragraphs,
     "length_constraints:nth_paragraph_first_word": _first_word,
     "detectable_content:postscript": _postscript,
-    "detectable_content:number_placeholders": _placeholders,
+    "detectable_content:number_placeholders": lambda text, num_placeholders: (
+        len(re.findall(r"\[.*?\]", text)) >= num_placeholders
+    ),
     "detectable_format:number_bullet_lists": _bullets,
     "detectable_format:constrained_response": lambda text: (
         re.search(r"My answer is (yes|no|maybe)\.", text) is not None
@@ -194,10 +153,16 @@ CHECKS: dict[str, Callable[..., bool]] = {
     "detectable_format:number_highlighted_sections": _highlights,
     "detectable_format:multiple_sections": _sections,
     "detectable_format:json_format": _json,
-    "detectable_format:title": _title,
+    "detectable_format:title": lambda text: any(
+        title.lstrip("<").rstrip(">").strip() for title in re.findall(r"<<[^\n]+>>", text)
+    ),
     "combination:two_responses": _two_responses,
-    "combination:repeat_prompt": _repeats,
-    "startend:end_checker": _ends,
+    "combination:repeat_prompt": lambda text, prompt_to_repeat: (
+        text.strip().lower().startswith(prompt_to_repeat.strip().lower())
+    ),
+    "startend:end_checker": lambda text, end_phrase: (
+        text.strip().strip('"').lower().endswith(end_phrase.strip().lower())
+    ),
     "startend:quotation": _quoted,
     "change_case:capital_word_frequency": _capital_words,
     "change_case:english_capital": str.isupper,

@@ -8,9 +8,8 @@ _MARKS = re.compile(r"\*\*|\\boxed|\\text(?:bf)?|\\mathbf|\\[()\[\]]|[\"'“”�
 
 _LETTER = r"(?:([b-d])\b|(a)(?=\s*(?:[).,:;(\]-]|$)))"  # a lone a may be the article
 _NAMED = r"\b(?:answer|choice|options?|order|sentence)\b[^\n]{0,80}?(?:\b(?:is|be|as|for)\b|:)"  # "the answer to it is"
-_BETWEEN = (
-    r"\s*(?:\w+ly |the |in |without any modification )*(?:option |choice |sentence )?[(\[]?"  # "probably option ("
-)
+# "probably option ("
+_BETWEEN = r"\s*(?:\w+ly |the |in |without any modification )*(?:option |choice |sentence )?[(\[]?"
 # The first pattern that matches decides.
 _CHOICES = (
     rf"{_NAMED}{_BETWEEN}{_LETTER}",
@@ -55,9 +54,9 @@ def choice(text: str) -> str | None:
     for ordinal, named in _ORDINALS.items():
         plain = plain.replace(ordinal, named)
     for pattern in _CHOICES:
-        found = {"".join(filter(None, match.groups())) for match in re.finditer(pattern, plain)}
-        if found:
-            return found.pop().upper() if len(found) == 1 else None
+        letters = {"".join(filter(None, match.groups())) for match in re.finditer(pattern, plain)}
+        if letters:
+            return letters.pop().upper() if len(letters) == 1 else None
     return None
 
 

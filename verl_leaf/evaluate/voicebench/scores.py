@@ -61,7 +61,7 @@ def score(answers: Sequence[Answer]) -> list[Score]:
     for answer in answers:
         if subset_of(answer.data_source) in _SCORERS:
             by_source.setdefault(answer.data_source, []).append(answer)
-    return [_SCORERS[str(subset_of(source))](source, own) for source, own in by_source.items()]
+    return [_SCORERS[str(subset_of(source))](source, of_source) for source, of_source in by_source.items()]
 
 
 def _guessed(right: Callable[[Answer], bool | None], chance: float, source: str, answers: list[Answer]) -> Score:
@@ -117,10 +117,10 @@ def _instructions(source: str, answers: list[Answer]) -> Score:
     )
     details = {
         f"{way}_{unit}": 100 * count / total
-        for way, kept in (("strict", strict), ("loose", loose))
+        for way, followed in (("strict", strict), ("loose", loose))
         for unit, count, total in (
-            ("prompts", sum(all(each) for each in kept if each), prompts),
-            ("instructions", sum(map(sum, kept)), instructions),
+            ("prompts", sum(all(answer) for answer in followed if answer), prompts),
+            ("instructions", sum(map(sum, followed)), instructions),
         )
         if total
     }

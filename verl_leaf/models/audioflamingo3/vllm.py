@@ -16,9 +16,7 @@ class ProcessingInfo(base.AudioFlamingo3ProcessingInfo):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    base.AudioFlamingo3MultiModalProcessor,
-    info=ProcessingInfo,
-    dummy_inputs=base.AudioFlamingo3DummyInputsBuilder,
+    base.AudioFlamingo3MultiModalProcessor, info=ProcessingInfo, dummy_inputs=base.AudioFlamingo3DummyInputsBuilder
 )
 class AudioFlamingo3ForConditionalGeneration(SpeechRollout, base.AudioFlamingo3ForConditionalGeneration):
     """vLLM's class, without encoding the silence up to 30 s."""

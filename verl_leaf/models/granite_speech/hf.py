@@ -62,9 +62,8 @@ class GraniteSpeechForConditionalGeneration(SpeechActor, Base):
         for row in rows:
             if id(row) not in encoded:
                 clips = row["input_features"].to(self.dtype)
-                encoded[id(row)] = torch.cat(
-                    [self.get_audio_features(clip[None], return_dict=True).pooler_output[0] for clip in clips]
-                )
+                tokens = [self.get_audio_features(clip[None], return_dict=True).pooler_output[0] for clip in clips]
+                encoded[id(row)] = torch.cat(tokens)
         audio = torch.cat([encoded[id(row)] for row in rows])
         return self._parts.get_merged_audio_embeddings(input_ids, audio)
 

@@ -64,7 +64,5 @@ def build_processor(tokenizer):
 
 def random_audio(seconds):
     """Return random features and their number of audio tokens; 15 features, of two mel frames each, give three tokens."""
-    frames = int(50 * seconds)
-    return {
-        "input_features": torch.randn(1, frames, 160, generator=torch.Generator().manual_seed(int(1000 * seconds)))
-    }, -(-frames // 15) * 3
+    frames, generator = int(50 * seconds), torch.Generator().manual_seed(int(1000 * seconds))
+    return {"input_features": torch.randn(1, frames, 160, generator=generator)}, -(-frames // 15) * 3

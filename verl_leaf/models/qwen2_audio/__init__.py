@@ -6,13 +6,8 @@ from verl_leaf.models.whisper import CHECKPOINT_PREFIXES, audio_tokens, padding,
 
 def call_processor(processor, text, clips):
     extractor = processor.feature_extractor
-    return processor(
-        text=[text],
-        audio=clips,
-        sampling_rate=extractor.sampling_rate,
-        return_tensors="pt",
-        **padding(extractor, clips),
-    )
+    arguments = {"sampling_rate": extractor.sampling_rate, **padding(extractor, clips)}
+    return processor(text=[text], audio=clips, return_tensors="pt", **arguments)
 
 
 QWEN2_AUDIO = Family(
@@ -24,9 +19,7 @@ QWEN2_AUDIO = Family(
     vllm_class="verl_leaf.models.qwen2_audio.vllm:Qwen2AudioForConditionalGeneration",
     call_processor=call_processor,
     audio_tokens=audio_tokens,
-    # transformers recognises expanded prompts by two audio tokens in a row (modeling_qwen2_audio.py
-    # `legacy_processing`).
-    min_audio_tokens=2,
+    min_audio_tokens=2,  # by which transformers recognises expanded prompts (modeling_qwen2_audio.py `legacy_processing`)
     max_clips=None,
     max_seconds=30.0,
     checkpoint_prefixes=CHECKPOINT_PREFIXES,

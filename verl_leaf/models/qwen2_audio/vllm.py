@@ -24,17 +24,12 @@ class ProcessingInfo(base.Qwen2AudioProcessingInfo):
 
 
 @MULTIMODAL_REGISTRY.register_processor(
-    base.Qwen2AudioMultiModalProcessor,
-    info=ProcessingInfo,
-    dummy_inputs=base.Qwen2AudioDummyInputsBuilder,
+    base.Qwen2AudioMultiModalProcessor, info=ProcessingInfo, dummy_inputs=base.Qwen2AudioDummyInputsBuilder
 )
 class Qwen2AudioForConditionalGeneration(SpeechRollout, base.Qwen2AudioForConditionalGeneration, SupportsLoRA):
     """vLLM's class with LoRA, without encoding the silence up to 30 s."""
 
-    packed_modules_mapping = {
-        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
-        "gate_up_proj": ["gate_proj", "up_proj"],
-    }
+    packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
     hf_to_vllm_mapper = WeightsMapper(orig_to_new_prefix=CHECKPOINT_PREFIXES)
 
     def __init__(self, *, vllm_config, prefix=""):

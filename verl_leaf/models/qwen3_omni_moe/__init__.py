@@ -35,9 +35,7 @@ def pooled_frames(frames):
 def with_silence(mel: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return clips with a window of silence after the last one, which becomes :data:`SILENCE` audio tokens.
 
-    Args:
-        mel: frames of all clips, one clip after the other, ``[mel bins, frames]``.
-        frames: number of frames of each clip, int64 ``[clips]``.
+    ``mel`` ``[bins, frames]`` contains one clip after the other, and ``frames`` int64 ``[clips]`` their lengths.
     """
     return F.pad(mel, (0, WINDOW)), F.pad(frames, (0, 1), value=WINDOW)
 
@@ -51,7 +49,7 @@ def call_processor(processor, text, clips):
     """Encode a prompt; ``input_features`` are the frames of all clips in a row."""
     extractor = processor.feature_extractor
     counts = iter([audio_tokens(processor, len(clip)) for clip in clips])
-    expanded = re.sub(re.escape(processor.audio_token), lambda found: found[0] * next(counts), text)
+    expanded = re.sub(re.escape(processor.audio_token), lambda match: match[0] * next(counts), text)
     settings = {"padding": False, "truncation": False, "sampling_rate": extractor.sampling_rate, "return_tensors": "pt"}
     mel = [extractor(whole_hops(extractor, clip), **settings)["input_features"][0].T for clip in clips]
     encoded = processor.tokenizer(expanded, return_tensors="pt")

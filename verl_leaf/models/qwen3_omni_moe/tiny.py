@@ -26,6 +26,7 @@ def build_config(text, ids):
     # vLLM reads these two. The hub's config.json has them, transformers' class does not.
     vision |= {"image_size": 64, "apply_vit_abs_pos_embed": True}
     heads = {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64}
+    windows = {"n_window": 50, "n_window_infer": 800}
     placeholders = {
         "audio_token_id": ids["<|audio_pad|>"],
         "image_token_id": ids["<|image_pad|>"],
@@ -40,13 +41,7 @@ def build_config(text, ids):
     return Qwen3OmniMoeConfig(
         thinker_config={
             "text_config": {**EXPERTS, **text, "rope_parameters": {**positions, "mrope_section": [6, 5, 5]}},
-            "audio_config": {
-                **WHISPER,
-                "output_dim": text["hidden_size"],
-                "n_window": 50,
-                "n_window_infer": 800,
-                "downsample_hidden_size": 16,
-            },
+            "audio_config": {**WHISPER, **windows, "output_dim": text["hidden_size"], "downsample_hidden_size": 16},
             "vision_config": {**vision, "out_hidden_size": text["hidden_size"], "deepstack_visual_indexes": [0, 1]},
             **placeholders,
         },

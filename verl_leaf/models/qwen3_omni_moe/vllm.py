@@ -18,14 +18,13 @@ class EachAlone(WhisperFeatureExtractor):
 
     def __call__(self, raw_speech, **arguments):
         compute = super().__call__
-        alone = [compute([clip], **{**arguments, "return_tensors": "pt"}) for clip in raw_speech]
-        longest = max(each["input_features"].shape[-1] for each in alone)
-        return BatchFeature(
-            {
-                name: torch.cat([F.pad(each[name], (0, longest - each[name].shape[-1])) for each in alone])
-                for name in alone[0]
-            }
-        )
+        clips = [compute([clip], **{**arguments, "return_tensors": "pt"}) for clip in raw_speech]
+        longest = max(clip["input_features"].shape[-1] for clip in clips)
+
+        def joined(name: str) -> torch.Tensor:
+            return torch.cat([F.pad(clip[name], (0, longest - clip[name].shape[-1])) for clip in clips])
+
+        return BatchFeature({name: joined(name) for name in clips[0]})
 
 
 class ProcessingInfo(base.Qwen3OmniMoeThinkerProcessingInfo):

@@ -23,9 +23,8 @@ class SaveAdapter(CheckpointCallback):
 
     def __init__(self, config):
         super().__init__(config)
-        if config.trainer.resume_mode != "disable" and (
-            last := find_latest_ckpt_path(config.trainer.default_local_dir)
-        ):
+        last = find_latest_ckpt_path(config.trainer.default_local_dir)
+        if config.trainer.resume_mode != "disable" and last:
             self._complete(Path(last))
 
     def on_save(self, trainer, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs) -> None:
@@ -41,19 +40,14 @@ class SaveAdapter(CheckpointCallback):
         shutil.rmtree(step / "model", ignore_errors=True)
         if (actor / LORA_META).exists():
             model = self.config.actor_rollout_ref.model
-            export_adapter(
-                actor,
-                adapter,
-                base_model=model.path,
-                target_modules=model.target_modules,
-                exclude_modules=model.exclude_modules,
-            )
+            targets, excluded = model.target_modules, model.exclude_modules
+            export_adapter(actor, adapter, base_model=model.path, target_modules=targets, exclude_modules=excluded)
         else:
             shutil.rmtree(adapter, ignore_errors=True)
 
 
 def export_adapter(
-    checkpoint: Path, destination: Path, *, base_model: str, target_modules=None, exclude_modules: str | None = None
+    checkpoint: Path, destination: Path, *, base_model: str, target_modules, exclude_modules: str | None = None
 ) -> None:
     """Write the adapter of an FSDP actor checkpoint for ``peft.PeftModel.from_pretrained``.
 
@@ -61,8 +55,7 @@ def export_adapter(
         checkpoint: folder with ``model_world_size_*_rank_*.pt`` and ``lora_train_meta.json``.
         destination: folder to write, completely or not at all; an earlier one is replaced.
         base_model: path or hub name of the model that the adapter belongs to. A path is made absolute.
-        target_modules: verl's ``model.target_modules``.
-        exclude_modules: verl's ``model.exclude_modules``.
+        target_modules, exclude_modules: as in verl's ``model``.
 
     Raises:
         FileNotFoundError: the folder contains no LoRA checkpoint.

@@ -16,14 +16,7 @@ from verl_leaf.runs.adapters import ADAPTER_CONFIG, HUB, SavedStep, max_lora_ran
 
 
 def model_card(saved: SavedStep, run: str, base: str, folder: Path) -> str:
-    """Return the text of ``README.md`` for an exported folder, with the hub's front matter.
-
-    Args:
-        saved: exported step.
-        run: run as the user named it.
-        base: folder or hub name of the base model.
-        folder: folder with the exported files.
-    """
+    """Return the text of ``README.md`` for an exported folder, with the hub's front matter."""
     config = saved.run.read_config() or OmegaConf.create()
     method = OmegaConf.select(config, "algorithm.adv_estimator")
     adapter = folder / ADAPTER_CONFIG
@@ -37,13 +30,7 @@ def model_card(saved: SavedStep, run: str, base: str, folder: Path) -> str:
         base_model=base if on_hub else None,
         library_name="peft" if rank else "transformers",
         pipeline_tag="audio-text-to-text" if family else "text-generation",
-        tags=[
-            "verl",
-            "verl-leaf",
-            "reinforcement-learning",
-            *([method] if method else []),
-            *(["lora"] if rank else []),
-        ],
+        tags=["verl", "verl-leaf", "reinforcement-learning", *filter(None, [method, rank and "lora"])],
         datasets=[source for source in sources if HUB.fullmatch(source)] or None,
     )
     card = ModelCard.from_template(

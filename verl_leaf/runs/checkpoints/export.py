@@ -11,27 +11,26 @@ from verl_leaf.runs.adapters import ADAPTER_CONFIG, SavedStep, absolute_model, b
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run", help="folder of a run, or RUN@step")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--merged", action="store_true", help="write the whole model instead of the adapter")
-    parser.add_argument("--base", help="folder or hub name of the base model, if it has moved")
+    add = parser.add_argument
+    add("run", help="folder of a run, or RUN@step")
+    add("--out", type=Path, required=True, help="folder to write")
+    add("--merged", action="store_true", help="write the whole model instead of the adapter")
+    add("--base", help="folder or hub name of the base model, if it has moved")
 
 
 def main(options) -> int:
     """Export a run, and print the folder."""
-    export_run(options.run, options.out, options.merged, Console(stderr=True), options.base)
+    export_run(options.run, options.out, options.merged, options.base)
     print(options.out)
     return 0
 
 
-def export_run(run: str, destination: Path, merged: bool, console: Console, base: str | None = None) -> None:
+def export_run(run: str, destination: Path, merged: bool, base: str | None) -> None:
     """Write a run's adapter, or its whole model with the trained weights, and a model card.
 
     Args:
         run: folder of a run that has saved something, or ``RUN@step``.
-        destination: folder to write, completely or not at all.
         merged: True to write the whole model. If a run trains all weights, the whole model is written anyway.
-        console: console for progress and for the exported step.
         base: folder or hub name of the base model, or None for the one that the run names.
 
     Raises:
@@ -39,7 +38,7 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
         FileExistsError: the destination exists.
     """
     saved = find_saved(run)
-    console.print(saved.described())
+    Console(stderr=True).print(saved.described())
     from verl_leaf.runs.checkpoints.card import model_card
     from verl_leaf.runs.checkpoints.merge import merge, write_trained
 
@@ -49,12 +48,12 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
             if saved.is_written:
                 shutil.copytree(saved.path, folder, dirs_exist_ok=True)
             else:
-                write_trained(base, saved.actor, folder, console)
+                write_trained(base, saved.actor, folder)
         else:
-            adapter = write_missing(saved, base, console)
+            adapter = write_missing(saved, base)
             base = base or base_model(adapter)
             if merged:
-                merge(base, adapter, folder, console)
+                merge(base, adapter, folder)
             else:
                 shutil.copytree(adapter, folder, dirs_exist_ok=True)
                 file = folder / ADAPTER_CONFIG
@@ -63,13 +62,10 @@ def export_run(run: str, destination: Path, merged: bool, console: Console, base
         (folder / "README.md").write_text(model_card(saved, run, absolute_model(base), folder), encoding="utf-8")
 
 
-def write_missing(saved: SavedStep, base: str | None, console: Console) -> Path:
+def write_missing(saved: SavedStep, base: str | None) -> Path:
     """Return the folder of a saved step, written from verl's checkpoint if it does not exist.
 
-    Args:
-        saved: step of a run.
-        base: folder or hub name of the base model, or None for the one in the run's configuration.
-        console: console for progress.
+    The base model is ``base``, or the one in the run's configuration.
 
     Raises:
         ValueError: the checkpoint or the run's configuration cannot be read.
@@ -81,7 +77,7 @@ def write_missing(saved: SavedStep, base: str | None, console: Console) -> Path:
         base = base or _setting(saved, "path")
         if saved.is_model:
             with whole_folder(saved.path, replace=True) as scratch:
-                write_trained(base, saved.actor, scratch, console)
+                write_trained(base, saved.actor, scratch)
         else:
             targets, excluded = _setting(saved, "target_modules"), _setting(saved, "exclude_modules")
             export_adapter(saved.actor, saved.path, base_model=base, target_modules=targets, exclude_modules=excluded)
@@ -89,11 +85,6 @@ def write_missing(saved: SavedStep, base: str | None, console: Console) -> Path:
 
 
 def _setting(saved: SavedStep, name: str):
-    """Return a setting of the trained model.
-
-    Raises:
-        ValueError: the run's configuration is missing or cannot be read.
-    """
     config = saved.run.read_config()
     if config is None:
         raise ValueError(

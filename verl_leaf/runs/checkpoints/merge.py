@@ -12,7 +12,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from verl_leaf.checks.model import model_config
-from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 from verl_leaf.models import Family
 from verl_leaf.runs.checkpoints.weights import (
@@ -25,37 +24,29 @@ from verl_leaf.runs.checkpoints.weights import (
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
-Changes = dict[
-    str, Callable[[torch.Tensor], torch.Tensor]
-]  # checkpoint name of a weight -> function from its old to its new value
+# Checkpoint name of a weight -> function from its old to its new value.
+Changes = dict[str, Callable[[torch.Tensor], torch.Tensor]]
 
 
-def merge(model: str, adapter: Path | None, destination: Path, console: Console) -> None:
+def merge(model: str, adapter: Path | None, destination: Path) -> None:
     """Write a model with a LoRA adapter added to its weights; the sums are computed in float32.
 
     Args:
         model: folder or hub name, of a model with safetensors weights.
         adapter: folder of the adapter, or None for the adapter in the model folder.
         destination: existing empty folder.
-        console: console for progress.
 
     Raises:
         ValueError: files are missing, or the adapter is not plain LoRA or does not fit the model.
     """
     folder = local_folder(model)
     adapter = adapter or folder
-    unused = _write(folder, _additions(adapter, family_of_model(str(folder))), destination, console)
+    unused = _write(folder, _additions(adapter, family_of_model(str(folder))), destination)
     _check_none(unused, adapter, folder)
 
 
-def write_trained(model: str, actor: Path, destination: Path, console: Console) -> None:
+def write_trained(model: str, actor: Path, destination: Path) -> None:
     """Write a model with the weights of a checkpoint of verl's actor; weights that the actor lacks stay as they were.
-
-    Args:
-        model: folder or hub name of the base model.
-        actor: folder of the checkpoint.
-        destination: existing empty folder.
-        console: console for progress.
 
     Raises:
         ValueError: files are missing, cannot be read, or do not fit the model.
@@ -63,19 +54,15 @@ def write_trained(model: str, actor: Path, destination: Path, console: Console) 
     folder = local_folder(model)
     trained = trained_weights(actor, family_of_model(str(folder)))
     changes: Changes = {name: partial(_replaced, name, value) for name, value in trained.items()}
-    unused = _write(folder, changes, destination, console)
+    unused = _write(folder, changes, destination)
     config = model_config(str(folder))
-    if any(getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())):
+    if any(getattr(part, "tie_word_embeddings", False) for part in (config, config.get_text_config())):
         unused = [name for name in unused if not name.endswith("lm_head.weight")]  # tied to the embedding
     _check_none(unused, actor, folder)
 
 
-def _write(folder: Path, changes: Changes, destination: Path, console: Console) -> list[str]:
-    """Write a model with changed weights, in its own layout and dtypes, one weight file at a time.
-
-    Returns:
-        The names of changed weights that the model lacks.
-    """
+def _write(folder: Path, changes: Changes, destination: Path) -> list[str]:
+    """Write a model with changed weights, in its layout and dtypes, file by file; return names that the model lacks."""
     if (folder / INDEX).exists():
         files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
     else:
@@ -85,7 +72,7 @@ def _write(folder: Path, changes: Changes, destination: Path, console: Console) 
             raise ValueError(f"{folder / INDEX} names {name!r}, which is not a file of the folder")
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}. Only models with safetensors files can be merged")
-    for name in track(files, "Merging", len(files), console):
+    for name in track(files, "Merging", len(files)):
         with safe_open(folder / name, "pt") as weights:
             tensors = {key: weights.get_tensor(key) for key in weights.keys()}
             metadata = weights.metadata()
@@ -126,7 +113,6 @@ def local_folder(model: str) -> Path:
 
 
 def _additions(adapter: Path, family: Family | None) -> Changes:
-    """Return the changes that an adapter makes to the weights."""
     if not (adapter / "adapter_config.json").exists() or not (adapter / ADAPTER_WEIGHTS).exists():
         raise ValueError(f"{adapter} has no adapter_config.json with {ADAPTER_WEIGHTS}, so there is nothing to merge")
     config = LoraConfig.from_pretrained(str(adapter))
@@ -151,17 +137,16 @@ def _additions(adapter: Path, family: Family | None) -> Changes:
 
 
 def _added(name: str, weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    if weight.shape != (len(b), a.shape[1]):
-        raise ValueError(
-            f"{name} has shape {tuple(weight.shape)} in the model but {(len(b), a.shape[1])} in the adapter"
-        )
+    _check_shape(name, weight, (len(b), a.shape[1]), "adapter")
     return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
 
 
 def _replaced(name: str, value: Callable[[], torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
     trained = value()
-    if weight.shape != trained.shape:
-        raise ValueError(
-            f"{name} has shape {tuple(weight.shape)} in the model but {tuple(trained.shape)} in the checkpoint"
-        )
+    _check_shape(name, weight, tuple(trained.shape), "checkpoint")
     return trained.to(weight.dtype)
+
+
+def _check_shape(name: str, weight: torch.Tensor, shape: tuple, source: str) -> None:
+    if weight.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(weight.shape)} in the model but {shape} in the {source}")

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from verl_leaf.common.console import Console
 from verl_leaf.common.files import whole_folder
 
 
@@ -17,6 +16,6 @@ def main(options) -> int:
     from verl_leaf.runs.checkpoints.merge import merge
 
     with whole_folder(options.out) as folder:
-        merge(options.model, None, folder, Console(stderr=True))
+        merge(options.model, None, folder)
     print(options.out)
     return 0

@@ -57,29 +57,22 @@ def trained_weights(actor: Path, family: Family | None) -> dict[str, Callable[[]
             raise ValueError(
                 f"{file} cannot be read ({error}). Delete {actor.parent}, or export another step"
             ) from error
-    experts = lru_cache(maxsize=2)(
-        _experts
-    )  # a layer's two tensors of experts: files have each expert's weights together
+    # For a layer's two tensors of experts, because files have each expert's weights together.
+    experts = lru_cache(maxsize=2)(lambda name, parts: dict(unfuse_moe_params([(name, _join(parts))])))
     weights: dict[str, Callable[[], torch.Tensor]] = {}
     for name, first in shards[0].items():
         parts = tuple(shard[name] for shard in shards)
         name = checkpoint_name(name.removeprefix(PEFT_PREFIX).replace(".default.", "."), family)
-        names = [each for each, _ in unfuse_moe_params([(name, torch.empty(first.shape, device="meta"))])]
-        if names == [name]:
+        unfused = [unfused for unfused, _ in unfuse_moe_params([(name, torch.empty(first.shape, device="meta"))])]
+        if unfused == [name]:
             weights[name] = partial(_join, parts)
         else:  # transformers has a layer's experts in one tensor, files have each expert separately
-            weights |= {each: partial(_expert, experts, each, name, parts) for each in names}
+            weights |= {expert: partial(_expert, experts, expert, name, parts) for expert in unfused}
     return weights
 
 
-def _expert(
-    experts: Callable[[str, tuple], dict[str, torch.Tensor]], weight: str, name: str, parts: tuple
-) -> torch.Tensor:
+def _expert(experts: Callable[[str, tuple], dict], weight: str, name: str, parts: tuple) -> torch.Tensor:
     return experts(name, parts)[weight]
-
-
-def _experts(name: str, parts: tuple) -> dict[str, torch.Tensor]:
-    return dict(unfuse_moe_params([(name, _join(parts))]))
 
 
 def _join(parts: Sequence) -> torch.Tensor:

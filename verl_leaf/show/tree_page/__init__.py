@@ -7,10 +7,11 @@ from verl_leaf.common.console import Console
 
 def add_arguments(parser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("run", type=Path, help="folder of a run, or of traces")
-    parser.add_argument("--out", type=Path, help="HTML file (default: tree.html in the folder)")
-    parser.add_argument("--audio", type=Path, help="folder of further clips to include (default: only those in RUN)")
-    parser.add_argument("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly spaced)")
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a run, or of traces")
+    add("--out", type=Path, help="HTML file (default: tree.html in the folder)")
+    add("--audio", type=Path, help="folder of further clips to include (default: only those in RUN)")
+    add("--steps", type=int, nargs="+", help="steps to show (default: a dozen, evenly spaced)")
 
 
 def main(options) -> int:

@@ -41,9 +41,7 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, 
 
     Args:
         run: folder of a run, or of traces.
-        out: HTML file to write.
         steps: steps to show, or None for up to ``STEPS`` of the traced ones.
-        console: console for the result and for what was left out.
         audio: folder of clips that may be included besides those in the run's folder. The limit exists because traces can
             name any path, and the page may be given to others.
 
@@ -79,7 +77,6 @@ def write_tree(run: Path, out: Path, steps: list[int] | None, console: Console, 
 
 
 def _chosen_steps(folder: Path, wanted: list[int] | None, left_out: list[str]) -> list[int]:
-    """Return the steps to show."""
     traced = list(trace_files(folder))
     missing = sorted(set(wanted or ()) - set(traced))
     if missing:
@@ -148,7 +145,7 @@ def _clip(folder: Path, allowed: list[Path], path: str | None) -> dict:
     try:
         reference = absolute_audio(path, str(folder))
         _, file = contents(reference)
-        if file is not None and not any(is_inside(file, own) for own in allowed):
+        if file is not None and not any(is_inside(file, root) for root in allowed):
             return {"name": path, "note": OUTSIDE}
         mp3 = encode(load_audio(reference, AUDIO_RATE))
     except ValueError as error:
@@ -159,14 +156,8 @@ def _clip(folder: Path, allowed: list[Path], path: str | None) -> dict:
 def page_prompt(number: int, prompt: Prompt, advantages: PromptAdvantages) -> dict:
     """Return the page's data of a prompt: the numbers of the trace, and other estimators' advantages.
 
-    Args:
-        number: number of the prompt's line in its file.
-        prompt: prompt of the trace.
-        advantages: advantages of the other estimators.
-
-    Returns:
-        A dictionary that becomes JSON, once the paths in ``audio`` are numbers of clips. ``change`` is the mean of
-        ``|A_LEAF - A_GRPO|`` over the policy's tokens.
+    ``audio`` contains paths until they become numbers of clips. ``change`` is the mean of ``|A_LEAF - A_GRPO|`` over the
+    policy's tokens.
     """
     changes = [
         abs(span.advantage - grpo)

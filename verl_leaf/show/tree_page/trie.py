@@ -7,22 +7,14 @@ from verl_leaf.training.traces.schema import Prompt, Span
 
 @dataclass
 class Edge:
-    """The tokens ``start .. end`` that ``responses`` share until they part, end, or reach a LEAF node.
-
-    Attributes:
-        start: position of the first token.
-        end: position after the last token; equal to ``start`` if a response ends at a fork.
-        responses: indices of the responses that share these tokens.
-        node: index in the trace's ``nodes`` of the node at its end, or None.
-        ends: indices of the responses that end here.
-        children: edges that continue from here, in the order of their first response.
-    """
+    """The tokens ``start .. end`` that ``responses`` share until they part, end, or reach a LEAF node."""
 
     start: int
-    end: int
-    responses: list[int]
-    node: int | None = None
-    ends: list[int] = field(default_factory=list)
+    end: int  # position after the last token; equal to `start` if a response ends at a fork
+    responses: list[int]  # indices of the responses that share these tokens
+    node: int | None = None  # index in the trace's `nodes` of the node at its end, or None
+    ends: list[int] = field(default_factory=list)  # indices of the responses that end here
+    # Edges that continue from here, in the order of their first response.
     children: list["Edge"] = field(default_factory=list)
 
 
@@ -65,11 +57,5 @@ def _edge(prompt: Prompt, responses: list[int], start: int) -> Edge:
 
 def span_at(prompt: Prompt, response: int, edge: Edge) -> Span | None:
     """Return the span of a response that contains an edge, or None for an edge without tokens."""
-    return next(
-        (
-            span
-            for span in prompt.responses[response].spans
-            if span.start <= edge.start and edge.end <= span.end and edge.start < edge.end
-        ),
-        None,
-    )
+    spans = prompt.responses[response].spans if edge.start < edge.end else []
+    return next((span for span in spans if span.start <= edge.start and edge.end <= span.end), None)

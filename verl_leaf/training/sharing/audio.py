@@ -12,9 +12,6 @@ class Marks:
 
     Then :func:`verl_leaf.training.sharing.pack.pack` merges only placeholders of the same clip, and the packed rows show
     the order of their clips.
-
-    Args:
-        placeholder: token that stands for audio.
     """
 
     def __init__(self, placeholder: int):
@@ -42,8 +39,8 @@ class Marks:
         """Return the keys of the features of packed rows in the order of their placeholders, uint8 ``[keys, 16]``."""
         clips = list(self._numbers)
         rows = np.minimum(marked.numpy(), 0)
-        found = [clips[-1 - mark] for mark in rows[_starts(rows)].tolist()]
-        keys = bytearray(b"".join(key for key, number in found if number == 0))
+        present = [clips[-1 - mark] for mark in rows[_starts(rows)].tolist()]
+        keys = bytearray(b"".join(key for key, number in present if number == 0))
         return torch.frombuffer(keys, dtype=torch.uint8).view(-1, 16) if keys else torch.zeros(0, 16, dtype=torch.uint8)
 
     def tokens(self, marked: torch.Tensor) -> torch.Tensor:

@@ -140,12 +140,10 @@ class SharingEngine(FSDPEngineWithLMHead):
         prompts, pad = _prompt_lengths(micro_batch), tu.get_non_tensor_data(micro_batch, "pad_token_id", default=0)
         marks = Marks(next(iter(placeholders(_base_model(self.module).config)), -1))
         audio = [[bytes(key) for key in keys if any(key)] for keys in micro_batch[FEATURES_KEY].tolist()]
-        sequences = [marks.mark(*each) for each in zip(sequences, prompts, audio, strict=True)]
+        sequences = [marks.mark(*row) for row in zip(sequences, prompts, audio, strict=True)]
         packed = pack(sequences, prompts, [None] * count, pad)
-        alone = Layout(count, padded_length(max(map(len, sequences))))
-        if packed.last is not None and not cheaper(
-            Layout(*packed.input_ids.shape), alone, self._text_config.hidden_size
-        ):
+        shared, alone = Layout(*packed.input_ids.shape), Layout(count, padded_length(max(map(len, sequences))))
+        if packed.last is not None and not cheaper(shared, alone, self._text_config.hidden_size):
             packed = pack(sequences, prompts, range(count), pad)
         ids, targets = marks.tokens(packed.input_ids), marks.tokens(packed.target_ids)
         return dataclasses.replace(packed, input_ids=ids, target_ids=targets), marks.keys(packed.input_ids)
@@ -174,9 +172,9 @@ def _tensors_alone(data: TensorDict) -> TensorDict:
     """
     rows = [row.get(FEATURES_KEY, ()) for row in _multi_modal_inputs(data)]
     keys = torch.zeros(len(data), max(map(len, rows), default=0), 16, dtype=torch.uint8)  # 0 if a row has fewer
-    for key, own in zip(keys, rows, strict=True):
-        if len(own):
-            key[: len(own)] = own
+    for key, of_row in zip(keys, rows, strict=True):
+        if len(of_row):
+            key[: len(of_row)] = of_row
     data = data.exclude(*(name for name, column in data.items() if isinstance(column, NonTensorStack)))
     data[FEATURES_KEY] = keys.to(data["input_ids"].device)
     return data
@@ -194,17 +192,12 @@ def _say_whether_embeddings_are_tied(config) -> None:
     tie_weights read only ``tie_word_embeddings`` of the outer config. Those of Qwen2-Audio and Audio Flamingo 3 lack
     it, and verl fails. In others it may be false although the language model ties its embeddings.
     """
-    config.tie_word_embeddings = any(
-        getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())
-    )
+    parts = (config, config.get_text_config())
+    config.tie_word_embeddings = any(getattr(part, "tie_word_embeddings", False) for part in parts)
 
 
 def check_attention(text_config) -> None:
-    """Raise an error unless all layers of a language model attend to everything before a token.
-
-    Raises:
-        ValueError: some layers do not, but our mask would make them.
-    """
+    """Raise ValueError unless all layers of a language model attend to everything before a token."""
     kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or getattr(text_config, "sliding_window", None) is not None:
         raise ValueError(
@@ -223,7 +216,6 @@ def _prompt_lengths(micro_batch) -> list[int]:
 
 
 def _one_temperature(temperature) -> float | None:
-    """Return the temperature of all rows, or None if they differ."""
     if not isinstance(temperature, torch.Tensor):
         return float(temperature)
     values = temperature.unique()

@@ -29,10 +29,7 @@ def log_probs(
 
 
 def of_distributions(
-    function: Callable[[torch.Tensor], torch.Tensor],
-    logits: torch.Tensor,
-    places: torch.Tensor,
-    temperature: float = 1.0,
+    function: Callable[[torch.Tensor], torch.Tensor], logits: torch.Tensor, places: torch.Tensor, temperature: float
 ) -> torch.Tensor:
     """Return ``function`` of the distributions at some positions, ``[places]``; it gets ``[places, vocabulary]`` float32."""
     return torch.cat([function(_scaled(logits, part, temperature)) for part in places.split(TOKENS)])
@@ -56,7 +53,7 @@ class _LogProbs(torch.autograd.Function):
     def backward(ctx, gradient):
         logits, places, tokens, normalisers = ctx.saved_tensors
         result = torch.zeros_like(logits)
-        parts = (each.split(TOKENS) for each in (places, tokens, normalisers, gradient / ctx.temperature))
+        parts = (tensor.split(TOKENS) for tensor in (places, tokens, normalisers, gradient / ctx.temperature))
         for part, wanted, normaliser, weight in zip(*parts, strict=True):
             change = (_scaled(logits, part, ctx.temperature) - normaliser[:, None]).exp_().neg_()
             change.scatter_add_(-1, wanted[:, None], torch.ones_like(weight)[:, None])

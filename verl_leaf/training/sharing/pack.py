@@ -15,29 +15,20 @@ from verl_leaf.models.shapes import padded_length
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences as trees, one row per prompt, padded on the right. All tensors are on the CPU.
+    """Sequences as trees, one row per prompt, padded on the right. All tensors are on the CPU."""
 
-    Attributes:
-        input_ids: tokens, int64 ``[rows, width]``.
-        position_ids: position of each token in its sequences, int64 ``[rows, width]``.
-        last: last column of the row whose token attends to this one, int32 ``[rows, width]``; padding attends to
-            itself. None if each row is one sequence, for which a causal mask is enough.
-        first: index of one of its sequences for each row.
-        target_index: place of each response token's log-probability in the concatenated sequences, int64 ``[targets]``: the
-            place of the token before it.
-        logit_index: index in the flattened rows of the token before it, int64 ``[targets]``.
-        target_ids: ids of the response tokens, int64 ``[targets]``.
-        first_logit: first column whose logits are needed.
-    """
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
+    input_ids: torch.Tensor  # tokens, int64 `[rows, width]`
+    position_ids: torch.Tensor  # position of each token in its sequences, int64 `[rows, width]`
+    # Last column of the row whose token attends to this one, int32 `[rows, width]`; padding attends to itself. None
+    # if each row is one sequence, for which a causal mask is enough.
     last: torch.Tensor | None
-    first: list[int]
+    first: list[int]  # index of one of its sequences for each row
+    # Place of each response token's log-probability in the concatenated sequences, int64 `[targets]`: the place of
+    # the token before it.
     target_index: torch.Tensor
-    logit_index: torch.Tensor
-    target_ids: torch.Tensor
-    first_logit: int
+    logit_index: torch.Tensor  # index in the flattened rows of the token before it, int64 `[targets]`
+    target_ids: torch.Tensor  # ids of the response tokens, int64 `[targets]`
+    first_logit: int  # first column whose logits are needed
 
     def attention_mask(self, device: torch.device | str) -> torch.Tensor | None:
         """Return which token (second axis) attends to which (third), bool ``[rows, width, width]``; None for a causal mask."""
@@ -69,12 +60,7 @@ class Layout:
 
 
 def cheaper(packed: Layout, alone: Layout, hidden: int) -> bool:
-    """Return whether rows of several sequences need no more work and memory than one row per sequence.
-
-    Args:
-        packed, alone: layouts to compare.
-        hidden: hidden size of the model.
-    """
+    """Return whether rows of several sequences need no more work and memory than one row per sequence."""
     saves = packed.multiplications(hidden, masked=True) <= alone.multiplications(hidden, masked=False)
     return saves and packed.memory(hidden, masked=True) <= alone.memory(hidden, masked=False)
 
@@ -104,12 +90,13 @@ def pack(sequences: Sequence[np.ndarray], prompt_lengths: Sequence[int], roots: 
             target_index.append(starts[number] + np.arange(before.start, before.stop))
             logit_index.append(row * width + path[before])
             target_ids.append(sequences[number][before.start + 1 :])
+    last = None
+    if len(groups) < len(sequences):
+        last = torch.from_numpy(np.stack([_seen(tree, width) for tree in trees]))
     return Packed(
         input_ids=torch.from_numpy(np.stack([_filled(tree.ids, width, pad) for tree in trees])),
         position_ids=torch.from_numpy(np.stack([_continued(tree.depths, width) for tree in trees])),
-        last=None
-        if len(groups) == len(sequences)
-        else torch.from_numpy(np.stack([_seen(tree, width) for tree in trees])),
+        last=last,
         first=[members[0] for members in groups.values()],
         target_index=torch.from_numpy(np.concatenate(target_index)),
         logit_index=torch.from_numpy(np.concatenate(logit_index)),

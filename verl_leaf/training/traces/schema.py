@@ -22,9 +22,7 @@ def file_name(step: int) -> str:
 
 Index = Annotated[int, Field(ge=0)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-Real = Annotated[
-    float, Field(ge=-1e40, le=1e40)
-]  # verl's rewards are float32, so sums of a few are within these limits
+Real = Annotated[float, Field(ge=-1e40, le=1e40)]  # within it are sums of a few of verl's float32 rewards
 
 
 class _Line(BaseModel):
@@ -93,9 +91,7 @@ class Prompt(_Line):
     prompt: str  # text that the model read, without special tokens
     data_source: Any
     reference: Any
-    audio: list[
-        str | None
-    ]  # a path per clip, relative to the traces; None if the data contains samples instead of a file
+    audio: list[str | None]  # a path per clip, relative to the traces; None if the data contains samples and no file
     root_value: Real  # V0
     boundaries: list[Boundary]
     nodes: list[Node]

@@ -44,11 +44,7 @@ class TraceWriter:
 
         Args:
             options: options with ``trace_dir`` and ``trace_every``.
-            step: number of the training step.
-            rollouts: input of LEAF.
-            leaf: result of LEAF.
             fetch: function that returns :data:`FIELDS` of the batch's rows, each a list; called only if the step is traced.
-            tokenizer: Hugging Face tokenizer of the policy.
             append: True to add to the step's file.
         """
         if options.trace_dir is None or step % options.trace_every:
@@ -88,10 +84,7 @@ def prompts_of(
     """Return the lines of a trace: one per prompt with responses that the policy wrote, in the batch's order.
 
     Args:
-        rollouts: input of LEAF.
-        leaf: result of LEAF.
         rows: :data:`FIELDS` of the batch, each with one entry per row.
-        tokenizer: Hugging Face tokenizer of the policy.
         folder: folder of the traces; encoded audio in the data is written to ``folder/audio``.
     """
     tree = leaf.tree
@@ -100,21 +93,21 @@ def prompts_of(
         if length:
             members.setdefault(group, []).append(row)
     return [
-        _prompt(rollouts, leaf, own, rows, tokenizer, folder)
-        for own in members.values()
-        if rollouts.mask[own].any()  # the trainer pads batches with rows that the policy did not write
+        _prompt(rollouts, leaf, of_group, rows, tokenizer, folder)
+        for of_group in members.values()
+        if rollouts.mask[of_group].any()  # the trainer pads batches with rows that the policy did not write
     ]
 
 
 def _prompt(
-    rollouts: Rollouts, leaf: LeafAdvantages, own: list[int], rows: Mapping[str, list], tokenizer, folder: Path
+    rollouts: Rollouts, leaf: LeafAdvantages, members: list[int], rows: Mapping[str, list], tokenizer, folder: Path
 ) -> Prompt:
-    """Return the line of a group; ``own`` are its rows in the batch."""
+    """Return the line of a group; ``members`` are its rows in the batch."""
     tree, spans = leaf.tree, leaf.spans
-    first = own[0]
+    first = members[0]
     group = tree.group[first]
-    nodes = _nodes(leaf, own)
-    paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(own))]
+    nodes = _nodes(leaf, members)
+    paths = [[number for number, node in enumerate(nodes) if k in node.responses] for k in range(len(members))]
     return Prompt(
         prompt=tokenizer.decode(rows["prompts"][first], skip_special_tokens=True),
         data_source=rows["data_source"][first],
@@ -122,20 +115,19 @@ def _prompt(
         audio=audio_of(rows["raw_prompt"][first], folder),
         root_value=spans.root_value[group].item(),
         boundaries=[
-            Boundary(position=position, response=own.index(row))
+            Boundary(position=position, response=members.index(row))
             for position, row in zip(tree.boundaries[group].tolist(), tree.boundary_row[group].tolist(), strict=True)
             if row >= 0
         ],
         nodes=nodes,
-        responses=[_response(rollouts, leaf, row, path, tokenizer) for row, path in zip(own, paths, strict=True)],
+        responses=[_response(rollouts, leaf, row, path, tokenizer) for row, path in zip(members, paths, strict=True)],
     )
 
 
-def _nodes(leaf: LeafAdvantages, own: list[int]) -> list[Node]:
-    """Return the nodes of a group, from the first boundary to the last."""
+def _nodes(leaf: LeafAdvantages, members: list[int]) -> list[Node]:
     tree, spans = leaf.tree, leaf.spans
     nodes = []
-    for boundary, column in enumerate(tree.node[own].unbind(1)):
+    for boundary, column in enumerate(tree.node[members].unbind(1)):
         names = column.tolist()  # a node is named by the first of its rows
         for name in dict.fromkeys(name for name in names if name >= 0):
             responses = [k for k, other in enumerate(names) if other == name]
