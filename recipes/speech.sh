@@ -16,9 +16,9 @@
 set -euo pipefail
 source "$(dirname "$(realpath "${BASH_SOURCE[0]}")")/common.sh"
 
-METHOD=${METHOD:-leaf} OPTIONS=() OVERRIDES=()
+METHOD=${METHOD:-leaf} OPTIONS=() OVERRIDES=() DRY=
 for argument; do
-  if [[ $argument == --dry-run ]]; then OPTIONS+=(--dry-run); else OVERRIDES+=("$argument"); fi
+  if [[ $argument == --dry-run ]]; then DRY=1 OPTIONS+=(--dry-run); else OVERRIDES+=("$argument"); fi
 done
 
 # ----- which data --------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ fi
 # ----- which machine -----------------------------------------------------------------------------------------------
 if has_gpu; then
   setup "${EXTRA:-gpu}"
-  [[ ${#OPTIONS[@]} != 0 ]] || check_gpus  # a dry run needs none
+  [[ $DRY ]] || check_gpus
   CONFIG=leaf_speech
   GPUS=${GPUS:-$(count_gpus)}
 else
@@ -52,10 +52,14 @@ else
   GPUS=${GPUS:-1}
   if [[ -z ${TRAIN_FILES:-}${VAL:-}${MODEL:-} && $FAMILY == qwen2_audio ]]; then
     TASK=$(realpath -m "${TASK:-$ROOT/work/spoken_german}")
-    (cd "$ROOT" && python -m examples.spoken_german.prepare --out "$TASK")
+    [[ $DRY ]] || (cd "$ROOT" && python -m examples.spoken_german.prepare --out "$TASK")
     MODEL=$TASK/model TRAIN_FILES=("$TASK/data/train.parquet") VAL=$TASK/data/val.parquet
+  elif [[ $DRY && -z ${MODEL:-} ]]; then
+    echo "There is no GPU here. This is the command for a machine with GPUS=$GPUS:" >&2
+    CONFIG=leaf_speech
+  else
+    : "${MODEL:?without a GPU, set MODEL= to a small model of the family $FAMILY}"
   fi
-  : "${MODEL:?without a GPU, set MODEL= to a small model of the family $FAMILY}"
 fi
 : "${TRAIN_FILES:?set TRAIN= and VAL= to parquet files with the columns data_source, prompt, audios, reward_model, or set DATA=}"
 : "${VAL:?set VAL=}"
@@ -66,7 +70,7 @@ if [[ -z ${MODEL:-} ]]; then
   if [[ -n ${OWN_ADAPTER:-} ]]; then
     # The run starts from the model merged with its own speech adapter, which is also the KL reference.
     MODEL=$ROOT/work/${HUB_MODEL#*/}-merged
-    if [[ ! -d $MODEL && ${#OPTIONS[@]} == 0 ]]; then verl-leaf merge "$HUB_MODEL" --out "$MODEL"; fi
+    if [[ ! -d $MODEL && ! $DRY ]]; then verl-leaf merge "$HUB_MODEL" --out "$MODEL"; fi
   fi
 fi
 

@@ -146,6 +146,19 @@ def test_every_gpu_gets_its_share_of_a_step(gpus, nodes):
 
 
 @pytest.mark.slow
+def test_without_a_gpu_a_dry_run_shows_the_command_for_gpus(dry_run):
+    (command,) = dry_run("qwen2audio_leaf", gpus=0, GPUS="2")
+    assert "--config-name=leaf_speech" in command and "trainer.n_gpus_per_node=2" in command
+    assert "actor_rollout_ref.model.path='Qwen/Qwen2-Audio-7B'" in command
+
+
+def test_a_dry_run_does_not_make_the_example(dry_run, tmp_path):
+    (command,) = dry_run("qwen2audio_leaf", gpus=0, TRAIN="", VAL="", TASK=str(tmp_path / "example"))
+    assert "--config-name=leaf_speech_cpu" in command
+    assert f"data.train_files=['{tmp_path}/example/data/train.parquet']" in command
+    assert not (tmp_path / "example").exists()
+
+
 def test_overrides_come_last(dry_run, here):
     (command,) = dry_run("qwen2audio_leaf", "data.train_batch_size=12", "trainer.logger=[wandb]", gpus=6, NODES="2")
     config = resolve(command, *here)
