@@ -328,11 +328,21 @@ def test_ids_of_several_rows_are_kept_and_told(clips, capsys):
 def test_held_out_shares(clips, arguments, held_out):
     splits = {}
     for threshold, names in ((held_out, ("test", "validation")), (2 * held_out, ("validation", "train"))):
-        splits |= dict(zip(around(threshold, "row {}".format), names, strict=True))
-    text = delimited(",", header=["id", *HEADER], table=[[id, "0.wav", "Was?", "x"] for id in splits])
-    (clips / "mine.csv").write_text(text)
+        splits |= dict(zip(around(threshold, "clip {}.wav".format), names, strict=True))
+    for name in splits:
+        (clips / name).symlink_to(clips / "0.wav")
+    table = [[f"{name} {ask}", name, ask, "x"] for name in splits for ask in ("Was?", "Wo?")]
+    (clips / "mine.csv").write_text(delimited(",", header=["id", *HEADER], table=table))
     assert prepare("manifest", clips / "mine.csv", "--out", clips / "out", *arguments) == 0
-    assert {id: row["extra_info"]["split"] for id, row in everything(clips / "out").items()} == splits
+    found = {id: row["extra_info"]["split"] for id, row in everything(clips / "out").items()}
+    assert found == {f"{name} {ask}": split for name, split in splits.items() for ask in ("Was?", "Wo?")}
+
+
+def test_a_split_without_rows_is_named(clips, capsys):
+    (clips / "mine.csv").write_text(delimited(",", header=HEADER, table=[["0.wav", "Was?", "x"]]))
+    assert prepare("manifest", clips / "mine.csv", "--out", clips / "out", "--held-out", "0.001") == 0
+    printed = capsys.readouterr().out
+    assert "No row is for validation." in printed and "No row is for test." in printed
 
 
 @pytest.fixture

@@ -53,6 +53,9 @@ def read(options) -> Corpus:
             corpus.add(_item(cells, number, place, options))
     if not corpus.items and not corpus.rejected:
         raise ValueError(f"{file} contains no rows")
+    if options.held_out:
+        empty = [split for split in SPLITS if split not in {item.split for item in corpus.items}]
+        corpus.notes += [f"No row is for {split}. A column split, or a larger --held-out, adds some" for split in empty]
     return corpus
 
 
@@ -126,7 +129,8 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
     try:
         given_id = text_of(cells["id"], "id")
         id = given_id or id
-        audios = tuple((_segment(audio, number, part, options),) for part, audio in _several(cells["audio"], "audio"))
+        parts = _several(cells["audio"], "audio")
+        audios = tuple((_segment(audio, number, part, options),) for part, audio in parts)
         answers = tuple(text_of(answer, "answer") for _, answer in _several(cells["answer"], "answer"))
         question, split = text_of(cells["question"], "question"), text_of(cells["split"], "split")
         if not question:
@@ -137,7 +141,9 @@ def _item(cells: dict, number: int, place: str, options) -> Item | Rejected:
             raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
     except ValueError as error:
         return Rejected(id, place, str(error))
-    split = split or hashed_split(id, options.held_out)
+    # All questions about a clip are in one split.
+    clip = audio_path(parts[0][1]) if audios[0][0].row is None else id
+    split = split or hashed_split(clip, options.held_out)
     return Item(id, split, audios, answers, question, source=place, numbered=not given_id)
 
 
