@@ -19,7 +19,7 @@ def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
     assert evaluate(good, f"worse={bad}", "--data", data, "--out", out, "--against", "worse") == 0
     printed = capsys.readouterr().out
     assert "METEOR: not computed: " in printed and "BERTScore: not computed: it needs a model" in printed
-    assert "Scores: mean of 2 passes and their standard deviation; 95 % interval of the mean over 3 clips" in printed
+    assert "Scores: mean of 2 passes and their standard deviation; 95 % interval over 3 clips" in printed
     summary = json.loads((out / "summary.json").read_text())
     scores = {(line["data_source"], line["metric"], line["system"]): line for line in summary["scores"]}
     assert {source for source, *_ in scores} == {"animals", "people", "all"}
@@ -68,7 +68,7 @@ def test_what_is_cut_or_not_computed_is_said(tmp_path, answers, capsys):
     printed = " ".join(capsys.readouterr().out.split())
     assert "ROUGE-1: not computed: russian: rouge-score keeps only a to z and 0 to 9" in printed
     assert "ROUGE-L: only the first 4000 characters of 2 texts were read" in printed
-    assert "95 % interval of the mean over 2 rows" in printed
+    assert "95 % interval over 2 rows" in printed
     scores = json.loads((tmp_path / "out/summary.json").read_text())["scores"]
     assert {line["data_source"] for line in scores if line["metric"] == "ROUGE-1"} == {"english"}
     assert {line["data_source"] for line in scores if line["metric"] == "BLEU"} == {"english", "russian", "all"}

@@ -299,8 +299,8 @@ def tables_of(report: Evaluation) -> list[Table]:
             words=2,
         ),
         Table(
-            title=f"Scores: {passes}; 95 % interval of the mean over {notes['clusters']} {unit}",
-            columns=("data source", "metric", "system", "mean", "SD of passes", "95 % interval"),
+            title=f"Scores: {passes}; 95 % interval over {notes['clusters']} {unit}",
+            columns=("data source", "metric", "system", "score", "SD of passes", "95 % interval"),
             rows=[
                 (*_words(line), _number(line["mean"]), _number(line["spread"]), _interval(line))
                 for line in report.scores
@@ -314,7 +314,7 @@ def tables_of(report: Evaluation) -> list[Table]:
         below = []
         if tested:
             below += [
-                f"p: two-sided p-value of a randomisation test that swaps answers by {unit} (all or {notes['trials']} swaps).",
+                f"p: two-sided p-value of a randomisation test that swaps answers by {unit} (all swaps, or {notes['trials']} random ones).",
                 f"p is corrected by Holm's method for the {tested} tests in this table; intervals are not corrected.",
             ]
         if tested < len(report.differences):
@@ -432,4 +432,4 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
             write_csv(out / f"{name}.csv", lines)
     summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_file(out / "summary.json", summary)
-    console.print(f"Written: {out}/report.md, report.tex, scores.csv, summary.json")
+    console.print(f"Written: {out}/report.md, report.tex, summary.json, and each table as CSV")

@@ -81,13 +81,13 @@ def _look(console: Console, rows: RowFile, numbers: range, keys: Keys) -> list[s
         if len(seconds) <= SHOWN:
             _show_row(console, number, row, keys)
     if seconds:
-        headings = ("rows checked", "hours", "seconds of audio", "unheard", "words of an answer")
+        headings = ("rows checked", "hours", "seconds of audio", "silent", "words of an answer")
         hours = f"{sum(seconds) / 3600:.2f}"
         measured = (str(len(seconds)), hours, histogram(seconds), str(len(silent)), histogram(words))
         show("", headings, [measured], words=0, console=console)
     if outside:
         first = ", ".join(sorted(outside)[:SHOWN])
-        console.print(f"Audio is read from {len(outside)} folders outside of the file's folder, such as {first}")
+        console.print(f"Some audio is not in the file's folder, but in {first}: every node must have it there")
     _say(console, silent, "yellow", "rows have a clip in which nothing can be heard. A run would use them", numbers)
     return errors
 
