@@ -54,6 +54,7 @@ def run(checkout: Path, script: str, lane: Path | None, variables: dict[str, str
     """Run a checkout's script, or a cell of its study: the median step in seconds, and CPU seconds per step by process."""
     with tempfile.TemporaryDirectory() as folder:
         metrics = RunFolder(Path(folder) / CELL if lane else Path(folder)).metrics
+        metrics.mkdir(parents=True)  # only a recipe makes it
         environment = os.environ | variables | {"RUN": folder, "PYTHONPATH": str(checkout)}
         environment["VERL_FILE_LOGGER_PATH"] = str(metrics / "000.jsonl")  # a recipe has its own
         command = ["bash", script, *OVERRIDES]
