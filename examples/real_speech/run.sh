@@ -69,5 +69,5 @@ timed "model" python -m examples.real_speech.prepare --out "$TASK" --bridge "$BR
 timed "data" verl-leaf prepare manifest "$TASK/manifest.csv" --name people --out "$TASK/data"
 timed "hearing" measure
 timed "training" train "$@"
-timed "tree page" verl-leaf tree "${RUN:-$TASK/run}"
+timed "tree page" verl-leaf tree "${RUN:-$TASK/run}" --audio "$TASK/wav"
 printf '%s\n' "${TIMES[@]}"
