@@ -102,6 +102,16 @@ def test_bleu_counts_the_words_of_the_reward(run, reward):
     assert summary["val"]["swapped_audio"] is None
 
 
+@pytest.mark.parametrize("reward", ["choice", "choice_format"])
+def test_questions_with_choices_have_no_bleu(run, reward):
+    folder = run([(1, STEP)], {1: [{**RIGHT, "output": "<answer>B</answer>", "gts": ["B", "cat"]}]})
+    settings = OmegaConf.load(folder.config)
+    settings = OmegaConf.merge(settings, {"reward": {"custom_reward_function": {"name": reward}}})
+    OmegaConf.save(settings, folder.config)
+    summary, text = shown(folder)
+    assert summary["val"]["after"]["bleu"] is None and "BLEU:" not in text
+
+
 def test_data_sources_have_words_of_their_own(run):
     rows = [{**RIGHT, "output": CHINESE[0][0], "gts": CHINESE[0][1], "data_source": "zh"}, RIGHT]
     summary, _ = shown(run([(1, STEP)], {1: rows}))

@@ -26,6 +26,7 @@ PROBS_DIFF = "training/rollout_probs_diff_max"
 MAX_SKIPPED_SHARE = 0.1  # of its updates; a run that skipped more counts as not trained
 
 Scores = dict[str, float | None]
+CHOICES = ("choice", "choice_format")
 MISSING: Scores = {"bleu": None, "reward": None}
 
 
@@ -113,9 +114,13 @@ def read_validation(file: Path, has_swapped: bool = True, settings: DictConfig |
     rows = [row for _, row in json_lines(file)]
     if has_swapped and not all(isinstance(row.get("data_source"), str) for row in rows):
         return Validation(MISSING, None, None)
+    settings = settings or DictConfig({})
+    reward = OmegaConf.select(settings, "reward.custom_reward_function.name")
     try:
-        bleu = CorpusBleu(settings or DictConfig({}), ((source, texts) for source, _, texts in map(_texts, rows)))
+        bleu = CorpusBleu(settings, ((source, texts) for source, _, texts in map(_texts, rows)))
     except ValueError:  # only a custom reward can use these references
+        bleu = None
+    if reward in CHOICES:  # the references are a letter and the text of a choice, not answers
         bleu = None
     answers: dict[bool, list[dict]] = {False: [], True: []}
     for row in rows:
