@@ -1,5 +1,7 @@
 """The tree page in a real browser: it opens from disk, shows the trace's numbers, and data stays data."""
 
+import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,10 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from PIL import Image, PngImagePlugin
 from playwright.sync_api import expect, sync_playwright
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
+from tests.helpers import PROJECT
 from tests.helpers.traced import PIECES, WORKED, traced_prompt, write_trace
+from verl_leaf.algorithm.estimators import ESTIMATORS
 from verl_leaf.cli import main
 from verl_leaf.common.console import Console
 from verl_leaf.show.tree_page import build
@@ -21,6 +26,8 @@ from verl_leaf.show.tree_page.build import write_tree
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
 ITEM = "[role=treeitem]"
+PAGE = Path(build.__file__).parent / "page"
+PICTURE = PROJECT / ".github/pictures/tree.png"
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +237,26 @@ def test_the_page_fits_its_window(show, tmp_path, width, scheme):
     assert prompt.bounding_box()["height"] < 30
     page.get_by_role("button", name="characters").first.click()
     assert prompt.bounding_box()["height"] > 40
+
+
+def test_the_pages_picture_is_of_this_page(show, tmp_path):
+    """The picture of a README names what it was taken of. If that has changed, this test takes it anew, and fails once."""
+    trace = Path(__file__).with_name("step_000020.jsonl")  # of a quick start
+    sources = [*sorted(PAGE.glob("page.*")), trace]
+    digest = hashlib.sha256(b"".join(map(Path.read_bytes, sources)) + " ".join(ESTIMATORS).encode()).hexdigest()
+    if PICTURE.exists() and Image.open(PICTURE).info.get("Source") == digest:
+        return
+    _, *prompts = map(json.loads, trace.read_text(encoding="utf-8").splitlines())
+    (tmp_path / "run/traces").mkdir(parents=True)
+    for prompt in prompts:
+        soundfile.write(tmp_path / "run/traces" / prompt["audio"][0], np.zeros(32_000), 16_000)
+    page = show({20: prompts}, viewport={"width": 1480, "height": 900})
+    page.locator(ITEM).nth(2).focus()
+    taken = Image.open(io.BytesIO(page.screenshot())).convert("P", palette=Image.Palette.ADAPTIVE)
+    source = PngImagePlugin.PngInfo()
+    source.add_text("Source", digest)
+    taken.save(PICTURE, pnginfo=source, optimize=True)
+    pytest.fail(f"{PICTURE} was of another page. It has been taken anew: look at it, and commit it")
 
 
 def test_tokens_that_end_a_text_are_dimmed(show):
