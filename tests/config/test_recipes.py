@@ -152,6 +152,7 @@ def test_without_a_gpu_a_dry_run_shows_the_command_for_gpus(dry_run):
     assert "actor_rollout_ref.model.path='Qwen/Qwen2-Audio-7B'" in command
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_not_make_the_example(dry_run, tmp_path):
     (command,) = dry_run("qwen2audio_leaf", gpus=0, TRAIN="", VAL="", TASK=str(tmp_path / "example"))
     assert "--config-name=leaf_speech_cpu" in command
@@ -159,6 +160,7 @@ def test_a_dry_run_does_not_make_the_example(dry_run, tmp_path):
     assert not (tmp_path / "example").exists()
 
 
+@pytest.mark.slow
 def test_overrides_come_last(dry_run, here):
     (command,) = dry_run("qwen2audio_leaf", "data.train_batch_size=12", "trainer.logger=[wandb]", gpus=6, NODES="2")
     config = resolve(command, *here)
