@@ -124,7 +124,8 @@ def check_separate(config) -> None:
         remedies["actor_rollout_ref.rollout.n_gpus_per_node"] = "the number of GPUs of each of these nodes"
     if rollout.checkpoint_engine.backend == "naive":
         remedies["actor_rollout_ref.rollout.checkpoint_engine.backend"] = "nccl"
-    for setting, remedy in remedies.items():
+    if remedies:
+        setting, remedy = next(iter(remedies.items()))
         raise ValueError(
             f"{setting}={OmegaConf.select(config, setting)} cannot be combined with trainer.v1.trainer_mode=separate_async. "
             f"Set it to {remedy}; mode=separate_async sets all of its settings"
