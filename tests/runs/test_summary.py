@@ -8,7 +8,7 @@ import sacrebleu
 from omegaconf import OmegaConf
 
 from verl_leaf.common.console import Console
-from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.common.names import REWARD_PATHS, SWAPPED_AUDIO_SUFFIX
 from verl_leaf.rewards.metrics import tokenizer
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import core_score, read_scalars
@@ -102,11 +102,18 @@ def test_bleu_counts_the_words_of_the_reward(run, reward):
     assert summary["val"]["swapped_audio"] is None
 
 
-@pytest.mark.parametrize("reward", ["choice", "choice_format"])
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"name": "choice"},
+        {"name": "choice_format", "reward_kwargs": {"weight": 0.2}},
+        {"name": "by_data_source", "reward_kwargs": {"rewards": {"x": "choice"}}},
+    ],
+)
 def test_questions_with_choices_have_no_bleu(run, reward):
     folder = run([(1, STEP)], {1: [{**RIGHT, "output": "<answer>B</answer>", "gts": ["B", "cat"]}]})
     settings = OmegaConf.load(folder.config)
-    settings = OmegaConf.merge(settings, {"reward": {"custom_reward_function": {"name": reward}}})
+    settings = OmegaConf.merge(settings, {"reward": {"custom_reward_function": {"path": REWARD_PATHS[0], **reward}}})
     OmegaConf.save(settings, folder.config)
     summary, text = shown(folder)
     assert summary["val"]["after"]["bleu"] is None and "BLEU:" not in text

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from verl_leaf.data.choices import right_choice, row_choices
 from verl_leaf.rewards import REWARDS
 from verl_leaf.rewards.metrics import COUNT_WORDS, needed_tokenizer, tokenizer
-from verl_leaf.rewards.options import chosen, format_weights, weights_of
+from verl_leaf.rewards.options import chosen, format_weights, metrics_of, weights_of
 
 
 def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]]) -> None:
@@ -43,7 +43,7 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
         if tokenizer_name is not None:
             tokenizer(tokenizer_name)
     for data_source, texts in references.items():
-        metrics = _metrics_of(name, options, data_source)
+        metrics = metrics_of(name, options, data_source)
         if isinstance(tokenize, Mapping):
             chosen("tokenize", tokenize, data_source)
         needed = needed_tokenizer(texts)
@@ -57,7 +57,7 @@ def check_reward(name: str, options: Mapping, references: Mapping[str, list[str]
 
 def check_row(name: str, options: Mapping, data_source: str, references: Sequence[str], extra_info) -> None:
     """Raise ValueError if a reward needs a row's choices and does not find the right one among them."""
-    if name not in REWARDS or "choice" not in _metrics_of(name, options, data_source):
+    if name not in REWARDS or "choice" not in metrics_of(name, options, data_source):
         return
     choices = row_choices(extra_info)
     if not choices:
@@ -65,12 +65,3 @@ def check_row(name: str, options: Mapping, data_source: str, references: Sequenc
             f"the row has no extra_info.choices, which the reward {name} needs. Make the rows with `verl-leaf prepare audioqa`"
         )
     right_choice(references, choices)
-
-
-def _metrics_of(name: str, options: Mapping, data_source: str) -> set[str]:
-    """Return the metrics that a reward uses for a data source."""
-    if name == "choice_format":
-        return {"choice"}
-    if "rewards" in options:
-        return set(weights_of(chosen("rewards", options["rewards"], data_source)))
-    return set(weights_of(options.get("weights", name)))

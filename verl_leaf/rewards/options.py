@@ -46,3 +46,12 @@ def format_weights(weight: float = 0.5, thinking: bool = False) -> Mapping[str, 
     if not isinstance(thinking, bool):
         raise ValueError(f"thinking={thinking}: set it to true or false")
     return {"choice": 1 - weight, "think_format" if thinking else "answer_format": weight}
+
+
+def metrics_of(name: str, options: Mapping, data_source: str) -> set[str]:
+    """Return the metrics that a reward uses for a data source."""
+    if name == "choice_format":
+        return {"choice"}
+    if "rewards" in options:
+        return set(weights_of(chosen("rewards", options["rewards"], data_source)))
+    return set(weights_of(options.get("weights", name)))

@@ -1,5 +1,6 @@
 """The summary of a finished run: ``summary.json`` and a table."""
 
+import contextlib
 import json
 import math
 import shutil
@@ -12,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from verl_leaf import config
 from verl_leaf.common.console import Console
 from verl_leaf.common.files import json_lines, whole_folder, write_file
-from verl_leaf.common.names import SWAPPED_AUDIO_SUFFIX
+from verl_leaf.common.names import REWARD_PATHS, SWAPPED_AUDIO_SUFFIX
 from verl_leaf.common.tables import show
 from verl_leaf.data.rows import reference_texts
 from verl_leaf.patches.update_counts import SKIPPED, UPDATES
+from verl_leaf.rewards import REWARDS
 from verl_leaf.rewards.corpus import CorpusBleu
+from verl_leaf.rewards.options import metrics_of
 from verl_leaf.runs.adapters import SavedStep, newest, run_adapters
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.metrics import Scalars, read_scalars, reward_source
@@ -26,7 +29,6 @@ PROBS_DIFF = "training/rollout_probs_diff_max"
 MAX_SKIPPED_SHARE = 0.1  # of its updates; a run that skipped more counts as not trained
 
 Scores = dict[str, float | None]
-CHOICES = ("choice", "choice_format")
 MISSING: Scores = {"bleu": None, "reward": None}
 
 
@@ -115,18 +117,24 @@ def read_validation(file: Path, has_swapped: bool = True, settings: DictConfig |
     if has_swapped and not all(isinstance(row.get("data_source"), str) for row in rows):
         return Validation(MISSING, None, None)
     settings = settings or DictConfig({})
-    reward = OmegaConf.select(settings, "reward.custom_reward_function.name")
-    try:
-        bleu = CorpusBleu(settings, ((source, texts) for source, _, texts in map(_texts, rows)))
-    except ValueError:  # only a custom reward can use these references
-        bleu = None
-    if reward in CHOICES:  # the references are a letter and the text of a choice, not answers
-        bleu = None
+    texts = [*map(_texts, rows)]
+    bleu = None
+    if not any(_chooses(settings, source) for source, *_ in texts):
+        with contextlib.suppress(ValueError):  # only a custom reward can use these references
+            bleu = CorpusBleu(settings, ((source, references) for source, _, references in texts))
     answers: dict[bool, list[dict]] = {False: [], True: []}
     for row in rows:
         answers[has_swapped and row["data_source"].endswith(SWAPPED_AUDIO_SUFFIX)].append(row)
     control = _scores(answers[True], bleu) if answers[True] else None
     return Validation(_scores(answers[False], bleu), control, None if bleu is None else bleu.signature)
+
+
+def _chooses(settings: DictConfig, source: str) -> bool:
+    """Return whether the reward of a data source reads choices: its references are a letter and a text, not answers."""
+    reward = OmegaConf.select(settings, "reward.custom_reward_function") or {}
+    if reward.get("path") not in REWARD_PATHS or reward.get("name") not in REWARDS:
+        return False
+    return "choice" in metrics_of(reward["name"], reward.get("reward_kwargs") or {}, source)
 
 
 def _texts(row: dict) -> tuple[str, str, list[str]]:
