@@ -13,8 +13,16 @@ from verl_leaf.algorithm.settings import check_settings
 
 # Inputs of a multimodal model besides its tokens (trl/trainer/grpo_trainer.py, _compute_loss).
 MULTIMODAL = (
-    *("pixel_values", "pixel_attention_mask", "image_grid_thw", "image_position_ids", "image_sizes", "spatial_shapes"),
-    *("num_images", "num_tiles", "token_type_ids", "mm_token_type_ids"),
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_position_ids",
+    "image_sizes",
+    "spatial_shapes",
+    "num_images",
+    "num_tiles",
+    "token_type_ids",
+    "mm_token_type_ids",
 )
 
 

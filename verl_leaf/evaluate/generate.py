@@ -26,16 +26,19 @@ from verl_leaf.runs.adapters import lora_rank, max_lora_rank
 IN_FLIGHT = 256  # largest number of requests in the engine
 # vLLM's arguments that change how fast answers come but not the answers. All others are part of ``made_of``.
 CHANGES_NOTHING = (
-    *(
-        "gpu_memory_utilization",
-        "kv_cache_memory_bytes",
-        "cpu_offload_gb",
-        "max_num_seqs",
-        "max_cpu_loras",
-        "max_loras",
-    ),
-    *("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend", "max_parallel_loading_workers"),
-    *("download_dir", "use_tqdm_on_load", "disable_log_stats"),
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "cpu_offload_gb",
+    "max_num_seqs",
+    "max_cpu_loras",
+    "max_loras",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "distributed_executor_backend",
+    "max_parallel_loading_workers",
+    "download_dir",
+    "use_tqdm_on_load",
+    "disable_log_stats",
 )
 
 

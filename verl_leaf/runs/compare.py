@@ -16,16 +16,19 @@ from verl_leaf.runs.metrics import Scalars, read_scalars
 ROLLOUTS_PER_STEP = ("data.train_batch_size", "actor_rollout_ref.rollout.n")  # recipes compute these factors
 # Settings in which runs of the same method may differ: seeds, folders, names.
 INCIDENTAL = (
-    *(
-        "seed",
-        "trace_dir",
-        "trace_every",
-        "experiment_name",
-        "project_name",
-        "default_local_dir",
-        "validation_data_dir",
-    ),
-    *("val_files", "val_before_train", "total_training_steps", "total_epochs", "save_freq", "test_freq"),
+    "seed",
+    "trace_dir",
+    "trace_every",
+    "experiment_name",
+    "project_name",
+    "default_local_dir",
+    "validation_data_dir",
+    "val_files",
+    "val_before_train",
+    "total_training_steps",
+    "total_epochs",
+    "save_freq",
+    "test_freq",
 )
 
 

@@ -34,8 +34,18 @@ logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers be
 WORTH_KEEPING = 10.0  # seconds; if checking takes longer, the rows are kept for later runs
 # Settings of `data` that do not change how a row is processed. The choice of rows is part of the name separately.
 WITHOUT_EFFECT = (
-    *("train_files", "val_files", "train_max_samples", "val_max_samples", "shuffle", "validation_shuffle", "seed"),
-    *("cache_dir", "train_batch_size", "val_batch_size", "gen_batch_size", "dataloader_num_workers"),
+    "train_files",
+    "val_files",
+    "train_max_samples",
+    "val_max_samples",
+    "shuffle",
+    "validation_shuffle",
+    "seed",
+    "cache_dir",
+    "train_batch_size",
+    "val_batch_size",
+    "gen_batch_size",
+    "dataloader_num_workers",
 )
 
 
