@@ -268,7 +268,63 @@ def packing() -> Picture:
     return picture
 
 
-PICTURES = {"idea": idea, "step": step, "processes": processes, "packing": packing}
+# The entries of a run's folder by the time at which they are written: path, content, and what reads it.
+ENTRIES = (
+    (
+        "before the first step",
+        GREY,
+        (
+            ("command.json", "what was started", "resuming"),
+            ("made_of.json", "digests of model, data and settings", "resuming"),
+            ("hydra/.hydra/config.yaml", "verl's whole configuration", "export, curves"),
+            ("validation.parquet", "the rows, if not all are used", "the run"),
+            ("validation_swapped.parquet", "the same with other rows' audio", "the run"),
+        ),
+    ),
+    (
+        "while it trains",
+        BLUE,
+        (
+            ("train.log", "what verl, Ray and vLLM print", "you, after a failure"),
+            ("metrics/, tensorboard/", "the numbers of each step", "curves"),
+            ("traces/step_000010.jsonl", "the trees of a step", "tree, forks"),
+            ("validation/STEP.jsonl", "the answers of a validation", "the summary"),
+            ("checkpoints/global_step_N/", "checkpoint and adapter/", "resuming, export, evaluate"),
+            ("checkpoints/stop", "made by you: save a checkpoint, end", "the run"),
+        ),
+    ),
+    (
+        "when it ends",
+        GREEN,
+        (
+            ("adapter/", "the last adapter, in PEFT's format", "PEFT, vLLM"),
+            ("summary.json", "scores before and after, seconds", "you"),
+            ("tree.html", "the page of the trees", "your browser"),
+        ),
+    ),
+)
+
+
+def run_folder() -> Picture:
+    """The files of a run, by the time at which they are written, and what reads them."""
+    picture = Picture("The files in a run's folder: when they are written, what they contain, what reads them", 566)
+    mono = "ui-monospace, 'DejaVu Sans Mono', monospace"
+    picture.text(20, 24, "runs/qwen2audio_leaf/001/", 14, "start", font_weight="600", font_family=mono)
+    picture.text(620, 24, "read by", 14, "end", font_weight="600")
+    y = 36
+    for when, colour, entries in ENTRIES:
+        picture.box(10, y, 620, 32 + 28 * len(entries), colour, 0.1)
+        picture.text(20, y + 21, when, 14, "start", font_weight="600")
+        for number, (path, content, reader) in enumerate(entries):
+            line = y + 46 + 28 * number
+            picture.text(20, line, path, 13, "start", font_family=mono)
+            picture.text(240, line, content, 13, "start")
+            picture.text(620, line, reader, 13, "end")
+        y += 44 + 28 * len(entries)
+    return picture
+
+
+PICTURES = {"idea": idea, "step": step, "processes": processes, "run": run_folder, "packing": packing}
 
 
 def main() -> None:
