@@ -1,6 +1,6 @@
 """What the intervals of `verl-leaf evaluate` cover, and how often its test errs, on data whose truth is known.
 
-    python -m tests.benchmarks.known_truth            # the tables of verl_leaf/evaluate/README.md, a minute
+    python -m tests.benchmarks.known_truth            # the tables of README.md, a minute
 
 Clips have one to four rows, each row five passes. A clip, a row and a pass each add to what an answer scores.
 """

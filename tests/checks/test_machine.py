@@ -4,9 +4,11 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections import namedtuple
 
 import pytest
+from filelock import FileLock
 
 from tests.helpers import PROJECT
 from verl_leaf.checks import machine
@@ -20,7 +22,7 @@ def healthy(monkeypatch, tmp_path):
     """A machine with nothing wrong, whatever the one is on which the tests run."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    for setting, *_ in machine.CACHES[1:]:
+    for setting in (*(setting for setting, *_ in machine.CACHES[1:]), "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(setting, str(tmp_path))
     monkeypatch.setattr(machine, "LEAST_FREE", 0.0)
     monkeypatch.setattr(machine, "LEAST_SHARED", 0.0)
@@ -59,6 +61,27 @@ def test_a_proxy_for_this_machine_is_said(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("no_proxy", problem.remedy.split("=")[1].split(";")[0])
     assert not list(machine_problems(str(tmp_path)))
+
+
+@pytest.mark.slow
+def test_a_kernel_that_a_killed_run_left_unfinished_is_compiled_again(tmp_path, caplog):
+    code = """from torch._inductor.codecache import CppCodeCache
+assert CppCodeCache.load('extern "C" int kernel() { return 3; }').kernel() == 3"""
+
+    def error_of_a_run() -> str:
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+
+    assert not error_of_a_run()
+    (library,) = tmp_path.glob("*/*.main.so")
+    library.write_bytes(b"")  # what a killed linker leaves, beside torch's folder
+    library.with_name(library.name.replace(".so", "_CxxBuild")).mkdir()
+    assert "file too short" in error_of_a_run()
+    with FileLock(tmp_path / "locks" / library.name.replace(".main.so", ".lock")):  # another run is compiling it
+        check_machine(str(tmp_path))
+    assert library.exists() and "compiled in full" not in caplog.text
+    check_machine(str(tmp_path))
+    assert not library.exists() and "compiled in full" in caplog.text
+    assert not error_of_a_run()
 
 
 def test_a_checkout_has_line_endings_that_bash_reads(tmp_path):

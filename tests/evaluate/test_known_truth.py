@@ -1,4 +1,4 @@
-"""A small share of the simulation with known truth; the README has the whole of it."""
+"""A small share of the simulation with known truth; tests/benchmarks/README.md has the whole of it."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from tests.benchmarks.known_truth import CASES, CLIPS, cell, coverage, errors
 from tests.helpers import PROJECT
 
-README = (PROJECT / "verl_leaf/evaluate/README.md").read_text(encoding="utf-8")
+README = (PROJECT / "tests/benchmarks/README.md").read_text(encoding="utf-8")
 
 
 def readme_cells(title: str) -> dict[tuple[str, int], str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import getproxies, proxy_bypass
 
+from filelock import FileLock, Timeout
+
 logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -70,8 +72,32 @@ def _not_usable(folder: Path) -> str | None:
     return None if free >= LEAST_FREE else f"is on a disk with {free:.2f} GiB free"
 
 
+def remove_unfinished_kernels() -> None:
+    """Remove kernels that torch's compiler had not written in full when a process was killed.
+
+    torch 2.13 (_inductor/cpp_builder.py, CppBuilder.build) links a library under its final name, next to a folder that it
+    removes afterwards, and holds a lock meanwhile (codecache.py). Later it loads a library of 0 bytes without a look at it:
+    every run on the machine would fail.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR") or default_cache_dir())
+    for folder in cache.glob("*/*_CxxBuild"):
+        library = folder.with_name(folder.name.replace("_CxxBuild", ".so"))
+        try:
+            with FileLock(cache / "locks" / f"{library.name.split('.')[0]}.lock", timeout=0):
+                library.unlink(missing_ok=True)
+                shutil.rmtree(folder)
+        except Timeout:  # another run is compiling it
+            continue
+        logger.warning(
+            "%s was not compiled in full, because a run was killed; it is removed, and compiled again", library
+        )
+
+
 def check_machine(cache_dir: str | None) -> None:
     """Raise ValueError if no run can work on this machine; log its other problems as warnings."""
+    remove_unfinished_kernels()
     for problem in machine_problems(cache_dir):
         sentence = f"{problem.what}: {problem.found}. {problem.remedy[0].upper()}{problem.remedy[1:]}"
         if problem.stops:
