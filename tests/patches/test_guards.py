@@ -36,6 +36,7 @@ GUARDED = [
     ("replay_buffer", REPLAY_BUFFER, "ReplayBuffer._sync_metadata_from_transfer_queue"),
     ("replay_buffer", REPLAY_BUFFER, "ReplayBuffer._wait_for_next_poll"),
     ("preflight", "verl.utils.config", "validate_config"),
+    ("selected_rows", "verl.utils.tensordict_utils", "index_select_tensor_dict"),
     ("on_cpu", "verl.utils.distributed", "initialize_global_process_group_ray"),
     ("on_cpu", "verl.workers.engine.fsdp.transformer_impl", "CPUOffloadPolicy"),
     ("speech_processor", "verl.utils.tokenizer.tokenizer", "hf_processor"),

@@ -26,6 +26,7 @@ STANDS_DOWN = {
     ("weight_socket", "verl.workers.rollout.vllm_rollout.vllm_async_server"): "not needed: solved upstream",
     ("fetched_columns", "verl.utils.transferqueue_utils"): "not needed: solved upstream",
     ("joint_writes", "verl.trainer.ppo.v1.agent_loop_tq"): "not needed: solved upstream",
+    ("selected_rows", "verl.utils.tensordict_utils"): "not needed: solved upstream",
     ("update_counts", "verl.trainer.ppo.ray_trainer"): "not needed: solved upstream",
     ("advantage_batch", "verl.trainer.ppo.ray_trainer"): "active: for metrics and checks; `batch` is solved upstream",
     (

@@ -198,6 +198,13 @@ def ref_offload() -> bool:
     return "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(transformer_impl.FSDPEngine._build_fsdp_module)
 
 
+def selected_rows() -> bool:
+    """A mini-batch is taken out of a batch by a tensor for each of its rows."""
+    from verl.utils import tensordict_utils
+
+    return "tensor.unbind()" in inspect.getsource(tensordict_utils.index_select_tensor_dict)
+
+
 def speech_processor() -> bool:
     """A Qwen2-Audio's folder has no processor for verl."""
     from verl.utils.tokenizer import hf_processor
@@ -314,6 +321,7 @@ DEFECTS: dict[str, Callable[[], bool]] = {
         on_cpu,
         preflight,
         replay_buffer,
+        selected_rows,
         speech_processor,
         update_counts,
         v1_trainer,
