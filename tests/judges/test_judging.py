@@ -269,6 +269,14 @@ def test_the_budget_stops_before_it_is_exceeded_and_a_larger_one_goes_on(tmp_pat
     assert verdicts.usage.cost == pytest.approx(10 * 200e-6) and "which cost at most" in said and "exceeds" not in said
 
 
+def test_the_budget_is_that_of_all_systems_together(tmp_path):
+    """Each system is judged by a call of its own; a call costs 0.0002, and may cost 0.0101."""
+    money = {"prices": {"input": 1.0, "output": 10.0}, "max_tokens": 1000, "concurrency": 1}
+    run(lambda body, n: score(50), "abcdefghij", tmp_path, budget=0.013, **money)
+    with pytest.raises(JudgeStopped, match=r"budget of 0\.013, of which 0\.00[2-3]\d* is spent"):
+        run(lambda body, n: score(50), "klmnopqrst", tmp_path, budget=0.013, **money)
+
+
 def test_the_estimate_says_that_the_budget_will_not_do(tmp_path):
     said = io.StringIO()
     with JudgeServer(lambda body, n: score(50)) as server:

@@ -112,7 +112,8 @@ def ask_all(calls: list[Call], spec: JudgeSpec, cache: Cache, console: Console) 
     wanted = {key: call for call, key in keys.items()}
     cached = {key: reply for key in wanted if (reply := cache.values.get(key))}
     new = {key: call for key, call in wanted.items() if key not in cached}
-    client = _Client(spec, cache, _cost(spec, cached.values()), console)
+    spent = _cost(spec, filter(None, cache.values.values()))  # also for other systems' answers
+    client = _Client(spec, cache, spent, console)
     _announce(spec, list(new.values()), len(cached), client.spent, console)
     for _ in track(client.make(new), f"Judge {spec.name}", len(new), console):
         pass
