@@ -41,6 +41,14 @@ def test_tables_and_files(data, answers, tmp_path, capsys, monkeypatch):
     assert r"all & WER $\downarrow$ & worse & 0.733" in latex and "chrF2" in latex and r"95 \% interval" in latex
 
 
+def test_no_table_of_an_earlier_command_is_left(data, answers, tmp_path):
+    good, bad, out = answers("good", SAMPLED), answers("bad", WORSE), tmp_path / "out"
+    assert evaluate(good, bad, "--data", data, "--out", out, "--metrics", "wer") == 0
+    assert (out / "differences.csv").exists()
+    assert evaluate(good, "--data", data, "--out", out, "--metrics", "wer") == 0
+    assert sorted(file.stem for file in out.glob("*.csv")) == ["answers", "scores"]
+
+
 def test_paper_scores_lower_case(data, answers, tmp_path):
     shouted = answers("shouted", [text.upper() for text in REFERENCES])
     for name, flags in (("plain", []), ("paper", ["--paper"])):

@@ -430,6 +430,8 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
     for name in ("answers", "scores", "differences", "choices", "letters", "pairs"):
         if lines := getattr(report, name):
             write_csv(out / f"{name}.csv", lines)
+        else:
+            (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier command
     summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_file(out / "summary.json", summary)
     console.print(f"Written: {out}/report.md, report.tex, summary.json, and each table as CSV")
