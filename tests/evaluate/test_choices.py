@@ -73,6 +73,15 @@ def test_tables_and_files(questions, answers, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out/choices.csv").exists() and (tmp_path / "out/pairs.csv").exists()
 
 
+def test_a_pass_has_a_file_that_no_system_s_name_can_be(questions, answers, tmp_path):
+    first, second = (answers(name, [(row, k, "B") for row in range(ROWS) for k in range(2)]) for name in ("x", "x-1"))
+    answers("x", [(row, k, "AC"[k]) for row in range(ROWS) for k in range(2)])
+    assert evaluate(first, second, "--data", questions, "--out", tmp_path / "out") == 0
+    files = {str(file.relative_to(tmp_path / "out/mmau")): file for file in (tmp_path / "out/mmau").rglob("*.json")}
+    named = {name: json.loads(file.read_text())[0]["model_prediction"] for name, file in files.items()}
+    assert named == {"x.json": "(C) dog", "pass_1/x.json": "(B) bird", "x-1.json": "(A) cat", "pass_1/x-1.json": "(A) cat"}
+
+
 def test_pairs_are_counted_by_clip():
     """Rows of one clip are one observation, whatever the number of rows and passes."""
     right, count = np.ones((4, 1), int), np.full((4, 1), 3)

@@ -125,7 +125,7 @@ def _pair(system: str, other: str, one: Read, two: Read, clusters: np.ndarray) -
 def write_mmau(grid: Grid, data: Path, out: Path) -> list[Path]:
     """Write answers to MMAU's rows for its own evaluation script: the published rows with ``model_prediction``.
 
-    Return the files: one per system and pass, or none if no row belongs to MMAU.
+    Return the files: one per system, and in ``pass_{k}/`` for each further pass; or none if no row belongs to MMAU.
     """
     rows = RowFile(data).rows(columns=["extra_info"])
     records = {number: text for number, row in rows if (text := (row.get("extra_info") or {}).get("record"))}
@@ -135,7 +135,7 @@ def write_mmau(grid: Grid, data: Path, out: Path) -> list[Path]:
             of_pass = [passes[k] for passes in answers if passes[k].row in records]
             if of_pass:
                 predicted = [_predicted(json.loads(records[answer.row]), answer) for answer in of_pass]
-                files.append(out / (f"{system}.json" if k == 0 else f"{system}-{k}.json"))
+                files.append((out / f"pass_{k}" if k else out) / f"{system}.json")
                 write_file(files[-1], json.dumps(predicted, indent=1, ensure_ascii=False))
     return files
 
