@@ -179,6 +179,22 @@ def test_the_same_input_gives_the_same_bytes(tmp_path, capsys):
     assert "contains rows of another input or with other options" in capsys.readouterr().err
 
 
+def test_a_file_is_written_again_if_it_is_gone_or_its_audio_has_changed(tmp_path):
+    corpora.write(tmp_path / "0.wav", corpora.tone(300, 0.2))
+    call = [*lines(tmp_path, 4), "--shard-rows", "2", "--workers", "1", "--out", tmp_path / "out"]
+    assert prepare(*call) == 0 and len(rejected(tmp_path / "out")) == 3
+    for number in (1, 2):
+        corpora.write(tmp_path / f"{number}.wav", corpora.tone(300, 0.2))
+    assert prepare(*call) == 0 and [*rejected(tmp_path / "out")] == ["3"]
+    assert [row["extra_info"]["id"] for row in rows(tmp_path / "out", "train")] == ["0", "1", "2"]
+    one, two = sorted((tmp_path / "out").glob("*.parquet"))
+    before = one.stat().st_mtime_ns
+    two.unlink()
+    assert prepare(*call) == 0 and two.exists() and one.stat().st_mtime_ns == before
+    (tmp_path / "2.wav").unlink()
+    assert prepare(*call) == 0 and not two.exists() and report(tmp_path / "out")["rows_written"] == 2
+
+
 def test_goes_on_where_it_was_killed(tmp_path):
     for number in range(40):
         corpora.write(tmp_path / f"{number}.wav", corpora.tone(300, 0.2))

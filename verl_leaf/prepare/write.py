@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,7 +13,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from verl_leaf.common.files import whole_file, write_file
+from verl_leaf.common.files import read_json, whole_file, write_file
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.common.progress import track
 from verl_leaf.prepare.convert import Settings, convert, embedded
@@ -54,7 +55,7 @@ def write(
 ) -> dict[str, int]:
     """Write ``{split}.parquet`` (or shards of it), ``rejected.jsonl`` and ``report.json``, and print a table.
 
-    Shards from an earlier, interrupted call are kept.
+    Shards from an earlier, interrupted call are kept if their audio files have not changed.
 
     Args:
         out: folder to write, made if needed; audio that is cut or joined goes to its folder ``audio/``, unless embedded.
@@ -108,25 +109,41 @@ def _same_as_before(file: Path, corpus: Corpus, settings: Settings, shard_rows: 
 
 
 def _write_shards(corpus: Corpus, settings: Settings, state: Path, workers: int | None, shard_rows: int) -> list[dict]:
-    """Write the missing shards, and return the records of all."""
+    """Write the shards that are missing or whose audio has changed, and return the records of all."""
     records = []
     with ProcessPoolExecutor(workers) as pool:
         for split, name, items in _shards(corpus.items, shard_rows):
-            record = state / f"{name}.json"
-            if not record.exists():
+            record, file, audio = state / f"{name}.json", Path(settings.out, f"{name}.parquet"), _audio_state(items)
+            done = read_json(record, dict)
+            if done.get("audio") != audio or (done["rows"] and not file.exists()):
+                file.unlink(missing_ok=True)
                 results = pool.map(functools.partial(convert, settings), items, chunksize=8)
                 shown = track(results, f"{corpus.data_source}, {name}", len(items))
                 try:
-                    rows, rejected = _write_shard(Path(settings.out, f"{name}.parquet"), shown)
+                    rows, rejected = _write_shard(file, shown)
                 except BrokenProcessPool:
                     raise ValueError(
                         f"a worker process ended while it wrote {name}, probably because memory was short. Use fewer --workers; "
                         "finished files are kept"
                     ) from None
-                content = {"split": split, "file": f"{name}.parquet", "rows": rows, "rejected": rejected}
-                write_file(record, json.dumps(content))
-            records.append(json.loads(record.read_text()))
+                done = {"split": split, "file": file.name, "audio": audio, "rows": rows, "rejected": rejected}
+                write_file(record, json.dumps(done))
+            records.append(done)
     return records
+
+
+def _audio_state(items: list[tuple[int, Item]]) -> str:
+    """Return a digest of the sizes and times of all files with the audio of some items."""
+
+    def status(path: str) -> tuple[int, int] | None:
+        try:
+            found = os.stat(path)
+        except (OSError, ValueError):  # there is no file, or the path is a ``data:`` URI
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    paths = sorted({segment.path for _, item in items for segments in item.audios for segment in segments})
+    return hashlib.sha256(repr([status(path) for path in paths]).encode()).hexdigest()
 
 
 def _shards(items: list[Item], size: int) -> Iterator[tuple[str, str, list[tuple[int, Item]]]]:
