@@ -117,6 +117,18 @@ def test_what_has_no_words_has_no_word_error_rate_and_a_source_may_be_called_all
     assert ("none", "WER ↓") not in differences and differences["none", "exact match"] == 1
 
 
+def test_a_system_that_has_no_score_has_no_difference(tmp_path, answers):
+    """An empty answer equals an empty reference, which has no words to count errors in."""
+    prompt = [{"role": "user", "content": "Repeat."}]
+    row = {"data_source": "s", "prompt": prompt, "reward_model": {"ground_truth": ["", "zwei Hunde"]}}
+    write_rows([row] * 8, tmp_path / "few.parquet")
+    one, two = answers("one", [""] * 8), answers("two", ["zwei Katzen"] * 8)
+    arguments = ["--data", tmp_path / "few.parquet", "--out", tmp_path / "out", "--metrics", "wer", "exact_match"]
+    assert evaluate(one, two, *arguments) == 0
+    (line,) = json.loads((tmp_path / "out/summary.json").read_text())["differences"]
+    assert line["metric"] == "exact match"
+
+
 def test_unequal_items_are_refused_without_common(data, answers, tmp_path, refused):
     whole, part = answers("whole", REFERENCES), answers("part", [(0, 0, "x"), (3, 0, REFERENCES[3])])
     twice = answers("twice", SAMPLED)

@@ -50,6 +50,14 @@ def test_randomisation_is_exact_if_all_swaps_can_be_counted(trials):
     assert found.p == pytest.approx(np.mean(extreme), abs=0 if trials == 2**8 else 0.07)
 
 
+def test_a_swap_without_a_score_is_no_evidence():
+    """All references' words are in one clip of each system, so half of the swaps leave a system without a word."""
+    rate = build("wer", ScoreOptions())
+    one, two = np.zeros((2, 8, 1, 2))
+    one[0], two[1] = [[1, 1]], [[0, 1]]
+    assert compare(rate, one, two).p == 1
+
+
 def test_a_large_difference_and_none():
     many = compare(MATCH, matches([[1, 1]] * 54 + [[0, 0]] * 10), matches([[0, 1]] * 64))
     assert many.p < 0.001 and 0 < many.low < many.value < many.high

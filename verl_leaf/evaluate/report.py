@@ -25,6 +25,7 @@ from verl_leaf.evaluate.significance import (
     clusters_of,
     compare,
     estimate,
+    has_score,
     holm,
     summed,
 )
@@ -194,7 +195,7 @@ def report_on(grid: Grid, measured: Sequence[Measured], scoring: Scoring, agains
                     pair = np.stack([table, tables[against]])
                     pair[:, np.isnan(pair).any(axis=0)] = np.nan
                     sums, other = (summed(values, clusters[places]) for values in pair)
-                    if len(sums) and scores[-1]["mean"] is not None:
+                    if has_score(scorer, sums) and has_score(scorer, other):
                         pairs.append((line | {"system": system, "against": against}, scorer, sums, other))
     trials = max(TRIALS, TRIALS_PER_TEST * len(pairs))
     differences = [

@@ -70,6 +70,11 @@ def summed(table: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     return sums
 
 
+def has_score(scorer: Scorer, sums: np.ndarray) -> bool:
+    """Return whether a system's statistics ``[C, P, S]`` give a score."""
+    return len(sums) > 0 and not np.isnan(_of_passes(scorer, sums.sum(axis=0)))
+
+
 def estimate(scorer: Scorer, sums: np.ndarray) -> Estimate:
     """Return the score of a system from its statistics ``[C, P, S]``."""
     passes = scorer.score(sums.sum(axis=0))
@@ -145,7 +150,8 @@ def p_value(scorer: Scorer, sums: np.ndarray, other: np.ndarray, trials: int) ->
             _of_passes(scorer, np.tensordot(np.concatenate(halves, axis=1).astype(float), both, axes=1))
             for halves in ((stays, 1 - stays), (1 - stays, stays))
         )
-        as_far += np.count_nonzero(np.abs(one - two) >= seen - 1e-9, axis=0)  # tolerance for rounding
+        # With a tolerance for rounding; a swap after which a system has no score counts as well.
+        as_far += np.count_nonzero(~(np.abs(one - two) < seen - 1e-9), axis=0)
     return as_far / count if exact else (as_far + 1) / (count + 1)
 
 
