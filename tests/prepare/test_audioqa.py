@@ -214,6 +214,23 @@ def test_a_table_of_ones_own(tmp_path):
     assert "1.wav: no such file below" in reasons[4] and reasons[5] == "it has no question"
 
 
+def test_a_right_choice_may_be_a_single_character(tmp_path):
+    """It is left out only if both its text and its letter could name another choice."""
+    alternatives = [["1", "2", "3", "4"], ["是", "不是"], ["C", "G", "E"], *([["A", "B"]] * 8)]
+
+    def make(folder) -> None:
+        corpora.write(folder / "0.wav", corpora.tone(300, 0.2))
+        row = {"audio": "0.wav", "question": "?"}
+        table = [row | {"id": f"q{n}", "choices": texts, "answer": texts[0]} for n, texts in enumerate(alternatives)]
+        (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, table)))
+
+    found = made(make, tmp_path, "--held-out", "0")
+    assert [row["reward_model"]["ground_truth"][1] for row in found.values()][:3] == ["1", "是", "C"]
+    left = [*found.values()][3:]
+    assert {tuple(row["extra_info"]["choices"]) for row in left} == {("A", "B")} and len(left) < 8
+    assert {*rejected(tmp_path / "out").values()} == {"the reference ['B', 'A'] names none of the choices ['B', 'A']"}
+
+
 def test_the_order_is_the_ids_and_the_seeds_alone(tmp_path):
     """Published in another order, the choices are written in the same one; another seed orders them otherwise."""
     orders = []

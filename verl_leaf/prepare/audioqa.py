@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.choices import letter_of, right_choice
@@ -186,8 +187,10 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
     letters = [match[1] if (match := LETTERED.match(text)) else "" for text in texts]
     if letters == [letter_of(place) for place in range(len(texts))]:
         texts = [LETTERED.sub("", text, count=1) for text in texts]
-    right_choice([texts[right]] if len(texts[right]) > 1 else [], texts)  # fails now if the reward would fail
     order = ordered(texts, id, options.seed)
+    letter = [letter for letter, text in zip(ascii_uppercase, order, strict=False) if text == texts[right]]
+    answers = (*letter, texts[right])
+    right_choice(answers, order)  # fails now if the reward would fail
     if (audio := embedded_audio(cells["audio"], file, number, layout.audio)) is None:
         clip = audio_path(cells["audio"])
         audio = finder.find(clip, file.parent)
@@ -198,7 +201,7 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
         id,
         split,
         ((audio,),),
-        (letter_of(order.index(texts[right])), texts[right]),
+        answers,
         question,
         source=place,
         data_source=options.name or layout.name,
