@@ -192,6 +192,7 @@ def test_a_table_of_ones_own(tmp_path):
             ('["ja", "nein"]', "ja"),
             ('["ja"]', "ja"),
             ("ja", "ja"),
+            (json.dumps([f"{n} mal" for n in range(27)]), "3 mal"),
             ('["ja", "Ja."]', "ja"),
         ):
             quoted = '"' + choices.replace('"', '""') + '"'
@@ -209,9 +210,9 @@ def test_a_table_of_ones_own(tmp_path):
     assert [row["reward_model"]["ground_truth"][1] for row in found.values()] == ["nein", "ja"]
     assert {row["extra_info"]["difficulty"] for row in found.values()} == {"hard"}
     reasons = list(rejected(tmp_path / "out").values())
-    assert reasons[:2] == ["there are 1 choices. There must be 2 to 26", "there are 0 choices. There must be 2 to 26"]
-    assert "equal to another one" in reasons[2] and "names none of the choices" in reasons[3]
-    assert "1.wav: no such file below" in reasons[4] and reasons[5] == "it has no question"
+    assert reasons[:3] == [f"there are {count} choices. There must be 2 to 26" for count in (1, 0, 27)]
+    assert "equal to another one" in reasons[3] and "names none of the choices" in reasons[4]
+    assert "1.wav: no such file below" in reasons[5] and reasons[6] == "it has no question"
 
 
 def test_a_right_choice_may_be_a_single_character(tmp_path):

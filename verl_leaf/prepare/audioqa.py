@@ -185,7 +185,7 @@ def _item(cells: dict, id: str, file: Path, number: int, place: str, layout: Lay
         raise ValueError(f"a text contains {PLACEHOLDER}, which stands for audio")
     right = texts.index(answer) if texts.count(answer) == 1 else right_choice([answer], texts)
     letters = [match[1] if (match := LETTERED.match(text)) else "" for text in texts]
-    if letters == [letter_of(place) for place in range(len(texts))]:
+    if letters == list(ascii_uppercase[: len(texts)]):
         texts = [LETTERED.sub("", text, count=1) for text in texts]
     order = ordered(texts, id, options.seed)
     letter = [letter for letter, text in zip(ascii_uppercase, order, strict=False) if text == texts[right]]
