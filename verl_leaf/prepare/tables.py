@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def check_names(file: Path, names: list[str], needed: Collection[str]) -> None:
     """Raise ValueError unless a table has each needed column exactly once."""
     if missing := [name for name in needed if name not in names]:
         raise ValueError(
-            f"{file}: there is no column {', '.join(missing)}. The columns are {', '.join(names) or 'none'}"
+            f"{file}: there is no column {', '.join(missing)}. The columns are {', '.join(names) or 'none':.1000}"
         )
     if twice := [name for name in needed if names.count(name) > 1]:
         raise ValueError(f"{file}: the column {twice[0]} occurs {names.count(twice[0])} times. Rename all but one")
@@ -223,10 +224,11 @@ def _parse(place: str, text: str):
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
-    names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"the key {twice[0]!r} occurs {names.count(twice[0])} times in an object")
-    return dict(pairs)
+    content = dict(pairs)
+    if len(content) < len(pairs):  # a file may be one object with a key per clip, so this is checked first
+        (name, count), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {name!r} occurs {count} times in an object")
+    return content
 
 
 def read_parquet(file: Path, needed: Collection[str], optional: Collection[str] = ()) -> Iterator[tuple[str, dict]]:
