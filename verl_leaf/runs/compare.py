@@ -1,8 +1,11 @@
 """Reading of what runs have logged, finished or not, and labels for the settings in which they differ."""
 
 import math
+from bisect import bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,14 @@ class Run:
 
     def seconds(self, step: int) -> float:
         """Return the seconds that the steps up to one took, without start-up, validations and interruptions."""
-        return sum(value for number, value in self.scalars.get("timing_s/step", {}).items() if number <= step)
+        steps, sums = self._clock
+        return sums[bisect_right(steps, step)]
+
+    @cached_property
+    def _clock(self) -> tuple[list[int], list[float]]:
+        """The timed steps, and the seconds before the first and after each of them."""
+        timed = sorted(self.scalars.get("timing_s/step", {}).items())
+        return [step for step, _ in timed], [0.0, *accumulate(seconds for _, seconds in timed)]
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
