@@ -114,6 +114,15 @@ def test_the_sentence_says_what_is_not_known():
     assert "cannot be distinguished from noise" in verdict(rows(1.0, 1.0, size=-1.0), 2)
 
 
+def test_draws_without_a_policy_gradient_are_not_left_out_of_its_interval():
+    """In a tenth of the draws or more, the mean of these is not above 0."""
+    rows = summarise([3.0, -2.0] * 5, [{"grpo": Signal(1.0, 2.0, 0.5)}] * 10)
+    assert rows[0]["efficiency"] == pytest.approx(1.0) and math.isnan(rows[0]["efficiency_low"])
+    assert "cannot be distinguished from noise" in verdict(rows, 10)
+    rows = summarise([3.0, 2.0] * 5, [{"grpo": Signal(1.0, 2.0, 0.5)}] * 10)
+    assert 0.1 < rows[0]["efficiency_low"] < rows[0]["efficiency"] < rows[0]["efficiency_high"] < 0.3
+
+
 def test_all_estimators_of_the_table_are_compared():
     prompts = [drawn(torch.Generator().manual_seed(1), 16)] * 2
     advantages = step_advantages(prompts, draw_groups(2, 16, 4, seed=0))

@@ -180,7 +180,8 @@ def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) ->
         A row per estimator. ``efficiency`` is ``<E g, G>^2 / (|G|^2 E |g|^2)``, the share of the best step's
         first-order gain that a step has, with the sign of the gain. ``cosine`` is that between a step and ``G``. ``relative`` is the
         efficiency divided by that of ``grpo``. ``best`` is the share of draws in which an estimator has the largest
-        efficiency. The first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN.
+        efficiency. The first three have ``_low`` and ``_high``. If ``|G|^2`` is not above 0, the first two are NaN; so
+        is an interval if more than 2.5 % of the draws are.
     """
     names = list(of_prompts[0])
     values = np.array([[astuple(signal) for signal in prompt.values()] for prompt in of_prompts])  # [P, names, 3]
@@ -204,7 +205,8 @@ def summarise(size: Sequence[float], of_prompts: Sequence[dict[str, Signal]]) ->
         row: dict = {"estimator": name}
         for measure, of_draws in measures.items():
             drawn = of_draws[1:, number]
-            low, high = np.nanquantile(drawn, (0.025, 0.975)) if np.isfinite(drawn).any() else (np.nan, np.nan)
+            known = np.isfinite(drawn).mean() >= 0.975  # the others could be anywhere
+            low, high = np.nanquantile(drawn, (0.025, 0.975)) if known else (np.nan, np.nan)
             row |= {measure: float(of_draws[0, number]), f"{measure}_low": float(low), f"{measure}_high": float(high)}
         rows.append(row | {"best": float((winner == number).mean())})
     return rows
