@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.helpers import corpora
@@ -169,3 +171,22 @@ def test_the_command(prepared, tmp_path, capsys):
         bare.write_text(line)
         assert main(["voicebench", str(bare), *command[2:]]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"data_source": "other"}, "contains no row of VoiceBench"),
+        ({"extra_info": None, "reward_model": {"ground_truth": "A"}}, "row 0: extra_info contains no question and id. Make the file with `verl-leaf prepare"),
+        ({"extra_info": {"id": "1", "question": "?"}}, "row 0 of voicebench/mmsu/law: the reference 'RIGHT' is not one of"),
+        ({"reward_model": None}, "row 0: the reference None is not a text"),
+        ({"data_source": "voicebench/ifeval/test", "extra_info": {"id": "1", "question": "?"}}, "not a record of IFEval"),
+    ],
+)
+def test_other_rows_of_a_run_are_refused_in_a_line(change, said, tmp_path, capsys):
+    row = {"data_source": "voicebench/mmsu/law", "prompt": [], "reward_model": {"ground_truth": "right"}} | change
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "x.parquet")
+    (tmp_path / "a.jsonl").write_text('{"row": 0, "text": "A"}')
+    command = ["voicebench", tmp_path / "a.jsonl", "--data", tmp_path / "x.parquet", "--out", tmp_path / "out"]
+    assert main([*map(str, command)]) == 2
+    assert said in capsys.readouterr().err

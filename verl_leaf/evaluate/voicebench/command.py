@@ -45,8 +45,9 @@ def main(options) -> int:
     lines = []
     record: dict[str, list[dict]] = {}
     for name, answers in systems.items():
+        scores = score(answers)
         write_answers(answers, options.data, out, name)
-        for measured in score(answers):
+        for measured in scores:
             result = "-" if measured.score is None else f"{measured.score:.1f}"
             subset, count = measured.data_source.removeprefix(PREFIX), str(len(measured.values))
             lines.append((name, subset, measured.name, result, count, str(measured.unread)))
@@ -68,8 +69,8 @@ def _rows(data: Path) -> dict[int, Row]:
     rows = {}
     for number, row in file.rows(columns=["data_source", "reward_model", "extra_info"]):
         with errors_at(f"{data}, row {number}"):
-            references = reference_texts(row["reward_model"]["ground_truth"])
-        question = (row["extra_info"] or {}).get("question") or ""
+            references = reference_texts((row["reward_model"] or {}).get("ground_truth"))
+        question = (row.get("extra_info") or {}).get("question") or ""
         rows[number] = Row(number, str(row["data_source"]), question, tuple(references), ())
     if not any(subset_of(row.data_source) for row in rows.values()):
         raise ValueError(f"{data} contains no row of VoiceBench, whose data source begins with {PREFIX}")

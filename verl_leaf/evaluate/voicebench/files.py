@@ -15,7 +15,7 @@ def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str
     Answers to other data sources are ignored.
 
     Raises:
-        ValueError: the file cannot be read, or an answer belongs to no row of it.
+        ValueError: the file cannot be read, an answer belongs to no row of it, or a row lacks something.
     """
     rows = dict(RowFile(data).rows(columns=["data_source", "extra_info"]))
     lines: dict[str, list[str]] = {}
@@ -26,7 +26,13 @@ def write_answers(answers: Sequence[Answer], data: Path, folder: Path, name: str
             raise ValueError(f"{data} has no row {answer.row} of {answer.data_source}, to which {name} has an answer")
         which = answer.data_source.removeprefix(PREFIX).replace("/", "-")
         file = f"{name}-{which}-audio{f'-{answer.sample}' if answer.sample else ''}.jsonl"
-        record = _fields(answer, rows[answer.row]["extra_info"]) | {"response": answer.text}
+        info = rows[answer.row].get("extra_info") or {}
+        if not {"question", "id"} <= info.keys():
+            raise ValueError(
+                f"{data}, row {answer.row}: extra_info contains no question and id. Make the file with "
+                "`verl-leaf prepare voicebench`"
+            )
+        record = _fields(answer, info) | {"response": answer.text}
         lines.setdefault(file, []).append(json.dumps(record, ensure_ascii=False) + "\n")
     folder.mkdir(parents=True, exist_ok=True)
     for file, of_file in lines.items():
