@@ -79,7 +79,12 @@ def test_a_pass_has_a_file_that_no_system_s_name_can_be(questions, answers, tmp_
     assert evaluate(first, second, "--data", questions, "--out", tmp_path / "out") == 0
     files = {str(file.relative_to(tmp_path / "out/mmau")): file for file in (tmp_path / "out/mmau").rglob("*.json")}
     named = {name: json.loads(file.read_text())[0]["model_prediction"] for name, file in files.items()}
-    assert named == {"x.json": "(C) dog", "pass_1/x.json": "(B) bird", "x-1.json": "(A) cat", "pass_1/x-1.json": "(A) cat"}
+    assert named == {
+        "x.json": "(C) dog",
+        "pass_1/x.json": "(B) bird",
+        "x-1.json": "(A) cat",
+        "pass_1/x-1.json": "(A) cat",
+    }
 
 
 def test_pairs_are_counted_by_clip():

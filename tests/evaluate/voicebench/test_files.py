@@ -177,10 +177,19 @@ def test_the_command(prepared, tmp_path, capsys):
     ("change", "said"),
     [
         ({"data_source": "other"}, "contains no row of VoiceBench"),
-        ({"extra_info": None, "reward_model": {"ground_truth": "A"}}, "row 0: extra_info contains no question and id. Make the file with `verl-leaf prepare"),
-        ({"extra_info": {"id": "1", "question": "?"}}, "row 0 of voicebench/mmsu/law: the reference 'RIGHT' is not one of"),
+        (
+            {"extra_info": None, "reward_model": {"ground_truth": "A"}},
+            "row 0: extra_info contains no question and id. Make the file with `verl-leaf prepare",
+        ),
+        (
+            {"extra_info": {"id": "1", "question": "?"}},
+            "row 0 of voicebench/mmsu/law: the reference 'RIGHT' is not one of",
+        ),
         ({"reward_model": None}, "row 0: the reference None is not a text"),
-        ({"data_source": "voicebench/ifeval/test", "extra_info": {"id": "1", "question": "?"}}, "not a record of IFEval"),
+        (
+            {"data_source": "voicebench/ifeval/test", "extra_info": {"id": "1", "question": "?"}},
+            "not a record of IFEval",
+        ),
     ],
 )
 def test_other_rows_of_a_run_are_refused_in_a_line(change, said, tmp_path, capsys):
