@@ -151,6 +151,20 @@ def test_two_commands_on_one_folder(command, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "one_go")
 
 
+def test_a_reader_of_the_tables_that_leaves_costs_no_file(data, answers, tmp_path):
+    """As in ``verl-leaf evaluate ... | head -1``."""
+    arguments = [*map(str, ("evaluate", answers("good", REFERENCES), "--data", data, "--metrics", "bleu", "--out"))]
+    assert main([*arguments, str(tmp_path / "whole")]) == 0
+
+    def leave():
+        reading, writing = os.pipe()
+        os.close(reading)
+        sys.stdout = os.fdopen(writing, "w", buffering=1)
+
+    Started([*arguments, str(tmp_path / "out")], leave).ended()
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_a_judge_s_error_costs_no_other_table(command, tmp_path, capsys, monkeypatch):
     """Not even an error that nobody has thought of, nor a second judge's grades."""
     with JudgeServer(grade) as server, JudgeServer(lambda body, n: Say(status=404)) as other:

@@ -174,10 +174,10 @@ def _write(out: Path, rows: list[dict], sentence: str, depends_on: dict[str, Any
         for row in rows
     ]
     columns = ("estimator", "efficiency", "relative to grpo", "cosine of a step", "best in")
-    show("Signal of a step (95 % intervals, bootstrap over prompts)", columns, lines, words=1, console=console)
-    save(out / "credit", _figure(rows), rows, console)
     content = {"verdict": sentence, "estimators": rows, "made_of": depends_on}
     write_file(out / "credit.json", json.dumps(content, indent=1) + "\n")
+    save(out / "credit", _figure(rows), rows, console)
+    show("Signal of a step (95 % intervals, bootstrap over prompts)", columns, lines, words=1, console=console)
 
 
 def _figure(rows: list[dict]) -> Figure:

@@ -161,8 +161,9 @@ def _evaluate(
         fields = [
             {key: value if value is None else str(value) for key, value in vars(system).items()} for system in systems
         ]
+        files = write_mmau(grid, data.path, out / "mmau")
         write(report, out, {"data": str(data.path), "systems": fields, "made_of": dependencies}, console)
-        if files := write_mmau(grid, data.path, out / "mmau"):
+        if files:
             console.print(f"For MMAU's own evaluation: {', '.join(map(str, files))}")
     for further in stopped[1:]:
         console.print(str(further))

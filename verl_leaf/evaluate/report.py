@@ -422,10 +422,8 @@ def _interval(line: dict) -> str:
 
 
 def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console) -> None:
-    """Print the tables, and write them as Markdown, LaTeX and CSV; ``summary.json`` also contains ``facts``."""
+    """Write the tables as Markdown, LaTeX and CSV, and print them; ``summary.json`` also contains ``facts``."""
     tables = tables_of(report)
-    for table in tables:
-        table.print(console)
     write_file(out / "report.md", "\n".join(table.markdown() for table in tables))
     write_file(out / "report.tex", "\n".join(table.latex() for table in tables))
     for name in ("answers", "scores", "differences", "choices", "letters", "pairs"):
@@ -435,4 +433,6 @@ def write(report: Evaluation, out: Path, facts: dict[str, Any], console: Console
             (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier command
     summary = json.dumps({**facts, **dataclasses.asdict(report)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_file(out / "summary.json", summary)
+    for table in tables:  # after the files, because the terminal or pipe may be closed
+        table.print(console)
     console.print(f"Written: {out}/report.md, report.tex, summary.json, and each table as CSV")
