@@ -1,5 +1,6 @@
 """What a start of a run says when it is stopped."""
 
+import io
 import os
 import signal
 import sys
@@ -10,10 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from verl_leaf.runs import launch
 from verl_leaf.runs.command import Part
 from verl_leaf.runs.folder import LAST_CHECKPOINT, RunFolder
 from verl_leaf.runs.launch import _Start
+from verl_leaf.runs.traces import trace_files
 from verl_leaf.runs.watch import Watch
+from verl_leaf.training.traces.schema import file_name
 
 
 class Stopped(Watch):
@@ -66,3 +70,22 @@ def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path
             start._watched(command, watch, {})
     assert ended.value.code == 143 and not folder.stop.exists()
     assert f"continues after step {last}, the last checkpoint" in said.get()
+
+
+@pytest.mark.parametrize(
+    ("step", "val_only", "left"), [(None, False, []), (20, False, [10, 20]), (None, True, [10, 20, 30])]
+)
+def test_no_tree_of_an_earlier_training_is_left(tmp_path, monkeypatch, step, val_only, left):
+    """Steps after the checkpoint are made again, and the run may now end before the last of them."""
+    folder, console = RunFolder(tmp_path), Console(file=io.StringIO())
+    folder.traces.mkdir()
+    for number in (10, 20, 30):
+        (folder.traces / file_name(number)).touch()
+    monkeypatch.setattr(launch, "validation_files", lambda *_: [])
+    monkeypatch.setattr(launch, "verl_command", lambda *_, **__: [sys.executable, "-c", "raise SystemExit(1)"])
+    config = OmegaConf.create({"trainer": {"val_only": val_only, "use_v1": True, "save_freq": 1}, "ray_kwargs": {}})
+    training = SimpleNamespace(config=config, validation=None)
+    checkpoint = None if step is None else folder.checkpoints / f"global_step_{step}"
+    with folder.lock() as lock:
+        assert _Start(training, Part(folder, None), checkpoint, None, lock, console).run() == 1
+    assert [*trace_files(folder.traces)] == left

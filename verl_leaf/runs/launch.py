@@ -22,6 +22,7 @@ from verl_leaf.runs.command import Part, Training, verl_command
 from verl_leaf.runs.folder import RunFolder
 from verl_leaf.runs.resume import check_changes, checkpoint_to_load, made_of, reusable_validation
 from verl_leaf.runs.summary import summarise, summarise_epochs, trained
+from verl_leaf.runs.traces import trace_files
 from verl_leaf.runs.validation import planned_files, validation_files
 from verl_leaf.runs.watch import Watch
 
@@ -146,6 +147,11 @@ class _Start:
             for step in folder.validated_steps():
                 folder.answers_of(step).unlink()
         continues = self.checkpoint is not None
+        if folder.traces.is_dir() and not self.training.config.trainer.val_only:
+            begin = int(self.checkpoint.name.rpartition("_")[2]) if self.checkpoint else 0
+            for step, file in trace_files(folder.traces).items():
+                if step > begin:  # this start may end before it
+                    file.unlink()
         validate_first = not folder.resumable and (continues or not self._take_over_answers())
         command = verl_command(self.training, self.part, validate_first=validate_first, val_files=files)
         begins = f"Continuing from {self.checkpoint} in" if continues else "Starting"
