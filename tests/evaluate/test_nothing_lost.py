@@ -152,7 +152,7 @@ def test_two_commands_on_one_folder(command, tmp_path):
 
 
 def test_a_reader_of_the_tables_that_leaves_costs_no_file(data, answers, tmp_path):
-    """As in ``verl-leaf evaluate ... | head -1``."""
+    """This happens in ``verl-leaf evaluate ... | head -1``."""
     arguments = [*map(str, ("evaluate", answers("good", REFERENCES), "--data", data, "--metrics", "bleu", "--out"))]
     assert main([*arguments, str(tmp_path / "whole")]) == 0
 
