@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -11,6 +12,7 @@ import soundfile
 from tests.helpers import corpora
 from tests.helpers.corpora import everything, prepare, prompt, rejected, report, rows
 from verl_leaf.data.parquet import RowFile
+from verl_leaf.prepare.audioqa import _split
 
 CHOICES = ["motorboat", "Yacht consignment", "Sailboat set sail", "Consignment car"]
 
@@ -120,6 +122,23 @@ def made(make, tmp_path, *arguments) -> dict[str, dict]:
         assert all(f"\n{mark}) {choice}\n" in prompt(row) for mark, choice in zip("ABCDEFGH", choices, strict=False))
     assert sum(content["right_letters"]["written"].values()) == pytest.approx(1)
     return everything(out)
+
+
+@pytest.mark.parametrize(
+    ("cell", "file", "split"),
+    [
+        ("", "train_qa.json", "train"),
+        ("", "mmau-test-mini.json", "test"),
+        ("", "testmini.jsonl", "test"),
+        ("", "my.validation-00000-of-00001.parquet", "validation"),
+        ("dev", "train.json", "validation"),
+        ("", "devices.jsonl", ""),
+        ("", "values.csv", ""),
+        ("validated", "testimonies.csv", ""),
+    ],
+)
+def test_a_split_is_a_word_in_a_name(cell, file, split):
+    assert _split(cell, Path(file)) == split
 
 
 def test_avqa(tmp_path, capsys):

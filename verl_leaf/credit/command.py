@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import math
 import random
 import time
 from pathlib import Path
@@ -174,8 +175,12 @@ def _write(out: Path, rows: list[dict], sentence: str, depends_on: dict[str, Any
         for row in rows
     ]
     columns = ("estimator", "efficiency", "relative to grpo", "cosine of a step", "best in")
-    content = {"verdict": sentence, "estimators": rows, "made_of": depends_on}
-    write_file(out / "credit.json", json.dumps(content, indent=1) + "\n")
+    measured = [  # JSON has no NaN
+        {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        for row in rows
+    ]
+    content = {"verdict": sentence, "estimators": measured, "made_of": depends_on}
+    write_file(out / "credit.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
     save(out / "credit", _figure(rows), rows, console)
     show("Signal of a step (95 % intervals, bootstrap over prompts)", columns, lines, words=1, console=console)
 

@@ -38,7 +38,9 @@ PHRASINGS = {
     True: f"{PLACEHOLDER}\n{{question}}\n{{choices}}\nFirst write what you hear and conclude between <think> and </think>, "
     f"then {LETTER}.",
 }
-SPLITS = {"train": TRAIN, "val": VALIDATION, "dev": VALIDATION, "test": TEST}  # by the beginning of the name
+SPLITS = {"train": TRAIN, "val": VALIDATION, "dev": VALIDATION, "test": TEST}
+# A word in a name, and not the beginning of another one, such as "devices".
+SPLIT = re.compile(r"(?<![a-z])(train|val|dev|test)(?:ing|id|idation|el|elopment|mini)?(?![a-z])")
 SOUND = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a")  # preferred to a video of the same name
 LETTERED = re.compile(r"\(?([A-Z])[).:]\s*(?=\S)")
 
@@ -225,8 +227,7 @@ def _first(cell):
 
 def _split(name: str, file: Path) -> str:
     """Return the split that a row's cell or its file's name states, or an empty string."""
-    match = re.match(r"(train|val|dev|test)", name.lower())
-    match = match or re.search(r"(?:^|[^a-z])(train|val|dev|test)", file.stem.lower())
+    match = SPLIT.match(name.lower()) or SPLIT.search(file.stem.lower())
     return SPLITS[match[1]] if match else ""
 
 
