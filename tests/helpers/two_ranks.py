@@ -104,9 +104,9 @@ def collectives(folders: dict[str, Path], out: Path) -> None:
     spawn(run, 2, {name: str(folder) for name, folder in folders.items()}, str(out))
 
 
-def load_tied(rank: int, port: int, folder: str, family: str, out: str) -> None:
+def load_tied(rank: int, port: int, ranks: int, folder: str, family: str, out: str) -> None:
     """Load a model, on one rank or two; write its results after an update, and the devices of its weights."""
-    start(rank, int(Path(out).name), port)
+    start(rank, ranks, port)
     from tests.helpers import engines
     from verl_leaf.models import FAMILIES
     from verl_leaf.training.sharing.engine import SharingEngine

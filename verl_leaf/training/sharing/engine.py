@@ -10,12 +10,11 @@ of each later clip.
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from tensordict import NonTensorStack, TensorDict
 from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
@@ -56,14 +55,21 @@ class SharingEngine(FSDPEngineWithLMHead):
         """Load the model on one rank of a shard group only, as verl does unless embeddings are tied.
 
         If they are, every rank in verl (0.9.1) keeps the whole model in fp32 until it is sharded: 258 GiB on a host
-        with 8 GPUs for 8 billion weights. The embeddings must be tied again afterwards, because each is replaced by a
-        parameter on the meta device.
+        with 8 GPUs for 8 billion weights. The files decide: transformers does not tie embeddings to an output layer
+        with other weights, whatever the configuration says. Only a rank with the weights can compare them. So the other
+        ranks load an untied model, and follow the first.
         """
-        if not (self.model_config.hf_config.tie_word_embeddings and self.engine_config.strategy == "fsdp2"):
+        config = self.model_config.hf_config
+        if not (config.tie_word_embeddings and self.engine_config.strategy == "fsdp2"):
             return super()._build_module()
-        with init_empty_weights() if self.device_mesh.get_coordinate()[-1] else nullcontext():
+        with _untied(config) if self.device_mesh.get_coordinate()[-1] else nullcontext():
             module = super()._build_module()
-        module.get_output_embeddings().weight = module.get_input_embeddings().weight
+        embeddings, output = module.get_input_embeddings(), module.get_output_embeddings()
+        tied = [embeddings.weight is output.weight]
+        torch.distributed.broadcast_object_list(tied, src=0)
+        config.tie_word_embeddings = module.config.tie_word_embeddings = tied[0]
+        if tied[0]:
+            output.weight = embeddings.weight
         return module
 
     def forward_backward_batch(self, data, loss_function, forward_only=False):
@@ -192,8 +198,24 @@ def _say_whether_embeddings_are_tied(config) -> None:
     tie_weights read only ``tie_word_embeddings`` of the outer config. Those of Qwen2-Audio and Audio Flamingo 3 lack
     it, and verl fails. In others it may be false although the language model ties its embeddings.
     """
-    parts = (config, config.get_text_config())
-    config.tie_word_embeddings = any(getattr(part, "tie_word_embeddings", False) for part in parts)
+    config.tie_word_embeddings = any(getattr(part, "tie_word_embeddings", False) for part in _parts(config))
+
+
+@contextmanager
+def _untied(config) -> Iterator[None]:
+    """Let the configuration say during the block that embeddings are not tied; then verl puts no weights on this rank."""
+    parts = [part for part in _parts(config) if getattr(part, "tie_word_embeddings", False)]
+    for part in parts:
+        part.tie_word_embeddings = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.tie_word_embeddings = True
+
+
+def _parts(config) -> tuple[Any, Any]:
+    return config, config.get_text_config()
 
 
 def check_attention(text_config) -> None:
