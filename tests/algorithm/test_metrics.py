@@ -40,6 +40,15 @@ def test_worked_example_beside_a_group_without_signal():
         }
     )
     assert all(type(value) is float for value in metrics.values())
+    # verl fills a batch up with responses of one token that the policy did not write (trainer/ppo/padding_utils.py).
+    lengths = torch.tensor([5, 2, 5, 5, 2, 5, 1, 1])
+    responses, surprisal, rewards, mask = (
+        torch.cat([rows, torch.zeros(2, *rows.shape[1:], dtype=rows.dtype)])
+        for rows in (responses, surprisal, rewards, mask)
+    )
+    group = torch.cat([group, torch.tensor([2, 2])])
+    filled = leaf_advantages(responses, surprisal, rewards, mask, group, lengths=lengths)
+    assert leaf_metrics(filled, rewards, mask) == metrics
 
 
 @pytest.mark.parametrize("budget", [0, 2])

@@ -38,7 +38,8 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[
     selected = tree.boundaries < T
     positions = tree.boundaries[selected]
     relative = positions / tree.lengths[tree.boundary_row[selected]]
-    prompts = any_in_group(torch.ones_like(group)).sum()
+    written = any_in_group(mask.bool().any(1))  # False for a prompt with which a trainer only fills up a batch
+    prompts, responses = written.sum(), written[group]
 
     grpo = grpo_floored_advantages(rewards.double(), group)
     sign = grpo.sign().masked_fill(grpo.abs() < NOISE, 0).to(advantages.dtype)
@@ -51,9 +52,9 @@ def leaf_metrics(result: LeafAdvantages, rewards: Tensor, mask: Tensor) -> dict[
         "node_size": (sizes.sum(), sizes.numel()),
         "boundary_position": (positions.sum(), positions.numel()),
         "boundary_position_relative": (relative.sum(), positions.numel()),
-        "spans_per_response": (spans.valid.sum(), N),
+        "spans_per_response": (spans.valid[responses].sum(), responses.sum()),
         "sign_changed_share": (changed, torch.count_nonzero(mask)),
-        "no_signal_share": (prompts - any_in_group(_differ(rewards, group, G)).sum(), prompts),
+        "no_signal_share": (prompts - (written & any_in_group(_differ(rewards, group, G))).sum(), prompts),
     }
     table = [torch.as_tensor(x, device=group.device).double() for pair in means.values() for x in pair]
     total, count = torch.stack(table).view(-1, 2).unbind(1)
