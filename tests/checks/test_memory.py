@@ -5,7 +5,7 @@ import logging
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaConfig
 
 from tests.helpers.true_shapes import build_config, bytes_of_micro_batch
 from verl_leaf.checks import memory
@@ -68,6 +68,34 @@ def test_what_is_counted_is_what_the_model_has(counted):
     targets = LoraConfig(r=4, target_modules=list(family.lora_targets), exclude_modules=family.lora_exclude)
     adapted = get_peft_model(network, targets)
     assert size.lora == sum(weight.numel() for name, weight in adapted.named_parameters() if "lora_" in name)
+
+
+@pytest.mark.parametrize(
+    "targets, exclude",
+    [
+        ("all-linear", None),
+        ("All-Linear", ["k_proj", "layers.1.mlp.up_proj"]),
+        (r".*\.(q|v)_proj", None),
+        (["self_attn.q_proj", "down_proj", "proj"], r".*layers\.0.*"),
+        (["model.layers.0.mlp.up_proj", "o_proj"], ["layers.1.self_attn.o_proj"]),
+    ],
+)
+def test_layers_are_chosen_as_by_peft(targets, exclude):
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, vocab_size=32
+    )
+    network = build_network(config, None)
+    found = set(lora_layers(network, targets, exclude))
+    adapted = get_peft_model(network, LoraConfig(r=4, target_modules=targets, exclude_modules=exclude))
+    chosen = {name for name, layer in adapted.get_base_model().named_modules() if hasattr(layer, "lora_A")}
+    assert found == chosen and found
+
+
+@pytest.mark.parametrize(
+    "override", ["actor_rollout_ref.actor.fsdp_config.model_dtype=null", "actor_rollout_ref.model.target_modules=null"]
+)
+def test_settings_that_verl_accepts_are_no_error(models, override):
+    check_memory(compose("leaf_speech", [f"actor_rollout_ref.model.path={models('qwen2_audio')}", override]))
 
 
 def peaks(size, config, card=80.0):

@@ -30,7 +30,7 @@ logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers be
 GIB = 2**30
 CARD = 79.1  # GiB of an 80 GB GPU
 UNSURE = 1.15  # an estimate may exceed the real need by this factor
-BYTES = {"fp32": 4, "float32": 4, "bf16": 2, "bfloat16": 2, "fp16": 2, "float16": 2}
+IN_TWO_BYTES = ("bf16", "bfloat16", "fp16", "float16", "16")  # verl's names of dtypes (utils/torch_dtypes.py)
 CONTEXTS = 1.5  # GiB for the CUDA contexts and NCCL buffers of the actor's and vLLM's processes
 SLEEPING_VLLM = 2.0  # GiB that vLLM keeps on the GPU while it sleeps: graphs and workspaces
 # Bytes per token of one recomputed layer, forward and backward, per unit of its hidden size and of its MLP's size. Fitted to
@@ -111,20 +111,27 @@ def build_network(config, family: Family | None, **settings) -> Any:
 
 
 def lora_layers(
-    network: torch.nn.Module, targets: Sequence[str] | str, exclude: str | None
+    network: torch.nn.Module, targets: Sequence[str] | str, exclude: Sequence[str] | str | None
 ) -> dict[str, torch.nn.Linear]:
-    """Return by name the layers that get LoRA, chosen as in PEFT.
+    """Return by name the layers that get LoRA, chosen as in PEFT (tuners_utils.py check_target_module_exists).
 
-    ``targets`` are the last parts of the layers' names, or ``all-linear``; ``exclude`` is a regular expression of names.
+    ``targets`` and ``exclude`` are the last parts of the layers' names, or a regular expression of the whole names.
+    ``targets`` may also be ``all-linear``.
     """
-    everything = targets == "all-linear"
+    everything = isinstance(targets, str) and targets.lower() == "all-linear"
     return {
         name: layer
         for name, layer in network.named_modules()
         if isinstance(layer, torch.nn.Linear)
-        and (name != "lm_head" if everything else name.rpartition(".")[2] in targets)
-        and not (exclude and re.fullmatch(exclude, name))
+        and (name != "lm_head" if everything else _is_named(name, targets))
+        and not (exclude and _is_named(name, exclude))
     }
+
+
+def _is_named(name: str, by: Sequence[str] | str) -> bool:
+    if isinstance(by, str):
+        return re.fullmatch(by, name) is not None
+    return any(f".{name}".endswith(f".{end}") for end in by)
 
 
 def model_size(network: Any, lora: Sequence[torch.nn.Linear], rank: int) -> ModelSize:
@@ -208,10 +215,15 @@ def estimates(config: DictConfig, size: ModelSize, memory: float) -> list[Estima
     ]
 
 
+def _width(dtype: Any) -> int:
+    """Return the bytes of a weight; the actor's weights are fp32 if their dtype is null."""
+    return 2 if str(dtype) in IN_TWO_BYTES else 4
+
+
 def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
     """Return what a rank of the actor keeps on its GPU all the time."""
     engine = config.actor_rollout_ref.actor.fsdp_config
-    width = BYTES[engine.model_dtype]
+    width = _width(engine.model_dtype)
     base = 0.0 if engine.param_offload or engine.offload_policy else width * size.parameters / ranks / GIB
     adapter = 4 * size.lora / ranks / GIB
     optimizer = 0.0 if engine.optimizer_offload else 12 * size.trained / ranks / GIB
@@ -226,7 +238,7 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
     rollout = config.actor_rollout_ref.rollout
     bucket = 2 * rollout.checkpoint_engine.update_weights_bucket_megabytes / 1024
     share, ways = rollout.gpu_memory_utilization * memory, rollout.tensor_model_parallel_size
-    least = BYTES["bfloat16"] * size.parameters / ways / GIB + CACHE
+    least = 2 * size.parameters / ways / GIB + CACHE
     how = f"gpu_memory_utilization={rollout.gpu_memory_utilization}"
     if share < least:
         how = f"weights on {ways} GPU(s), and a small cache; {how} is {share:.1f}"
@@ -328,7 +340,7 @@ def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     served = [2 * tensor // rollout.tensor_model_parallel_size for tensor in size.tensors]
     asleep = gpus * pinned(served) / GIB if sleeps else 0.0
     loads = gpus if size.tied and settings.actor.strategy != "fsdp2" else 1
-    loading = loads * BYTES[settings.actor.fsdp_config.model_dtype] * size.parameters / GIB
+    loading = loads * _width(settings.actor.fsdp_config.model_dtype) * size.parameters / GIB
     pinned_how = f"{sum(served) / GIB:.1f} in bf16 for each GPU, pinned in blocks of powers of two"
     parts = [
         Part("sleeping vLLM's weights", asleep, pinned_how),
@@ -343,7 +355,7 @@ def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
 
 def _disk(config: DictConfig, size: ModelSize) -> Estimate:
     whole = not (size.lora and config.actor_rollout_ref.actor.checkpoint.get("save_lora_only", False))
-    width = BYTES[config.actor_rollout_ref.actor.fsdp_config.model_dtype]
+    width = _width(config.actor_rollout_ref.actor.fsdp_config.model_dtype)
     weights = width * size.parameters if whole else 4 * size.lora
     parts = [
         Part("weights", weights / GIB, "all layers" if whole else "the adapter, in float32"),
@@ -372,7 +384,9 @@ def check_memory(config: DictConfig) -> None:
     try:
         hf_config = model_config(model.path)
         network = build_network(hf_config, FAMILIES.get(hf_config.model_type))
-        lora = lora_layers(network, model.target_modules, model.exclude_modules) if model.lora_rank else {}
+        lora = lora_layers(network, model.target_modules or (), model.exclude_modules) if model.lora_rank else {}
+        if model.lora_rank and not lora:
+            raise ValueError(f"target_modules={model.target_modules} names no linear layer")
         size = model_size(network, list(lora.values()), model.lora_rank)
     except (ValueError, AttributeError) as error:  # a text model may be of any architecture
         logger.warning("The memory of this run is not estimated: %s", " ".join(str(error).split()))
