@@ -187,7 +187,9 @@ def test_the_advice_mends_it(counted):
         ("data.max_response_length=400", "one GPU, updating", True),
         ("actor_rollout_ref.model.override_config.share_prompts=False", "one GPU, updating", True),
         ("actor_rollout_ref.model.enable_gradient_checkpointing=False", "one GPU, updating", True),
-        ("actor_rollout_ref.actor.fsdp_config.param_offload=True", "one GPU, updating", False),
+        ("actor_rollout_ref.actor.fsdp_config.param_offload=True", "one GPU, generating", False),
+        ("actor_rollout_ref.actor.fsdp_config.optimizer_offload=True", "one GPU, generating", False),
+        ("actor_rollout_ref.actor.fsdp_config.offload_policy=True", "one GPU, updating", False),
         ("actor_rollout_ref.rollout.gpu_memory_utilization=0.6", "one GPU, generating", True),
         ("trainer.nnodes=2 actor_rollout_ref.actor.fsdp_config.fsdp_size=-1", "one GPU, generating", False),
     ],
@@ -198,6 +200,15 @@ def test_a_setting_shows(counted, override, peak, larger):
     base = "trainer.n_gpus_per_node=1"
     before, after = peaks(big, leaf(base))[peak].gib, peaks(big, leaf(base, *override.split()))[peak].gib
     assert (after > before) == larger and after != before
+
+
+def test_only_fsdps_own_policy_leaves_the_actor_on_the_cpu_in_an_update(counted):
+    def updating(*settings):
+        overrides = [f"actor_rollout_ref.actor.fsdp_config.{setting}=True" for setting in settings]
+        return [part.gib for part in peaks(counted[2], leaf(*overrides))["one GPU, updating"].parts]
+
+    assert updating("param_offload", "optimizer_offload") == updating()
+    assert updating("offload_policy") == [0, 0, *updating()[2:]]
 
 
 def test_the_doctor_says_whether_it_fits(models, capsys, monkeypatch):

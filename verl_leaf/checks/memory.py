@@ -220,17 +220,23 @@ def _width(dtype: Any) -> int:
     return 2 if str(dtype) in IN_TWO_BYTES else 4
 
 
-def _shard(config: DictConfig, size: ModelSize, ranks: int) -> list[Part]:
-    """Return what a rank of the actor keeps on its GPU all the time."""
+def _shard(config: DictConfig, size: ModelSize, ranks: int, updates: bool) -> list[Part]:
+    """Return what a rank of the actor keeps on its GPU while another part works, or with ``updates`` in an update.
+
+    For an update verl loads what it offloads itself (workers/engine/base.py BaseEngineCtx, 0.9.1), but FSDP's
+    ``offload_policy`` leaves weights, gradients and moments on the CPU.
+    """
     engine = config.actor_rollout_ref.actor.fsdp_config
-    width = _width(engine.model_dtype)
-    base = 0.0 if engine.param_offload or engine.offload_policy else width * size.parameters / ranks / GIB
-    adapter = 4 * size.lora / ranks / GIB
-    optimizer = 0.0 if engine.optimizer_offload else 12 * size.trained / ranks / GIB
+    has_weights, has_optimizer = (
+        not engine.offload_policy and (updates or not offloaded)
+        for offloaded in (engine.param_offload, engine.optimizer_offload)
+    )
+    base = has_weights * _width(engine.model_dtype) * size.parameters / ranks / GIB
+    trained = (has_weights * 4 * size.lora + has_optimizer * 12 * size.trained) / ranks / GIB
     how = f"{size.parameters / 1e9:.2f} billion in {engine.model_dtype}, shared by {ranks} GPU(s)"
     return [
         Part("actor's weights", base, how),
-        Part("trained weights", adapter + optimizer, "adapter, gradients and Adam's moments, 4 bytes each per weight"),
+        Part("trained weights", trained, "adapter, gradients and Adam's moments, 4 bytes each per weight"),
     ]
 
 
@@ -243,7 +249,7 @@ def _generating(config: DictConfig, size: ModelSize, ranks: int, memory: float) 
     if share < least:
         how = f"weights on {ways} GPU(s), and a small cache; {how} is {share:.1f}"
     parts = [
-        *_shard(config, size, ranks),
+        *_shard(config, size, ranks, updates=False),
         Part("vLLM", max(share, least), how),
         Part("weights in transfer", bucket, "twice update_weights_bucket_megabytes"),
         Part("contexts", CONTEXTS, "a constant"),
@@ -313,7 +319,7 @@ def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     passes = [_pass(config, size, updates) for updates in (True, False)]
     gathered = 2 * (size.outside + 2 * size.layer) / GIB
     parts = [
-        *_shard(config, size, ranks),
+        *_shard(config, size, ranks, updates=True),
         Part("gathered weights", gathered, "everything outside the layers, and two layers, in bf16"),
         *max(passes, key=lambda parts: sum(part.gib for part in parts)),
         Part("sleeping vLLM", SLEEPING_VLLM, "a constant"),
