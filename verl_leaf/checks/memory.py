@@ -340,19 +340,25 @@ def _updating(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
 
 def _host(config: DictConfig, size: ModelSize, ranks: int) -> Estimate:
     settings, gpus = config.actor_rollout_ref, config.trainer.n_gpus_per_node
-    rollout = settings.rollout
+    rollout, engine = settings.rollout, settings.actor.fsdp_config
     # With an adapter, vLLM sleeps at level 1, which keeps the weights; otherwise at level 2, which drops them.
     sleeps = rollout.free_cache_engine and size.lora and not settings.model.lora.merge
     served = [2 * tensor // rollout.tensor_model_parallel_size for tensor in size.tensors]
     asleep = gpus * pinned(served) / GIB if sleeps else 0.0
     loads = gpus if size.tied and settings.actor.strategy != "fsdp2" else 1
-    loading = loads * _width(settings.actor.fsdp_config.model_dtype) * size.parameters / GIB
+    loading = loads * _width(engine.model_dtype) * size.parameters / GIB
+    weights = _width(engine.model_dtype) * size.parameters + 4 * size.lora
+    offloaded = (engine.offload_policy or engine.param_offload) * weights
+    offloaded += (engine.offload_policy or engine.optimizer_offload) * 12 * size.trained
     pinned_how = f"{sum(served) / GIB:.1f} in bf16 for each GPU, pinned in blocks of powers of two"
     parts = [
         Part("sleeping vLLM's weights", asleep, pinned_how),
         Part("loading", loading, f"the model {loads} time(s)"),
         Part("processes", 3.0 * gpus + 10.0, "about 3 GiB per GPU and 10 for trainer, queue, Ray and workers"),
     ]
+    if offloaded:
+        how = "what the actor's param_offload, optimizer_offload or offload_policy keeps here"
+        parts.append(Part("offloaded", gpus * offloaded / ranks / GIB, how))
     if not size.lora and (settings.actor.use_kl_loss or config.algorithm.use_kl_in_reward):
         blocks = sum(_power_of_two(max(1, 2 * tensor // ranks)) for tensor in size.tensors)
         parts.append(Part("reference policy", gpus * blocks / GIB, "in bf16, pinned in blocks of powers of two"))
