@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from verl_leaf.runs import launch
+from verl_leaf.runs import watch as watch_module
 from verl_leaf.runs.command import Part
 from verl_leaf.runs.folder import LAST_CHECKPOINT, RunFolder
 from verl_leaf.runs.launch import _Start
@@ -70,6 +71,29 @@ def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path
             start._watched(command, watch, {})
     assert ended.value.code == 143 and not folder.stop.exists()
     assert f"continues after step {last}, the last checkpoint" in said.get()
+
+
+RAYLET = (
+    "(raylet) [2026-12-01 01:59:56,046 E 30166 30166] (raylet) node_manager.cc:3517: 4 Workers (tasks / actors) killed due to "
+    "memory pressure (OOM), 0 Workers crashed due to other reasons at node (ID: ce39c069d308, IP: 192.0.2.2)"
+)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_run_that_hangs_because_ray_has_killed_workers_is_ended(tmp_path, monkeypatch, goes_on):
+    monkeypatch.setattr(watch_module, "QUIET_SECONDS", 2)
+    folder, console = RunFolder(tmp_path), Console(width=1000)
+    prints = "print('step', flush=True)" if goes_on else "pass"
+    code = f"import time; print({RAYLET!r}, flush=True)\nfor _ in range(10): time.sleep(0.5); {prints}"
+    with folder.lock() as lock, console.capture() as said:
+        start = _Start(None, Part(folder, None), None, None, lock, console)
+        command, watch = [sys.executable, "-c", code], Watch(folder, console)
+        if goes_on:  # the workers were another run's, on the same cluster
+            assert start._watched(command, watch, {}) == 0
+        else:
+            with pytest.raises(SystemExit, match="No output for .* since Ray killed workers"):
+                start._watched(command, watch, {})
+    assert "Ray has killed 4 workers" in said.get()
 
 
 @pytest.mark.parametrize(

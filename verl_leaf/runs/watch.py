@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ QUIET_SECONDS = 600  # longer than any step of a healthy run on one machine
 SECONDS_BETWEEN_LOOKS = 0.5
 NOTE_WIDTH = 60
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+KILLED = re.compile(r"(\d+) Workers \(tasks / actors\) killed due to memory pressure")  # ray 2.60, node_manager.cc
 WORKER = re.compile(r"^\([^)]*pid=[^)]*\)\s*")  # Ray's prefix with the process that printed a line
 
 
@@ -30,6 +32,7 @@ class Watch:
         self._metrics_read = dict(self._metrics_start)
         self._heard = time.monotonic()
         self._warned = False
+        self._killed = False
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -43,7 +46,12 @@ class Watch:
         self._task = self._progress.add_task("Starting", total=None, note="")
 
     def until_it_ends(self, process: subprocess.Popen) -> int:
-        """Show progress until a process has ended, and return its exit status."""
+        """Show progress until a process has ended, and return its exit status.
+
+        Raises:
+            SystemExit: Ray has killed workers, and the run has printed nothing since. verl 0.9.1 then often waits for
+                ever: for vLLM to take weights (workers/rollout/vllm_rollout/bucketed_weight_transfer.py), for example.
+        """
         with self._progress:
             while True:
                 ended = process.poll() is not None
@@ -77,7 +85,9 @@ class Watch:
                 self._show_step(step, values)
         if lines:
             self._heard, self._warned = time.monotonic(), False
-        elif not self._warned and time.monotonic() - self._heard > QUIET_SECONDS:
+        elif time.monotonic() - self._heard > QUIET_SECONDS and self._killed:
+            sys.exit(f"No output for {QUIET_SECONDS // 60} minutes since Ray killed workers, so the run is ended")
+        elif time.monotonic() - self._heard > QUIET_SECONDS and not self._warned:
             self._warned = True
             self.console.print(
                 f"No output for {QUIET_SECONDS // 60} minutes. verl hangs without a message if Ray has too few CPUs "
@@ -88,6 +98,13 @@ class Watch:
     def _show_line(self, line: str) -> None:
         if total := re.search(r"Total training steps: (\d+)", line):
             self._progress.update(self._task, total=int(total[1]))
+        if killed := KILLED.search(line):
+            self._killed = True
+            self.console.print(
+                f"Ray has killed {killed[1]} workers, because this machine's memory was almost full. They may belong to this "
+                "run. Use smaller batches, fewer workers, or a machine with more memory",
+                style="red",
+            )
         text = WORKER.sub("", line)
         if text and not self._progress.tasks[self._task].completed:
             self._progress.update(self._task, note=text[:NOTE_WIDTH])
