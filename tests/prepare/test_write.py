@@ -17,6 +17,7 @@ import pytest
 from tests.helpers import corpora
 from tests.helpers.corpora import prepare, rejected, report, rows
 from verl_leaf.cli import main
+from verl_leaf.common.files import lock_folder
 from verl_leaf.prepare.convert import Settings, convert
 from verl_leaf.prepare.corpus import Corpus, Item, Segment
 from verl_leaf.prepare.report import histogram
@@ -219,3 +220,11 @@ def test_goes_on_where_it_was_killed(tmp_path):
     assert {k: v for k, v in digest(out).items() if k.endswith("parquet")} == {
         k: v for k, v in digest(tmp_path / "whole").items() if k.endswith("parquet")
     }
+
+
+def test_two_commands_never_write_one_folder(tmp_path, capsys):
+    corpora.write(tmp_path / "0.wav", corpora.tone(300, 0.2))
+    call = [*lines(tmp_path, 1), "--out", tmp_path / "out"]
+    with lock_folder(tmp_path / "out/.prepare"):
+        assert prepare(*call) == 2 and "is in use by another command" in capsys.readouterr().err
+    assert prepare(*call) == 0

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from verl_leaf.common.files import lock_folder
 from verl_leaf.runs.folder import RunFolder, choose_folder
 
 
@@ -28,12 +29,11 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_is_left_alone(tmp_path):
 
 
 def test_two_runs_never_share_a_folder(tmp_path):
-    folder = RunFolder(tmp_path)
-    held = folder.lock()
-    with pytest.raises(ValueError, match="is in use by another run"):
-        folder.lock()
+    held = lock_folder(tmp_path)
+    with pytest.raises(ValueError, match="is in use by another command"):
+        lock_folder(tmp_path)
     held.close()
-    folder.lock().close()
+    lock_folder(tmp_path).close()
 
 
 def test_runs_that_start_at_the_same_moment_get_folders_of_their_own(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from verl_leaf.common.files import lock_folder
 from verl_leaf.runs import launch
 from verl_leaf.runs import watch as watch_module
 from verl_leaf.runs.command import Part
@@ -43,7 +44,7 @@ def test_a_stopped_run_promises_no_checkpoint_that_there_is_not(tmp_path, last, 
         folder.checkpoints.mkdir()
         (folder.checkpoints / LAST_CHECKPOINT).write_text(last)
     command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with folder.lock() as lock, console.capture() as said:
+    with lock_folder(folder.path) as lock, console.capture() as said:
         start = _Start(None, Part(folder, None), None, None, lock, console)
         with pytest.raises(KeyboardInterrupt):
             start._watched(command, Stopped(folder, console), {})
@@ -65,7 +66,7 @@ def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path
     (folder.metrics / "0.jsonl").write_text('{"step": 3, "data": {"timing_s/step": 1.0}}\n')
     for number in range(signals):
         threading.Timer(0.5 * (number + 1), os.kill, [os.getpid(), signal.SIGTERM]).start()
-    with folder.lock() as lock, console.capture() as said:
+    with lock_folder(folder.path) as lock, console.capture() as said:
         start = _Start(training, Part(folder, None), None, None, lock, console)
         with pytest.raises(SystemExit) as ended:
             start._watched(command, watch, {})
@@ -85,7 +86,7 @@ def test_a_run_that_hangs_because_ray_has_killed_workers_is_ended(tmp_path, monk
     folder, console = RunFolder(tmp_path), Console(width=1000)
     prints = "print('step', flush=True)" if goes_on else "pass"
     code = f"import time; print({RAYLET!r}, flush=True)\nfor _ in range(10): time.sleep(0.5); {prints}"
-    with folder.lock() as lock, console.capture() as said:
+    with lock_folder(folder.path) as lock, console.capture() as said:
         start = _Start(None, Part(folder, None), None, None, lock, console)
         command, watch = [sys.executable, "-c", code], Watch(folder, console)
         if goes_on:  # the workers were another run's, on the same cluster
@@ -110,6 +111,6 @@ def test_no_tree_of_an_earlier_training_is_left(tmp_path, monkeypatch, step, val
     config = OmegaConf.create({"trainer": {"val_only": val_only, "use_v1": True, "save_freq": 1}, "ray_kwargs": {}})
     training = SimpleNamespace(config=config, validation=None)
     checkpoint = None if step is None else folder.checkpoints / f"global_step_{step}"
-    with folder.lock() as lock:
+    with lock_folder(folder.path) as lock:
         assert _Start(training, Part(folder, None), checkpoint, None, lock, console).run() == 1
     assert [*trace_files(folder.traces)] == left

@@ -1,5 +1,6 @@
-"""Files and folders that are written completely or not at all, JSON lines, and digests."""
+"""Files and folders that are written completely or not at all, locks, JSON lines, and digests."""
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -8,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -28,6 +29,32 @@ def whole_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Return a file that stays locked while it is open here or in a child process, so that two commands never share a folder.
+
+    Raises:
+        ValueError: another process holds the lock, the folder cannot be written to, or the file system has no locks.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}). Choose another folder") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ValueError(
+            f"{folder} is in use by another command. Wait for it, end it, or choose another folder"
+        ) from None
+    except OSError as error:
+        lock.close()
+        raise ValueError(
+            f"{folder}: the file system has no file locks ({error.strerror}). Choose a folder on another one"
+        ) from error
+    return lock
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:

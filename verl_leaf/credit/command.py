@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch.nn.utils.rnn import pad_sequence
 
 from verl_leaf.common.console import Console
-from verl_leaf.common.files import LineStore, write_file
+from verl_leaf.common.files import LineStore, lock_folder, write_file
 from verl_leaf.common.progress import track
 from verl_leaf.common.tables import show
 from verl_leaf.credit.gradients import TokenGradients
@@ -35,7 +35,6 @@ from verl_leaf.evaluate.data import Data
 from verl_leaf.evaluate.forks import reward_of
 from verl_leaf.evaluate.generate import Job, Sampling, made_of, sampling_engine
 from verl_leaf.evaluate.systems import System, parse_system
-from verl_leaf.runs.folder import RunFolder
 from verl_leaf.show.figures import COLOURS, save
 
 ROLLOUTS = "rollouts.jsonl"
@@ -68,8 +67,7 @@ def credit(options: argparse.Namespace) -> list[dict]:
             f"{options.data} has only {len(data.rows)} rows, fewer than --prompts {options.prompts}. All of them are used"
         )
     rows = chosen_rows([row.row for row in data.rows], options.prompts, sampling.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    with RunFolder(options.out).lock():
+    with lock_folder(options.out):
         depends_on = made_of(system, data, sampling, vllm_arguments(options.vllm)) | {"reward": options.reward}
         record(options.out / ROLLOUTS, depends_on, "rollouts")
         rollouts = _rollouts(options, system, data, sampling, rows)

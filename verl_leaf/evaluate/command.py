@@ -12,6 +12,7 @@ import yaml
 
 from verl_leaf.common.answers import Answer, Key, read_answers
 from verl_leaf.common.console import Console
+from verl_leaf.common.files import lock_folder
 from verl_leaf.evaluate.answer_file import AnswerFile
 from verl_leaf.evaluate.choices import with_choices, write_mmau
 from verl_leaf.evaluate.data import CONTROLS, Data
@@ -134,11 +135,7 @@ def _evaluate(
         references.setdefault(row.data_source, []).extend(row.references)
     choices = {source: all(row.choices for row in data.rows if row.data_source == source) for source in references}
     scoring = Scoring(references, metrics, plan.scores, [source for source, every in choices.items() if every])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--out {out} cannot be made ({error.strerror}). Choose another folder") from error
-    with RunFolder(out).lock():
+    with lock_folder(out):
         models = [system for system in systems if system.model is not None]
         dependencies = {system.name: made_of(system, data, plan.sampling, plan.vllm) for system in models}
         answers = _answers(systems, dependencies, data, out, plan, console)

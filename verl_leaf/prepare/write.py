@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from verl_leaf.common.files import read_json, whole_file, write_file
+from verl_leaf.common.files import lock_folder, read_json, whole_file, write_file
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.common.progress import track
 from verl_leaf.prepare.convert import Settings, convert, embedded
@@ -64,18 +64,19 @@ def write(
         The numbers of rows written, by split.
 
     Raises:
-        ValueError: the folder contains something else, the prompt lacks {question}, or no row is left.
+        ValueError: the folder contains something else or is in use, the prompt lacks {question}, or no row is left.
     """
     out = out.resolve()
     whole = None if prompt is None else _whole_prompt(prompt, corpus)
     settings = Settings(replace(corpus, items=[], rejected=[]), whole, embed, str(out))
     state = out / ".prepare"
-    _same_as_before(state / "fingerprint", corpus, settings, shard_rows)
-    (out / "audio").mkdir(exist_ok=True)
-    shards = _write_shards(corpus, settings, state, workers, shard_rows)
-    rejected = [*map(asdict, corpus.rejected), *(entry for shard in shards for entry in shard["rejected"])]
-    write_file(out / "rejected.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected))
-    written = write_report(out, corpus, shards, rejected)
+    with lock_folder(state):
+        _same_as_before(state / "fingerprint", corpus, settings, shard_rows)
+        (out / "audio").mkdir(exist_ok=True)
+        shards = _write_shards(corpus, settings, state, workers, shard_rows)
+        rejected = [*map(asdict, corpus.rejected), *(entry for shard in shards for entry in shard["rejected"])]
+        write_file(out / "rejected.jsonl", "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected))
+        written = write_report(out, corpus, shards, rejected)
     if not written:
         first = f"; the first: {rejected[0]['source']}: {rejected[0]['reason']}" if rejected else ""
         raise ValueError(f"no row is left of {len(rejected)}. {out / 'rejected.jsonl'} lists the reasons{first}")

@@ -4,12 +4,11 @@ A run of several epochs has one such folder per epoch, ``epoch_1``, ``epoch_2`` 
 the command, the summary and the adapter.
 """
 
-import fcntl
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -143,30 +142,6 @@ class RunFolder:
 
     def write_made_of(self, records: list[dict[str, Any]]) -> None:
         write_file(self.made_of, json.dumps(records, indent=1, ensure_ascii=False))
-
-    def lock(self) -> IO[str]:
-        """Return a file that stays locked while it is open here or in a child process, so that two runs never share a folder.
-
-        Raises:
-            ValueError: another process holds the lock, the folder cannot be written to, or the file system has no locks.
-        """
-        try:
-            lock = open(self.path / "lock", "w")
-        except OSError as error:
-            raise ValueError(f"{self.path} cannot be written to ({error.strerror}). Choose another folder") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise ValueError(
-                f"{self.path} is in use by another run. Wait for it, end it, or choose another folder"
-            ) from None
-        except OSError as error:
-            lock.close()
-            raise ValueError(
-                f"{self.path}: the file system has no file locks ({error.strerror}). Choose a folder on another one"
-            ) from error
-        return lock
 
 
 def flat(settings: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from verl_leaf.checks.config import check_estimator, is_speech_run
 from verl_leaf.checks.model import check_speech_model
 from verl_leaf.common.console import Console
 from verl_leaf.common.errors import errors_at
+from verl_leaf.common.files import lock_folder
 from verl_leaf.data.parquet import RowFile
 from verl_leaf.runs.adapters import SavedStep, newest, saved_steps
 from verl_leaf.runs.cluster import has_own_cluster, short_folders
@@ -62,8 +63,7 @@ def train(
             command = verl_command(training, part, validate_first=True, val_files=files)
             print(" \\\n  ".join(shlex.quote(word) for word in command))
         return 0
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with folder.lock() as lock:
+    with lock_folder(folder.path) as lock:
         to_do = [part for part in parts if training.epochs == 1 or not part.folder.finished]
         loaded = {part.folder: checkpoint_to_load(config, part.folder) for part in to_do}
         with console.status("Reading model and data"):

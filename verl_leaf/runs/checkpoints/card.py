@@ -69,7 +69,8 @@ def _family(actor: Path, base: str, on_hub: bool) -> Family | None:
 
 def _data_sources(files: list[Path]) -> list[str]:
     """Return the data sources of the training files that still exist."""
-    columns = [pyarrow.parquet.read_table(file, columns=["data_source"])[0] for file in files if file.is_file()]
+    tables = [pyarrow.parquet.read_table(file, columns=["data_source"]) for file in files if file.is_file()]
+    columns = [column for table in tables for column in table.columns]  # none if a file has no such column
     return sorted({str(name) for column in columns for name in column.unique().to_pylist()})
 
 
