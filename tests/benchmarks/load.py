@@ -20,7 +20,9 @@ import matplotlib
 
 matplotlib.use("Agg")
 import psutil
+from cycler import cycler
 from matplotlib import pyplot
+from matplotlib.colors import TABLEAU_COLORS
 from rich.table import Table
 
 from tests.benchmarks.step import cpu_seconds
@@ -83,11 +85,12 @@ def write_memory(out: Path, sizes: list[tuple[int, str, float]]) -> None:
         csv.writer(file).writerows([("step", "process", "MiB"), *sizes])
     largest = sorted({name for _, name, mib in sizes if mib > 50})
     figure, axes = pyplot.subplots(figsize=(8, 5))
+    axes.set_prop_cycle(cycler(linestyle=["-", "--", ":"]) * cycler(color=TABLEAU_COLORS.values()))
     for name in largest:
         steps, mib = zip(*[(step, mib) for step, each, mib in sizes if each == name], strict=True)
         axes.plot(steps, mib, label=name)
     axes.set(xlabel="step", ylabel="MiB", ylim=(0, None))
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(out.with_suffix(".png"), dpi=120, bbox_inches="tight")
 
 

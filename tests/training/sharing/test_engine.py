@@ -10,6 +10,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tensordict import NonTensorStack
 from transformers import GraniteSpeechConfig, LlamaConfig, MistralConfig, Qwen2AudioConfig, Qwen2Config
 from verl.utils import tensordict_utils as tu
@@ -25,6 +27,7 @@ from verl_leaf.training.sharing.engine import (
     _say_whether_embeddings_are_tied,
     _tensors_alone,
     check_attention,
+    rows_together,
 )
 from verl_leaf.training.sharing.pack import Layout, cheaper
 
@@ -194,6 +197,41 @@ def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
     engines.old_log_prob(engine, batch)
     assert len(seen) == 2 and not any(isinstance(column, NonTensorStack) for each in seen for column in each.values())
     assert [each[FEATURES_KEY][:, 0, 0].tolist() for each in seen] == [[1, 1], [2, 0]]
+
+
+def test_micro_batches_by_tokens_keep_a_prompts_rows_together(engine, rollouts, monkeypatch):
+    """verl deals rows by their length, which would put rows of every prompt into every micro-batch."""
+    engine.shares, store, seen = True, engines.Features(), []
+    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
+    prepare = engine.prepare_model_inputs
+    monkeypatch.setattr(
+        engine, "prepare_model_inputs", lambda micro_batch: [seen.append(micro_batch), prepare(micro_batch)][1]
+    )
+    prompts = [rollouts(seconds, 4, 5 + number) for number, seconds in enumerate((1, 1.1, 1.2, 1.3))]
+    batch = engines.build_batch([row for prompt in prompts for row in prompt], store)
+    tu.assign_non_tensor(batch, use_dynamic_bsz=True, max_token_len_per_gpu=400)
+    engines.old_log_prob(engine, batch)
+    keys = [each[FEATURES_KEY].flatten(1).tolist() for each in seen]
+    assert 1 < len(keys) < 4 and sum(map(len, keys)) == 16
+    assert all(rows.count(row) == 4 for rows in keys for row in rows)
+
+
+@given(st.data())
+def test_rows_that_stay_together_are_of_one_prompt_and_fit(data):
+    runs = data.draw(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 4, 8])), min_size=1, max_size=5))
+    prompts = [prompt for prompt, count in runs for _ in range(count)]
+    lengths = data.draw(st.lists(st.integers(1, 50), min_size=len(prompts), max_size=len(prompts)))
+    limit = data.draw(st.integers(50, 300))
+    size = rows_together(lengths, prompts, limit)
+
+    def works(size):
+        parts = [slice(first, first + size) for first in range(0, len(prompts), size)]
+        one_prompt = len(prompts) % size == 0 and all(len(set(prompts[part])) == 1 for part in parts)
+        return one_prompt and all(sum(lengths[part]) <= limit for part in parts)
+
+    assert works(size)
+    if len(set(prompts)) == 1:
+        assert size == max(each for each in range(1, len(prompts) + 1) if works(each))
 
 
 def test_what_cannot_be_packed_is_verls(engine, rollouts):

@@ -10,7 +10,8 @@ of each later clip.
 import dataclasses
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -75,7 +76,22 @@ class SharingEngine(FSDPEngineWithLMHead):
     def forward_backward_batch(self, data, loss_function, forward_only=False):
         if self.shares and _can_be_packed(data):
             data = _tensors_alone(data)
+            if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
+                tu.assign_non_tensor(data, force_group_size=self._rows_together(data))
         return super().forward_backward_batch(data, loss_function, forward_only)
+
+    def _rows_together(self, data) -> int:
+        """Return how many successive rows must be in the same micro-batch.
+
+        verl (utils/seqlen_balancing.py rearrange_micro_batches, 0.9.1) deals single rows by their length, so the more
+        micro-batches there are, the fewer rows of a prompt meet in one. All ranks need the same number.
+        """
+        limit = data["max_token_len_per_gpu"] * tu.get_non_tensor_data(data, "sp_size", default=1)
+        size = rows_together(data["input_ids"].offsets().diff().tolist(), _prompt_keys(data), limit)
+        sizes = torch.tensor([size, -size], device=data["input_ids"].device)
+        torch.distributed.all_reduce(sizes, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group())
+        largest, smallest = sizes.tolist()
+        return size if largest == -smallest else 1
 
     def prepare_model_inputs(self, micro_batch):
         if FEATURES_KEY not in micro_batch:
@@ -184,6 +200,33 @@ def _tensors_alone(data: TensorDict) -> TensorDict:
     data = data.exclude(*(name for name, column in data.items() if isinstance(column, NonTensorStack)))
     data[FEATURES_KEY] = keys.to(data["input_ids"].device)
     return data
+
+
+def rows_together(lengths: Sequence[int], prompts: Sequence[Hashable], limit: int) -> int:
+    """Return the largest number of successive rows that divides every run of rows with the same prompt.
+
+    Args:
+        lengths: tokens of each row.
+        prompts: keys of the rows' prompts.
+        limit: most tokens in a micro-batch; rows together have no more, unless a single one has.
+    """
+    size = math.gcd(*(len(list(run)) for _, run in itertools.groupby(prompts)))
+    tokens = [0, *itertools.accumulate(lengths)]
+    for rows in range(size, 1, -1):
+        if size % rows == 0 and max(end - start for start, end in itertools.pairwise(tokens[::rows])) <= limit:
+            return rows
+    return 1
+
+
+def _prompt_keys(data: TensorDict) -> list[tuple]:
+    """Return a key of each row's prompt: its tokens, and its audio."""
+    input_ids, keys = data["input_ids"], data[FEATURES_KEY].flatten(1).tolist()
+    tokens, offsets = input_ids.values().tolist(), input_ids.offsets().tolist()
+    lengths = _prompt_lengths(data)
+    return [
+        (tuple(tokens[start : start + length]), tuple(key))
+        for start, length, key in zip(offsets[:-1], lengths, keys, strict=True)
+    ]
 
 
 def _multi_modal_inputs(data: TensorDict) -> list[dict]:
