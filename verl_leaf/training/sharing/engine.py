@@ -20,6 +20,7 @@ from tensordict import NonTensorStack, TensorDict
 from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
 from verl.utils import torch_functional as verl_F
+from verl.utils.device import get_device_name
 from verl.workers.engine.base import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -86,9 +87,9 @@ class SharingEngine(FSDPEngineWithLMHead):
         verl (utils/seqlen_balancing.py rearrange_micro_batches, 0.9.1) deals single rows by their length, so the more
         micro-batches there are, the fewer rows of a prompt meet in one. All ranks need the same number.
         """
-        limit = data["max_token_len_per_gpu"] * tu.get_non_tensor_data(data, "sp_size", default=1)
+        limit = data["max_token_len_per_gpu"] * self.ulysses_sequence_parallel_size
         size = rows_together(data["input_ids"].offsets().diff().tolist(), _prompt_keys(data), limit)
-        sizes = torch.tensor([size, -size], device=data["input_ids"].device)
+        sizes = torch.tensor([size, -size], device=get_device_name())
         torch.distributed.all_reduce(sizes, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group())
         largest, smallest = sizes.tolist()
         return size if largest == -smallest else 1

@@ -25,13 +25,12 @@ from verl.utils import tensordict_utils as tu
 
 def batch_of(rows):
     lengths = [1 + row % 5 for row in range(rows)]
+    jagged = tu.nested_tensor_from_tensor_list
     columns = {
         "dense": torch.arange(3 * rows).reshape(rows, 3),
-        "tokens": tu.nested_tensor_from_tensor_list([torch.arange(length) + 10 * row for row, length in enumerate(lengths)]),
-        "position_ids": tu.nested_tensor_from_tensor_list(
-            [torch.arange(3 * length).view(3, length) for length in lengths], ragged_idx=2
-        ),
-        "routed_experts": tu.nested_tensor_from_tensor_list([torch.rand(length, 2, 4) for length in lengths], ragged_idx=1),
+        "tokens": jagged([torch.arange(length) + 10 * row for row, length in enumerate(lengths)]),
+        "position_ids": jagged([torch.arange(3 * length).view(3, length) for length in lengths], ragged_idx=2),
+        "routed_experts": jagged([torch.rand(length, 2, 4) for length in lengths], ragged_idx=1),
         "uid": NonTensorStack(*map(str, range(rows))),
     }
     return TensorDict(columns, batch_size=rows)
