@@ -206,6 +206,6 @@ def test_options_that_are_refused(data, answers, tmp_path, refused):
         ([tmp_path / "none.jsonl", *rest], "no such file of answers"),
         ([tmp_path / "none", *rest], "is neither a folder nor a hub name"),
         ([tmp_path, *rest], "contains no adapter, model or checkpoint"),
-        ([good, "--data", data, "--out", good], "good.jsonl cannot be made (File exists). Choose another folder"),
+        ([good, "--data", data, "--out", good], "good.jsonl cannot be written to (File exists). Choose another folder"),
     ):
         assert says in refused(*arguments), arguments
