@@ -37,8 +37,8 @@ def both_ways(self, data, loss_function, forward_only=False):
             ours, theirs = (no_padding_2_padding(output["model_output"][name], data) for output in (shared, stock))
             record[name] = (ours - theirs).abs().max().item()
     if not forward_only:
-        record["loss"] = max(abs(ours - theirs) for ours, theirs in zip(shared["loss"], stock["loss"], strict=True))
-        record["losses"] = shared["loss"]
+        # Their sum, because with sharing a prompt's rows stay in one micro-batch.
+        record["loss"] = abs(sum(shared["loss"]) - sum(stock["loss"]))
         norm = torch.stack([each.norm() for each in stock_gradients]).norm()
         difference = [one - other for one, other in zip(stock_gradients, gradients, strict=True)]
         record["gradient"] = (torch.stack([each.norm() for each in difference]).norm() / norm).item() if norm else 0.0
