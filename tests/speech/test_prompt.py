@@ -34,6 +34,8 @@ def base_processor(request, models, tmp_path):
 def marker(processor) -> str:
     if "Qwen2" in type(processor).__name__:
         return "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    if "Qwen3Omni" in type(processor).__name__:
+        return "<|audio_start|><|audio_pad|><|audio_end|>"
     return processor.audio_token
 
 
