@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.request import getproxies, proxy_bypass
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 logger = logging.getLogger("verl.leaf")  # verl's handler serves only loggers below "verl"
 
@@ -88,7 +88,7 @@ def remove_unfinished_kernels() -> None:
             with FileLock(cache / "locks" / f"{library.name.split('.')[0]}.lock", timeout=0):
                 library.unlink(missing_ok=True)
                 shutil.rmtree(folder)
-        except Timeout:  # another run is compiling it
+        except OSError:  # a timeout: another run is compiling it; or it belongs to another user
             continue
         logger.warning(
             "%s was not compiled in full, because a run was killed; it is removed, and compiled again", library

@@ -75,20 +75,25 @@ class SharingEngine(FSDPEngineWithLMHead):
         return module
 
     def forward_backward_batch(self, data, loss_function, forward_only=False):
-        if self.shares and _can_be_packed(data):
-            data = _tensors_alone(data)
+        if self.shares:
+            packs = _can_be_packed(data)
+            if packs:
+                data = _tensors_alone(data)
             if tu.get_non_tensor_data(data, "use_dynamic_bsz", default=True):
-                tu.assign_non_tensor(data, force_group_size=self._rows_together(data))
+                tu.assign_non_tensor(data, force_group_size=self._rows_together(data, packs))
         return super().forward_backward_batch(data, loss_function, forward_only)
 
-    def _rows_together(self, data) -> int:
+    def _rows_together(self, data, packs: bool) -> int:
         """Return how many successive rows must be in the same micro-batch.
 
         verl (utils/seqlen_balancing.py rearrange_micro_batches, 0.9.1) deals single rows by their length, so the more
-        micro-batches there are, the fewer rows of a prompt meet in one. All ranks need the same number.
+        micro-batches there are, the fewer rows of a prompt meet in one. All ranks need the same number, and all must ask,
+        also one whose rows (with an image, for example) are not packed.
         """
-        limit = data["max_token_len_per_gpu"] * self.ulysses_sequence_parallel_size
-        size = rows_together(data["input_ids"].offsets().diff().tolist(), _prompt_keys(data), limit)
+        size = 1
+        if packs:
+            limit = data["max_token_len_per_gpu"] * self.ulysses_sequence_parallel_size
+            size = rows_together(data["input_ids"].offsets().diff().tolist(), _prompt_keys(data), limit)
         sizes = torch.tensor([size, -size], device=get_device_name())
         torch.distributed.all_reduce(sizes, op=torch.distributed.ReduceOp.MAX, group=self.get_data_parallel_group())
         largest, smallest = sizes.tolist()
@@ -220,8 +225,8 @@ def rows_together(lengths: Sequence[int], prompts: Sequence[Hashable], limit: in
 
 
 def _prompt_keys(data: TensorDict) -> list[tuple]:
-    """Return a key of each row's prompt: its tokens, and its audio."""
-    input_ids, keys = data["input_ids"], data[FEATURES_KEY].flatten(1).tolist()
+    """Return a key of each row's prompt: its tokens, and its audio (a row's later clips have keys of their own)."""
+    input_ids, keys = data["input_ids"], data[FEATURES_KEY][:, :1].flatten(1).tolist()
     tokens, offsets = input_ids.values().tolist(), input_ids.offsets().tolist()
     lengths = _prompt_lengths(data)
     return [
