@@ -184,14 +184,19 @@ def test_widths_are_rounded_and_cudnn_does_not_plan_attention_for_each(engine, r
     assert inputs["input_ids"].shape == (1, 48)  # a prompt of 29 tokens and three responses of 5
 
 
-def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
-    """verl would move an object of each row and column to the device, for every micro-batch."""
-    engine.shares, store, seen = True, engines.Features(), []
-    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
-    prepare = engine.prepare_model_inputs
+def micro_batches(engine, monkeypatch) -> list:
+    """Return a list that fills with the micro-batches that the engine computes."""
+    seen, prepare = [], engine.prepare_model_inputs
     monkeypatch.setattr(
         engine, "prepare_model_inputs", lambda micro_batch: [seen.append(micro_batch), prepare(micro_batch)][1]
     )
+    return seen
+
+
+def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
+    """verl would move an object of each row and column to the device, for every micro-batch."""
+    engine.shares, store, seen = True, engines.Features(), micro_batches(engine, monkeypatch)
+    monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
     batch = engines.build_batch([*rollouts(1, 2, 5), *rollouts(2, 1, 9), FILLER], store, micro_batch_size=2)
     assert "raw_prompt" in batch and "multi_modal_inputs" in batch
     engines.old_log_prob(engine, batch)
@@ -201,12 +206,8 @@ def test_the_datasets_columns_stay_behind(engine, rollouts, monkeypatch):
 
 def test_micro_batches_by_tokens_keep_a_prompts_rows_together(engine, rollouts, monkeypatch):
     """verl deals rows by their length, which would put rows of every prompt into every micro-batch."""
-    engine.shares, store, seen = True, engines.Features(), []
+    engine.shares, store, seen = True, engines.Features(), micro_batches(engine, monkeypatch)
     monkeypatch.setattr(features.FeatureCache, "fetch", store.fetch)
-    prepare = engine.prepare_model_inputs
-    monkeypatch.setattr(
-        engine, "prepare_model_inputs", lambda micro_batch: [seen.append(micro_batch), prepare(micro_batch)][1]
-    )
     prompts = [rollouts(seconds, 4, 5 + number) for number, seconds in enumerate((1, 1.1, 1.2, 1.3))]
     batch = engines.build_batch([row for prompt in prompts for row in prompt], store)
     tu.assign_non_tensor(batch, use_dynamic_bsz=True, max_token_len_per_gpu=400)
