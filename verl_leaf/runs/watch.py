@@ -116,7 +116,7 @@ class Watch:
         if "timing_s/step" in values:
             note += f" s/step {values['timing_s/step']:.1f}"
         self._progress.update(self._task, description="Training", completed=step, note=note)
-        self._killed = False  # the run goes on, so the workers were not its own
+        self._killed = False  # the run continues, so the workers were not its own
         if note and not self.console.is_terminal:
             self.console.print(f"step {step}: {note}")
         scores = [f"{what} {value:.3f}" for name, value in sorted(values.items()) if (what := core_score(name))]
