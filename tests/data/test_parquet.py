@@ -1,7 +1,10 @@
 """Parquet files as other programs write them."""
 
 import datetime
+import multiprocessing
 import os
+import signal
+import time
 
 import datasets
 import numpy as np
@@ -10,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from examples.spoken_german.tiny_model import build_processor
 from verl_leaf.data.parquet import BATCH_ROWS, RowFile
 
 ROWS = [
@@ -126,19 +130,56 @@ def test_no_more_than_a_few_megabytes_of_audio_are_held(tmp_path):
     assert most < 100 * 2**20
 
 
-def test_rows_are_worked_on_in_threads_and_come_in_order(tmp_path):
-    pyarrow.parquet.write_table(pyarrow.table({"number": range(300)}), tmp_path / "rows.parquet")
+@pytest.mark.parametrize("count", [1, 127, 3000])
+def test_rows_are_worked_on_in_processes_and_come_in_order(tmp_path, count):
+    class OddError(ValueError):
+        """Cannot be pickled, as errors of some libraries."""
 
     def half(row):
         if row["number"] % 2:
-            raise ValueError("odd")
+            raise OddError("odd")
         row["half"] = row["number"] // 2
         return row["half"]
 
+    pyarrow.parquet.write_table(pyarrow.table({"number": range(count)}), tmp_path / "rows.parquet")
     results = list(RowFile(tmp_path / "rows.parquet").map(half, "Halving"))
-    assert [number for number, _, _ in results] == list(range(300))
+    assert [number for number, _, _ in results] == list(range(count))
     assert all(str(result) == "odd" for number, _, result in results if number % 2)
     assert all(result == row["half"] == number // 2 for number, row, result in results if number % 2 == 0)
+
+
+def test_all_cores_work_on_rows(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"number": range(3000)}), tmp_path / "rows.parquet")
+
+    def process(row):
+        time.sleep(0.0001)  # leaves the other processes something to do
+        return os.getpid()
+
+    workers = {worker for _, _, worker in RowFile(tmp_path / "rows.parquet").map(process, "Counting")}
+    assert len(workers) == min(len(os.sched_getaffinity(0)), 24)
+
+
+def test_a_killed_process_is_an_error_that_names_the_file(tmp_path):
+    pyarrow.parquet.write_table(pyarrow.table({"number": range(3000)}), tmp_path / "rows.parquet")
+
+    def die(row):
+        if row["number"] == 700 and multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ValueError, match=r"rows\.parquet: a process that reads its rows has been killed"):
+        list(RowFile(tmp_path / "rows.parquet").map(die, "Dying"))
+
+
+def test_tokenizers_with_threads_do_not_hang_in_forked_processes(tmp_path, monkeypatch):
+    """verl sets the variable for the processes of a run (verl/trainer/constants_ppo.py)."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    tokenizer = build_processor().tokenizer
+    tokenizer(["eins zwei drei"] * 1000)  # starts its threads in this process
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["vier"] * 1000}), tmp_path / "rows.parquet")
+    rows = RowFile(tmp_path / "rows.parquet").map(
+        lambda row: len(tokenizer([row["text"]] * 50)["input_ids"]), "Reading"
+    )
+    assert {result for _, _, result in rows} == {50}
 
 
 def files_that_are_none(folder):

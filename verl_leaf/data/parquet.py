@@ -1,14 +1,17 @@
 """Reading of parquet files of rows from any writer."""
 
 import json
+import multiprocessing
 import os
+import signal
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow
@@ -18,14 +21,16 @@ from verl_leaf.common.console import Console
 from verl_leaf.common.progress import track
 
 BATCH_ROWS = 128
-BATCH_BYTES = 2**25  # of a batch; rows with embedded audio have megabytes
-THREADS = min(32, (os.cpu_count() or 1) + 4)
+BATCH_BYTES = 2**22  # of a batch; rows with embedded audio have megabytes
+MOST_WORKERS = 64  # more would wait for this process, which reads the file
+AHEAD = 2  # batches per process that are read before their results are wanted
 LISTS = (
     *(pyarrow.ListType, pyarrow.LargeListType, pyarrow.FixedSizeListType),
     *(pyarrow.ListViewType, pyarrow.LargeListViewType),
 )
 READ_BUFFER = 2**20  # bytes; without it, or with pre_buffer, pyarrow reads a row group's whole column at once
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -96,16 +101,8 @@ class RowFile:
         Raises:
             ValueError: a row cannot be read. The message names it.
         """
-        wanted = range(len(self)) if numbers is None else numbers
-        names = [name for name in self.columns if columns is None or name in columns]
-        first = 0
-        with self._opened() as file:
-            for index, group in enumerate(self._groups):
-                end = first + group.num_rows
-                in_group = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
-                if len(in_group):
-                    yield from self._rows_of_group(file, index, first, in_group, names)
-                first = end
+        for batch in self._batches(numbers, columns):
+            yield from batch
 
     def map(
         self,
@@ -115,34 +112,49 @@ class RowFile:
         columns: Sequence[str] | None = None,
         console: Console | None = None,
     ) -> Iterator[tuple[int, dict, Result | ValueError]]:
-        """Call a function with every row, in threads, and show the progress.
+        """Call a function with every row, in as many processes as there are cores, and show the progress.
 
         Args:
             function: function of a row, which it may change. If it raises ValueError, the error is yielded as its result.
+                It is called in forked processes (in this one if the rows are few), so what else it changes may be lost.
             numbers, columns: as in :meth:`rows`.
 
         Yields:
             The row's number, the row after ``function``, and the result, in the order of the rows.
         """
         total = len(self) if numbers is None else len(numbers)
-        yield from track(self._map(function, numbers, columns), what, total, console)
+        yield from track(self._map(function, self._batches(numbers, columns), total), what, total, console)
 
-    def _map(self, function, numbers, columns):
-        pool = ThreadPoolExecutor(THREADS)
-        pending: deque = deque()  # only a few rows, because their audio may be embedded
-        try:
-            for number, row in self.rows(numbers, columns):
-                pending.append((number, row, pool.submit(_result, function, row)))
-                if len(pending) > 2 * THREADS:
-                    number, row, future = pending.popleft()
-                    yield number, row, future.result()
-            for number, row, future in pending:
-                yield number, row, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    def _map(self, function, batches, total: int):
+        workers = min(len(os.sched_getaffinity(0)), -(-total // BATCH_ROWS), MOST_WORKERS)
+        if workers == 1:
+            for batch in batches:
+                yield from _results(function, batch)
+            return
+        # Threads would share one core: most of the work is Python. To start processes anew, each would import verl.
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (function,)) as pool:
+            try:
+                for results in in_order(pool, _results_of_worker, batches, AHEAD * workers):
+                    yield from results
+            except BrokenProcessPool as error:
+                reason = "a process that reads its rows has been killed, most likely because the memory is full"
+                raise ValueError(f"{self.path}: {reason}") from error
 
-    def _rows_of_group(self, file, index: int, first: int, wanted: Sequence[int] | np.ndarray, names: list[str]):
-        """Yield number and row for the ``wanted`` rows of a row group whose first row has the number ``first``."""
+    def _batches(self, numbers, columns) -> Iterator[list[tuple[int, dict]]]:
+        """Yield the rows of :meth:`rows` in lists of at most ``BATCH_ROWS`` rows."""
+        wanted = range(len(self)) if numbers is None else numbers
+        names = [name for name in self.columns if columns is None or name in columns]
+        first = 0
+        with self._opened() as file:
+            for index, group in enumerate(self._groups):
+                end = first + group.num_rows
+                in_group = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
+                if len(in_group):
+                    yield from self._batches_of_group(file, index, first, in_group, names)
+                first = end
+
+    def _batches_of_group(self, file, index: int, first: int, wanted: Sequence[int] | np.ndarray, names: list[str]):
+        """Yield lists of numbers and rows for the ``wanted`` rows of a row group whose first row has the number ``first``."""
         group = self._groups[index]
         row_bytes = max(1, group.total_byte_size // group.num_rows)
         size = min(BATCH_ROWS, max(1, BATCH_BYTES // row_bytes))
@@ -155,8 +167,9 @@ class RowFile:
             if batch is None:
                 raise ValueError(f"{self.path} ends at row {first}, although it states {len(self)} rows")
             end = first + len(batch)
-            for number in wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]:
-                yield number, self._row(batch, number, number - first)
+            in_batch = wanted[bisect_left(wanted, first) : bisect_left(wanted, end)]
+            if len(in_batch):
+                yield [(number, self._row(batch, number, number - first)) for number in in_batch]
             first = end
             if first > wanted[-1]:
                 return
@@ -172,11 +185,44 @@ class RowFile:
         return row
 
 
-def _result(function: Callable[[dict], Result], row: dict) -> Result | ValueError:
+def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """Yield a function's results in the order of the items, of which at most ``ahead`` are taken early."""
+    pending: deque = deque()
     try:
-        return function(row)
-    except ValueError as error:
-        return error
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _results(function: Callable[[dict], Result], batch: list[tuple[int, dict]]):
+    """Yield number, row and result for each row of a batch."""
+    for number, row in batch:
+        try:
+            result = function(row)
+        except ValueError as error:
+            yield number, row, ValueError(str(error))  # subclasses may not pass from one process to another
+        else:
+            yield number, row, result
+
+
+_function: Callable[[dict], Any]  # of a forked process
+
+
+def _begin(function: Callable[[dict], Any]) -> None:
+    """Prepare a forked process."""
+    global _function
+    _function = function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which stops this process
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the threads of tokenizers do not exist in a forked process
+
+
+def _results_of_worker(batch: list[tuple[int, dict]]) -> list:
+    return list(_results(_function, batch))
 
 
 def _decoded(value, type: pyarrow.DataType):

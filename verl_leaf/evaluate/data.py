@@ -4,6 +4,7 @@ import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,13 +14,12 @@ from verl.utils import hf_processor
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_leaf.common.answers import Row
-from verl_leaf.common.console import Console
 from verl_leaf.common.errors import errors_at
 from verl_leaf.common.files import file_digest
 from verl_leaf.common.names import PLACEHOLDER
 from verl_leaf.data.choices import right_choice, row_choices
 from verl_leaf.data.options import DEFAULT_KEYS as KEYS
-from verl_leaf.data.parquet import RowFile
+from verl_leaf.data.parquet import RowFile, in_order
 from verl_leaf.data.references import contents
 from verl_leaf.data.rows import check_columns, reference_texts, spoken_row
 from verl_leaf.models import family_of_processor
@@ -27,6 +27,7 @@ from verl_leaf.runs.swap import MAX_SHIFTS
 from verl_leaf.speech.prompt import render_prompt, render_text
 
 DATA_CONFIG = {"long_audio": "cut"}  # clips are cut to the length that the model hears; the log counts them
+THREADS = 8  # that prepare prompts while the engine generates
 
 
 @dataclass(frozen=True)
@@ -98,25 +99,20 @@ class Data:
         """Yield rows, given in ascending order, with their prompts or errors; threads decode audio a few rows ahead."""
         family = family_of_processor(processor)
 
-        def prompt(raw: dict) -> tuple[dict, bool]:
-            return request_of(_parts(spoken_row(raw, self._root)))
-
-        def request_of(messages: list[dict]) -> tuple[dict, bool]:
-            text, clips, cut = render_prompt(processor, messages, DATA_CONFIG)
-            family.prompt_length(processor, text, [len(clip) for clip in clips])  # checks the number of clips
+        def prompt(item: tuple[int, dict]) -> tuple[int, Prompt | ValueError]:
+            number, raw = item
+            try:
+                messages = self._control_messages(number) if self.control else _parts(spoken_row(raw, self._root))
+                text, clips, cut = render_prompt(processor, messages, DATA_CONFIG)
+                family.prompt_length(processor, text, [len(clip) for clip in clips])  # checks the number of clips
+            except ValueError as error:
+                return number, error
             request: dict = {"prompt_token_ids": processor.tokenizer(text)["input_ids"]}
-            return (request | {"multi_modal_data": {"audio": clips}} if clips else request), cut
+            return number, Prompt(number, request | {"multi_modal_data": {"audio": clips}} if clips else request, cut)
 
-        if self.control:
-            for number in numbers:
-                try:
-                    yield number, Prompt(number, *request_of(self._control_messages(number)))
-                except ValueError as error:
-                    yield number, error
-            return
-        quiet = Console(quiet=True)  # the caller shows the progress
-        for number, _, result in self._file.map(prompt, "", numbers, self._columns, quiet):
-            yield number, result if isinstance(result, ValueError) else Prompt(number, *result)
+        rows = ((number, {}) for number in numbers) if self.control else self._file.rows(numbers, self._columns)
+        with ThreadPoolExecutor(THREADS) as pool:
+            yield from in_order(pool, prompt, rows, 2 * THREADS)
 
     def _control_messages(self, number: int) -> list[dict]:
         """Return a row's messages without audio, or with another row's."""
