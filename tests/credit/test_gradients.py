@@ -27,7 +27,7 @@ def rollouts(vocabulary: int = 40) -> Prompt:
 
 def exact(model: TokenGradients, data: Data, prompt: Prompt, parameters: list[torch.Tensor]) -> torch.Tensor:
     """The gradient of each edge, by a backward pass each."""
-    text, clips, _ = render_prompt(model.processor, data.messages(0), DATA_CONFIG)
+    text, clips, _ = render_prompt(model.processor, dict(data.messages([0]))[0], DATA_CONFIG)
     ids, audio = model.family.encode(model.processor, text, clips)
     for parameter in parameters:
         parameter.requires_grad_(True)
@@ -62,7 +62,7 @@ def test_the_last_layers_are_exact_without_a_sketch(task, data, monkeypatch, tem
     monkeypatch.setattr(gradients, "ROWS", 4)  # so that edges come from several passes
     monkeypatch.setattr(gradients, "SKETCH", 10**6)
     model, prompt = load(task, temperature=temperature), rollouts()
-    found = model.factors(data, 0, prompt)
+    found = model.factors(dict(data.messages([0]))[0], prompt)
     by_autograd = exact(model, data, prompt, [model.base.get_output_embeddings().weight])
     # The temperature divides all of the last layer's gradients, and so changes no efficiency.
     torch.testing.assert_close(gram(found) / temperature**2, by_autograd @ by_autograd.T, rtol=1e-4, atol=1e-6)
@@ -81,5 +81,5 @@ def test_sketches_are_as_near_as_they_say(task, data, monkeypatch):
             parameter.data.normal_(std=0.02)  # or A has no gradient
     lora = exact(model_lora, data, prompt, list(model_lora.lora.values()))
     for own, by_autograd in ((model, last), (model_lora, lora)):
-        off = error(gram(own.factors(data, 0, prompt)), by_autograd @ by_autograd.T)
+        off = error(gram(own.factors(dict(data.messages([0]))[0], prompt)), by_autograd @ by_autograd.T)
         assert 0.01 < off.square().mean().sqrt() < 1.3 * (2 / 128) ** 0.5, off

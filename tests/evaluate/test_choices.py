@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from tests.evaluate.conftest import evaluate
@@ -105,15 +106,28 @@ def test_the_prompts_of_the_controls(questions):
     data = Data(questions)
     silent, wrong = data.with_control(NO_AUDIO), data.with_control(WRONG_AUDIO)
     heard = []
+    without, with_other = dict(silent._asked(range(ROWS))), dict(wrong._asked(range(ROWS)))
     for number in range(ROWS):
-        (part,) = silent._control_messages(number)[0]["content"]
+        (part,) = without[number][0]["content"]
         assert part["type"] == "text" and f"What is it, {number}?" in part["text"]
-        audio, text = wrong._control_messages(number)[0]["content"]
+        audio, text = with_other[number][0]["content"]
         assert f"What is it, {number}?" in text["text"]
         heard.append(audio["audio"].split("/")[-1])
     assert sorted(heard) == sorted(f"{number}.wav" for number in range(ROWS))
     assert all(name != f"{number}.wav" for number, name in enumerate(heard))
     assert not data.control and data.digest() == wrong.digest()
+
+
+def test_a_control_reads_a_file_once(questions, monkeypatch):
+    """Not once per row, which would take hours for a large file with embedded audio."""
+    read = []
+    original = pyarrow.parquet.ParquetFile.iter_batches
+    monkeypatch.setattr(
+        pyarrow.parquet.ParquetFile, "iter_batches", lambda *a, **b: read.append(1) or original(*a, **b)
+    )
+    wrong = Data(questions).with_control(WRONG_AUDIO)
+    read.clear()
+    assert len(list(wrong._asked(range(ROWS)))) == ROWS and len(read) == 1
 
 
 def test_the_wrong_clip_belongs_to_another_answer_if_a_shift_can_have_it(questions):

@@ -150,9 +150,9 @@ def _signals(
         advantages = step_advantages(list(prompts.values()), groups)
         place = {row: number for number, row in enumerate(prompts)}
         model = TokenGradients(system, options.lora, sampling.temperature, sampling.seed)
-        for row in track(missing, "Gradients", len(missing)):
+        for row, messages in track(data.messages(missing), "Gradients", len(missing)):
             of_row = {name: of_all[place[row]] for name, of_all in advantages.items()}
-            factors = model.factors(data, row, prompts[row])
+            factors = model.factors(messages, prompts[row])
             size, by_name = signals(prompts[row], groups[place[row]], of_row, factors)
             values = {name: dataclasses.astuple(signal) for name, signal in by_name.items()}
             store.append(json.dumps({"row": row, "size": size, "signals": values}))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verl_leaf.checks.model import model_config
 from verl_leaf.credit.signal import Prompt
-from verl_leaf.evaluate.data import DATA_CONFIG, Data
+from verl_leaf.evaluate.data import DATA_CONFIG
 from verl_leaf.evaluate.systems import System
 from verl_leaf.models import FAMILIES, features
 from verl_leaf.speech.prompt import render_prompt
@@ -69,9 +69,9 @@ class TokenGradients:
     def _signs(self, *shape: int) -> Tensor:
         return torch.randint(2, shape, generator=self.draw, device=self.device).float() * 2 - 1
 
-    def factors(self, data: Data, row: int, prompt: Prompt) -> list[Tensor]:
-        """Return the factors of the edges of a prompt's rollouts, each ``[E, n]`` float32."""
-        text, clips, _ = render_prompt(self.processor, data.messages(row), DATA_CONFIG)
+    def factors(self, messages: list[dict], prompt: Prompt) -> list[Tensor]:
+        """Return the factors of the edges of the rollouts of a prompt's messages, each ``[E, n]`` float32."""
+        text, clips, _ = render_prompt(self.processor, messages, DATA_CONFIG)
         ids, audio = self.family.encode(self.processor, text, clips)
         _, places = prompt.edges()
         needed = places[:, 0].unique()  # rollouts in which some edge occurs first

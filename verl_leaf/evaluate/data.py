@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,14 +95,20 @@ class Data:
             with errors_at(f"{self.path}, row {number}"):
                 render_text(processor, messages, {})
 
-    def prompts(self, numbers: Sequence[int], processor) -> Iterator[tuple[int, Prompt | ValueError]]:
-        """Yield rows, given in ascending order, with their prompts or errors; threads decode audio a few rows ahead."""
+    def messages(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[dict]]]:
+        """Yield rows, in ascending order, with their chat messages, which have a part for each clip."""
+        for number, raw in self._file.rows(sorted(numbers), self._columns):
+            yield number, _parts(spoken_row(raw, self._root))
+
+    def prompts(self, numbers: Iterable[int], processor) -> Iterator[tuple[int, Prompt | ValueError]]:
+        """Yield rows, in the order of their audio in the file, with their prompts or errors; threads decode ahead."""
         family = family_of_processor(processor)
 
-        def prompt(item: tuple[int, dict]) -> tuple[int, Prompt | ValueError]:
-            number, raw = item
+        def prompt(item: tuple[int, list[dict] | None]) -> tuple[int, Prompt | ValueError]:
+            number, messages = item
+            if messages is None:
+                return number, ValueError("no other row has the same number of clips and different ones")
             try:
-                messages = self._control_messages(number) if self.control else _parts(spoken_row(raw, self._root))
                 text, clips, cut = render_prompt(processor, messages, DATA_CONFIG)
                 family.prompt_length(processor, text, [len(clip) for clip in clips])  # checks the number of clips
             except ValueError as error:
@@ -110,31 +116,51 @@ class Data:
             request: dict = {"prompt_token_ids": processor.tokenizer(text)["input_ids"]}
             return number, Prompt(number, request | {"multi_modal_data": {"audio": clips}} if clips else request, cut)
 
-        rows = ((number, {}) for number in numbers) if self.control else self._file.rows(numbers, self._columns)
         with ThreadPoolExecutor(THREADS) as pool:
-            yield from in_order(pool, prompt, rows, 2 * THREADS)
+            yield from in_order(pool, prompt, self._asked(numbers), 2 * THREADS)
 
-    def _control_messages(self, number: int) -> list[dict]:
-        """Return a row's messages without audio, or with another row's."""
-        if self.control == NO_AUDIO:
-            return [message | {"content": _without_audio(message["content"])} for message in self._messages[number]]
-        if (other := self._heard.get(number)) is None:
-            raise ValueError("no other row has the same number of clips and different ones")
-        return _parts(self._spoken(number) | {"audios": self._spoken(other)["audios"]})
+    def _asked(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[dict] | None]]:
+        """Yield rows with their messages, or a control's; None if there is no other audio."""
+        if not self.control:
+            yield from self.messages(numbers)
+        elif self.control == NO_AUDIO:
+            for number in numbers:
+                yield (
+                    number,
+                    [message | {"content": _without_audio(message["content"])} for message in self._messages[number]],
+                )
+        else:
+            listeners: dict[int, list[int]] = {}
+            for number in numbers:
+                if number in self._heard:
+                    listeners.setdefault(self._heard[number], []).append(number)
+                else:
+                    yield number, None
+            for other, messages in self.messages(listeners):
+                for number in listeners[other]:
+                    yield number, _with_audio(self._messages[number], messages)
 
-    def messages(self, number: int) -> list[dict]:
-        """Return the chat messages of a row, with a part for each clip."""
-        return _parts(self._spoken(number))
 
-    def _spoken(self, number: int) -> dict:
-        ((_, row),) = self._file.rows([number], self._columns)
-        return spoken_row(row, self._root)
+def _with_audio(messages: list[dict], others: list[dict]) -> list[dict]:
+    """Return messages with the audio of others in place of their own."""
+    clips = iter([part["audio"] for message in others for part in message["content"] if _is_audio(part)])
+    return [
+        message
+        if isinstance(message["content"], str)
+        else message
+        | {"content": [part | {"audio": next(clips)} if _is_audio(part) else part for part in message["content"]]}
+        for message in messages
+    ]
+
+
+def _is_audio(part) -> bool:
+    return isinstance(part, dict) and part["type"] == "audio"
 
 
 def _without_audio(content):
     if isinstance(content, str):
         return content
-    return [part for part in content if part["type"] != "audio"]
+    return [part for part in content if not _is_audio(part)]
 
 
 def _other_clips(rows: list[Row]) -> dict[int, int]:

@@ -81,7 +81,7 @@ class _Groups:
     def trees(self) -> list[str]:
         """Return one line for each row with all its answers, and drop these answers."""
         answers = [(row, output) for row, outputs in self.whole.items() for output in outputs]
-        messages = {row: self.data.messages(row) for row in self.whole}
+        messages = dict(self.data.messages(self.whole))
         self.whole = {}
         if not answers:
             return []
