@@ -13,18 +13,18 @@ from verl_leaf.models.placeholder import mask_placeholders
 
 
 class SpeechActor(PreTrainedModel):
-    """A mixin before transformers' class of a speech model (5.9 to 5.10).
+    """A mixin before transformers' class of a speech model (5.9 to 5.12).
 
     FSDP gathers a unit when it is entered, and all ranks must do so together. But a rank whose rows have no audio never
     enters the encoder, and others may enter it several times. So no part of the encoder may be a unit; it is gathered
-    with the root. verl (utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) makes units of ``_no_split_modules`` and
-    of ``nn.Embedding``.
+    with the root. verl (utils/fsdp_utils.py _select_fsdp2_wrap_targets, 0.9.1) makes units of ``_no_split_modules``, which
+    name the vision tower's layers in transformers 5.12's Qwen3-Omni, and of ``nn.Embedding``.
     """
 
     def __init__(self, config):
         super().__init__(config)
         self.feature_cache = features.FeatureCache()
-        self._no_split_modules = self._language._no_split_modules
+        self._no_split_modules = [type(self.decoder_layers[0]).__name__]
         for part in self._audio_parts:
             for module in list(part.modules()):
                 for name, child in module.named_children():
