@@ -51,12 +51,13 @@ def test_a_stopped_run_promises_no_checkpoint_that_there_is_not(tmp_path, last, 
     assert what in said.get()
 
 
-@pytest.mark.parametrize("signals, last", [(1, 3), (2, 2)])
-def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path, signals, last):
+@pytest.mark.parametrize("signals, saved, last", [(1, "2", 3), (2, "2", 2), (1, None, 3)])
+def test_a_run_that_is_told_to_stop_saves_first_unless_it_is_told_again(tmp_path, signals, saved, last):
     folder, console = RunFolder(tmp_path), Console(width=1000)
-    folder.checkpoints.mkdir()
     tracker = folder.checkpoints / LAST_CHECKPOINT
-    tracker.write_text("2")
+    if saved:
+        folder.checkpoints.mkdir()
+        tracker.write_text(saved)
     wait = f"import pathlib, time\nwhile not pathlib.Path({str(folder.stop)!r}).exists() or {signals} > 1: time.sleep(0.05)\n"
     command = [sys.executable, "-c", f"{wait}pathlib.Path({str(tracker)!r}).write_text('3')"]
     training = SimpleNamespace(config=OmegaConf.create({"trainer": {"use_v1": True, "save_freq": 100}}))

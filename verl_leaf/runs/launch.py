@@ -196,6 +196,7 @@ class _Start:
                 pass_fds=[self.lock.fileno()],  # verl keeps the lock, even if this process ends
             )
         stop = self.part.folder.stop
+        stop.parent.mkdir(exist_ok=True)  # a run may be told to stop before its first checkpoint
         stop.unlink(missing_ok=True)
 
         def end(*_) -> None:
