@@ -11,8 +11,8 @@
 #   DATA=librisqa EPOCHS=4 sbatch recipes/slurm.sh recipes/qwen2audio_leaf.sh [hydra overrides]
 #
 # The project must be on a file system that all nodes see, with the environment installed (VENV, by default the project's
-# .venv-gpu, or .venv-EXTRA if the recipe sets EXTRA). Five minutes before the time limit the run is told to stop: it saves a checkpoint after its step. Run the same
-# command again to resume; set RUN=folder to make sure that it resumes this run.
+# .venv-gpu, or .venv-EXTRA if the recipe sets EXTRA). Five minutes before the time limit the run is told to stop: it saves a
+# checkpoint after its step. Run the same command again to resume; set RUN=folder to make sure that it resumes this run.
 set -euo pipefail
 : "${1:?give the path of a recipe}"
 # (Slurm runs a copy of this file, so the project is found through the recipe.)

@@ -140,6 +140,7 @@ def start(out: Path, lane: int, command: list[str]) -> subprocess.Popen:
         "PYTHONPATH": str(PROJECT),
         "HYDRA_FULL_ERROR": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ADDRESS": "local",  # a cluster of its own, also beside another one, or what is left of one
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # to cores: all lanes would bind to the same ones
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or vLLM starts one more process per lane, in spite of the `uni` executor

@@ -73,6 +73,7 @@ def test_two_nodes_train(slurm, task, tmp_path):
         "VAL": str(task / "data/val.parquet"),
         "RUN": str(tmp_path / "run"),
         "PYTHONPATH": str(PROJECT),
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB on each node; otherwise a share of the host's memory, which both have in common
     }
     joins = ["ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null"]
     short = [
