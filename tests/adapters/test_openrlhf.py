@@ -34,7 +34,7 @@ COMMON = (
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
-    ray.init(num_cpus=1, include_dashboard=False)
+    ray.init("local", num_cpus=1, include_dashboard=False)
     yield
     ray.shutdown()
 

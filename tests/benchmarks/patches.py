@@ -118,7 +118,7 @@ def adapters() -> tuple[Callable, Callable]:
 
 
 def main() -> None:
-    ray.init(num_cpus=8, include_dashboard=False)
+    ray.init("local", num_cpus=8, include_dashboard=False)
     transfer_queue.init()
     table = Table("patch", "what", "without", "with", title="CPU ms, two turns")
     for name, measured in (

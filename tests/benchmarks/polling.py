@@ -28,7 +28,7 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 def main() -> None:
-    ray.init(num_cpus=4, include_dashboard=False)
+    ray.init("local", num_cpus=4, include_dashboard=False)
     tq.init()
     both = [psutil.Process(), controller()]
     filled = 0

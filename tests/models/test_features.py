@@ -13,7 +13,7 @@ from verl_leaf.models.features import PARTITION, FeatureCache, concatenate, rele
 
 @pytest.fixture(scope="module")
 def queue():
-    ray.init(num_cpus=4, include_dashboard=False)
+    ray.init("local", num_cpus=4, include_dashboard=False)
     tq.init()
     yield
     tq.close()

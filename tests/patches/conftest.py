@@ -20,7 +20,7 @@ def queue():
     import transfer_queue
     import verl  # noqa: F401  (connects the plugin before Ray starts)
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False)
     transfer_queue.init()
     yield transfer_queue
     transfer_queue.close()
